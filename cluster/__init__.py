@@ -1,0 +1,1 @@
+"""Where and how training processes start; knows commands, not models."""

@@ -1,0 +1,1 @@
+"""Genomes to a corpus: seekable, zstd-compressed WebDataset shards with an index."""

@@ -1,0 +1,114 @@
+"""YAML file + `a.b=c` overrides -> one frozen, typed config object, or one line saying which key is wrong."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from yaml import YAMLError, safe_dump
+
+from failures import BadInput
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, keyword-only, refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(schema: type[C], source: str, overrides: Sequence[str] = (), *, kind: str) -> C:
+    """Read `source` (a YAML path, or the name of a preset under configs/<kind>/), apply overrides, validate.
+
+    Args:
+        overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML scalars or lists.
+        kind: the preset folder: `corpus`, `pretrain` or `cluster`.
+
+    Raises:
+        BadInput: no such file or preset, not YAML, a malformed override, an unknown key or a wrong value.
+    """
+    path = find_config(source, kind)
+    try:
+        raw = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable as YAML: {_one_line(error)}") from error
+    if not OmegaConf.is_dict(raw):
+        raise BadInput(f"{path}: a config is a mapping of keys to values; this file holds something else")
+    for override in overrides:
+        if "=" not in override or override.startswith(("=", "-")):
+            raise BadInput(f"{override!r} is not an override; write KEY=VALUE, such as train.steps=100")
+    try:
+        merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {_one_line(error)}") from error
+    return validate_config(schema, values, origin=str(path))
+
+
+def validate_config(schema: type[C], values: Any, *, origin: str) -> C:
+    """Check plain `values` against `schema`; `origin` names where they came from in the message.
+
+    Raises:
+        BadInput: naming the first wrong key, and for an unknown key the nearest valid one.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        # an unknown key is usually the typo that makes a required one look missing: say it first
+        errors.sort(key=lambda item: item["type"] != "extra_forbidden")
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise BadInput(f"{origin}: {_explain(schema, errors[0])}{more}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML text that `load_config` reads back to an equal object."""
+    return safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def find_config(source: str, kind: str) -> Path:
+    """The file behind a path or a preset name.
+
+    Raises:
+        BadInput: neither exists; the message lists the presets.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    presets = {preset.stem: preset for preset in sorted((PRESETS / kind).glob("*.yaml"))}
+    if source in presets:
+        return presets[source]
+    raise BadInput(f"config {source!r}: no such file, and no such preset; presets: {', '.join(presets) or 'none'}")
+
+
+def _explain(schema: type[BaseModel], error: ErrorDetails) -> str:
+    location = error["loc"]
+    key = ".".join(str(part) for part in location) or "the config"
+    if error["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, list(_all_keys(schema)), n=1, cutoff=0.0)
+        return f"unknown key {key!r}; nearest valid key: {nearest[0]!r}" if nearest else f"unknown key {key!r}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = repr(error["input"])
+    return f"key {key!r}: {message}" + (f" (got {shown})" if len(shown) <= 80 else "")
+
+
+def _all_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                yield from _all_keys(candidate, f"{prefix}{name}.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
