@@ -1,0 +1,288 @@
+"""A finished corpus: what index.json and blocks.parquet say, and single blocks by row.
+
+Light to import (no Ray, no torch; pyarrow only when blocks.parquet is read), since every loader worker does.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dataprep.shard_format import Block, CorruptBlock, decode_block, decode_packed
+from dataprep.storage import exists, join, read_bytes, read_range
+from failures import BadInput
+
+FORMAT = "dnachunker-corpus"
+FORMAT_VERSION = 1
+INDEX_NAME = "index.json"
+BLOCKS_NAME = "blocks.parquet"
+
+
+class _Record(BaseModel):
+    # unknown keys are ignored: a later minor addition must not lock older readers out
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SourceRecord(_Record):
+    """One genome of the corpus. `contigs` maps each used contig to its length; other counts are in bases or records.
+
+    `ambiguous` counts the letters stored as N that were not written N, by letter.
+    """
+
+    name: str
+    species: str
+    clade: str
+    assembly: str
+    provenance: str
+    file: str
+    bytes: int
+    sha256: str
+    split_file_sha256: str | None
+    contigs: dict[str, int]
+    bases: int
+    bases_in_splits: int
+    n_bases: int
+    soft_masked: int
+    gc: int
+    ambiguous: dict[str, int]
+    empty_records: int
+    contigs_left_out: int
+    bases_too_short: int
+
+
+class SplitTotals(_Record):
+    """Sums over one split; all but `shards`, `blocks` and `bytes` count bases."""
+
+    shards: int
+    blocks: int
+    bases: int
+    n_bases: int
+    soft_masked: int
+    gc: int
+    bytes: int
+
+
+class FileRecord(_Record):
+    """A file of the corpus folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ShardRecord(FileRecord):
+    """A shard: `samples` blocks holding `bases` bases."""
+
+    split: str
+    samples: int
+    bases: int
+
+
+class CorpusIndex(_Record):
+    """index.json."""
+
+    format: str
+    format_version: int
+    config: dict[str, Any]
+    sources: list[SourceRecord]
+    splits: dict[str, SplitTotals]
+    blocks: FileRecord
+    shards: list[ShardRecord]
+
+    def to_json(self) -> bytes:
+        """The bytes of index.json: the same for the same corpus."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTable:
+    """Rows of blocks.parquet as arrays of one length, in canonical order.
+
+    Canonical order: splits as train, valid, test, others by name; within a split sources in config order, contigs in
+    the order of their FASTA file, blocks by start. Coordinates are 0-based and half-open.
+    """
+
+    key: NDArray[np.str_]
+    split: NDArray[np.str_]
+    source: NDArray[np.str_]
+    species: NDArray[np.str_]
+    clade: NDArray[np.str_]
+    assembly: NDArray[np.str_]
+    contig: NDArray[np.str_]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    bases: NDArray[np.int64]
+    n_bases: NDArray[np.int64]  # letters other than ACGT
+    soft_masked: NDArray[np.int64]
+    gc: NDArray[np.int64]  # number of G and C
+    shard: NDArray[np.str_]  # file name
+    offset: NDArray[np.int64]  # of the block's frame in the shard, bytes
+    length: NDArray[np.int64]  # of the frame, bytes
+    first_sample: NDArray[np.int64]  # number of this block within its split, from 0, shard after shard
+    crc32: NDArray[np.int64]  # of the frame
+
+    def __len__(self) -> int:
+        return int(self.start.size)
+
+    def select(self, rows: NDArray[Any]) -> "BlockTable":
+        """The rows of a boolean mask or of an index array, in that order."""
+        return BlockTable(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+TEXT_COLUMNS = ("key", "split", "source", "species", "clade", "assembly", "contig", "shard")
+COLUMNS = tuple(field.name for field in fields(BlockTable))
+
+
+class Corpus:
+    """An opened corpus; immutable, cheap to pickle (it reopens nothing), safe to share between processes."""
+
+    def __init__(self, path: str, index: CorpusIndex) -> None:
+        self.path = path
+        self.index = index
+
+    @classmethod
+    def open(cls, path: Any) -> Self:
+        """Read the index of the corpus at `path`, a folder or an fsspec URL.
+
+        Raises:
+            BadInput: nothing there, not a corpus, or of a format this version does not read.
+        """
+        root = str(path)
+        location = join(root, INDEX_NAME)
+        try:
+            values = json.loads(read_bytes(location))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BadInput(f"{root}: {_why_not_a_corpus(root)}") from error
+        except ValueError as error:
+            raise BadInput(f"{location}: not valid JSON ({error}); rebuild the corpus") from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise BadInput(f"{location}: not the index of a dnachunker corpus")
+        if values.get("format_version") != FORMAT_VERSION:
+            raise BadInput(
+                f"{location}: format version {values.get('format_version')}, this program reads {FORMAT_VERSION}; "
+                "use the version of dnachunker that built it, or rebuild"
+            )
+        try:
+            return cls(root, CorpusIndex.model_validate(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"{location}: key {where}: {first['msg']}; rebuild the corpus") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the format version and the shards' sha256s: the content, wherever the folder lies."""
+        parts = [f"{FORMAT} {self.index.format_version}", *(shard.sha256 for shard in self.index.shards)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.index.splits)
+
+    @property
+    def sources(self) -> tuple[SourceRecord, ...]:
+        return tuple(self.index.sources)
+
+    def blocks(self, split: str | None = None) -> BlockTable:
+        """The blocks of one split, or of all, in canonical order.
+
+        Raises:
+            BadInput: no such split, or blocks.parquet is missing or altered.
+        """
+        if split is None:
+            return self._all_blocks
+        if split not in self.index.splits:
+            raise BadInput(f"{self.path}: no split {split!r}; it has {', '.join(self.splits)}")
+        return self._all_blocks.select(self._all_blocks.split == split)
+
+    def shard_location(self, name: str) -> str:
+        """Path or URL of a shard named in the index."""
+        return join(self.path, name)
+
+    def read_frame(self, blocks: BlockTable, row: int) -> bytes:
+        """The stored bytes of the block at `row`.
+
+        Raises:
+            BadInput: the shard is missing or too short.
+        """
+        location = self.shard_location(str(blocks.shard[row]))
+        return read_range(location, int(blocks.offset[row]), int(blocks.length[row]))
+
+    def read_block(self, blocks: BlockTable, row: int) -> Block:
+        """The decoded, verified block at `row`.
+
+        Raises:
+            CorruptBlock: naming shard and offset.
+        """
+        frame = self.read_frame(blocks, row)
+        try:
+            block = decode_block(frame, crc32=int(blocks.crc32[row]))
+            if block.key != blocks.key[row]:
+                raise CorruptBlock(f"it holds block {block.key}, not {blocks.key[row]}")
+        except CorruptBlock as error:
+            raise self._located(error, blocks, row) from error
+        return block
+
+    def read_packed(self, blocks: BlockTable, row: int) -> NDArray[np.uint8]:
+        """(bases,) uint8 packed codes (code | 8 where soft-masked) of the block at `row`.
+
+        Raises:
+            CorruptBlock: naming shard and offset.
+        """
+        frame = self.read_frame(blocks, row)
+        try:
+            packed = decode_packed(frame, crc32=int(blocks.crc32[row]))
+            if packed.size != blocks.bases[row]:
+                raise CorruptBlock(f"it holds {packed.size} bases, not {blocks.bases[row]}")
+        except CorruptBlock as error:
+            raise self._located(error, blocks, row) from error
+        return packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "index": self.index}  # without the cached table
+
+    def _located(self, error: CorruptBlock, blocks: BlockTable, row: int) -> CorruptBlock:
+        location = self.shard_location(str(blocks.shard[row]))
+        return CorruptBlock(f"{location}: block {blocks.key[row]} at offset {int(blocks.offset[row])}: {error}")
+
+    @cached_property
+    def _all_blocks(self) -> BlockTable:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        location = join(self.path, BLOCKS_NAME)
+        try:
+            data = read_bytes(location)
+        except FileNotFoundError as error:
+            raise BadInput(f"{location}: missing; the corpus is incomplete, copy or build it again") from error
+        if hashlib.sha256(data).hexdigest() != self.index.blocks.sha256:
+            raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
+        table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS), use_threads=False)
+        arrays = {
+            name: np.array(column.to_pylist(), dtype=np.str_) if name in TEXT_COLUMNS else column.to_numpy()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        return BlockTable(**arrays)
+
+
+def encode_blocks_table(columns: dict[str, list[Any]]) -> bytes:
+    """blocks.parquet as bytes; `columns` are those of `BlockTable`, row order canonical."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {name: pa.string() if name in TEXT_COLUMNS else pa.int64() for name in COLUMNS}
+    table = pa.table({name: pa.array(columns[name], types[name]) for name in COLUMNS})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _why_not_a_corpus(root: str) -> str:
+    if not exists(root):
+        return "no such corpus; build one with `dnachunker shard --config sample --output DIR`"
+    return f"not a corpus: it has no {INDEX_NAME}"

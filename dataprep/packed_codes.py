@@ -1,0 +1,53 @@
+"""Packed codes: one uint8 a base that holds its code and its soft-mask bit; and the 2-bit form that shards store.
+
+A packed code is `code | PACKED_REPEAT_BIT` where the base is soft-masked, with code 0-3 for ACGT and 4 for any
+other letter. Genomes are staged, cut and loaded in this form; it becomes 2 bits a base plus runs only inside shards.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+PACKED_REPEAT_BIT = 8
+RUN_DTYPE = np.dtype("<u4")  # start,end pairs, as stored
+
+# packed code -> FASTA letter, for bytes.translate
+LETTERS = bytes(b"ACGTNNNN"[i] if i < 8 else b"acgtnnnn"[i % 8] for i in range(16)).ljust(256, b"?")
+# the four codes of every byte; a (256,) uint32 view makes unpacking one `take`
+_UNPACK = np.array([[byte >> 6 & 3, byte >> 4 & 3, byte >> 2 & 3, byte & 3] for byte in range(256)], dtype=np.uint8)
+_UNPACK_AS_WORD = _UNPACK.view(np.uint32).reshape(256)
+
+
+def find_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """(k, 2) uint32 start,end of each maximal run of True in the (n,) `mask`, in order."""
+    if not mask.size:
+        return np.empty((0, 2), RUN_DTYPE)
+    edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    head = [0] if mask[0] else []
+    tail = [mask.size] if mask[-1] else []
+    return np.concatenate([head, edges, tail]).astype(RUN_DTYPE).reshape(-1, 2)
+
+
+def pack_bases(codes: NDArray[np.uint8]) -> bytes:
+    """(n,) codes -> ceil(n / 4) bytes; code 4 has its low bits 0, so N is stored as A."""
+    padded = np.zeros(-(-codes.size // 4) * 4, np.uint8)
+    np.bitwise_and(codes, 3, out=padded[: codes.size])
+    # bytes b0 b1 b2 b3 of a little-endian word, 2 bits each, land in its top byte as b0<<6|b1<<4|b2<<2|b3
+    words = padded.view("<u4") * np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)
+    return (words >> np.uint32(24)).astype(np.uint8).tobytes()
+
+
+def unpack_bases(sequence: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
+    return _UNPACK_AS_WORD.take(sequence).view(np.uint8)[:length]
+
+
+def mark_runs(packed: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
+    """Set PACKED_REPEAT_BIT of `packed`, in place, on every run."""
+    if len(runs) * 1024 < packed.size:
+        for start, end in runs.tolist():
+            packed[start:end] |= PACKED_REPEAT_BIT
+        return
+    # many short runs: one pass over all bases beats a Python step per run
+    edges = np.concatenate([[0], runs.ravel().astype(np.int64), [packed.size]])
+    states = np.zeros(edges.size - 1, np.uint8)
+    states[1::2] = PACKED_REPEAT_BIT
+    packed |= np.repeat(states, np.diff(edges))

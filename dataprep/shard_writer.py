@@ -1,0 +1,67 @@
+"""One shard file: blocks in, a seekable `.tar.zst` out that appears complete or not at all."""
+
+import hashlib
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from dataprep.shard_format import Block, encode_block, encode_end_of_archive
+
+
+class FrameAddress(NamedTuple):
+    """Where a block's frame lies in its shard, in bytes, and the CRC-32 of the frame."""
+
+    offset: int
+    length: int
+    crc32: int
+
+
+class ShardWriter:
+    """A context manager; the file takes its name only when the block ends without an exception."""
+
+    def __init__(self, path: Path, *, level: int) -> None:
+        self.path = path
+        self.level = level
+        self.bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._tar_bytes = 0
+        # the process id keeps a stray earlier attempt of the same task from writing into this file
+        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._handle = open(self._part, "wb")  # noqa: SIM115 - closed by __exit__
+
+    def add(self, block: Block) -> FrameAddress:
+        """Append one block."""
+        frame, tar_bytes = encode_block(block, self.level)
+        address = FrameAddress(self.bytes, len(frame), zlib.crc32(frame))
+        self._tar_bytes += tar_bytes
+        self._append(frame)
+        return address
+
+    @property
+    def sha256(self) -> str:
+        """Of everything written so far; of the file, once the context has ended."""
+        return self._sha256.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._append(encode_end_of_archive(self._tar_bytes, self.level))
+                self._handle.flush()
+                os.fsync(self._handle.fileno())
+                self._handle.close()
+                os.replace(self._part, self.path)
+        finally:
+            self._handle.close()
+            self._part.unlink(missing_ok=True)
+
+    def _append(self, frame: bytes) -> None:
+        self._handle.write(frame)
+        self._sha256.update(frame)
+        self.bytes += len(frame)

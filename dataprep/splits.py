@@ -1,0 +1,184 @@
+"""Which bases of which contig belong to which split: rules -> disjoint intervals, and the audit that proves it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from dataprep.config import BedSplit, ContigSplit, HashSplit, resolve_path
+from failures import BadInput
+
+UNUSED = "unused"
+
+
+class Interval(NamedTuple):
+    """Bases start..end (0-based, half-open) of a contig, all in one split."""
+
+    contig: str
+    start: int
+    end: int
+    split: str
+
+
+def divide(
+    rule: ContigSplit | BedSplit | HashSplit, contigs: Mapping[str, int], *, source: str, seed: int
+) -> list[Interval]:
+    """Disjoint intervals of one genome, in the order of `contigs` and then by start; unused bases are in none.
+
+    Args:
+        contigs: name -> length in bases, in the order of the FASTA file.
+        source: the genome's name, for messages.
+
+    Raises:
+        BadInput: the rule names what is not there, or puts one base into two splits.
+    """
+    if isinstance(rule, HashSplit):
+        intervals = [piece for contig, length in contigs.items() for piece in _hash_tiles(rule, contig, length, seed)]
+    elif isinstance(rule, ContigSplit):
+        intervals = _whole_contigs(rule, contigs, source)
+    else:
+        intervals = _bed_intervals(rule, contigs, source)
+    rank = {contig: position for position, contig in enumerate(contigs)}
+    intervals.sort(key=lambda piece: (rank[piece.contig], piece.start, piece.end))
+    audit_overlap(intervals, source)
+    merged = _merge(intervals)
+    if isinstance(rule, BedSplit) and rule.rest != UNUSED:
+        merged = _merge(_fill_rest(merged, contigs, rule.rest))
+    return merged
+
+
+def audit_overlap(intervals: Sequence[Interval], source: str) -> None:
+    """Check that no base is in two splits; `intervals` are sorted by start within each contig.
+
+    Raises:
+        BadInput: listing the first overlapping pairs and how many there are.
+    """
+    clashes: list[tuple[Interval, Interval]] = []
+    for _, pieces in groupby(intervals, key=lambda piece: piece.contig):
+        # per split, the interval that reaches furthest so far: it meets the next one if any does
+        furthest: dict[str, Interval] = {}
+        for piece in pieces:
+            clashes += [(f, piece) for split, f in furthest.items() if split != piece.split and f.end > piece.start]
+            if piece.split not in furthest or furthest[piece.split].end < piece.end:
+                furthest[piece.split] = piece
+    if clashes:
+        shown = "; ".join(f"{_show(a)} and {_show(b)}" for a, b in clashes[:5])
+        raise BadInput(
+            f"source {source}: splits share bases in {len(clashes)} pairs: {shown}; change the split rule so that "
+            "every base is in one split"
+        )
+
+
+def _show(piece: Interval) -> str:
+    return f"{piece.split} {piece.contig}:{piece.start}-{piece.end}"
+
+
+def _hash_tiles(rule: HashSplit, contig: str, length: int, seed: int) -> list[Interval]:
+    tiles: list[Interval] = []
+    for number, start in enumerate(range(0, length, rule.tile)):
+        digest = hashlib.blake2b(f"{seed}\0{contig}\0{number}".encode(), digest_size=8).digest()
+        draw = int.from_bytes(digest, "big") / 2**64
+        split = "test" if draw < rule.test else "valid" if draw < rule.test + rule.valid else "train"
+        tiles.append(Interval(contig, start, min(start + rule.tile, length), split))
+    merged = _merge(tiles)
+    for left in range(len(merged) - 1):
+        a, b = merged[left], merged[left + 1]
+        if a.split == "train":
+            merged[left] = a._replace(end=max(a.end - rule.gap, a.start))
+        else:
+            merged[left + 1] = b._replace(start=min(b.start + rule.gap, b.end))
+    return [piece for piece in merged if piece.end > piece.start]
+
+
+def _whole_contigs(rule: ContigSplit, contigs: Mapping[str, int], source: str) -> list[Interval]:
+    intervals: list[Interval] = []
+    named: set[str] = set()
+    for split, globs in rule.splits.items():
+        chosen: set[str] = set()
+        for glob in globs:
+            matches = [contig for contig in contigs if fnmatchcase(contig, glob)]
+            if not matches:
+                near = get_close_matches(glob, list(contigs), n=3, cutoff=0.0)
+                raise BadInput(
+                    f"source {source}: split {split} names contig {glob!r}, which no used contig matches; "
+                    f"nearest: {', '.join(near) or 'none'}"
+                )
+            chosen.update(matches)
+        intervals += [Interval(contig, 0, contigs[contig], split) for contig in chosen]
+        named |= chosen
+    if rule.rest != UNUSED:
+        intervals += [Interval(contig, 0, size, rule.rest) for contig, size in contigs.items() if contig not in named]
+    return intervals
+
+
+def _bed_intervals(rule: BedSplit, contigs: Mapping[str, int], source: str) -> list[Interval]:
+    path = resolve_path(rule.path)
+    intervals = [piece for piece in read_bed(path) if piece.contig in contigs]
+    if not intervals:
+        raise BadInput(f"{path}: no interval lies on a used contig of source {source} (such as {next(iter(contigs))})")
+    for piece in intervals:
+        if piece.end > contigs[piece.contig]:
+            raise BadInput(
+                f"{path}: {_show(piece)} ends beyond {piece.contig} of source {source}, which has "
+                f"{contigs[piece.contig]} bases; is the BED for another assembly?"
+            )
+    return intervals
+
+
+def read_bed(path: Path) -> list[Interval]:
+    """The intervals of a BED file with the split's name in column 4; blank, `#`, `track`, `browser` lines skipped.
+
+    Raises:
+        BadInput: no such file, or a malformed line (named by number).
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such BED file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable as a BED text file: {error}") from error
+    intervals: list[Interval] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        if len(columns) < 4 or not (columns[1].isdecimal() and columns[2].isdecimal()) or not columns[3].strip():
+            raise BadInput(f"{path}, line {number}: not `contig start end split`: {line[:80]!r}")
+        split = columns[3].strip()
+        if not split.isascii() or not split.isidentifier() or not split.islower() or split == UNUSED:
+            raise BadInput(f"{path}, line {number}: {split!r} is not a split name; use lower-case letters, digits, _")
+        piece = Interval(columns[0], int(columns[1]), int(columns[2]), split)
+        if piece.start >= piece.end:
+            raise BadInput(f"{path}, line {number}: empty interval {_show(piece)}")
+        intervals.append(piece)
+    return intervals
+
+
+def _merge(intervals: Sequence[Interval]) -> list[Interval]:
+    """Join intervals of one split that touch or overlap; input and output sorted by contig and start."""
+    merged: list[Interval] = []
+    for piece in intervals:
+        last = merged[-1] if merged else None
+        if last and (last.contig, last.split) == (piece.contig, piece.split) and piece.start <= last.end:
+            merged[-1] = last._replace(end=max(last.end, piece.end))
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _fill_rest(intervals: Sequence[Interval], contigs: Mapping[str, int], rest: str) -> list[Interval]:
+    by_contig = {contig: list(pieces) for contig, pieces in groupby(intervals, key=lambda piece: piece.contig)}
+    filled: list[Interval] = []
+    for contig, length in contigs.items():
+        position = 0
+        for piece in by_contig.get(contig, []):
+            if piece.start > position:
+                filled.append(Interval(contig, position, piece.start, rest))
+            filled.append(piece)
+            position = piece.end
+        if position < length:
+            filled.append(Interval(contig, position, length, rest))
+    return filled
