@@ -1,0 +1,101 @@
+"""The trunk: pre-norm Transformer blocks on packed chunks, rotary positions at each chunk's centre base."""
+
+import importlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_dnachunker import DNAChunkerConfig
+from .kernels import attention_backend
+from .packing import Packing
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend: str = "auto") -> Tensor:
+    """Full (not causal) attention inside each packed sequence.
+
+    No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
+
+    Args:
+        q, k, v: (T, H, D/H).
+
+    Returns:
+        (T, H, D/H), dtype of q.
+    """
+    choice = attention_backend(backend, q.device.type, q.dtype)
+    borders, longest = packing.cu_seqlens, packing.max_length
+    if choice == "flash_attn":
+        flash = importlib.import_module("flash_attn").flash_attn_varlen_func
+        out: Tensor = flash(q, k, v, borders, borders, longest, longest)
+        return out
+    if choice == "torch_varlen":
+        varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+        out = varlen(q, k, v, borders, borders, longest, longest)
+        return out
+    lengths: list[int] = packing.lengths.tolist()
+    pieces = [x.split(lengths) for x in (q, k, v)]  # one node in the graph, where slicing would make B
+    outputs: list[Tensor] = [q[:0]] * len(lengths)
+    for length in sorted({n for n in lengths if n}):
+        group = [s for s, n in enumerate(lengths) if n == length]
+        stacked = [torch.stack([piece[s] for s in group]).transpose(1, 2) for piece in pieces]  # (G, H, L, D/H)
+        attended = F.scaled_dot_product_attention(*stacked).transpose(1, 2)
+        for s, result in zip(group, attended.unbind(), strict=True):
+            outputs[s] = result
+    return torch.cat(outputs)
+
+
+def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of RoPE (arXiv 2104.09864) at integer positions (T,) -> two (T, 1, D/H / 2), float32."""
+    exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+    angles = positions.float().unsqueeze(-1) * theta**-exponent
+    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + D/2H}) of each head by their angles, in float32. x (T, H, D/H) -> same."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+class TrunkLayer(GradientCheckpointingLayer):
+    """x + attention(norm(x)), then x + MLP(norm(x)); bias-free, GELU."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.mlp_ratio * config.width
+        self.heads = config.num_heads
+        self.backend = config.attention_backend
+        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+        self.mlp_in = nn.Linear(width, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (T, D), angles from `rotary_angles` -> (T, D)."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.unbind(1)
+        attended = packed_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, packing, self.backend)
+        x = x + self.attention_out(attended.flatten(1))
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+
+
+class Trunk(nn.Module):
+    """The main network over chunks. A forward hook here may replace the trunk's output, for leakage diagnostics."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__()
+        self.head_width = config.width // config.num_heads
+        self.theta = config.rope_theta
+        self.layers = nn.ModuleList(TrunkLayer(config) for _ in range(config.trunk_layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
+
+    def forward(self, x: Tensor, packing: Packing, positions: Tensor) -> Tensor:
+        """x (T, D) chunk vectors, positions (T,) int64 centre bases -> (T, D)."""
+        cos, sin = rotary_angles(positions, self.head_width, self.theta)
+        for layer in self.layers:
+            x = layer(x, packing, cos, sin)
+        normed: Tensor = self.norm(x)
+        return normed

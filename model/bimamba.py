@@ -1,0 +1,60 @@
+"""The bidirectional Mamba layer of Caduceus (arXiv 2403.03234), on packed sequences.
+
+Two Mamba-1 blocks (arXiv 2312.00752, algorithm 2), one reading forward, one backward, share their in- and
+out-projections. Sharing lets both projections run once: the outer gate SiLU(z) is common, so
+    out(y_f * SiLU(z)) + out(y_r * SiLU(z)) = out((y_f + y_r) * SiLU(z)).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_dnachunker import DNAChunkerConfig
+from .kernels import conv_silu, selective_scan
+from .packing import Packing
+
+
+class Direction(nn.Module):
+    """What each direction has of its own: convolution, input-dependent steps, state matrices, skip."""
+
+    def __init__(self, config: DNAChunkerConfig, reverse: bool) -> None:
+        super().__init__()
+        inner, state, rank = config.inner_width, config.state_size, config.dt_rank
+        self.reverse = reverse
+        self.backend = config.scan_backend
+        self.split = (rank, state, state)
+        self.conv_weight = nn.Parameter(torch.empty(inner, config.conv_width))
+        self.conv_bias = nn.Parameter(torch.empty(inner))
+        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+        self.dt_proj = nn.Linear(rank, inner, bias=True)
+        self.A_log = nn.Parameter(torch.empty(inner, state))
+        self.D = nn.Parameter(torch.empty(inner))
+
+    def forward(self, u: Tensor, packing: Packing) -> Tensor:
+        """u (T, Dm) -> y (T, Dm), before the outer gate."""
+        borders = packing.cu_seqlens
+        u = conv_silu(u, self.conv_weight, self.conv_bias, borders, reverse=self.reverse, backend=self.backend)
+        low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
+        delta = F.softplus(self.dt_proj(low_rank).float())
+        A = -torch.exp(self.A_log.float())
+        return selective_scan(u, delta, A, B, C, self.D, borders, reverse=self.reverse, backend=self.backend)
+
+
+class BiMambaLayer(GradientCheckpointingLayer):
+    """x + mixer(norm(x)); 2,803,840 parameters at width 640, norm included."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
+        self.forward_direction = Direction(config, reverse=False)
+        self.backward_direction = Direction(config, reverse=True)
+        self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x (T, D) -> (T, D)."""
+        u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        u = u.contiguous()
+        y = self.forward_direction(u, packing) + self.backward_direction(u, packing)
+        return x + self.out_proj(y * F.silu(z))

@@ -1,0 +1,59 @@
+"""Between positions and chunks: gather chunk vectors at boundaries, spread them back, smooth, add gated residuals."""
+
+import torch
+from torch import Tensor
+
+from .kernels import smooth
+from .routing import Segmentation
+
+
+def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first") -> Tensor:
+    """Chunk vectors: those of each chunk's first position, or means over the chunk. x (T, D) -> (C, D)."""
+    if pooling == "first":
+        return x[segmentation.starts]
+    sums = x.new_zeros(len(segmentation.starts), x.shape[1]).index_add(0, segmentation.chunk, x)
+    sizes = torch.bincount(segmentation.chunk, minlength=len(segmentation.starts))
+    return sums / sizes.unsqueeze(-1).to(x.dtype)
+
+
+def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
+    """Gated smoothing from both sides, the path by which the MLM loss reaches the router; in float32.
+
+    f_t = g_t z_t + (1 - g_t) f_{t-1};  h_t = g_{t+1} z_t + (1 - g_{t+1}) h_{t+1};  out = (f + h) / 2.
+    A gate belongs to the border between two positions and both ends of a sequence are closed with 1, so that
+    reversing positions and borders reverses the result. At a position whose two borders are closed, out = z.
+
+    Args:
+        z: (T, D), chunk vectors spread to their positions.
+
+    Returns:
+        (T, D), dtype of z.
+    """
+    packing, gate = segmentation.packing, segmentation.gate
+    with torch.autocast(z.device.type, enabled=False):
+        precise = z if z.dtype == torch.float64 else z.float()
+        gate = gate.to(precise.dtype)
+        f = smooth(precise, gate, packing.cu_seqlens, reverse=False, backend=backend)
+        h = smooth(precise, packing.shift(gate, 1.0, back=True), packing.cu_seqlens, reverse=True, backend=backend)
+        return ((f + h) / 2).to(z.dtype)
+
+
+def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:
+    """The encoder's output, zero wherever the position's chunk holds a mask. x (T, D) -> (T, D)."""
+    hidden = segmentation.chunk_holds_mask[segmentation.chunk]
+    return x.masked_fill(hidden.unsqueeze(-1), 0)
+
+
+def spread_chunks(
+    chunks: Tensor, residual: Tensor, segmentation: Segmentation, *, residual_gating: bool, backend: str = "auto"
+) -> Tensor:
+    """Dechunk: every position takes its chunk's vector, smoothed, plus what the encoder knew about it.
+
+    Args:
+        chunks: (C, D). residual: (T, D), the encoder's output at this stage.
+
+    Returns:
+        (T, D).
+    """
+    smoothed = smooth_both_ways(chunks[segmentation.chunk], segmentation, backend)
+    return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)

@@ -1,0 +1,136 @@
+"""Every choice the network depends on; without arguments, the 172M model of the paper (arXiv 2601.03019 v4)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from .alphabet import MASK_ID, PAD_ID, VOCABULARY_SIZE
+
+_CHOICES = {
+    "ratio_boundaries": ("natural", "forced"),
+    "chunk_pooling": ("first", "mean"),
+    "mixer": ("bimamba",),
+    "router": ("learned", "fixed"),
+    "scan_backend": ("auto", "reference", "cpu"),
+    "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
+}
+
+
+class DNAChunkerConfig(PretrainedConfig):
+    """Configuration of all DNACHUNKER classes.
+
+    Args:
+        width: D, of every layer at every stage.
+        encoder_layers, decoder_layers: layers per stage, outermost first; their length is the number of stages.
+        trunk_layers, num_heads, mlp_ratio, rope_theta: the Transformer trunk.
+        mixer: the layers of encoders and decoders: `bimamba`.
+        state_size, conv_width, expand, dt_rank: Mamba's; dt_rank None means ceil(width / 16).
+        router: `learned`, or `fixed` to take boundaries with every batch (k-mer, BPE).
+        target_ratios: alpha per stage, chunks per position the ratio loss pulls to; the paper's 0.33.
+        ratio_loss_weight: lambda; H-Net's 0.03 (arXiv 2507.07955), for the paper gives none.
+        ratio_boundaries: count `natural` boundaries (p >= 1/2) in the ratio loss, or `forced` ones too.
+        chunk_pooling: a chunk's vector is that of its `first` position, or the `mean` over its positions.
+        mask_protection: masked positions are chunks of their own at every stage.
+        residual_gating: the encoder's residual is left out where the chunk holds a mask.
+        scan_backend, attention_backend: see kernels.py.
+        initializer_range: standard deviation of normal initialisation.
+        time_step_min, time_step_max: range of Mamba's initial step sizes.
+
+    Raises:
+        ValueError: a value out of its choices, stages that disagree in number, heads that do not divide the width.
+    """
+
+    model_type = "dnachunker"
+    attribute_map = {  # noqa: RUF012  (the base class declares it this way)
+        "hidden_size": "width",
+        "num_hidden_layers": "trunk_layers",
+        "num_attention_heads": "num_heads",
+    }
+
+    def __init__(
+        self,
+        vocab_size: int = VOCABULARY_SIZE,
+        width: int = 640,
+        encoder_layers: Sequence[int] = (2, 2),
+        decoder_layers: Sequence[int] = (2, 2),
+        trunk_layers: int = 30,
+        num_heads: int = 10,
+        mlp_ratio: int = 4,
+        rope_theta: float = 10_000.0,
+        mixer: str = "bimamba",
+        state_size: int = 16,
+        conv_width: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        router: str = "learned",
+        target_ratios: Sequence[float] = (0.33, 0.33),
+        ratio_loss_weight: float = 0.03,
+        ratio_boundaries: str = "natural",
+        chunk_pooling: str = "first",
+        mask_protection: bool = True,
+        residual_gating: bool = True,
+        scan_backend: str = "auto",
+        attention_backend: str = "auto",
+        norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        time_step_min: float = 0.001,
+        time_step_max: float = 0.1,
+        pad_token_id: int = PAD_ID,
+        mask_token_id: int = MASK_ID,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.width = width
+        self.encoder_layers = list(encoder_layers)
+        self.decoder_layers = list(decoder_layers)
+        self.trunk_layers = trunk_layers
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.rope_theta = rope_theta
+        self.mixer = mixer
+        self.state_size = state_size
+        self.conv_width = conv_width
+        self.expand = expand
+        self.dt_rank = math.ceil(width / 16) if dt_rank is None else dt_rank
+        self.router = router
+        self.target_ratios = list(target_ratios)
+        self.ratio_loss_weight = ratio_loss_weight
+        self.ratio_boundaries = ratio_boundaries
+        self.chunk_pooling = chunk_pooling
+        self.mask_protection = mask_protection
+        self.residual_gating = residual_gating
+        self.scan_backend = scan_backend
+        self.attention_backend = attention_backend
+        self.norm_eps = norm_eps
+        self.initializer_range = initializer_range
+        self.time_step_min = time_step_min
+        self.time_step_max = time_step_max
+        self.mask_token_id = mask_token_id
+        self._check()
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def stages(self) -> int:
+        """Number of chunking stages."""
+        return len(self.encoder_layers)
+
+    @property
+    def inner_width(self) -> int:
+        """Channels inside a Mamba layer."""
+        return self.expand * self.width
+
+    def _check(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
+            raise ValueError(
+                "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "
+                f"they have {self.stages}, {len(self.decoder_layers)} and {len(self.target_ratios)}"
+            )
+        if any(not 0 < ratio < 1 for ratio in self.target_ratios):
+            raise ValueError(f"target_ratios are {self.target_ratios}; each must lie strictly between 0 and 1")
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads of even width")

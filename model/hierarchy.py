@@ -1,0 +1,127 @@
+"""Encoders, routers, trunk and decoders put together: the pass down to chunks of chunks and back up to bases.
+
+stage 0: encode -> route -> chunks;  stage 1: encode -> route -> chunks;  trunk;
+stage 1: spread, smooth, add the gated residual, decode;  stage 0: likewise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import Trunk
+from .bimamba import BiMambaLayer
+from .chunking import gather_chunks, spread_chunks
+from .configuration_dnachunker import DNAChunkerConfig
+from .packing import Packing
+from .routing import Router, Segmentation
+
+
+class Stack(nn.Module):
+    """Layers of one encoder or decoder."""
+
+    def __init__(self, config: DNAChunkerConfig, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(BiMambaLayer(config) for _ in range(count))
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x (T, D) -> (T, D)."""
+        for layer in self.layers:
+            x = layer(x, packing)
+        return x
+
+
+@dataclass(frozen=True)
+class HierarchyOutput:
+    """What the pass found.
+
+    Attributes:
+        hidden: (T, D), a vector per base.
+        stages: one Segmentation per stage, outermost first; stage s+1 cuts the chunks of stage s.
+        levels: (encoder 0, encoder 1, ..., trunk, ..., decoder 1, decoder 0), each (T, D): chunk vectors are
+            spread to their bases. Empty unless asked for.
+    """
+
+    hidden: Tensor
+    stages: tuple[Segmentation, ...]
+    levels: tuple[Tensor, ...]
+
+
+def chunk_of_base(stages: Sequence[Segmentation]) -> tuple[Tensor, ...]:
+    """For each stage, (T,) int64: the packed index of the chunk each base lies in."""
+    chunks: list[Tensor] = []
+    for stage in stages:
+        chunks.append(stage.chunk if not chunks else stage.chunk[chunks[-1]])
+    return tuple(chunks)
+
+
+def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
+    """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, counted in its sequence."""
+    starts = stages[0].packing.offset
+    for stage in stages:
+        starts = starts[stage.starts]
+    chunks = stages[-1].chunks
+    following = F.pad(starts[1:], (0, 1))[: len(starts)]
+    stops = torch.where(chunks.last, stages[0].packing.lengths[chunks.sequence], following)
+    return (starts + stops - 1) // 2
+
+
+class Hierarchy(nn.Module):
+    """The network between embedding and head. A hook on `trunk` sees, and may replace, all that the trunk says."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__()
+        self.pooling = config.chunk_pooling
+        self.residual_gating = config.residual_gating
+        self.backend = config.scan_backend
+        self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
+        self.routers = nn.ModuleList(Router(config) for _ in range(config.stages))
+        self.trunk = Trunk(config)
+        self.decoders = nn.ModuleList(Stack(config, count) for count in config.decoder_layers)
+
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        masked: Tensor,
+        given: Sequence[Tensor] | None = None,
+        keep_levels: bool = False,
+    ) -> HierarchyOutput:
+        """Run the whole hierarchy.
+
+        Args:
+            x: (T, D) embedded bases. masked: (T,) bool, [MASK] positions.
+            given: per stage (T,) bool in bases, boundaries to use in place of the routers' own; at stage s a chunk
+                of stage s-1 starts a new one if its first base is marked.
+            keep_levels: return the hidden states of every level.
+        """
+        stages: list[Segmentation] = []
+        residuals: list[Tensor] = []
+        levels: list[Tensor] = []
+        holds_mask = masked
+        first_base = torch.arange(packing.total, device=x.device)  # of each element, packed
+        for index, (encoder, router) in enumerate(zip(self.encoders, self.routers, strict=True)):
+            x = encoder(x, packing)
+            if keep_levels:
+                levels.append(self._at_bases(x, stages))
+            cut = router(x, packing, holds_mask, None if given is None else given[index][first_base])
+            stages.append(cut)
+            residuals.append(x)
+            x = gather_chunks(x, cut, self.pooling)
+            packing, holds_mask, first_base = cut.chunks, cut.chunk_holds_mask, first_base[cut.starts]
+        x = self.trunk(x, packing, centre_bases(stages))
+        if keep_levels:
+            levels.append(self._at_bases(x, stages))
+        for index in reversed(range(len(stages))):
+            cut = stages[index]
+            x = spread_chunks(x, residuals[index], cut, residual_gating=self.residual_gating, backend=self.backend)
+            x = self.decoders[index](x, cut.packing)
+            if keep_levels:
+                levels.append(self._at_bases(x, stages[:index]))
+        return HierarchyOutput(x, tuple(stages), tuple(levels))
+
+    @staticmethod
+    def _at_bases(x: Tensor, stages: Sequence[Segmentation]) -> Tensor:
+        return x[chunk_of_base(stages)[-1]] if stages else x

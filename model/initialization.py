@@ -1,0 +1,58 @@
+"""Initial values: Mamba's own for its parameters, identity for routers, small normals elsewhere.
+
+Uses transformers' guarded functions, which leave parameters alone that were loaded from a checkpoint.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .attention import TrunkLayer
+from .bimamba import BiMambaLayer, Direction
+from .configuration_dnachunker import DNAChunkerConfig
+from .routing import Router
+
+STEP_FLOOR = 1e-4  # smallest initial step size
+
+
+def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
+    """Initialise the parameters `module` itself owns; called for every module, children first.
+
+    Projections back into the residual stream are scaled down by the square root of how many the stream meets.
+    """
+    std = config.initializer_range
+    if isinstance(module, nn.Linear | nn.Embedding):
+        init.normal_(module.weight, std=std)
+        if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        init.ones_(module.weight)
+    elif isinstance(module, Router) and module.learned:
+        init.eye_(module.query.weight)
+        init.eye_(module.key.weight)
+    elif isinstance(module, Direction):
+        _initialize_direction(module, config)
+    elif isinstance(module, BiMambaLayer):
+        layers = sum(config.encoder_layers) + sum(config.decoder_layers)
+        init.normal_(module.out_proj.weight, std=std / math.sqrt(layers))
+    elif isinstance(module, TrunkLayer):
+        for projection in (module.attention_out, module.mlp_out):
+            init.normal_(projection.weight, std=std / math.sqrt(2 * config.trunk_layers))
+
+
+def _initialize_direction(module: Direction, config: DNAChunkerConfig) -> None:
+    """Mamba's conventions: steps log-uniform in [time_step_min, time_step_max], A = -(1..N), D = 1."""
+    bound = 1 / math.sqrt(config.conv_width)
+    init.uniform_(module.conv_weight, -bound, bound)
+    init.zeros_(module.conv_bias)
+    bound = config.dt_rank**-0.5
+    init.uniform_(module.dt_proj.weight, -bound, bound)
+    device = module.A_log.device
+    low, high = math.log(config.time_step_min), math.log(config.time_step_max)
+    steps = torch.exp(low + torch.rand(config.inner_width, device=device) * (high - low)).clamp(min=STEP_FLOOR)
+    init.copy_(module.dt_proj.bias, steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
+    rates = torch.arange(1, config.state_size + 1, dtype=torch.float32, device=device)
+    init.copy_(module.A_log, rates.log().expand(config.inner_width, -1))
+    init.ones_(module.D)

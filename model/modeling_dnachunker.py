@@ -1,0 +1,267 @@
+"""The Hugging Face classes: the bare model, the masked language model, the sequence classifier.
+
+`save_pretrained` writes this package's files beside the weights, so that the Auto classes load a saved folder with
+`trust_remote_code=True` wherever torch, transformers and safetensors are.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from .attention import TrunkLayer
+from .bimamba import BiMambaLayer
+from .configuration_dnachunker import DNAChunkerConfig
+from .hierarchy import Hierarchy, HierarchyOutput
+from .initialization import initialize
+from .objectives import mlm_loss, total_ratio_loss
+from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
+from .packing import Packing, pack, unpack
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",
+    "AutoModel": "modeling_dnachunker.DNAChunkerModel",
+    "AutoModelForMaskedLM": "modeling_dnachunker.DNAChunkerForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_dnachunker.DNAChunkerForSequenceClassification",
+}
+
+
+class DNAChunkerPreTrainedModel(PreTrainedModel):
+    """What the classes share: initialisation, saving with code, names of parameters without weight decay."""
+
+    config_class = DNAChunkerConfig
+    base_model_prefix = "dnachunker"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = [BiMambaLayer.__name__, TrunkLayer.__name__]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        initialize(module, self.config)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As PreTrainedModel's, with an `auto_map` that names every Auto class, not only the one saved."""
+        self.config.auto_map = dict(_AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def no_weight_decay_parameter_names(self) -> set[str]:
+        """Parameters AdamW should not decay: norms, biases, A_log, D, embeddings (names as in named_parameters)."""
+        names = set()
+        for prefix, module in self.named_modules():
+            for name, _ in module.named_parameters(recurse=False):
+                whole = isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.Embedding)
+                if whole or name.endswith("bias") or name in ("A_log", "D"):
+                    names.add(f"{prefix}.{name}" if prefix else name)
+        return names
+
+
+class DNAChunkerModel(DNAChunkerPreTrainedModel):
+    """Embedding, hierarchy, final norm: token ids to one vector per base."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.hierarchy = Hierarchy(config)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding = value
+
+    def run_packed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+        keep_levels: bool = False,
+    ) -> tuple[Tensor, HierarchyOutput, Packing, Tensor]:
+        """The network on packed bases, for heads that need no (B, L, D) tensor.
+
+        Args: as `forward`.
+
+        Returns:
+            hidden (T, D) after the final norm; the hierarchy's findings; the packing; and (T,) int64, where each
+            packed base lies in the flattened (B*L,) input.
+
+        Raises:
+            ValueError: input_ids not (B, L), or boundaries that do not match stages and shape.
+        """
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids must be (B, L); they are {tuple(input_ids.shape)}")
+        present = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
+        if present.shape != input_ids.shape:
+            raise ValueError(f"attention_mask is {tuple(present.shape)}, input_ids are {tuple(input_ids.shape)}")
+        packing, index = pack(present)
+        ids = input_ids.flatten()[index]
+        given = None
+        if boundaries is not None:
+            if len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries):
+                raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
+            given = [b.flatten()[index].bool() for b in boundaries]
+        masked = ids == self.config.mask_token_id
+        found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
+        return self.norm(found.hidden), found, packing, index
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+    ) -> DNAChunkerOutput | tuple[Any, ...]:
+        """Vectors per base.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), non-zero where there is a base; default: where input_ids is not [PAD].
+            output_hidden_states: also return every level's vectors.
+            return_dict: False for a plain tuple.
+            boundaries: per stage (B, L) bool, chunk starts to use in place of the routers' decisions; required when
+                `config.router` is `fixed`. At stage 1 they count where a stage-0 chunk starts.
+
+        Returns:
+            DNAChunkerOutput.
+        """
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden, found, _, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        output = DNAChunkerOutput(
+            last_hidden_state=unpack(hidden, index, shape),
+            hidden_states=_levels(found, index, shape) if keep else None,
+            **describe_stages(found.stages, index, shape),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
+    """The pretraining model: logits over the vocabulary at every base, MLM loss plus ratio loss."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__(config)
+        self.dnachunker = DNAChunkerModel(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        loss_weights: Tensor | None = None,
+        loss_normalizer: Tensor | float | None = None,
+        sequence_normalizer: Tensor | float | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+    ) -> DNAChunkerMaskedLMOutput | tuple[Any, ...]:
+        """Logits, and the losses.
+
+        Args:
+            input_ids, attention_mask, output_hidden_states, return_dict, boundaries: as `DNAChunkerModel.forward`.
+            labels: (B, L) int64, -100 where nothing is to be predicted.
+            loss_weights: (B, L) float, weight of each label; default 1.
+            loss_normalizer: the weight sum to divide the MLM loss by; default: that of these labels. A training
+                loop passes the sum over the global batch, and adds up the losses of its micro-batches.
+            sequence_normalizer: likewise the number of sequences the ratio loss is divided by; default B.
+
+        Returns:
+            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels.
+        """
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden, found, _, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
+        logits = self.lm_head(hidden).float()
+        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
+        mlm = loss = None
+        if labels is not None:
+            weights = None if loss_weights is None else loss_weights.flatten()[index]
+            mlm = mlm_loss(logits, labels.flatten()[index], weights, loss_normalizer)
+            loss = mlm + config.ratio_loss_weight * ratio
+        output = DNAChunkerMaskedLMOutput(
+            loss=loss,
+            logits=unpack(logits, index, shape),
+            mlm_loss=mlm,
+            ratio_loss=ratio,
+            hidden_states=_levels(found, index, shape) if keep else None,
+            **describe_stages(found.stages, index, shape),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
+    """A linear head on the mean over a sequence's bases; regression, single or multiple labels as Hugging Face has it."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dnachunker = DNAChunkerModel(config)
+        self.classifier = nn.Linear(config.width, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+    ) -> DNAChunkerClassifierOutput | tuple[Any, ...]:
+        """Class scores.
+
+        Args:
+            labels: (B,) int64 for classes, (B,) or (B, num_labels) float for regression, (B, num_labels) float for
+                several labels; `config.problem_type` overrides what their type and `num_labels` suggest.
+
+        Returns:
+            DNAChunkerClassifierOutput.
+        """
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
+        sums = sums.index_add(0, packing.sequence, hidden.float())
+        means = sums / packing.lengths.clamp_min(1).unsqueeze(-1)
+        logits = self.classifier(means.to(hidden.dtype)).float()
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        chunks = describe_stages(found.stages, index, shape)
+        output = DNAChunkerClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=_levels(found, index, shape) if keep else None,
+            **{name: chunks[name] for name in ("boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts")},
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        kind = self.config.problem_type
+        if kind is None:
+            whole = not labels.is_floating_point()
+            several = "single_label_classification" if whole else "multi_label_classification"
+            kind = "regression" if self.num_labels == 1 else several
+        if kind == "regression":
+            return F.mse_loss(logits.view(labels.shape), labels.float())
+        if kind == "single_label_classification":
+            return F.cross_entropy(logits, labels.flatten())
+        return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _levels(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    return tuple(unpack(level, index, shape) for level in found.levels)
+
+
+DNAChunkerConfig.register_for_auto_class()
+DNAChunkerModel.register_for_auto_class("AutoModel")
+DNAChunkerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,0 +1,60 @@
+"""The two losses, as sums whose normaliser the caller may supply, so that micro-batching changes neither."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .routing import Segmentation
+
+
+def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer: Tensor | float | None) -> Tensor:
+    """Weighted masked-language-model cross-entropy, sum(w * ce) / normalizer.
+
+    Args:
+        logits: (T, V) float32. labels: (T,) int64, -100 where there is nothing to predict.
+        weights: (T,) float or None for 1 (0.1 on soft-masked bases, say).
+        normalizer: sum of weights over the global batch; default: over these labels. 0 gives loss 0.
+
+    Returns:
+        Scalar float32.
+    """
+    losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")  # 0 where ignored
+    counted = (labels != -100).to(losses.dtype)
+    if weights is not None:
+        counted = counted * weights.to(losses.dtype)
+    total = counted.sum() if normalizer is None else torch.as_tensor(normalizer, dtype=losses.dtype)
+    tiny = torch.finfo(losses.dtype).tiny
+    return (counted * losses).sum() / total.to(losses.device).clamp_min(tiny)
+
+
+def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "natural") -> Tensor:
+    """The ratio loss of H-Net (arXiv 2507.07955, eq. 10), one value per sequence.
+
+    b p / alpha + (1 - b)(1 - p) / (1 - alpha), with b the share of boundaries and p the mean probability over the
+    positions of a sequence; its minimum is 1, at b = p = alpha. Gradients reach the router through p.
+
+    Args:
+        target: alpha.
+        boundaries: `natural`, or `forced` to count those of mask protection too. Under 12 % masks forced
+            boundaries alone exceed the target at stage 1 and the router collapses; hence natural is the default.
+
+    Returns:
+        (B,) float32, 0 for empty sequences.
+    """
+    packing = segmentation.packing
+    counted = segmentation.natural if boundaries == "natural" else segmentation.boundary
+    b = packing.mean(counted.to(segmentation.probability.dtype))
+    p = packing.mean(segmentation.probability)
+    loss = b * p / target + (1 - b) * (1 - p) / (1 - target)
+    return torch.where(packing.lengths > 0, loss, 0.0)
+
+
+def total_ratio_loss(
+    stages: Sequence[Segmentation], targets: Sequence[float], boundaries: str, normalizer: Tensor | float | None
+) -> Tensor:
+    """Sum over stages and sequences of `ratio_loss`, divided by normalizer (default: the number of sequences)."""
+    losses = [ratio_loss(stage, target, boundaries) for stage, target in zip(stages, targets, strict=True)]
+    total = torch.stack(losses).sum()
+    return total / (len(losses[0]) if normalizer is None else normalizer)

@@ -1,0 +1,106 @@
+"""Where chunks start: the router of H-Net (arXiv 2507.07955, eq. 4) and mask protection (arXiv 2601.03019)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .configuration_dnachunker import DNAChunkerConfig
+from .packing import Packing
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """How T packed positions fall into C chunks. Every position is in exactly one chunk.
+
+    Attributes:
+        packing: of the positions.
+        probability: (T,) float32, p_t that a chunk starts at t; 1 at the start of each sequence.
+        natural: (T,) bool, boundaries of the router itself, p >= 1/2 (or those supplied with the batch).
+        forced: (T,) bool, boundaries demanded by mask protection.
+        holds_mask: (T,) bool, positions that are, or hold, a mask.
+    """
+
+    packing: Packing
+    probability: Tensor
+    natural: Tensor
+    forced: Tensor
+    holds_mask: Tensor
+
+    @cached_property
+    def boundary(self) -> Tensor:
+        """(T,) bool: positions where a chunk starts."""
+        return self.natural | self.forced | self.packing.first
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(C,) int64: packed position of each chunk's first element; asking waits for the device."""
+        return self.boundary.nonzero().squeeze(1)
+
+    @cached_property
+    def chunk(self) -> Tensor:
+        """(T,) int64: packed index of the chunk each position belongs to."""
+        return self.boundary.cumsum(0) - 1
+
+    @cached_property
+    def chunks(self) -> Packing:
+        """The packing of the chunks: same sequences, C positions."""
+        counted = F.pad(self.boundary.cumsum(0), (1, 0))
+        return Packing(counted[self.packing.cu_seqlens.long()].int(), len(self.starts))
+
+    @cached_property
+    def chunk_holds_mask(self) -> Tensor:
+        """(C,) bool: chunks that hold a mask."""
+        found = torch.zeros(len(self.starts), dtype=torch.int32, device=self.chunk.device)
+        return found.index_add(0, self.chunk, self.holds_mask.int()) > 0
+
+    @cached_property
+    def gate(self) -> Tensor:
+        """(T,) float32: g_t of the smoothing, the probability, but 1 at forced positions and sequence starts."""
+        return torch.where(self.forced | self.packing.first, 1.0, self.probability)
+
+
+class Router(nn.Module):
+    """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, all in float32."""
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__()
+        self.mask_protection = config.mask_protection
+        self.learned = config.router == "learned"
+        if self.learned:
+            self.query = nn.Linear(config.width, config.width, bias=False)
+            self.key = nn.Linear(config.width, config.width, bias=False)
+
+    def probabilities(self, x: Tensor, packing: Packing) -> Tensor:
+        """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
+        with torch.autocast(x.device.type, enabled=False):
+            precise = x if x.dtype == torch.float64 else x.float()
+            query = F.linear(precise, self.query.weight.to(precise.dtype))
+            key = F.linear(precise, self.key.weight.to(precise.dtype))
+            similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
+            change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
+            return torch.where(packing.first, 1.0, change)
+
+    def forward(self, x: Tensor, packing: Packing, holds_mask: Tensor, given: Tensor | None = None) -> Segmentation:
+        """Cut packed positions into chunks.
+
+        Args:
+            x: (T, D). holds_mask: (T,) bool.
+            given: (T,) bool, natural boundaries to use instead of p >= 1/2; required when the router is fixed.
+
+        Raises:
+            ValueError: a fixed router without boundaries.
+        """
+        if self.learned:
+            probability = self.probabilities(x, packing)
+        elif given is not None:
+            probability = (given | packing.first).to(torch.float32)
+        else:
+            raise ValueError("router is 'fixed': pass `boundaries`, one (B, L) bool tensor per stage, with the batch")
+        natural = (probability >= 0.5) if given is None else given | packing.first
+        forced = torch.zeros_like(natural)
+        if self.mask_protection:
+            forced = holds_mask | packing.shift(holds_mask, False)
+        return Segmentation(packing, probability, natural, forced, holds_mask)
