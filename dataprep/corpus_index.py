@@ -263,7 +263,7 @@ class Corpus:
         if hashlib.sha256(data).hexdigest() != self.index.blocks.sha256:
             raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
         table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS), use_threads=False)
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.array(column.to_pylist(), dtype=np.str_) if name in TEXT_COLUMNS else column.to_numpy()
             for name, column in zip(table.column_names, table.columns, strict=True)
         }

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from failures import BadInput
 
@@ -45,7 +46,7 @@ def read_plain(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _gzip_members(path: Path, handle) -> Iterator[bytes]:  # type: ignore[no-untyped-def]
+def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
     """Every member of the file: `zlib.decompress` alone would stop, silently, after the first."""
     decoder = zlib.decompressobj(31)
     started = False
@@ -72,6 +73,9 @@ def _gzip_members(path: Path, handle) -> Iterator[bytes]:  # type: ignore[no-unt
         else:
             pending = decoder.unconsumed_tail
         pending = pending or handle.read(_READ_BYTES)
+    if started and not decoder.eof:  # output held back by the size limit when the input ran out
+        ready.append(decoder.flush())
+        started = not decoder.eof
     if ready:
         yield b"".join(ready)
     if started:

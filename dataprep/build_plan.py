@@ -1,0 +1,135 @@
+"""Everything about a build that is decided before work is handed out: contigs, splits, blocks, shards.
+
+The plan depends on the config and the inputs alone, so any number of workers, and any rerun, writes the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dataprep.blocks import PlannedBlock, PlannedShard, contig_key_names, cut_blocks, plan_shards
+from dataprep.config import BedSplit, CorpusConfig, SourceConfig, resolve_path
+from dataprep.corpus_index import FORMAT, FORMAT_VERSION
+from dataprep.genome import Contig, StagedGenome, hash_file
+from dataprep.splits import divide
+from failures import BadInput
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """One genome as the plan uses it; `contigs` are the used ones, by name, in file order."""
+
+    name: str
+    species: str
+    clade: str
+    assembly: str
+    repeats: str
+    genome: StagedGenome
+    contigs: dict[str, Contig]
+    bases_too_short: int
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What will be written; `shards` are in canonical order."""
+
+    config: CorpusConfig
+    sources: dict[str, PlannedSource]
+    shards: tuple[PlannedShard, ...]
+
+    @property
+    def bases(self) -> int:
+        return sum(shard.bases for shard in self.shards)
+
+    def shard_digest(self, shard: PlannedShard) -> str:
+        """Changes when anything that decides the shard's bytes changes."""
+        sources = {block.source for block in shard.blocks}
+        facts = {
+            "format": [FORMAT, FORMAT_VERSION, self.config.compression_level],
+            "blocks": shard.blocks,
+            "sources": [
+                [s.name, s.species, s.clade, s.assembly, s.repeats, s.genome.sha256]
+                for s in self.sources.values()
+                if s.name in sources
+            ],
+        }
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def make_plan(config: CorpusConfig, genomes: Mapping[str, StagedGenome]) -> BuildPlan:
+    """Decide every block and shard.
+
+    Raises:
+        BadInput: a pattern or split rule that does not fit the genome, overlapping splits, nothing to train on.
+    """
+    blocks: list[PlannedBlock] = []
+    sources: dict[str, PlannedSource] = {}
+    for name, source in config.sources.items():
+        contigs = _select_contigs(name, source, genomes[name])
+        lengths = {contig.name: contig.length for contig in contigs}
+        intervals = divide(config.split_rule(name), lengths, source=name, seed=config.seed)
+        cut, too_short = cut_blocks(
+            name,
+            intervals,
+            contig_key_names(list(lengths)),
+            block_bases=config.block_bases,
+            min_bases=config.min_bases,
+        )
+        blocks += cut
+        sources[name] = PlannedSource(
+            name=name,
+            species=source.species or name,
+            clade=source.clade,
+            assembly=source.assembly,
+            repeats=source.repeats,
+            genome=genomes[name],
+            contigs={contig.name: contig for contig in contigs},
+            bases_too_short=too_short,
+        )
+    if not any(block.split == "train" for block in blocks):
+        found = sorted({block.split for block in blocks})
+        raise BadInput(f"the corpus would have no train split ({', '.join(found) or 'no bases at all'}); see `split`")
+    shards = plan_shards(blocks, shard_bases=config.shard_bases)
+    return BuildPlan(config, sources, tuple(shards))
+
+
+def identity(config: CorpusConfig) -> dict[str, Any]:
+    """The config as index.json records it: what decides the content, without where this machine keeps the files."""
+    values = config.model_dump(mode="json", exclude={"workers"})
+    rules = [values["split"], *(source["split"] for source in values["sources"].values())]
+    for entry in [*values["sources"].values(), *(rule for rule in rules if rule and rule["kind"] == "bed")]:
+        entry["path"] = resolve_path(entry["path"]).name
+    return values
+
+
+def split_file_digest(config: CorpusConfig, source: str) -> str | None:
+    """sha256 of the BED file that divides this source, or None where its rule needs no file.
+
+    Raises:
+        BadInput: no such file.
+    """
+    rule = config.split_rule(source)
+    return hash_file(resolve_path(rule.path))[0] if isinstance(rule, BedSplit) else None
+
+
+def _select_contigs(name: str, source: SourceConfig, genome: StagedGenome) -> list[Contig]:
+    patterns = source.contigs
+    chosen = [
+        contig
+        for contig in genome.contigs
+        if contig.length >= source.min_contig
+        and any(fnmatchcase(contig.name, glob) for glob in patterns.include)
+        and not any(fnmatchcase(contig.name, glob) for glob in patterns.exclude)
+    ]
+    if not chosen:
+        names = [contig.name for contig in genome.contigs]
+        near = get_close_matches(patterns.include[0] if patterns.include else "", names, n=3, cutoff=0.0)
+        raise BadInput(
+            f"source {name}: contigs.include, contigs.exclude and min_contig leave none of the {len(names)} contigs of "
+            f"{genome.file}; it has {', '.join(near)}"
+        )
+    return chosen

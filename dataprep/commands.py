@@ -1,0 +1,118 @@
+"""The verbs `shard` and `corpus`. Importing this costs nothing: what a verb needs is imported when it runs."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataprep.ray_pipeline import BuildSummary
+
+SHARD_HELP = "cut genomes (FASTA) into a corpus of shards"
+SHARD_EXAMPLE = """\
+example:
+  dnachunker shard --config sample --output corpora/sample
+  dnachunker shard --config hg38 --output corpora/hg38 sources.hg38.path=/data/hg38.fa.gz split.path=/data/splits.bed
+
+A killed build continues where it stopped when the same command is run again; a finished one is recognised.
+"""
+CORPUS_HELP = "look into a corpus, or check every byte of it"
+CORPUS_EXAMPLE = """\
+example:
+  dnachunker corpus info corpora/sample
+  dnachunker corpus verify corpora/sample
+  dnachunker corpus show corpora/sample NC_017366.1:1000-1200
+"""
+
+
+def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnachunker shard`."""
+    parser.description = "Cut genomes into a corpus: seekable .tar.zst shards with an index (docs/data_format.md)."
+    parser.epilog = SHARD_EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
+    parser.add_argument("--output", metavar="DIR", help="folder of the new corpus")
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", help="parallel processes (default: all cores; 0: this one, without Ray)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="config keys to change, such as block_bases=65536"
+    )
+
+
+def run_shard(args: argparse.Namespace) -> int:
+    """Build a corpus and say what came of it; returns the exit code."""
+    from dataprep.config import CorpusConfig
+    from failures import BadInput
+    from typed_config import load_config, to_yaml
+
+    config = load_config(CorpusConfig, args.config, args.overrides, kind="corpus")
+    if args.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    if not args.output:
+        raise BadInput("shard: name the new corpus's folder with --output DIR")
+    from dataprep.ray_pipeline import build_corpus
+
+    summary = build_corpus(config, args.output, overwrite=args.overwrite, workers=args.workers)
+    print(describe_build(summary))
+    print(f"next: dnachunker pretrain --config tiny data.corpus={args.output} run=runs/tiny")
+    return 0
+
+
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnachunker corpus info|verify|show`."""
+    parser.description = "Look into a corpus; DIR may also be a URL (http, s3, gs)."
+    parser.epilog = CORPUS_EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verbs = parser.add_subparsers(dest="corpus_verb", required=True, metavar="info|verify|show")
+    info = verbs.add_parser("info", help="totals and provenance")
+    verify = verbs.add_parser("verify", help="check every checksum and decode every block; exit 2 if any is bad")
+    show = verbs.add_parser("show", help="print a stretch of a contig")
+    for verb in (info, verify, show):
+        verb.add_argument("corpus", metavar="DIR")
+    show.add_argument("region", metavar="CONTIG:START-END", help="0-based, half-open; SOURCE/CONTIG if ambiguous")
+
+
+def run_corpus(args: argparse.Namespace) -> int:
+    """Run one of the `corpus` verbs; returns the exit code."""
+    from dataprep.corpus_index import Corpus
+
+    corpus = Corpus.open(args.corpus)
+    if args.corpus_verb == "info":
+        from dataprep.describe import describe_corpus
+
+        print(describe_corpus(corpus))
+    elif args.corpus_verb == "show":
+        from dataprep.describe import show_region
+
+        print(show_region(corpus, args.region))
+    else:
+        from dataprep.verify import verify_corpus
+        from failures import BadInput
+
+        faults = verify_corpus(corpus)
+        if faults:
+            raise BadInput(f"{faults[0]} ({len(faults)} faults in all)" if len(faults) > 1 else faults[0])
+        blocks = sum(totals.blocks for totals in corpus.index.splits.values())
+        print(f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified")
+    return 0
+
+
+def describe_build(summary: "BuildSummary") -> str:
+    """The table printed after a build."""
+    from dataprep.describe import describe_corpus
+
+    if summary.reused:
+        first = f"{summary.corpus.path}: already built from this config and these inputs; nothing to do"
+    else:
+        first = f"built {summary.corpus.path} in {summary.seconds:.1f} s ({summary.bases_per_second / 1e6:,.1f} Mbp/s)"
+        if summary.resumed_shards:
+            first += f"; {summary.resumed_shards} shards taken over from an interrupted build"
+    return f"{first}\n{describe_corpus(summary.corpus)}"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+    return int(text)

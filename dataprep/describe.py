@@ -1,0 +1,119 @@
+"""A corpus in words, for the terminal: totals and provenance, and the letters of a region."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataprep.corpus_index import BlockTable, Corpus
+from dataprep.packed_codes import LETTERS
+from failures import BadInput
+
+_LINE = 80  # bases a line
+_MAX_SHOWN = 1_000_000
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    """Sources and splits as aligned tables, with the size per base and the fingerprint."""
+    sources = [("source", "species", "assembly", "contigs", "bases", "in splits", "N %", "repeats %", "GC %")]
+    for source in corpus.sources:
+        used = source.bases_in_splits
+        called = used - source.n_bases
+        sources.append(
+            (
+                source.name,
+                source.species,
+                source.assembly or "-",
+                f"{len(source.contigs):,}",
+                f"{source.bases:,}",
+                f"{used:,}",
+                _percent(source.n_bases, used),
+                _percent(source.soft_masked, used),
+                _percent(source.gc, called),
+            )
+        )
+    splits = [("split", "bases", "blocks", "shards", "MB", "bits/base")]
+    for name, totals in corpus.index.splits.items():
+        splits.append(
+            (
+                name,
+                f"{totals.bases:,}",
+                f"{totals.blocks:,}",
+                f"{totals.shards:,}",
+                f"{totals.bytes / 1e6:,.1f}",
+                f"{8 * totals.bytes / totals.bases:.3f}",
+            )
+        )
+    parts = [_align(sources, text_columns=3), _align(splits, text_columns=1), f"fingerprint {corpus.fingerprint}"]
+    return "\n\n".join(parts)
+
+
+def show_region(corpus: Corpus, region: str) -> str:
+    """The letters of `[SOURCE/]CONTIG:START-END` (0-based, half-open), soft-mask in lower case, unused bases as `.`.
+
+    Raises:
+        BadInput: not a region, no such contig, or outside it.
+    """
+    match = re.fullmatch(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)", region)
+    if not match:
+        raise BadInput(f"{region!r} is not a region; write CONTIG:START-END, such as chr1:1000-1200")
+    start, end = (int(match[name].replace(",", "") or 0) for name in ("start", "end"))
+    source, contig, size = _find_contig(corpus, match["contig"])
+    if not start < end <= size or end - start > _MAX_SHOWN:
+        raise BadInput(f"{region}: {contig} of {source} has {size:,} bases; ask for at most {_MAX_SHOWN:,} within it")
+    table = corpus.blocks()
+    rows = np.flatnonzero(
+        (table.source == source) & (table.contig == contig) & (table.end > start) & (table.start < end)
+    )
+    letters = np.full(end - start, ord("."), np.uint8)
+    notes = []
+    for row in rows[np.argsort(table.start[rows])].tolist():
+        letters[slice(*_overlap(table, row, start, end))] = _letters_of(corpus, table, row, start, end)
+        notes.append(f"  {table.split[row]} {table.start[row]:,}-{table.end[row]:,} in {table.shard[row]}")
+    text = letters.tobytes().decode("ascii")
+    width = len(f"{end:,}")
+    lines = [f"{start + i:>{width},}  {text[i : i + _LINE]}" for i in range(0, len(text), _LINE)]
+    counts = (
+        f"N {sum(map(text.count, 'Nn')):,}, soft-masked {sum(map(str.islower, text)):,}, unused {text.count('.'):,}"
+    )
+    return "\n".join([f"{source} {contig}:{start:,}-{end:,} ({counts})", *notes, *lines])
+
+
+def _find_contig(corpus: Corpus, wanted: str) -> tuple[str, str, int]:
+    found = [
+        (source.name, contig, size)
+        for source in corpus.sources
+        for contig, size in source.contigs.items()
+        if wanted in (contig, f"{source.name}/{contig}")
+    ]
+    if not found:
+        raise BadInput(f"{corpus.path}: no contig {wanted!r}; `dnachunker corpus info` lists the sources")
+    if len(found) > 1:
+        raise BadInput(f"contig {wanted} is in several sources; write {' or '.join(f'{s}/{c}' for s, c, _ in found)}")
+    return found[0]
+
+
+def _overlap(table: BlockTable, row: int, start: int, end: int) -> tuple[int, int]:
+    return max(int(table.start[row]), start) - start, min(int(table.end[row]), end) - start
+
+
+def _letters_of(corpus: Corpus, table: BlockTable, row: int, start: int, end: int) -> np.ndarray:
+    packed = corpus.read_packed(table, row)
+    first = int(table.start[row])
+    piece = packed[max(start - first, 0) : end - first]
+    return np.frombuffer(piece.tobytes().translate(LETTERS), np.uint8)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "-"
+
+
+def _align(rows: Sequence[tuple[str, ...]], *, text_columns: int) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < text_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
