@@ -96,10 +96,21 @@ def _explain(schema: type[BaseModel], error: ErrorDetails) -> str:
         nearest = difflib.get_close_matches(key, list(_all_keys(schema)), n=1, cutoff=0.0)
         return f"unknown key {key!r}; nearest valid key: {nearest[0]!r}" if nearest else f"unknown key {key!r}"
     if error["type"] == "missing":
-        return f"key {key!r} is missing"
+        meaning = _description(schema, location)
+        return f"key {key!r} is missing" + (f": {meaning}" if meaning else "")
     message = error["msg"].removeprefix("Value error, ")
     shown = repr(error["input"])
     return f"key {key!r}: {message}" + (f" (got {shown})" if len(shown) <= 80 else "")
+
+
+def _description(schema: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
+    for name in location[:-1]:
+        field = schema.model_fields.get(str(name))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        schema = field.annotation
+    last = schema.model_fields.get(str(location[-1]))
+    return last.description if last else None
 
 
 def _all_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

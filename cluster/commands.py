@@ -1,0 +1,43 @@
+"""Config to argv and environment, and nothing else: pure functions, so that what would run can be shown and tested."""
+
+import base64
+import json
+import socket
+from collections.abc import Mapping, Sequence
+
+_LOOPBACK = "127.0.0.1"
+
+
+def launcher_command(worker: Sequence[str], processes: int, *, port: int | None = None) -> list[str]:
+    """Arguments for the Python interpreter that start `processes` local ranks through DeepSpeed's launcher.
+
+    Args:
+        worker: module name and arguments, as after `python -m`.
+        port: rendezvous port on loopback; default: a free one.
+    """
+    ranks = json.dumps({"localhost": list(range(processes))})
+    return [
+        "-m", "deepspeed.launcher.launch",
+        "--quiet",
+        f"--world_info={base64.urlsafe_b64encode(ranks.encode()).decode()}",
+        "--node_rank=0",
+        f"--master_addr={_LOOPBACK}",
+        f"--master_port={port or free_port()}",
+        "--no_local_rank",
+        "--module",
+        *worker,
+    ]  # fmt: skip
+
+
+def worker_environment(environment: Mapping[str, str], processes: int, *, cores: int) -> dict[str, str]:
+    """The ranks' environment: the caller's, with the cores shared out unless the caller chose otherwise."""
+    variables = dict(environment)
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    return variables
+
+
+def free_port() -> int:
+    """A TCP port nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])

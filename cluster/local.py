@@ -1,0 +1,98 @@
+"""Ranks on this machine, started by DeepSpeed's launcher and supervised by the command that asked for them."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from .commands import launcher_command, worker_environment
+
+# Tells each rank where to leave the exit code it means: DeepSpeed's launcher returns the code of whichever rank it
+# happens to notice first.
+EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Run `processes` ranks of `worker` to their end.
+
+    A first SIGTERM, SIGINT or SIGUSR1 is passed on to the ranks, which save and stop; a second one ends them.
+
+    Args:
+        worker: module name and arguments, as after `python -m`.
+
+    Returns:
+        0 when all ranks succeeded, else the most telling exit code: 2 and 4 (do not restart) before 3 (restart).
+    """
+    with tempfile.TemporaryDirectory(prefix="dnachunker-") as folder:
+        command = launcher_command(worker, processes)
+        variables = worker_environment(environment, processes, cores=available_cores())
+        launcher = subprocess.Popen(
+            [sys.executable, *command],
+            env={**variables, EXIT_FOLDER_VARIABLE: folder},
+            # its own session: Ctrl-C must reach the ranks as a request to save, not the launcher as a kill
+            start_new_session=True,
+        )
+        with _Forwarding(launcher):
+            returned = launcher.wait()
+        return _exit_code(Path(folder), returned)
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> int:
+    """NVIDIA GPUs this process may use, found without importing torch."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([device for device in chosen.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def available_cores() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Forwarding:
+    """While entered, passes signals on to the ranks, which are the launcher's children."""
+
+    def __init__(self, launcher: "subprocess.Popen[bytes]") -> None:
+        self._launcher = launcher
+        self._received = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._forward)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        self._received += 1
+        try:
+            launcher = psutil.Process(self._launcher.pid)
+            ranks = launcher.children()
+            for process in ranks if self._received == 1 else [*ranks, launcher]:
+                if self._received == 1:
+                    process.send_signal(number)
+                else:
+                    process.kill()
+            if not ranks:
+                launcher.send_signal(signal.SIGTERM)
+        except psutil.NoSuchProcess:
+            pass  # it ended on its own meanwhile
+
+
+def _exit_code(folder: Path, returned: int) -> int:
+    meant = {int(path.read_text()) for path in folder.glob("rank-*")}
+    for code in (2, 4, 1, 3):
+        if code in meant:
+            return code
+    return returned if returned >= 0 else 128 - returned

@@ -1,0 +1,75 @@
+"""Front door: the `dnachunker` command. Parses, then imports the one package the verb needs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from failures import Failure
+
+_CPU_PROCESSES = 2  # ranks of a training run on a machine without a GPU
+
+_DESCRIPTION = """Pretrain DNA language models that learn their own tokens: genomes to shards, shards to a
+DNACHUNKER model, model to a Hugging Face folder."""
+
+_EPILOG = """the path, in order:
+  dnachunker demo                                            all of it on an embedded sample, in minutes
+  dnachunker shard --config sample --output corpora/sample   genomes to a corpus
+  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first
+  dnachunker export runs/first exported/first                 a folder AutoModelForMaskedLM loads
+  dnachunker report runs/first                                one HTML page about the run
+
+`dnachunker VERB --help` explains a verb. Trailing a.b=c arguments override keys of a config.
+exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same command again), 4 a training guard fired"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; imports only the light `commands` module of each package."""
+    from dataprep import commands as dataprep
+    from pretrain import commands as pretrain
+
+    parser = argparse.ArgumentParser(
+        prog="dnachunker",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    shard = verbs.add_parser("shard", help=dataprep.SHARD_HELP)
+    dataprep.add_shard_arguments(shard)
+    shard.set_defaults(run_verb=dataprep.run_shard)
+    corpus = verbs.add_parser("corpus", help=dataprep.CORPUS_HELP)
+    dataprep.add_corpus_arguments(corpus)
+    corpus.set_defaults(run_verb=dataprep.run_corpus)
+    pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
+    return parser
+
+
+def _start_ranks(worker: list[str], processes: int) -> int:
+    from cluster.local import run_local
+
+    return run_local(worker, processes)
+
+
+def _count_processes(configured: int | None) -> int:
+    from cluster.local import visible_gpus
+
+    return configured or visible_gpus() or _CPU_PROCESSES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        return int(parsed.run_verb(parsed) or 0)
+    except Failure as failure:
+        print(f"dnachunker: {failure}", file=sys.stderr)
+        return failure.code
+    except BrokenPipeError:
+        return 0  # the reader of our output, such as `head`, has seen enough
+    except KeyboardInterrupt:
+        print("dnachunker: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

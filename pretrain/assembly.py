@@ -1,0 +1,157 @@
+"""Builds every part of a run from its config, fresh or from the newest checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from dataprep.corpus_index import Corpus
+from failures import BadInput
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.modeling_dnachunker import DNAChunkerForMaskedLM
+
+from .batches import TrainingData
+from .checkpoint import choose_checkpoint, complete_checkpoints, read_state, save_checkpoint
+from .config import PretrainConfig
+from .distributed import Rank
+from .engine import TrainingEngine
+from .evaluation import HeldOut
+from .guards import StopSignals
+from .journal import Journal, evaluation_line
+from .markov import MarkovTables
+from .masking import MaskingRates
+from .optimizer import build_adamw
+from .run_state import RunState, identity_of, require_same_run
+from .sample_order import SampleOrder, held_out_windows
+from .window_reader import WindowReader
+
+_PROBE_WINDOWS = 2
+
+
+class Run:
+    """A run ready to train: its parts, and how to save them."""
+
+    def __init__(self, config: PretrainConfig, rank: Rank, signals: StopSignals) -> None:
+        self.config = config
+        self.rank = rank
+        self.signals = signals
+        self.folder = Path(config.run)
+        self._corpus = Corpus.open(config.data.corpus)
+        self._accumulation = config.accumulation(rank.world_size)
+        micro_batch = config.data.global_batch // rank.world_size // self._accumulation
+
+        model = build_model(config)
+        optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
+        self.engine = TrainingEngine(model, optimizer, config, rank)
+        self.first_step, resumed = self._resume()
+
+        reader = WindowReader(
+            self._corpus, config.data.train_split, seq_len=config.data.seq_len,
+            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
+            cached_blocks=config.data.streams // rank.world_size * (config.data.shuffle_blocks + 1),
+        )  # fmt: skip
+        rates = MaskingRates(**config.masking.model_dump())
+        self.held_out = self._build_held_out(reader, rates, micro_batch)
+        self.data = TrainingData(
+            self._build_order(), reader, rates, rank,
+            global_batch=config.data.global_batch, accumulation=self._accumulation, first_step=self.first_step,
+        )  # fmt: skip
+        self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
+        self.journal.write(
+            "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
+            zero_stage=config.engine.zero_stage, device=str(rank.device), versions=self._versions(),
+            say=f"resumed from {resumed}" if resumed else None,
+        )  # fmt: skip
+
+    def save(self, steps_done: int) -> Path:
+        """Write a checkpoint; collective."""
+        config = self.config
+        state = RunState(
+            steps_done=steps_done,
+            samples_seen=steps_done * config.data.global_batch,
+            world_size=self.rank.world_size,
+            zero_stage=config.engine.zero_stage,
+            precision=config.engine.precision,
+            corpus_fingerprint=self._corpus.fingerprint,
+            identity=identity_of(config),
+            versions=self._versions(),
+        )
+        return save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, keep=config.checkpoint.keep)
+
+    def evaluate(self, steps_done: int) -> None:
+        """Score the held-out windows, and note where the model cuts one of them; collective."""
+        result = self.held_out.evaluate(self.engine)
+        line = f"step {steps_done}: {evaluation_line(result)}"
+        self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
+        self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
+
+    def close(self) -> None:
+        """Stop background work and flush the journal."""
+        self.data.close()
+        self.journal.close()
+
+    def _resume(self) -> tuple[int, str | None]:
+        if not complete_checkpoints(self.folder):
+            return 0, None
+        checkpoint = choose_checkpoint(self.folder)
+        state = read_state(checkpoint)
+        require_same_run(state, self.config, self._corpus.fingerprint, self.rank.world_size)
+        self.engine.load(checkpoint)
+        if self.engine.updates != state.steps_done:
+            raise BadInput(
+                f"{checkpoint}: the engine counts {self.engine.updates} updates where the checkpoint says "
+                f"{state.steps_done}; remove this checkpoint folder to use the one before it"
+            )
+        return state.steps_done, checkpoint.name
+
+    def _build_order(self) -> SampleOrder:
+        data = self.config.data
+        blocks = self._corpus.blocks(data.train_split)
+        weights = np.array([data.source_weights.get(str(source), 1.0) for source in blocks.source])
+        return SampleOrder(
+            blocks.bases, seed=self.config.seed, seq_len=data.seq_len, streams=data.streams,
+            shuffle_blocks=data.shuffle_blocks, weights=weights, reverse_complement=data.reverse_complement,
+        )  # fmt: skip
+
+    def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
+        settings = self.config.evaluation
+        reader = WindowReader(self._corpus, settings.split, seq_len=self.config.data.seq_len)
+        windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
+        species = self._corpus.blocks(settings.split).species
+        # spread over the corpus: block order follows contigs, so every n-th block samples all of them
+        stride = -(-int(train_reader.block_bases.sum()) // settings.baseline_bases)
+        tables = MarkovTables(
+            train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)
+        )
+        return HeldOut(
+            reader, windows, [str(species[window.block]) for window in windows], rates, tables, self.rank,
+            micro_batch=micro_batch,
+        )  # fmt: skip
+
+    def _probe(self) -> dict[str, torch.Tensor]:
+        """A few masked held-out windows and the logits the training model gives them, to check an export by."""
+        batch = self.held_out.batch(_PROBE_WINDOWS)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        self.engine.train(False)
+        with torch.no_grad():
+            logits = self.engine.forward(**inputs).logits.float()
+        self.engine.train()
+        return {**inputs, "logits": logits}
+
+    def _versions(self) -> dict[str, str]:
+        return {**self.engine.versions, "transformers": transformers.__version__}
+
+
+def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM:
+    """The model of a run, initialised from its seed alone: the same weights on every rank."""
+    torch.manual_seed(config.seed)
+    network = DNAChunkerConfig(
+        **config.model.model_dump(),
+        scan_backend=config.engine.scan_backend,
+        attention_backend=config.engine.attention_backend,
+    )
+    model = DNAChunkerForMaskedLM(network)
+    if config.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model.to(torch.bfloat16) if config.engine.precision == "bf16" else model

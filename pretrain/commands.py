@@ -1,0 +1,128 @@
+"""The verbs `pretrain`, `export`, `report` and `demo`: arguments here, work in the modules they import when run."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+# Runs ranks of a module with arguments on this machine and returns their exit code; None processes: choose.
+StartRanks = Callable[[list[str], int], int]
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[[int | None], int]) -> None:
+    """Add this package's verbs to the `dnachunker` command.
+
+    Args:
+        start_ranks: how `pretrain` starts its ranks; given by the front door, since that is the cluster's business.
+        count_processes: how many it would start for `launch.processes`.
+    """
+    pretrain = verbs.add_parser(
+        "pretrain", formatter_class=_RAW, help="train a model on a corpus, or continue a run",
+        description="Train DNACHUNKER on a corpus made by `dnachunker shard`. Starts its own worker processes with\n"
+        "DeepSpeed's launcher: one for each GPU, or two on a machine without one. An interrupted run (Ctrl-C,\n"
+        "SIGTERM, SIGUSR1) saves, exits with code 3, and continues when the same command is given again.",
+        epilog="examples:\n"
+        "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first\n"
+        "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/long steps=2000 optimizer.lr=1e-3\n"
+        "  dnachunker pretrain --config dnachunker-172m --corpus corpora/hg38 --run runs/paper engine.zero_stage=2\n"
+        "presets: tiny (CPU, minutes), small (one GPU), dnachunker-172m (the paper)",
+    )  # fmt: skip
+    pretrain.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
+    pretrain.add_argument("--corpus", help="corpus folder (short for data.corpus=...)")
+    pretrain.add_argument("--run", help="run folder, created or continued (short for run=...)")
+    pretrain.add_argument("--processes", type=int, help="worker processes (short for launch.processes=...)")
+    pretrain.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    pretrain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys, such as steps=500")
+    pretrain.set_defaults(run_verb=_pretrain, start_ranks=start_ranks, count_processes=count_processes)
+
+    export = verbs.add_parser(
+        "export", formatter_class=_RAW, help="turn a run's checkpoint into a Hugging Face folder",
+        description="Write a folder that AutoModelForMaskedLM.from_pretrained(OUT, trust_remote_code=True) and\n"
+        "AutoTokenizer.from_pretrained(OUT) load with torch, transformers and safetensors alone, then load it in a\n"
+        "fresh process without this project and compare its logits with the training model's.",
+        epilog="example:\n  dnachunker export runs/first exported/first",
+    )  # fmt: skip
+    export.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
+    export.add_argument("output", metavar="OUT", help="folder to create")
+    export.add_argument("--step", type=int, help="checkpoint to export; default: the newest")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    export.set_defaults(run_verb=_export)
+
+    report = verbs.add_parser(
+        "report", help="one self-contained HTML page about a run",
+        description="Write RUN/report.html: loss beside its baselines, compression over time, learned chunks.",
+    )  # fmt: skip
+    report.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
+    report.set_defaults(run_verb=_report)
+
+    demo = verbs.add_parser(
+        "demo", formatter_class=_RAW, help="the whole path on an embedded sample, in minutes",
+        description="Shard two embedded genomes, pretrain the preset `tiny` on two ZeRO-1 workers, evaluate, export,\n"
+        "load the export in a fresh process, and write summary.json and report.html. Safe to run again: it starts\n"
+        "over in the same folder.",
+    )  # fmt: skip
+    demo.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
+    demo.add_argument("--steps", type=int, help="training steps (default: the preset's)")
+    demo.set_defaults(run_verb=_demo)
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from typed_config import load_config, to_yaml
+
+    from .config import PretrainConfig
+
+    shorthands = {"data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes}
+    overrides = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    config = load_config(PretrainConfig, arguments.config, overrides + arguments.overrides, kind="pretrain")
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    from .preflight import check_run, store_config
+
+    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
+        from .worker import run_worker
+
+        check_run(config, int(os.environ["WORLD_SIZE"]))
+        if os.environ["RANK"] == "0":
+            store_config(config)
+        return run_worker(config)
+
+    processes = arguments.count_processes(config.launch.processes)
+    check_run(config, processes)
+    stored = store_config(config)
+    return int(arguments.start_ranks(["dnachunker", "pretrain", "--config", str(stored)], processes))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .export import export_run
+
+    result = export_run(
+        Path(arguments.run_folder), Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite
+    )
+    print(
+        f"exported step {result.step} to {result.path}; loaded in a fresh process without dnachunker: "
+        f"logits differ from training by at most {result.max_abs_diff:.1e}"
+    )
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .report import write_report
+
+    print(f"wrote {write_report(Path(arguments.run_folder))}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .demo import run_demo
+
+    return run_demo(Path(arguments.output), steps=arguments.steps)

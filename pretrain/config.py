@@ -1,0 +1,182 @@
+"""What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from typed_config import Config
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class DataSettings(Config):
+    """Which windows are seen, in which order. Part of the run's identity: a resume refuses a change."""
+
+    corpus: str = Field(description="corpus folder or URL made by `dnachunker shard` (or --corpus)")
+    train_split: str = "train"
+    seq_len: Positive = Field(1024, description="window length in bases")
+    global_batch: Positive = Field(8, description="windows in one optimizer step, over all ranks")
+    streams: Positive = Field(64, description="interleaved streams of the order; the world size must divide it")
+    shuffle_blocks: Positive = Field(4, description="consecutive blocks whose windows are shuffled together")
+    reverse_complement: bool = Field(True, description="read half of the windows from the other strand")
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="times a source is seen in an epoch; 1 where not named"
+    )
+
+
+class ModelSettings(Config):
+    """The network: the fields of `DNAChunkerConfig` that pretraining may choose; without any, the 172M model."""
+
+    width: Positive = 640
+    encoder_layers: tuple[Positive, Positive] = (2, 2)
+    decoder_layers: tuple[Positive, Positive] = (2, 2)
+    trunk_layers: Positive = 30
+    num_heads: Positive = 10
+    mlp_ratio: Positive = 4
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    state_size: Positive = 16
+    conv_width: Positive = 4
+    expand: Positive = 2
+    dt_rank: Positive | None = Field(None, description="default: width / 16, rounded up")
+    target_ratios: tuple[OpenShare, OpenShare] = Field((0.33, 0.33), description="alpha of each stage")
+    ratio_loss_weight: Annotated[float, Field(ge=0)] = 0.03
+    ratio_boundaries: Literal["natural", "forced"] = "natural"
+    chunk_pooling: Literal["first", "mean"] = "first"
+    mask_protection: bool = True
+    residual_gating: bool = True
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width} does not divide into num_heads={self.num_heads} heads of even width")
+        return self
+
+
+class MaskingSettings(Config):
+    """BERT corruption; shares of the A/C/G/T positions, then of the selected ones."""
+
+    select: Share = 0.15
+    mask: Share = 0.8
+    random: Share = 0.1
+    repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.mask + self.random > 1:
+            raise ValueError("mask + random must not exceed 1")
+        return self
+
+
+class OptimizerSettings(Config):
+    """AdamW; no decay on norms, biases, A_log, D and embeddings."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ScheduleSettings(Config):
+    """Learning rate over the steps, as shares of the run: linear warm-up, stable, decay to `final_share` x lr."""
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    warmup: Share = 0.1
+    decay: Share = Field(0.2, description="share of the steps spent decaying (wsd only)")
+    decay_shape: Literal["linear", "1-sqrt"] = "1-sqrt"
+    final_share: Share = 0.0
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.warmup + self.decay > 1:
+            raise ValueError("warmup + decay must not exceed 1")
+        return self
+
+
+class EngineSettings(Config):
+    """How a step is computed. May change between resumes where the checkpoint allows it."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
+    activation_checkpointing: bool = False
+    scan_backend: Literal["auto", "reference", "cpu"] = Field("auto", description="see model/kernels.py")
+    attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> Self:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
+
+class EvaluationSettings(Config):
+    """Held-out evaluation, beside Markov baselines counted on the training split."""
+
+    split: str = "valid"
+    every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
+    windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
+    baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
+
+
+class CheckpointSettings(Config):
+    """Complete or absent: a checkpoint appears by rename, with a sha256 of every file."""
+
+    every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
+    keep: Positive = Field(2, description="newest checkpoints kept")
+
+
+class TrackingSettings(Config):
+    """MLflow. The run folder's events.jsonl is complete with or without it."""
+
+    enabled: bool = True
+    uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
+    experiment: str = "dnachunker"
+    run_name: str | None = Field(None, description="default: the run folder's name")
+
+
+class LaunchSettings(Config):
+    """Processes a plain `dnachunker pretrain` starts on this machine."""
+
+    processes: Positive | None = Field(None, description="default: every GPU, or 2 without one")
+
+
+class PretrainConfig(Config):
+    """One pretraining run."""
+
+    run: str = Field(description="run folder (or --run): checkpoints, events, tracking; continued when it exists")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Positive = Field(description="optimizer steps in the whole run")
+    log_every: Positive = 1
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = Field(description="at least data.corpus, or --corpus")
+    masking: MaskingSettings = MaskingSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    engine: EngineSettings = EngineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    launch: LaunchSettings = LaunchSettings()
+
+    def accumulation(self, world_size: int) -> int:
+        """Forward passes of one rank in one optimizer step.
+
+        Raises:
+            ValueError: the world size or the micro-batch does not divide what it must.
+        """
+        for name, value in (("data.global_batch", self.data.global_batch), ("data.streams", self.data.streams)):
+            if value % world_size:
+                raise ValueError(f"{world_size} ranks do not divide {name}={value}; change either")
+        per_rank = self.data.global_batch // world_size
+        micro_batch = self.engine.micro_batch or per_rank
+        if per_rank % micro_batch:
+            raise ValueError(
+                f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows each of {world_size} ranks "
+                f"takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
+            )
+        return per_rank // micro_batch

@@ -1,0 +1,52 @@
+"""The frozen facts of this process's place among the ranks, and the few collectives the loop needs."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where this process stands; `device` is where its tensors live."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs, events and pages."""
+        return self.rank == 0
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> "Rank":
+        """Read what every launcher (DeepSpeed, torchrun, SLURM wrappers) sets."""
+        local_rank = int(environment.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return Rank(int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1")), local_rank, device)
+
+    def sum(self, *values: float | torch.Tensor) -> list[float]:
+        """Each value summed over all ranks in float64; identical on every rank."""
+        stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        if self.world_size > 1:
+            dist.all_reduce(stacked)
+        return stacked.tolist()
+
+    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` summed elementwise over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum(float(flag))[0] > 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()

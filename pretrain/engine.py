@@ -1,0 +1,95 @@
+"""The only place that drives DeepSpeed: start the process group, take a step, save and load the sharded state."""
+
+import datetime
+import logging
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+
+from .config import PretrainConfig
+from .deepspeed_config import deepspeed_config
+from .distributed import Rank
+
+# What DeepSpeed itself writes lies in one folder of the checkpoint, under a name that never changes.
+ENGINE_STATE = "engine"
+
+
+def start_process_group(rank: Rank) -> None:
+    """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
+    deepspeed_logger.setLevel(logging.ERROR)
+    # Only DeepSpeed's inference all-reduce uses this op, yet every CPU start would compile it: 30-50 s, a compiler
+    # needed, and a race between hosts that share the cache.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if rank.device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, timeout=datetime.timedelta(minutes=30), verbose=False)
+
+
+class TrainingEngine:
+    """A model and its optimizer under ZeRO. Collective: every rank calls the same methods in the same order."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, rank: Rank):
+        self._rank = rank
+        self._accumulation = config.accumulation(rank.world_size)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config(config, rank.world_size)
+        )
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output on this rank's windows; gradients flow unless evaluation mode is on."""
+        return self._engine(**inputs)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch between training and evaluation mode."""
+        self._engine.train(mode)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate gradients of a loss that is this rank's share of a sum over ranks and micro-batches."""
+        # DeepSpeed averages over both; the loss is already normalised over the global batch
+        self._engine.backward(loss * (self._rank.world_size * self._accumulation))
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update and clear the gradients; call once after the last micro-batch of a step.
+
+        Returns:
+            The gradients' 2-norm over all ranks before clipping; NaN where DeepSpeed does not report it.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def save(self, folder: Path) -> None:
+        """Write every rank's share of model and optimizer under `folder`/engine."""
+        self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote with the same world size and ZeRO stage.
+
+        Raises:
+            RuntimeError: DeepSpeed loaded nothing, or not the step the checkpoint was made at.
+        """
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=ENGINE_STATE, load_lr_scheduler_states=False)
+        if loaded is None:
+            raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates so far, as the engine counts them; a checkpoint restores it."""
+        return int(self._engine.global_steps)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions worth writing down with a run."""
+        return {"deepspeed": deepspeed.__version__, "torch": torch.__version__}
+
+
+def stop_process_group(rank: Rank) -> None:
+    """Leave together; keeps one rank's early exit from looking like a failure to the others."""
+    rank.barrier()
+    deepspeed.comm.destroy_process_group()

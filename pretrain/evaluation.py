@@ -1,0 +1,170 @@
+"""Held-out evaluation: the headline is the loss over [MASK] positions, beside Markov baselines on the same ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dataprep.packed_codes import LETTERS
+from model.alphabet import CODE_PAD, MASK_ID
+
+from .batches import window_keys
+from .distributed import Rank
+from .engine import TrainingEngine
+from .markov import ORDERS, MarkovTables
+from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, uncorrupted_ids
+from .sample_order import Window
+from .window_reader import UInt8Array, WindowReader
+
+_SEGMENT_BASES = 1000  # shown in a report
+# One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
+_COLUMNS = (
+    "bases", "masked", "masked_loss", "masked_correct", "repeat", "repeat_loss", "selected", "selected_loss",
+    *(f"order{order}_loss" for order in ORDERS), "pretraining_chunks0", "pretraining_chunks1", "chunks0", "chunks1",
+)  # fmt: skip
+
+
+class HeldOut:
+    """A fixed set of held-out windows with their corruption and baseline losses, spread over the ranks."""
+
+    def __init__(
+        self,
+        reader: WindowReader,
+        windows: Sequence[Window],
+        species: Sequence[str],
+        rates: MaskingRates,
+        tables: MarkovTables,
+        rank: Rank,
+        *,
+        micro_batch: int,
+    ) -> None:
+        """
+        Args:
+            windows: the same list on every rank; this rank takes every W-th of it.
+            species: of each window.
+            micro_batch: windows in one forward pass.
+        """
+        self._rank = rank
+        self._reader = reader
+        self._count = len(windows)
+        self._species = np.array(species)
+        # every rank makes the same number of forward passes, as ZeRO-3 needs: the last ones repeat a window
+        per_rank = -(-len(windows) // rank.world_size)
+        mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
+        self._mine = mine
+        self.examples = [windows[i] for i in mine]
+        self._packed = reader.read(self.examples)
+        self._rates = rates
+        self._tables = tables
+        self._micro_batch = micro_batch
+
+    def evaluate(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
+
+        `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
+        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked.
+        """
+        engine.train(False)
+        table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
+        with torch.no_grad():
+            for begin in range(0, len(self._mine), self._micro_batch):
+                rows = slice(begin, begin + self._micro_batch)
+                table[self._mine[rows]] = self._score(engine, self._packed[rows], self.examples[rows])
+        engine.train()
+        # a window repeated to fill up a rank must count once: only its owner keeps the row
+        owner = torch.arange(self._count) % self._rank.world_size == self._rank.rank
+        table = self._rank.sum_tensor((table * owner[:, None]).to(self._rank.device)).cpu()
+        return self._summarise(table.numpy())
+
+    def segment(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Where the model cuts the start of this rank's first window when nothing is masked; collective.
+
+        Returns:
+            `where`, `sequence` (letters, lower case where soft-masked) and the chunk starts of each stage.
+        """
+        engine.train(False)
+        with torch.no_grad():
+            output = engine.forward(**self._plain_inputs(self._packed[:1]))
+        engine.train()
+        packed = self._packed[0, :_SEGMENT_BASES]
+        valid = int(((packed & 7) != CODE_PAD).sum())
+        stages = [(np.flatnonzero(stage[0, :valid].cpu().numpy())).tolist() for stage in output.boundaries]
+        return {
+            "where": self._reader.locate(self.examples[0]),
+            "sequence": packed[:valid].tobytes().translate(LETTERS).decode("ascii"),
+            "stage0": stages[0],
+            "stage1": stages[1],
+        }
+
+    def batch(self, count: int) -> Batch:
+        """This rank's first `count` windows, corrupted as in every evaluation."""
+        return self._corrupt(self._packed[:count], self.examples[:count])
+
+    def _corrupt(self, packed: UInt8Array, windows: Sequence[Window]) -> Batch:
+        device = self._rank.device
+        return corrupt(torch.from_numpy(packed).to(device), window_keys(list(windows)).to(device), self._rates)
+
+    def _plain_inputs(self, packed: UInt8Array) -> dict[str, torch.Tensor]:
+        codes = torch.from_numpy(packed).to(self._rank.device)
+        ids = uncorrupted_ids(codes)
+        return {"input_ids": ids, "attention_mask": (codes & 7) != CODE_PAD}
+
+    def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Sequence[Window]) -> torch.Tensor:
+        batch = self._corrupt(packed, windows)
+        output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        losses = F.cross_entropy(
+            output.logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORED_LABEL, reduction="none"
+        ).double()
+        correct = output.logits.argmax(-1) == batch.labels
+        masked = batch.input_ids == MASK_ID
+        selected = batch.labels != IGNORED_LABEL
+        repeat = masked & batch.is_repeat
+        plain = engine.forward(**self._plain_inputs(packed))
+        baselines = []
+        for order in ORDERS:
+            nats = np.stack([self._tables.losses(row & 7, order) for row in packed])
+            baselines.append(torch.from_numpy(np.where(masked.cpu().numpy(), nats, 0.0).sum(axis=1)))
+        columns = [
+            batch.attention_mask.sum(1), masked.sum(1), (losses * masked).sum(1), (correct & masked).sum(1),
+            repeat.sum(1), (losses * repeat).sum(1), selected.sum(1), (losses * selected).sum(1),
+            *baselines, *output.chunk_counts, *plain.chunk_counts,
+        ]  # fmt: skip
+        return torch.stack([column.detach().to("cpu", torch.float64) for column in columns], dim=1)
+
+    def _summarise(self, table: Any) -> dict[str, Any]:
+        summary = _averages(table)
+        summary["windows"] = self._count
+        by_species = {name: _averages(table[self._species == name]) for name in sorted(set(self._species.tolist()))}
+        if len(by_species) > 1:
+            keys = ("masked_loss", *(f"order{order}_loss" for order in ORDERS))
+            summary["species"] = {name: {key: values[key] for key in keys} for name, values in by_species.items()}
+        return summary
+
+
+def _averages(table: Any) -> dict[str, Any]:
+    total = dict(zip(_COLUMNS, np.asarray(table).sum(axis=0).tolist(), strict=True))
+
+    def ratio(part: str, whole: str) -> float:
+        return total[part] / total[whole] if total[whole] else float("nan")
+
+    unique = {
+        "masked": total["masked"] - total["repeat"],
+        "loss": total["masked_loss"] - total["repeat_loss"],
+    }
+    return {
+        "masked_loss": ratio("masked_loss", "masked"),
+        **{f"order{order}_loss": ratio(f"order{order}_loss", "masked") for order in ORDERS},
+        "masked_accuracy": ratio("masked_correct", "masked"),
+        "repeat_loss": ratio("repeat_loss", "repeat"),
+        "unique_loss": unique["loss"] / unique["masked"] if unique["masked"] else float("nan"),
+        "selected_loss": ratio("selected_loss", "selected"),
+        "compression": {"stage0": ratio("chunks0", "bases"), "stage1": ratio("chunks1", "chunks0")},
+        "pretraining_compression": {
+            "stage0": ratio("pretraining_chunks0", "bases"),
+            "stage1": ratio("pretraining_chunks1", "pretraining_chunks0"),
+        },
+        "bases": total["bases"],
+        "masked": total["masked"],
+    }

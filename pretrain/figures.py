@@ -1,0 +1,96 @@
+"""The curves of a report, as SVG text for inlining."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from .markov import ORDERS
+
+Events = Sequence[dict[str, Any]]
+
+# One hue for the model, one for its second stage, greys for what it is compared with.
+_MODEL, _FAINT, _SECOND, _INK, _MUTED = "#1f6feb", "#a9c7f7", "#c2410c", "#1f2328", "#6e7781"
+_BASELINE_STYLE = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}
+
+
+def loss_figure(steps: Events, evaluations: Events) -> str:
+    """Masked-LM loss of each step and on held-out sequence, beside the Markov baselines."""
+    figure, axes = _figure("Masked-LM loss (nats per base)")
+    x = [event["steps_done"] for event in steps]
+    axes.plot(x, [event["mlm_loss"] for event in steps], color=_FAINT, lw=1, label="training, all selected positions")
+    if evaluations:
+        done = [event["steps_done"] for event in evaluations]
+        axes.plot(
+            done, [e["masked_loss"] for e in evaluations], "o-", color=_MODEL, lw=2, ms=4, label="held out, [MASK]"
+        )
+        for order in ORDERS:
+            value = evaluations[-1][f"order{order}_loss"]
+            axes.axhline(value, color=_MUTED, lw=1, ls=_BASELINE_STYLE[order], label=f"order-{order} Markov")
+        low = min(*(e["masked_loss"] for e in evaluations), *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
+        axes.set_ylim(low - 0.05, evaluations[-1]["order0_loss"] + 0.12)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    return _svg(figure, "Loss against steps")
+
+
+def compression_figure(steps: Events, evaluations: Events) -> str:
+    """Chunks per base (stage 0) and per chunk (stage 1): masked as trained, and without masks."""
+    figure, axes = _figure("Compression (chunks kept per input position)")
+    x = [event["steps_done"] for event in steps]
+    done = [event["steps_done"] for event in evaluations]
+    for stage, colour in (("stage0", _MODEL), ("stage1", _SECOND)):
+        name = f"stage {stage[-1]}"
+        axes.plot(
+            x, [event["compression"][stage] for event in steps], color=colour, lw=1, alpha=0.45, label=f"{name}, masked"
+        )
+        axes.plot(
+            done,
+            [e["compression"][stage] for e in evaluations],
+            "o-",
+            color=colour,
+            lw=2,
+            ms=4,
+            label=f"{name}, unmasked",
+        )
+    axes.set_ylim(0, 1.05)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return _svg(figure, "Compression against steps")
+
+
+def speed_figure(steps: Events) -> str:
+    """Bases a second over all ranks."""
+    figure, axes = _figure("Throughput (bases per second)")
+    axes.plot([e["steps_done"] for e in steps], [e["bases_per_second"] for e in steps], color=_MODEL, lw=1.2)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    return _svg(figure, "Throughput against steps")
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    axes.set_xlabel("step", fontsize=9, color=_MUTED)
+    axes.tick_params(labelsize=8, colors=_MUTED, length=3)
+    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#d0d7de")
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> str:
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]  # without the XML and doctype lines, which HTML does not take
+    # scale with the page: keep the viewBox, drop the fixed size
+    return re.sub(r'<svg ([^>]*?)width="[^"]*"', rf'<svg role="img" aria-label="{label}" \1', re.sub(
+        r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1), count=1)  # fmt: skip

@@ -1,0 +1,46 @@
+"""Run as a script: load an exported folder as a stranger would and compare its logits with recorded ones.
+
+    python -I fresh_load.py FOLDER PROBE.safetensors SCRATCH
+
+Imports of this project are refused, so that the folder has to stand on its own; SCRATCH receives the copies of
+the model code that transformers makes.
+"""
+
+import importlib.abc
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_OURS = {"model", "dataprep", "pretrain", "cluster", "downstream", "dnachunker", "failures", "typed_config"}
+
+
+class _RefuseThisProject(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+        if name.partition(".")[0] in _OURS:
+            raise ModuleNotFoundError(f"the exported folder must not need {name}")
+
+
+def compare(folder: str, probe: str) -> dict[str, float]:
+    """Maximum absolute difference between the folder's logits and the recorded ones, at valid positions."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    recorded = load_file(probe)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    loaded = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    text = tokenizer.decode(recorded["input_ids"][0][recorded["attention_mask"][0]]).replace(" ", "")
+    if tokenizer(text)["input_ids"] != recorded["input_ids"][0][recorded["attention_mask"][0]].tolist():
+        raise SystemExit("the tokenizer does not give back the ids it decoded")
+    with torch.no_grad():
+        logits = loaded(input_ids=recorded["input_ids"], attention_mask=recorded["attention_mask"]).logits
+    difference = (logits - recorded["logits"])[recorded["attention_mask"].bool()].abs().max()
+    return {"max_abs_diff": float(difference)}
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _RefuseThisProject())
+    os.environ.update(HF_HOME=sys.argv[3], HF_MODULES_CACHE=sys.argv[3], HF_HUB_OFFLINE="1")
+    print(json.dumps(compare(sys.argv[1], sys.argv[2])))

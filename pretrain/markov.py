@@ -1,0 +1,67 @@
+"""Order-k Markov baselines: what a table of k preceding bases achieves on the positions the model must guess.
+
+They see only the left context, uncorrupted. A model that does not beat order 0 has learned nothing.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+ORDERS = (0, 3, 5)
+_LONGEST = max(ORDERS)
+_PSEUDOCOUNT = 0.5
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class MarkovTables:
+    """Log-probabilities of a base given up to five preceding ones."""
+
+    def __init__(self, blocks: Iterable[npt.NDArray[np.uint8]]) -> None:
+        """
+        Args:
+            blocks: training sequence as (n,) arrays of base codes without repeat bits; code 4 and up breaks contexts.
+        """
+        counts = [np.full(4 ** (k + 1), _PSEUDOCOUNT) for k in range(_LONGEST + 1)]
+        for codes in blocks:
+            known = _known_context(codes)
+            index = codes.astype(np.int64) % 4
+            word = np.zeros(len(codes), np.int64)
+            for order in range(_LONGEST + 1):
+                if order < len(codes):
+                    word[order:] += index[: len(codes) - order] * 4**order
+                fits = known >= order
+                counts[order] += np.bincount(word[fits], minlength=4 ** (order + 1))
+        self._log = []
+        for table in counts:
+            table = table.reshape(-1, 4)
+            self._log.append(np.log(table / table.sum(axis=1, keepdims=True)).reshape(-1))
+
+    def losses(self, codes: npt.NDArray[np.uint8], order: int) -> FloatArray:
+        """Negative log-likelihood, nats, of each base of one window.
+
+        Args:
+            codes: (L,) base codes without repeat bits.
+            order: preceding bases used; fewer after a window's start or an N.
+
+        Returns:
+            (L,) float64; NaN where the base is not A, C, G or T.
+        """
+        usable = np.minimum(_known_context(codes), order)
+        index = codes.astype(np.int64) % 4
+        losses = np.full(len(codes), np.nan)
+        word = np.zeros(len(codes), np.int64)
+        for k in range(order + 1):
+            if k < len(codes):
+                word[k:] += index[: len(codes) - k] * 4**k
+            here = usable == k
+            losses[here] = -self._log[k][word[here]]
+        return losses
+
+
+def _known_context(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """(L,) known bases directly before each position; -1 where the position itself is not a base."""
+    positions = np.arange(len(codes))
+    last_unknown = np.maximum.accumulate(np.where(codes < 4, -1, positions))
+    return np.where(codes < 4, positions - last_unknown - 1, -1)

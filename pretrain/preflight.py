@@ -1,0 +1,71 @@
+"""Everything about a run that can be refused before a process is started or a GPU is billed. Torch-free."""
+
+import os
+from pathlib import Path
+
+from dataprep.corpus_index import Corpus
+from failures import BadInput
+from typed_config import to_yaml, validate_config
+
+from .config import PretrainConfig
+
+CONFIG = "config.yaml"
+
+
+def check_run(config: PretrainConfig, world_size: int) -> None:
+    """Refuse a run that cannot work.
+
+    Raises:
+        BadInput: no corpus, a split without blocks, an unknown source, sizes that do not divide, or a run folder
+            that is something else.
+    """
+    corpus = Corpus.open(config.data.corpus)
+    for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
+        if split not in corpus.splits:
+            raise BadInput(f"{config.data.corpus}: no split {split!r} ({key}); it has {', '.join(corpus.splits)}")
+    names = [source.name for source in corpus.sources]
+    unknown = sorted(set(config.data.source_weights) - set(names))
+    if unknown:
+        raise BadInput(
+            f"data.source_weights: {config.data.corpus} has no source {unknown[0]!r}; it has {', '.join(names)}"
+        )
+    try:
+        config.accumulation(world_size)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    run = Path(config.run)
+    if run.exists() and not run.is_dir():
+        raise BadInput(f"{run}: the run folder is a file; choose another path with --run")
+    if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
+        raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
+    nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
+    if not os.access(nearest, os.W_OK):
+        raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+
+
+def store_config(config: PretrainConfig) -> Path:
+    """Write the resolved config into the run folder, creating it; returns the file."""
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    partial = run / f".{CONFIG}.partial"
+    partial.write_text(to_yaml(config))
+    partial.replace(run / CONFIG)
+    return run / CONFIG
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """The resolved config a run was last started with.
+
+    Raises:
+        BadInput: the folder is not a run, or its config is not readable.
+    """
+    from yaml import YAMLError, safe_load
+
+    path = run / CONFIG
+    try:
+        values = safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BadInput(f"{run}: not a run folder: no {CONFIG} in it") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise BadInput(f"{path}: not readable: {' '.join(str(error).split())}") from error
+    return validate_config(PretrainConfig, values, origin=str(path))

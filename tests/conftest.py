@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests: the embedded sample as a corpus, and real genomes where they are at hand."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def dnachunker() -> Command:
+    """Runs the `dnachunker` command as a user does and returns the finished process."""
+
+    def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "dnachunker", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample_corpus(tmp_path_factory: pytest.TempPathFactory, dnachunker: Command) -> Path:
+    """The embedded sample, sharded by the command."""
+    corpus = tmp_path_factory.mktemp("sample") / "corpus"
+    done = dnachunker("shard", "--config", "sample", "--output", corpus)
+    assert done.returncode == 0, done.stderr
+    return corpus
+
+
+@pytest.fixture(scope="session")
+def real_genomes() -> Path:
+    """Folder with hg38.chr2_1-2333275.fa.gz and sacCer3.fa.gz."""
+    root = os.environ.get("DNACHUNKER_TEST_DATA")
+    if not root:
+        pytest.skip("DNACHUNKER_TEST_DATA is not set: it names a folder with genomes/ and tasks/")
+    folder = Path(root) / "genomes"
+    if not folder.is_dir():
+        pytest.skip(f"DNACHUNKER_TEST_DATA={root} has no genomes/")
+    return folder

@@ -1,0 +1,148 @@
+"""The house rules of docs and design, read off the import statements."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("model", "dataprep", "pretrain", "cluster", "downstream")
+FOUNDATIONS = {"failures", "typed_config"}
+LONGEST_FILE = 400
+
+# What each package may import of ours, beside itself.
+MAY_IMPORT = {
+    "model": set(),
+    "dataprep": {"model.alphabet", *FOUNDATIONS},
+    "pretrain": {
+        "model", "dataprep.shard_format", "dataprep.packed_codes", "dataprep.corpus_index", "dataprep.storage",
+        *FOUNDATIONS,
+    },
+    "downstream": {"model.alphabet", *FOUNDATIONS},
+    "cluster": {"pretrain.config", "dataprep.config", *FOUNDATIONS},
+    "failures": set(),
+    "typed_config": {"failures"},
+    "dnachunker": {"dataprep.commands", "pretrain.commands", "cluster.local", *FOUNDATIONS},
+}  # fmt: skip
+
+# Heavy dependencies, and the only files that import them.
+OWNERS = {
+    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py"},
+    "deepspeed": {"pretrain/engine.py", "pretrain/checkpoint.py", "pretrain/export.py"},
+    "mlflow": {"pretrain/tracking.py"},
+    "webdataset": {"dataprep/webdataset_view.py"},
+    "matplotlib": {"pretrain/figures.py"},
+}
+TORCH_FREE = ("dataprep", "cluster", "dnachunker.py", "typed_config.py", "failures.py")
+
+
+def sources() -> list[Path]:
+    files = [*ROOT.glob("*.py")]
+    for package in PACKAGES:
+        files += (ROOT / package).rglob("*.py")
+    return sorted(files)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules a file imports, wherever in the file the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = module_name(path).split(".")[: -node.level]
+                base = ".".join([*parent, base] if base else parent)
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            modules = {module_name(source) for source in sources()}
+            # `from package import module` imports the module; `from module import name` the module itself
+            found |= {name if name in modules else base for name in names}
+    return found
+
+
+def ours(name: str) -> bool:
+    return name.partition(".")[0] in {*PACKAGES, *FOUNDATIONS, "dnachunker"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    package = module_name(path).partition(".")[0]
+    allowed = MAY_IMPORT[package] | {package}
+    for name in filter(ours, imports(path)):
+        assert any(name == prefix or name.startswith(f"{prefix}.") for prefix in allowed), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_dependencies_have_one_owner(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    for name in imports(path):
+        library = name.partition(".")[0]
+        if library in OWNERS:
+            assert relative in OWNERS[library], f"{relative} imports {library}"
+        if library == "torch":
+            assert not relative.startswith(TORCH_FREE), f"{relative} imports torch"
+        if library in ("mamba_ssm", "flash_attn", "triton", "numba"):
+            pytest.fail(f"{relative} imports {library}: optional libraries are looked up with importlib")
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = {module_name(path): {name for name in imports(path) if ours(name)} for path in sources()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join([*trail, name])}"
+        if name in graph and name not in done:
+            for target in graph[name] - {name}:
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_small_rooms(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+    assert ast.get_docstring(ast.parse(path.read_text())) or path.stem == "__init__", "a module says what it is for"
+
+
+def test_model_files_can_be_copied_by_hugging_face() -> None:
+    for path in (ROOT / "model").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level in (0, 1), f"{path}: only `from .x import y` is collected"
+                assert node.level == 0 or node.module, f"{path}: `from . import x` is not collected"
+
+
+def test_light_parts_load_no_heavy_library() -> None:
+    light = [module_name(p) for p in sources() if module_name(p).partition(".")[0] in ("dataprep", "cluster")]
+    light = [name for name in light if name not in ("dataprep.ray_pipeline", "dataprep.webdataset_view")]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', 'pretrain.commands']!r}:\n"
+        "    importlib.import_module(name)\n"
+        "heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_machine_paths_in_tracked_files() -> None:
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".j2") and path != Path(__file__) and path.exists():
+            text = path.read_text()
+            assert "/root/" not in text, name
+            assert "/home/" not in text, name
