@@ -231,7 +231,7 @@ class _FastaScan:
             packed = packed.translate(_FOLD_AMBIGUOUS)
         self._sink.write(packed)
         self._written += len(packed)
-        self._line += segment.count(b"\n")
+        self._line += int(np.count_nonzero(np.frombuffer(segment, np.uint8) == ord("\n")))
 
     def _refuse_letter(self, segment: bytes) -> None:
         for position, byte in enumerate(segment):
