@@ -1,0 +1,66 @@
+"""Small FASTA files to corpora, and corpora back to letters, for every test of this folder."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataprep.config import CorpusConfig
+from dataprep.corpus_index import Corpus
+from dataprep.ray_pipeline import build_corpus
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Corpus]:
+    """Build a corpus in this process from FASTA bytes; keywords are keys of `CorpusConfig`."""
+
+    def _build(data: bytes, name: str = "genome.fa", output: str = "corpus", **values: Any) -> Corpus:
+        path = tmp_path / name
+        path.write_bytes(data)
+        config = CorpusConfig(
+            sources={"g": {"path": str(path)}},
+            **({"split": {"kind": "contigs", "splits": {}}, "block_bases": 16} | values),
+        )
+        return build_corpus(config, tmp_path / output, workers=0, quiet=True).corpus
+
+    return _build
+
+
+@pytest.fixture
+def reassemble() -> Callable[..., dict[str, str]]:
+    """All splits of a corpus joined: `contig -> letters`, `.` where no split has the base."""
+
+    def _reassemble(corpus: Corpus, source: str) -> dict[str, str]:
+        sizes = next(record.contigs for record in corpus.sources if record.name == source)
+        letters = {contig: np.full(size, ord("."), np.uint8) for contig, size in sizes.items()}
+        table = corpus.blocks()
+        for row in np.flatnonzero(table.source == source).tolist():
+            block = corpus.read_block(table, row)
+            target = letters[block.contig][block.start : block.end]
+            assert (target == ord(".")).all(), f"{block.key} repeats bases of another block"
+            target[:] = np.frombuffer(block.letters, np.uint8)
+        return {contig: array.tobytes().decode() for contig, array in letters.items()}
+
+    return _reassemble
+
+
+@pytest.fixture
+def read_fasta() -> Callable[[Path | bytes], dict[str, str]]:
+    """An independent reader, line by line: `contig -> letters`, any letter but ACGT as N, case kept."""
+
+    def _read(source: Path | bytes) -> dict[str, str]:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        records: dict[str, list[str]] = {}
+        for line in data.decode().splitlines():
+            if line.startswith(">"):
+                lines = records.setdefault(line[1:].split()[0], [])
+            else:
+                lines.append("".join(c if c in "ACGTacgt" else "n" if c.islower() else "N" for c in line.strip()))
+        return {name: "".join(lines) for name, lines in records.items() if any(lines)}
+
+    return _read

@@ -1,0 +1,172 @@
+"""What FASTA may look like: every accepted form gives the same bases, every other gives one line and leaves nothing."""
+
+import gzip
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataprep.corpus_index import Corpus
+from failures import BadInput
+
+Build = Callable[..., Corpus]
+Reassemble = Callable[[Corpus, str], dict[str, str]]
+GOOD = b">chr1 first\nACGTNNacgtn\nACG\n>chr2\nTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTT\n"
+
+
+def bgzip(data: bytes, piece: int = 20) -> bytes:
+    """Many gzip members, an empty last one, as bgzip writes them."""
+    members = [data[i : i + piece] for i in range(0, len(data), piece)]
+    return b"".join(gzip.compress(member) for member in [*members, b""])
+
+
+ACCEPTED = {
+    "plain": (GOOD, {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "gzip": (gzip.compress(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "bgzip, many members": (bgzip(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "gzip with zero padding": (gzip.compress(GOOD) + bytes(100), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "no trailing newline": (GOOD.rstrip(b"\n"), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "CRLF": (GOOD.replace(b"\n", b"\r\n"), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "blank lines and trailing blanks": (b"\n\n>a\nACGT  \n\n\tAC\n\n", {"a": "ACGTAC"}),
+    "uneven lines": (b">a\nA\nCCCCCCC\nGG\n", {"a": "ACCCCCCCGG"}),
+    "empty records": (b">none\n>a\nACGT\n>alsonone", {"a": "ACGT"}),
+    "one base": (b">a\nG", {"a": "G"}),
+    "IUPAC letters": (b">a\n" + b"ACGT" * 20 + b"RYkN\n", {"a": "ACGT" * 20 + "NNnN"}),
+    "hostile names": (
+        ">../../etc\nAAAA\n>a|b.c/d\nCCCC\n>ü\nGGGG\n>a_b.c_d\nTTTT\n".encode(),
+        {"../../etc": "AAAA", "a|b.c/d": "CCCC", "ü": "GGGG", "a_b.c_d": "TTTT"},
+    ),
+    "a header with >": (b">a b>c > d\nACGT\n", {"a": "ACGT"}),
+}
+
+
+@pytest.mark.parametrize("form", ACCEPTED)
+def test_accepted_forms(form: str, build: Build, reassemble: Reassemble) -> None:
+    data, expected = ACCEPTED[form]
+    corpus = build(data)
+    assert reassemble(corpus, "g") == expected
+    keys = corpus.blocks().key.tolist()
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_was_read_as_n_is_reported(build: Build) -> None:
+    corpus = build(b">a\n" + b"ACGT" * 50 + b"RrYN\n>b\n>c\nAC\n", min_bases=3)
+    source = corpus.sources[0]
+    assert source.ambiguous == {"R": 2, "Y": 1}
+    assert (source.n_bases, source.soft_masked, source.empty_records, source.bases_too_short) == (4, 1, 1, 2)
+
+
+REFUSED = {
+    "empty file": (b"", "is empty"),
+    "no sequence": (b">a\n>b\n", "no sequence in 2 FASTA records"),
+    "not FASTA": (b"hello\nworld\n", "not FASTA"),
+    "binary": (bytes(range(256)) * 10, "not FASTA"),
+    "BED": (b"chr1\t0\t100\ttrain\n", "not FASTA"),
+    "truncated gzip": (gzip.compress(GOOD + b"ACGGT" * 500)[:-20], "truncated gzip"),
+    "gzip cut at its trailer": (gzip.compress(GOOD)[:-4], "truncated gzip"),
+    "bgzip cut inside a member": (bgzip(GOOD)[:-40], "truncated gzip"),
+    "damaged gzip": (gzip.compress(GOOD)[:15] + b"\xff\xff" + gzip.compress(GOOD)[17:], "damaged gzip"),
+    "gzip then garbage": (gzip.compress(GOOD) + b"garbage", "damaged gzip"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd-compressed"),
+    "2bit": (b"\x43\x27\x41\x1a" + bytes(20), "a .2bit file"),
+    "duplicate contig": (b">a\nAC\n>b\nAC\n>a x\nGT\n", "line 5: contig a again, first on line 1"),
+    "protein": (b">a\nACGT\n>p\nACGT\nMKTAYIAKQR\n", "line 5, contig p: 'I' is not a nucleotide"),
+    "protein of IUPAC letters": (b">p\n" + b"MKTAYSSRD\n" * 10, "looks like protein"),
+    "gap letters": (b">a\nAC--GT\n", "line 2, contig a: '-' is not a nucleotide"),
+    "> inside a line": (b">a\nAC>GT\n", "line 2, contig a: `>` inside a line"),
+    "header without a name": (b">a\nAC\n>\nGT\n", "line 3: a header without a name"),
+    "blank before the name": (b"> a\nAC\n", "line 1: a header without a name"),
+    "Mac line ends": (b">a\rACGT\r>b\rACGT\r", "bare carriage returns"),
+    "letter on a late CRLF line": (b">a\r\nAC\r\nAC\r\nA*\r\n", "line 4, contig a: '*'"),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_refused_forms(form: str, build: Build, tmp_path: Path) -> None:
+    data, expected = REFUSED[form]
+    with pytest.raises(BadInput) as error:
+        build(data, name="bad.fa")
+    message = str(error.value)
+    assert expected in message
+    assert "bad.fa" in message
+    assert "\n" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.fa"]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    from dataprep.config import CorpusConfig
+    from dataprep.ray_pipeline import build_corpus
+
+    config = CorpusConfig(sources={"g": {"path": str(tmp_path / "no.fa")}})
+    with pytest.raises(BadInput, match=r"no\.fa: no such file"):
+        build_corpus(config, tmp_path / "corpus", workers=0)
+    assert not list(tmp_path.iterdir())
+
+
+letters = st.text(alphabet="ACGTacgtNn", max_size=120)
+
+
+@given(
+    contigs=st.lists(letters, min_size=1, max_size=5).filter(any),
+    width=st.integers(1, 70),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    compression=st.sampled_from(["plain", "gzip", "bgzip"]),
+    block_bases=st.integers(16, 64),
+    rule=st.sampled_from(
+        [
+            {"kind": "contigs", "splits": {}},
+            {"kind": "hash", "tile": 17, "valid": 0.3, "test": 0.2, "gap": 0},
+        ]
+    ),
+    seed=st.integers(0, 5),
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_any_genome_comes_back_letter_by_letter(
+    contigs: list[str],
+    width: int,
+    newline: str,
+    compression: str,
+    block_bases: int,
+    rule: dict[str, Any],
+    seed: int,
+    build: Build,
+    reassemble: Reassemble,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    lines: list[str] = []
+    for number, text in enumerate(contigs):
+        lines.append(f">c{number} comment")
+        lines += [text[i : i + width] for i in range(0, len(text), width)]
+    data = newline.join(lines).encode()
+    data = {"plain": data, "gzip": gzip.compress(data), "bgzip": bgzip(data)}[compression]
+    output = str(tmp_path_factory.mktemp("corpora") / "corpus")
+    try:
+        corpus = build(data, output=output, block_bases=block_bases, split=rule, seed=seed)
+    except BadInput as error:
+        if "no train split" not in str(error):  # the few tiles may all be drawn for valid and test
+            raise
+        return
+    assert reassemble(corpus, "g") == {f"c{i}": text for i, text in enumerate(contigs) if text}
+
+
+def test_chunk_borders_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch, build: Build, reassemble: Reassemble, read_fasta: Any
+) -> None:
+    """Headers, line ends and members that straddle the reader's chunks."""
+    rng = random.Random(1)
+    lines = []
+    for number in range(30):
+        lines += [f">contig{number} {'x' * rng.randrange(30)}"]
+        lines += ["".join(rng.choices("ACGTacgtNR", (9, 9, 9, 9, 9, 9, 9, 9, 1, 1), k=rng.randrange(60)))] * 3
+    data = "\r\n".join(lines).encode()
+    monkeypatch.setattr("dataprep.decompress._READ_BYTES", 37)
+    monkeypatch.setattr("dataprep.decompress._YIELD_BYTES", 23)
+    for number, packed in enumerate((data, gzip.compress(data), bgzip(data, 50))):
+        corpus = build(packed, output=f"corpus{number}", block_bases=32)
+        assert reassemble(corpus, "g") == read_fasta(data)
