@@ -45,8 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _start_ranks(worker: list[str], processes: int) -> int:
-    from cluster.local import run_local
+    from cluster.local import run_local, visible_gpus
 
+    print(f"starting {processes} ranks on {'GPUs' if visible_gpus() else 'CPU'} ...", file=sys.stderr, flush=True)
     return run_local(worker, processes)
 
 

@@ -33,7 +33,8 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
     """
     with tempfile.TemporaryDirectory(prefix="dnachunker-") as folder:
         command = launcher_command(worker, processes)
-        variables = worker_environment(environment, processes, cores=available_cores())
+        gpus = visible_gpus(environment)
+        variables = worker_environment(environment, processes, cores=available_cores(), gpus=gpus)
         launcher = subprocess.Popen(
             [sys.executable, *command],
             env={**variables, EXIT_FOLDER_VARIABLE: folder},

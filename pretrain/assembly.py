@@ -154,4 +154,6 @@ def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM:
     model = DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()
-    return model.to(torch.bfloat16) if config.engine.precision == "bf16" else model
+    if config.engine.precision == "bf16":
+        model.bfloat16()
+    return model

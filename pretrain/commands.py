@@ -99,6 +99,8 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
+
     from .export import export_run
 
     result = export_run(

@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ ENGINE_STATE = "engine"
 def start_process_group(rank: Rank) -> None:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
     deepspeed_logger.setLevel(logging.ERROR)
+    # DeepSpeed's calls, not ours; one line a rank that a user can do nothing about
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # Only DeepSpeed's inference all-reduce uses this op, yet every CPU start would compile it: 30-50 s, a compiler
     # needed, and a race between hosts that share the cache.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

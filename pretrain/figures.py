@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .markov import ORDERS
 
@@ -71,11 +71,21 @@ def speed_figure(steps: Events) -> str:
     return _svg(figure, "Throughput against steps")
 
 
+def gradient_figure(steps: Events) -> str:
+    """2-norm of the gradients before clipping."""
+    figure, axes = _figure("Gradient norm before clipping")
+    norms = [float("nan") if e["grad_norm"] is None else e["grad_norm"] for e in steps]
+    axes.plot([e["steps_done"] for e in steps], norms, color=_MODEL, lw=1.2)
+    axes.set_yscale("log")
+    return _svg(figure, "Gradient norm against steps")
+
+
 def _figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.2, 3.3), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel("step", fontsize=9, color=_MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8, colors=_MUTED, length=3)
     axes.grid(axis="y", color="#e6e8eb", lw=0.8)
     axes.set_axisbelow(True)

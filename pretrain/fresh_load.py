@@ -31,8 +31,8 @@ def compare(folder: str, probe: str) -> dict[str, float]:
     recorded = load_file(probe)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     loaded = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-    text = tokenizer.decode(recorded["input_ids"][0][recorded["attention_mask"][0]]).replace(" ", "")
-    if tokenizer(text)["input_ids"] != recorded["input_ids"][0][recorded["attention_mask"][0]].tolist():
+    ids = recorded["input_ids"][0][recorded["attention_mask"][0]].tolist()
+    if tokenizer("".join(tokenizer.convert_ids_to_tokens(ids)))["input_ids"] != ids:
         raise SystemExit("the tokenizer does not give back the ids it decoded")
     with torch.no_grad():
         logits = loaded(input_ids=recorded["input_ids"], attention_mask=recorded["attention_mask"]).logits

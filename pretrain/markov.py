@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 class MarkovTables:
     """Log-probabilities of a base given up to five preceding ones."""
 
-    def __init__(self, blocks: Iterable[npt.NDArray[np.uint8]]) -> None:
+    def __init__(self, blocks: Iterable[npt.NDArray[np.integer]]) -> None:
         """
         Args:
             blocks: training sequence as (n,) arrays of base codes without repeat bits; code 4 and up breaks contexts.
@@ -38,7 +38,7 @@ class MarkovTables:
             table = table.reshape(-1, 4)
             self._log.append(np.log(table / table.sum(axis=1, keepdims=True)).reshape(-1))
 
-    def losses(self, codes: npt.NDArray[np.uint8], order: int) -> FloatArray:
+    def losses(self, codes: npt.NDArray[np.integer], order: int) -> FloatArray:
         """Negative log-likelihood, nats, of each base of one window.
 
         Args:
@@ -60,7 +60,7 @@ class MarkovTables:
         return losses
 
 
-def _known_context(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _known_context(codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """(L,) known bases directly before each position; -1 where the position itself is not a base."""
     positions = np.arange(len(codes))
     last_unknown = np.maximum.accumulate(np.where(codes < 4, -1, positions))

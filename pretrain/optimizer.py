@@ -12,7 +12,8 @@ def build_adamw(
     model: torch.nn.Module, without_decay: Collection[str], settings: OptimizerSettings
 ) -> torch.optim.AdamW:
     """AdamW with two groups: decayed matrices, and the parameters named in `without_decay`."""
-    decayed, plain = [], []
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (plain if name in without_decay else decayed).append(parameter)
     return torch.optim.AdamW(

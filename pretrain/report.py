@@ -9,7 +9,7 @@ from markupsafe import Markup
 from failures import BadInput
 from typed_config import to_yaml
 
-from .figures import compression_figure, loss_figure, speed_figure
+from .figures import compression_figure, gradient_figure, loss_figure, speed_figure
 from .markov import ORDERS
 from .preflight import read_config
 from .telemetry import read_events
@@ -46,7 +46,12 @@ def write_report(run: Path) -> Path:
         orders=ORDERS,
         figures=[
             Markup(figure)  # our own SVG, not user text
-            for figure in (loss_figure(steps, evaluations), compression_figure(steps, evaluations), speed_figure(steps))
+            for figure in (
+                loss_figure(steps, evaluations),
+                compression_figure(steps, evaluations),
+                gradient_figure(steps),
+                speed_figure(steps),
+            )
         ],
         segmentation=segmentations[-1] if segmentations else None,
         rows=_chunk_rows(segmentations[-1]) if segmentations else [],

@@ -1,6 +1,7 @@
 """MLflow as a mirror of the event log: fed by a background thread, so that training never waits for it."""
 
 import json
+import logging
 import os
 import queue
 import threading
@@ -51,6 +52,8 @@ class MlflowMirror:
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # not: every table it creates
         uri = tracking_uri(self._run, self._config)
         client = MlflowClient(tracking_uri=uri)
         cursor = read_cursor(self._run)
@@ -58,7 +61,7 @@ class MlflowMirror:
         last_step = int(cursor.get("last_step", 0))
         finished = False
         while (event := self._queue.get()) is not None:
-            batch = [event]
+            batch: list[dict[str, Any] | None] = [event]
             while not self._queue.empty() and batch[-1] is not None and len(batch) < 200:
                 batch.append(self._queue.get())
             metrics = []

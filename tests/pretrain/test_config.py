@@ -1,0 +1,94 @@
+"""Presets load, typos are named, batch sizes are checked."""
+
+from pathlib import Path
+
+import pytest
+
+from failures import BadInput
+from model.configuration_dnachunker import DNAChunkerConfig
+from pretrain.config import ModelSettings, PretrainConfig
+from pretrain.run_state import RunState, identity_of, require_same_run
+from typed_config import PRESETS, load_config, to_yaml
+
+REQUIRED = ["run=r", "data.corpus=c"]
+
+
+def tiny(*overrides: str) -> PretrainConfig:
+    return load_config(PretrainConfig, "tiny", [*REQUIRED, *overrides], kind="pretrain")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (PRESETS / "pretrain").glob("*.yaml")))
+def test_presets_load_and_survive_a_round_trip(preset: str, tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, preset, REQUIRED, kind="pretrain")
+    stored = tmp_path / "config.yaml"
+    stored.write_text(to_yaml(config))
+    assert load_config(PretrainConfig, str(stored), kind="pretrain") == config
+    assert config.accumulation(2) >= 1
+
+
+def test_model_settings_are_the_networks_own_defaults() -> None:
+    network = DNAChunkerConfig()
+    for name, value in ModelSettings().model_dump().items():
+        expected = getattr(network, name)
+        assert value == (tuple(expected) if isinstance(expected, list) else None if name == "dt_rank" else expected), (
+            name
+        )
+    assert DNAChunkerConfig(**ModelSettings(width=64, num_heads=2).model_dump()).width == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rate=1", "unknown key 'optimizer.learning_rate'; nearest valid key: 'optimizer.lr'"),
+        ("trian.steps=3", "unknown key 'trian'"),
+        ("model.widht=64", "nearest valid key: 'model.width'"),
+        ("steps=many", "key 'steps'"),
+        ("optimizer.lr=.nan", "key 'optimizer.lr'"),
+        ("model.num_heads=7", "does not divide into num_heads=7"),
+        ("masking.mask=0.95", "mask \\+ random must not exceed 1"),
+        ("steps", "not an override"),
+        ("engine.zero_stage=4", "key 'engine.zero_stage'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        tiny(override)
+
+
+def test_missing_keys_say_what_they_are() -> None:
+    with pytest.raises(BadInput, match="key 'data.corpus' is missing: corpus folder"):
+        load_config(PretrainConfig, "tiny", ["run=r"], kind="pretrain")
+
+
+def test_a_preset_that_does_not_exist_lists_the_others() -> None:
+    with pytest.raises(BadInput, match="presets: .*tiny"):
+        load_config(PretrainConfig, "tyni", kind="pretrain")
+
+
+def test_batch_sizes_must_divide() -> None:
+    assert tiny("engine.micro_batch=2").accumulation(2) == 2
+    with pytest.raises(ValueError, match="3 ranks do not divide data.global_batch=8"):
+        tiny().accumulation(3)
+    with pytest.raises(ValueError, match="engine.micro_batch=3"):
+        tiny("engine.micro_batch=3").accumulation(2)
+
+
+def test_a_resume_refuses_another_run_and_names_the_field() -> None:
+    config = tiny()
+    state = RunState(
+        steps_done=1, samples_seen=8, world_size=2, zero_stage=1, precision="fp32", corpus_fingerprint="f",
+        identity=identity_of(config), versions={},
+    )  # fmt: skip
+    require_same_run(state, tiny("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1"), "f", 2)
+    for changed, message in [
+        ("data.streams=32", "data.streams was 64 and is now 32"),
+        ("seed=1", "seed was 0 and is now 1"),
+        ("data.source_weights.x=2", "data.source_weights.x was None and is now 2.0"),
+        ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            require_same_run(state, tiny(changed), "f", 2)
+    with pytest.raises(BadInput, match="corpus's content"):
+        require_same_run(state, config, "g", 2)
+    with pytest.raises(BadInput, match="number of ranks"):
+        require_same_run(state, config, "f", 1)
