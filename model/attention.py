@@ -27,19 +27,19 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend:
     borders, longest = packing.cu_seqlens, packing.max_length
     if choice == "flash_attn":
         flash = importlib.import_module("flash_attn").flash_attn_varlen_func
-        out: Tensor = flash(q, k, v, borders, borders, longest, longest)
-        return out
+        flash_out: Tensor = flash(q, k, v, borders, borders, longest, longest)
+        return flash_out
     if choice == "torch_varlen":
         varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-        out = varlen(q, k, v, borders, borders, longest, longest)
-        return out
+        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest)
+        return varlen_out
     lengths: list[int] = packing.lengths.tolist()
     pieces = [x.split(lengths) for x in (q, k, v)]  # one node in the graph, where slicing would make B
     outputs: list[Tensor] = [q[:0]] * len(lengths)
     for length in sorted({n for n in lengths if n}):
         group = [s for s, n in enumerate(lengths) if n == length]
-        stacked = [torch.stack([piece[s] for s in group]).transpose(1, 2) for piece in pieces]  # (G, H, L, D/H)
-        attended = F.scaled_dot_product_attention(*stacked).transpose(1, 2)
+        gq, gk, gv = (torch.stack([piece[s] for s in group]).transpose(1, 2) for piece in pieces)  # (G, H, L, D/H)
+        attended = F.scaled_dot_product_attention(gq, gk, gv).transpose(1, 2)
         for s, result in zip(group, attended.unbind(), strict=True):
             outputs[s] = result
     return torch.cat(outputs)

@@ -108,8 +108,9 @@ class DNAChunkerConfig(PretrainedConfig):
         self.time_step_min = time_step_min
         self.time_step_max = time_step_max
         self.mask_token_id = mask_token_id
+        self.pad_token_id = pad_token_id
         self._check()
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**kwargs)
 
     @property
     def stages(self) -> int:

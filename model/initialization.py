@@ -25,7 +25,7 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     std = config.initializer_range
     if isinstance(module, nn.Linear | nn.Embedding):
         init.normal_(module.weight, std=std)
-        if getattr(module, "bias", None) is not None:
+        if isinstance(module, nn.Linear) and module.bias is not None:
             init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)

@@ -121,10 +121,10 @@ def selective_scan(
     States are kept in at least float32: lower precisions are computed in float32 and rounded at the end.
     """
     dtype = u.dtype
-    inputs = [x if x.dtype == torch.float64 else x.float() for x in (u, delta, A, B, C, D)]
-    choice = scan_backend(backend, u.device.type, inputs[0].dtype)
+    u, delta, A, B, C, D = (x if x.dtype == torch.float64 else x.float() for x in (u, delta, A, B, C, D))
+    choice = scan_backend(backend, u.device.type, u.dtype)
     run = selective_scan_cpu if choice == "cpu" else selective_scan_reference
-    return run(*inputs, cu_seqlens, reverse).to(dtype)
+    return run(u, delta, A, B, C, D, cu_seqlens, reverse).to(dtype)
 
 
 def conv_silu(

@@ -14,13 +14,16 @@ it the functions below stay plain Python and `AVAILABLE` is False.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-AVAILABLE = importlib.util.find_spec("numba") is not None
+try:
+    numba = importlib.import_module("numba")
+except ImportError:  # absent, or refused by the installed numpy
+    numba = None
+AVAILABLE = numba is not None
 SCAN_STRIDE = 32  # time steps between stored states; the backward pass recomputes the steps in between
 CONV_WIDTH = 4
 LOG2_E = np.float32(1.4426950408889634)
@@ -32,9 +35,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     """`numba.njit` without the GIL and with a disk cache; the identity where numba is missing."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        if not AVAILABLE:
+        if numba is None:
             return function
-        numba = importlib.import_module("numba")
         # Reassociation lets LLVM vectorise sums; NaN and infinity keep their meaning, so that guards still see them.
         flags = {"contract", "reassoc", "nsz", "arcp"}
         return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy", **options)(function)
@@ -214,17 +216,21 @@ def conv_silu_forward(
 ) -> None:
     """y_t = SiLU(bias + sum_k weight[k] x_{t-k}); `reverse` looks at t+k. x, y (T, D); weight (4, D); bias (D,)."""
     width = high - low
-    total = np.empty(width, np.float32)
-    for t in range(start, stop):
+    taps = weight[:, low:high].copy()
+    offset = bias[low:high].copy()
+    x0, x1 = np.zeros(width, np.float32), np.zeros(width, np.float32)  # x_t, x_{t-1}, x_{t-2}, x_{t-3}
+    x2, x3 = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    out = np.empty(width, np.float32)
+    for i in range(stop - start):
+        t = stop - 1 - i if reverse else start + i
+        x0, x1, x2, x3 = x3, x0, x1, x2
         for j in range(width):
-            total[j] = bias[low + j]
-        for k in range(CONV_WIDTH):
-            source = t + k if reverse else t - k
-            if start <= source < stop:
-                for j in range(width):
-                    total[j] += weight[k, low + j] * x[source, low + j]
+            x0[j] = x[t, low + j]
         for j in range(width):
-            y[t, low + j] = total[j] * sigmoid(total[j])
+            total = offset[j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
+            out[j] = total * sigmoid(total)
+        for j in range(width):
+            y[t, low + j] = out[j]
 
 
 @compiled()
@@ -242,30 +248,42 @@ def conv_silu_backward(
     high: int,
     reverse: bool,
 ) -> None:
-    """Gradients of `conv_silu_forward`; dx (T, D) must come in as zeros; dweight, dbias are this sequence's own."""
+    """Gradients of `conv_silu_forward`; dx (T, D) is written, dweight, dbias are this sequence's own.
+
+    A first pass finds g, the gradient before the SiLU, a second one dx_t = sum_k weight[k] g_{t+k}; both work on
+    copies with three rows of zeros at the open end, so that no step is special.
+    """
     width = high - low
-    total = np.empty(width, np.float32)
+    length = stop - start
+    taps = weight[:, low:high].copy()
+    offset = bias[low:high].copy()
     filters = np.zeros((CONV_WIDTH, width), np.float32)
     offsets = np.zeros(width, np.float32)
-    for t in range(start, stop):
+    g = np.zeros((length + CONV_WIDTH - 1, width), np.float32)
+    x0, x1 = np.zeros(width, np.float32), np.zeros(width, np.float32)  # x_t, x_{t-1}, x_{t-2}, x_{t-3}
+    x2, x3 = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    for i in range(length):
+        t = stop - 1 - i if reverse else start + i
+        x0, x1, x2, x3 = x3, x0, x1, x2
         for j in range(width):
-            total[j] = bias[low + j]
-        for k in range(CONV_WIDTH):
-            source = t + k if reverse else t - k
-            if start <= source < stop:
-                for j in range(width):
-                    total[j] += weight[k, low + j] * x[source, low + j]
+            x0[j] = x[t, low + j]
+            g[i, j] = dy[t, low + j]
         for j in range(width):
-            p = sigmoid(total[j])
-            g = dy[t, low + j] * p * (np.float32(1.0) + total[j] * (np.float32(1.0) - p))
-            total[j] = g
-            offsets[j] += g
-        for k in range(CONV_WIDTH):
-            source = t + k if reverse else t - k
-            if start <= source < stop:
-                for j in range(width):
-                    filters[k, j] += total[j] * x[source, low + j]
-                    dx[source, low + j] += total[j] * weight[k, low + j]
+            total = offset[j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
+            p = sigmoid(total)
+            g[i, j] *= p * (np.float32(1.0) + total * (np.float32(1.0) - p))
+        for j in range(width):
+            offsets[j] += g[i, j]
+            filters[0, j] += g[i, j] * x0[j]
+            filters[1, j] += g[i, j] * x1[j]
+            filters[2, j] += g[i, j] * x2[j]
+            filters[3, j] += g[i, j] * x3[j]
+    for i in range(length):
+        t = stop - 1 - i if reverse else start + i
+        for j in range(width):
+            dx[t, low + j] = (
+                taps[0, j] * g[i, j] + taps[1, j] * g[i + 1, j] + taps[2, j] * g[i + 2, j] + taps[3, j] * g[i + 3, j]
+            )
     dweight[:, low:high] = filters
     dbias[low:high] = offsets
 

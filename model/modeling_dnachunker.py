@@ -6,7 +6,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,18 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
     """What the classes share: initialisation, saving with code, names of parameters without weight decay."""
 
     config_class = DNAChunkerConfig
+    config: DNAChunkerConfig
     base_model_prefix = "dnachunker"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = [BiMambaLayer.__name__, TrunkLayer.__name__]
+    _no_split_modules = [BiMambaLayer.__name__, TrunkLayer.__name__]  # noqa: RUF012  (as the base class has it)
 
     def _init_weights(self, module: nn.Module) -> None:
         initialize(module, self.config)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """As PreTrainedModel's, with an `auto_map` that names every Auto class, not only the one saved."""
         self.config.auto_map = dict(_AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def no_weight_decay_parameter_names(self) -> set[str]:
         """Parameters AdamW should not decay: norms, biases, A_log, D, embeddings (names as in named_parameters)."""
@@ -62,7 +63,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding: nn.Module = nn.Embedding(config.vocab_size, config.width)
         self.hierarchy = Hierarchy(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.post_init()
@@ -128,7 +129,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         Returns:
             DNAChunkerOutput.
         """
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         hidden, found, _, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
         shape = (input_ids.shape[0], input_ids.shape[1])
         output = DNAChunkerOutput(
@@ -179,7 +180,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         Returns:
             DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels.
         """
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         hidden, found, _, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
         logits = self.lm_head(hidden).float()
@@ -201,13 +202,13 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
 
 
 class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
-    """A linear head on the mean over a sequence's bases; regression, single or multiple labels as Hugging Face has it."""
+    """A linear head on the mean over a sequence's bases; losses by `problem_type` as everywhere in Hugging Face."""
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 2
         self.dnachunker = DNAChunkerModel(config)
-        self.classifier = nn.Linear(config.width, config.num_labels)
+        self.classifier = nn.Linear(config.width, self.num_labels)
         self.post_init()
 
     def forward(
@@ -228,7 +229,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         Returns:
             DNAChunkerClassifierOutput.
         """
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
@@ -245,7 +246,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        kind = self.config.problem_type
+        kind: str | None = self.config.problem_type
         if kind is None:
             whole = not labels.is_floating_point()
             several = "single_label_classification" if whole else "multi_label_classification"

@@ -101,7 +101,7 @@ class _ConvSiLU(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, taps, bias, cu_seqlens = ctx.saved_tensors
         sequences = len(cu_seqlens) - 1
-        dx = torch.zeros(x.shape)
+        dx = torch.empty(x.shape)
         dweight, dbias = torch.zeros(sequences, *taps.shape), torch.zeros(sequences, *bias.shape)
         inputs = [_array(tensor) for tensor in (grads[0], x, taps, bias, dx)]
         shared = [_array(tensor) for tensor in (dweight, dbias)]

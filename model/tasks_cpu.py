@@ -7,6 +7,7 @@ A Python pool instead of numba's own threading layer: it survives fork, needs no
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def stretches(cu_seqlens: Tensor, channels: int) -> list[tuple[int, int, int, in
     Longest sequences come first, so that no thread ends up alone with a long one.
     """
     borders = cu_seqlens.tolist()
-    sequences = [(s, a, b) for s, (a, b) in enumerate(zip(borders[:-1], borders[1:], strict=True)) if b > a]
+    sequences = [(s, a, b) for s, (a, b) in enumerate(pairwise(borders)) if b > a]
     sequences.sort(key=lambda item: item[1] - item[2])
     parts = [(p, low, min(low + CHANNELS, channels)) for p, low in enumerate(range(0, channels, CHANNELS))]
     return [(*sequence, *part) for sequence in sequences for part in parts]
