@@ -124,4 +124,4 @@ def resolve_path(path: str) -> Path:
     """The file a config's path means: `sample:FILE`, `~`, or relative to the current directory."""
     if path.startswith(SAMPLE_PREFIX):
         return SAMPLE_FOLDER / Path(path.removeprefix(SAMPLE_PREFIX)).name
-    return Path(path).expanduser()
+    return Path(path).expanduser().absolute()  # worker processes may have another current directory

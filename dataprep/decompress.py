@@ -46,6 +46,15 @@ def read_plain(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def is_plain(path: Path) -> bool:
+    """Whether the file's bytes can be read as they are (False also when they cannot be read at all)."""
+    try:
+        with open(path, "rb") as handle:
+            return not handle.read(2).startswith(_GZIP_MAGIC)
+    except OSError:
+        return False
+
+
 def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
     """Every member of the file: `zlib.decompress` alone would stop, silently, after the first."""
     decoder = zlib.decompressobj(31)
