@@ -17,7 +17,7 @@ from dataprep.packed_codes import PACKED_REPEAT_BIT
 from failures import BadInput
 from model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-LINE_BREAKS = b"\n\r\t "  # deleted from sequence
+_LINE_BREAKS = b"\n\r\t "  # deleted from sequence
 _AMBIGUOUS = CODE_N + 1  # staged as N once counted
 _ILLEGAL = 0xFF
 _MAX_HEADER_BYTES = 2**20
@@ -34,8 +34,9 @@ def _letter_table() -> bytes:
     return bytes(table)
 
 
-TO_PACKED = _letter_table()
-FOLD_AMBIGUOUS = bytes(code - 1 if code & 7 == _AMBIGUOUS and code < 16 else code for code in range(256))
+_TO_PACKED = _letter_table()
+_FOLD_AMBIGUOUS = bytes(code - 1 if code & 7 == _AMBIGUOUS and code < 16 else code for code in range(256))
+_TO_FOLDED = _TO_PACKED.translate(_FOLD_AMBIGUOUS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Contig:
 
 def pack_letters(letters: bytes) -> bytes:
     """Packed codes of FASTA letters that a scan has accepted; line breaks and blanks are dropped."""
-    return letters.translate(TO_PACKED, LINE_BREAKS).translate(FOLD_AMBIGUOUS)
+    return letters.translate(_TO_FOLDED, _LINE_BREAKS)
 
 
 class FastaScan:
@@ -150,7 +151,7 @@ class FastaScan:
                 raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
             self._line += segment.count(b"\n")
             return
-        packed = segment.translate(TO_PACKED, LINE_BREAKS)
+        packed = segment.translate(_TO_PACKED, _LINE_BREAKS)
         if _ILLEGAL in packed:
             self._refuse_letter(segment)
         # IUPAC letters are rare: tell them apart only where there are any
@@ -158,7 +159,7 @@ class FastaScan:
             for letter in IUPAC_AMBIGUOUS.replace("N", ""):
                 if count := segment.count(letter.encode()) + segment.count(letter.lower().encode()):
                     self.ambiguous[letter] += count
-            packed = packed.translate(FOLD_AMBIGUOUS)
+            packed = packed.translate(_FOLD_AMBIGUOUS)
         if self._sink is not None:
             self._sink.write(packed)
         self._written += len(packed)
@@ -166,7 +167,7 @@ class FastaScan:
 
     def _refuse_letter(self, segment: bytes) -> None:
         for position, byte in enumerate(segment):
-            if TO_PACKED[byte] == _ILLEGAL and byte not in LINE_BREAKS:
+            if _TO_PACKED[byte] == _ILLEGAL and byte not in _LINE_BREAKS:
                 self._line += segment.count(b"\n", 0, position)
                 raise BadInput(f"{self._where()}: {chr(byte)!r} is not a nucleotide letter; is this DNA in FASTA?")
 

@@ -16,12 +16,14 @@ from typing import Any, Protocol
 
 from dataprep.build_folder import BuildFolder, check_output, write_file
 from dataprep.build_plan import BuildPlan, identity, make_plan, split_file_digest
-from dataprep.config import CorpusConfig, resolve_path
+from dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
+from dataprep.decompress import read_plain
 from dataprep.genome import StagedGenome, hash_file
 from dataprep.index_builder import build_index
 from dataprep.progress import Progress
 from dataprep.shard_task import Outcome, ShardJob, ShardManifest, attempt, shard_task, stage_task
+from dataprep.splits import read_bed
 from failures import BadInput, Failure
 
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
@@ -83,8 +85,7 @@ def build_corpus(
     if not overwrite and (corpus := _already_built(config, destination)):
         return BuildSummary(corpus, True, 0, time.monotonic() - started)
     check_output(destination, overwrite=overwrite)
-    for source in config.sources.values():  # before Ray starts: a wrong path should not cost seconds
-        hash_file(resolve_path(source.path))
+    _look_at_inputs(config)
     count = workers if workers is not None else config.workers
     with BuildFolder(destination) as folder, _pool(count) as pool:
         genomes = _stage(config, folder, pool, quiet)
@@ -95,6 +96,15 @@ def build_corpus(
         write_file(folder.corpus / INDEX_NAME, index.to_json())
         folder.publish([INDEX_NAME, BLOCKS_NAME, *(shard.name for shard in plan.shards)])
     return BuildSummary(Corpus(str(destination), index), False, resumed, time.monotonic() - started)
+
+
+def _look_at_inputs(config: CorpusConfig) -> None:
+    """Fail on what a glance can tell, before Ray starts and before gigabytes are read."""
+    for name, source in config.sources.items():
+        next(read_plain(resolve_path(source.path)))
+        rule = config.split_rule(name)
+        if isinstance(rule, BedSplit):
+            read_bed(resolve_path(rule.path))
 
 
 def _already_built(config: CorpusConfig, destination: Path) -> Corpus | None:
@@ -120,6 +130,9 @@ def _size(path: Path) -> int:
 def _stage(config: CorpusConfig, folder: BuildFolder, pool: _Pool, quiet: bool) -> dict[str, StagedGenome]:
     paths = sorted({str(resolve_path(source.path)) for source in config.sources.values()})
     genomes: dict[str, StagedGenome] = {}
+    if not quiet:
+        size = sum(os.path.getsize(path) for path in paths)
+        print(f"reading {len(paths)} FASTA files, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
     for number, genome in pool.map(stage_task, paths, str(folder.genomes)):
         genomes[paths[number]] = genome
         if not quiet:

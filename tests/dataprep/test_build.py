@@ -192,6 +192,27 @@ def test_a_corpus_that_could_not_train_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["g.fa"]
 
 
+def test_a_bed_file_divides_the_genome_and_belongs_to_its_identity(config: CorpusConfig, tmp_path: Path) -> None:
+    bed = tmp_path / "splits.bed"
+    bed.write_text("a\t0\t100\ttrain\na\t50\t200\ttrain\na\t300\t400\tvalid\nb\t0\t10\ttest\n")
+    config = small_config(tmp_path, split={"kind": "bed", "path": str(bed)})
+    corpus = build(config, tmp_path / "corpus").corpus
+    assert {split: totals.bases for split, totals in corpus.index.splits.items()} == {
+        "train": 200,
+        "valid": 100,
+        "test": 10,
+    }
+    assert verify_corpus(corpus) == []
+    assert build(config, tmp_path / "corpus").reused
+    bed.write_text(bed.read_text() + "b\t10\t20\ttest\n")
+    with pytest.raises(BadInput, match="--overwrite"):
+        build(config, tmp_path / "corpus")
+    bed.write_text("a\t0\t100\ttrain\na\t99\t120\tvalid\n")
+    with pytest.raises(BadInput, match=r"share bases in 1 pairs: train a:0-100 and valid a:99-120"):
+        build(config, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "g.fa", "splits.bed"]
+
+
 def test_contigs_are_selected_by_pattern_and_length(config: CorpusConfig, tmp_path: Path) -> None:
     path = str(tmp_path / "g.fa")
     no_split = {"kind": "contigs", "splits": {}}
