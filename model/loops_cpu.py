@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 try:
-    numba = importlib.import_module("numba")
+    numba: Any = importlib.import_module("numba")
 except ImportError:  # absent, or refused by the installed numpy
     numba = None
 AVAILABLE = numba is not None

@@ -90,7 +90,7 @@ ISOLATED = """
     if len(sys.argv) > 3:  # what was loaded from a folder can be saved to the next one
         classifier.save_pretrained(sys.argv[3])
         again = AutoModelForSequenceClassification.from_pretrained(sys.argv[3], trust_remote_code=True)
-        assert torch.equal(again.classifier.weight, classifier.weight)
+        assert torch.equal(again.classifier.weight, classifier.classifier.weight)
         AutoModel.from_pretrained(sys.argv[3], trust_remote_code=True)
     print("difference", difference)
 """

@@ -1,0 +1,98 @@
+"""CPU rows of the performance table: selective scan, training of preset tiny, one step of the 172M model.
+
+python benchmarks/model.py [--threads 2] [--skip-172m]
+"""
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.kernels import selective_scan
+from model.modeling_dnachunker import DNAChunkerForMaskedLM
+
+TINY = {"width": 128, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 4, "num_heads": 4}
+
+
+def median_seconds(function: Callable[[], None], repeats: int) -> tuple[float, float]:
+    """Median and best of `repeats` calls after two to warm up (the first compiles)."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:]), min(times[2:])
+
+
+def time_scan() -> tuple[float, float]:
+    """Forward and backward of one selective scan over 8 sequences of 1,024, 256 channels, 16 states."""
+    generator = torch.Generator().manual_seed(0)
+    total, channels, state = 8 * 1024, 256, 16
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    u, B, C, D = leaf(total, channels), leaf(total, state), leaf(total, state), leaf(channels)
+    delta = (torch.rand(total, channels, generator=generator) * 0.1).requires_grad_()
+    A = (-torch.arange(1.0, state + 1).repeat(channels, 1)).requires_grad_()
+    borders = torch.arange(9, dtype=torch.int32) * 1024
+    gradient = torch.randn(total, channels, generator=generator)
+
+    def step() -> None:
+        selective_scan(u, delta, A, B, C, D, borders, reverse=False).backward(gradient)
+
+    return median_seconds(step, 15)
+
+
+def training_step(config: DNAChunkerConfig, batch: int, length: int) -> Callable[[], None]:
+    """One optimizer step on random bases with 12 % masks, boundaries at the densities of a healthy pretraining run."""
+    torch.manual_seed(0)
+    model = DNAChunkerForMaskedLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    truth = torch.randint(7, 11, (batch, length))
+    ids = torch.where(torch.rand(truth.shape) < 0.12, 3, truth)
+    labels = torch.where(ids == 3, truth, -100)
+    # With mask protection these give 0.51 and 0.31 chunks a base, what a trained model shows under masks.
+    every = [(torch.arange(length) % stride == 0).expand(batch, length) for stride in (3, 9)]
+
+    def step() -> None:
+        model(ids, labels=labels, boundaries=every).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--skip-172m", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads\n{'what':48} {'median':>14} {'best':>14}  target")
+
+    def row(what: str, median: str, best: str, target: str) -> None:
+        print(f"{what:48} {median:>14} {best:>14}  {target}", flush=True)
+
+    median, best = time_scan()
+    row("scan forward + backward, 8 x 1,024 x 256", f"{median * 1e3:.1f} ms", f"{best * 1e3:.1f} ms", "<= 60 ms")
+    median, best = median_seconds(training_step(DNAChunkerConfig(**TINY), 8, 1024), 15)
+    row("training preset tiny", f"{8192 / median:,.0f} b/s", f"{8192 / best:,.0f} b/s", ">= 12,000 bases/s")
+    if not arguments.skip_172m:
+        median, best = median_seconds(training_step(DNAChunkerConfig(), 1, 2048), 2)
+        row("172M training step, 2,048 bases", f"{median:.1f} s", f"{best:.1f} s", "<= 15 s")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        row("172M training step, peak memory", f"{peak:.1f} GiB", "", "<= 6 GiB")
+
+
+if __name__ == "__main__":
+    main()
