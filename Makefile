@@ -1,5 +1,7 @@
 # `make demo` and `make test` are all a newcomer runs; both create the environment when it is missing or stale.
-PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.13 python3,$(if $(shell command -v $(name)),$(name))))
+# the first of these that runs and is new enough (a version manager's shim may exist and not run)
+PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -16,7 +18,7 @@ help:
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dnachunker needs Python 3.11 or newer")'
+	@test -n "$(PYTHON)" || { echo "dnachunker needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 2; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'

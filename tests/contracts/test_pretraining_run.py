@@ -1,0 +1,174 @@
+"""Promises of a run, kept by real processes: exact resume, one order at any world size, a stand-alone export."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.telemetry import read_events
+
+pytestmark = pytest.mark.slow
+
+STEPS = 10
+FAST = [
+    f"steps={STEPS}", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4",
+    "data.seq_len=256", "evaluation.windows=6", "evaluation.every=5", "checkpoint.every=100",
+]  # fmt: skip
+
+
+def pretrain_command(corpus: Path, run: Path, *overrides: str) -> list[str]:
+    command = [sys.executable, "-m", "dnachunker", "pretrain", "--config", "tiny"]
+    return [*command, "--corpus", str(corpus), "--run", str(run), *overrides]
+
+
+def train(corpus: Path, run: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
+    command = pretrain_command(corpus, run, *overrides)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def train_until(step: int, number: int, command: list[str], run: Path) -> "tuple[int, str]":
+    """Start a run, send it a signal once it has logged `step`, and return its exit code and what it printed."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not any(e["event"] == "step" and e["steps_done"] >= step for e in read_events(run)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run never got that far"
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    return process.returncode, printed
+
+
+def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(run) if event["event"] == kind]
+
+
+def losses(run: Path) -> dict[int, tuple[float, float]]:
+    return {event["steps_done"]: (event["loss"], event["grad_norm"]) for event in of_kind(run, "step")}
+
+
+@pytest.fixture(scope="module")
+def quiet(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nothing disturbs."""
+    run = tmp_path_factory.mktemp("quiet") / "run"
+    done = train(sample_corpus, run, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return run
+
+
+def test_a_run_interrupted_by_sigterm_continues_to_the_bit(quiet: Path, sample_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, printed = train_until(3, signal.SIGTERM, pretrain_command(sample_corpus, run, *FAST), run)
+    assert code == 3, printed
+    assert "Traceback" not in printed
+    saved = of_kind(run, "interrupt")[0]["steps_done"]
+    assert f"saved after step {saved} of {STEPS}" in printed
+    assert 3 <= saved < STEPS
+    done = train(sample_corpus, run, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed from step-{saved:08d}" in done.stderr
+    assert losses(run) == losses(quiet)
+    assert of_kind(run, "evaluation")[-1]["masked_loss"] == of_kind(quiet, "evaluation")[-1]["masked_loss"]
+
+
+def test_other_world_sizes_and_zero_stages_take_the_same_steps(
+    quiet: Path, sample_corpus: Path, tmp_path: Path
+) -> None:
+    variants = {
+        "one rank, stage 2, micro-batches": ["launch.processes=1", "engine.zero_stage=2", "engine.micro_batch=2"],
+        "two ranks, stage 0": ["engine.zero_stage=0"],
+        "two ranks, stage 3": ["engine.zero_stage=3"],
+    }
+    for index, (name, overrides) in enumerate(variants.items()):
+        run = tmp_path / str(index)
+        done = train(sample_corpus, run, *FAST, "tracking.enabled=false", *overrides)
+        assert done.returncode == 0, (name, done.stderr)
+        for step, (loss, _) in losses(quiet).items():
+            assert losses(run)[step][0] == pytest.approx(loss, abs=2e-5), (name, step)
+        held_out = [of_kind(r, "evaluation")[-1] for r in (quiet, run)]
+        assert held_out[1]["order5_loss"] == held_out[0]["order5_loss"]
+        assert held_out[1]["masked_loss"] == pytest.approx(held_out[0]["masked_loss"], abs=2e-5), name
+        exported = export(run, tmp_path / f"export{index}")
+        assert exported["max_abs_diff"] <= 1e-5, name
+
+
+def export(run: Path, out: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dnachunker", "export", str(run), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads((out / "export.json").read_text()))
+
+
+def test_an_export_loads_without_this_project_and_gives_the_same_logits(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    assert export(quiet, out)["max_abs_diff"] <= 1e-5
+    assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_dnachunker.py"} <= set(os.listdir(out))
+    again = subprocess.run(
+        [sys.executable, "-m", "dnachunker", "export", str(quiet), str(out)], capture_output=True, text=True
+    )
+    assert again.returncode == 2
+    assert "already exists" in again.stderr
+
+
+def test_mlflow_holds_the_run_and_its_curves(quiet: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{quiet / 'mlflow.db'}")
+    run_id = json.loads((quiet / "mlflow.json").read_text())["run_id"]
+    history = client.get_metric_history(run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(s, loss) for s, (loss, _) in losses(quiet).items()]
+    record = client.get_run(run_id)
+    assert record.info.status == "FINISHED"
+    assert record.data.params["data.seq_len"] == "256"
+    assert "valid/masked_loss" in record.data.metrics
+
+
+def test_a_report_is_one_page_with_the_curves_and_chunks(quiet: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "dnachunker", "report", str(quiet)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (quiet / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "src=" not in page.replace("xlink", "")
+    segment = of_kind(quiet, "segmentation")[-1]
+    assert page.count('class="c') >= len(segment["stage0"])
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(quiet: Path, sample_corpus: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(quiet, run)
+    weights = next((run / "checkpoints").rglob("*model_states.pt"))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    command = [sys.executable, "-m", "dnachunker", "export", str(run), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert weights.name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: Path, tmp_path: Path) -> None:
+    import shutil
+
+    corpus = tmp_path / "corpus"
+    shutil.copytree(sample_corpus, corpus)
+    shard = corpus / "train-000000.tar.zst"
+    content = bytearray(shard.read_bytes())
+    for position in range(2000, len(content), 3000):
+        content[position] ^= 0x10
+    shard.write_bytes(content)
+    done = train(corpus, tmp_path / "run", *FAST)
+    assert done.returncode == 2, done.stderr
+    assert "train-000000.tar.zst" in done.stderr
+    assert "offset" in done.stderr
+    assert "Traceback" not in done.stderr
