@@ -56,7 +56,7 @@ def run_shard(args: argparse.Namespace) -> int:
 
     summary = build_corpus(config, args.output, overwrite=args.overwrite, workers=args.workers)
     print(describe_build(summary))
-    print(f"next: dnachunker pretrain --config tiny data.corpus={args.output} run=runs/tiny")
+    print(f"next: dnachunker pretrain --config tiny --corpus {args.output} --run runs/tiny")
     return 0
 
 

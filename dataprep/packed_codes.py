@@ -7,6 +7,8 @@ other letter. Genomes are staged, cut and loaded in this form; it becomes 2 bits
 import numpy as np
 from numpy.typing import NDArray
 
+from model.alphabet import CODE_N
+
 PACKED_REPEAT_BIT = 8
 RUN_DTYPE = np.dtype("<u4")  # start,end pairs, as stored
 
@@ -40,14 +42,32 @@ def unpack_bases(sequence: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return _UNPACK_AS_WORD.take(sequence).view(np.uint8)[:length]
 
 
-def mark_runs(packed: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
+def mark_soft(packed: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
     """Set PACKED_REPEAT_BIT of `packed`, in place, on every run."""
-    if len(runs) * 1024 < packed.size:
+    if _few(runs, packed.size):
         for start, end in runs.tolist():
             packed[start:end] |= PACKED_REPEAT_BIT
-        return
-    # many short runs: one pass over all bases beats a Python step per run
-    edges = np.concatenate([[0], runs.ravel().astype(np.int64), [packed.size]])
+    else:
+        packed |= _inside(runs, packed.size) * np.uint8(PACKED_REPEAT_BIT)
+
+
+def mark_n(codes: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
+    """Set `codes`, in place, to the code of N on every run."""
+    if _few(runs, codes.size):
+        for start, end in runs.tolist():
+            codes[start:end] = CODE_N
+    else:
+        codes[_inside(runs, codes.size).view(np.bool_)] = CODE_N
+
+
+def _few(runs: NDArray[np.uint32], size: int) -> bool:
+    # a Python step a run is cheaper than a pass over all bases only while runs are rare
+    return len(runs) * 1024 < size
+
+
+def _inside(runs: NDArray[np.uint32], size: int) -> NDArray[np.uint8]:
+    """(size,) uint8, 1 inside a run and 0 outside."""
+    edges = np.concatenate([[0], runs.ravel().astype(np.int64), [size]])
     states = np.zeros(edges.size - 1, np.uint8)
-    states[1::2] = PACKED_REPEAT_BIT
-    packed |= np.repeat(states, np.diff(edges))
+    states[1::2] = 1
+    return np.repeat(states, np.diff(edges))

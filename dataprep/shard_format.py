@@ -27,7 +27,8 @@ from dataprep.packed_codes import (
     PACKED_REPEAT_BIT,
     RUN_DTYPE,
     find_runs,
-    mark_runs,
+    mark_n,
+    mark_soft,
     pack_bases,
     unpack_bases,
 )
@@ -79,7 +80,7 @@ class Block:
     def packed(self) -> NDArray[np.uint8]:
         """(bases,) uint8: codes | PACKED_REPEAT_BIT where soft-masked."""
         packed = self.codes.copy()
-        mark_runs(packed, self.soft_runs)
+        mark_soft(packed, self.soft_runs)
         return packed
 
     @property
@@ -146,8 +147,7 @@ def decode_block(frame: bytes, *, crc32: int | None = None) -> Block:
     key, coordinates, bases, n_runs, soft_runs = _decode_members(frame, crc32)
     length = coordinates["end"] - coordinates["start"]
     codes = unpack_bases(bases, length)
-    for start, end in n_runs.tolist():
-        codes[start:end] = CODE_N
+    mark_n(codes, n_runs)
     return Block(key=key, codes=codes, n_runs=n_runs, soft_runs=soft_runs, **coordinates)
 
 
@@ -159,9 +159,8 @@ def decode_packed(frame: bytes, *, crc32: int | None = None) -> NDArray[np.uint8
     """
     _, coordinates, bases, n_runs, soft_runs = _decode_members(frame, crc32)
     packed = unpack_bases(bases, coordinates["end"] - coordinates["start"])
-    for start, end in n_runs.tolist():
-        packed[start:end] = CODE_N
-    mark_runs(packed, soft_runs)
+    mark_n(packed, n_runs)
+    mark_soft(packed, soft_runs)
     return packed
 
 
@@ -175,8 +174,7 @@ def members_to_block(key: str, members: dict[str, bytes]) -> Block:
         raise CorruptBlock(f"block {key}: member {missing[0]} is missing")
     coordinates, bases, n_runs, soft_runs = _check_members(key, [members[suffix] for suffix in MEMBER_SUFFIXES])
     codes = unpack_bases(bases, coordinates["end"] - coordinates["start"])
-    for start, end in n_runs.tolist():
-        codes[start:end] = CODE_N
+    mark_n(codes, n_runs)
     return Block(key=key, codes=codes, n_runs=n_runs, soft_runs=soft_runs, **coordinates)
 
 
