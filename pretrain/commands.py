@@ -99,6 +99,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from .preflight import read_config
+
+    read_config(Path(arguments.run_folder))  # a wrong path should not have to wait for torch
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
     from .export import export_run

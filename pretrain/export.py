@@ -1,16 +1,18 @@
 """A checkpoint of any ZeRO stage -> a Hugging Face folder, proven to load elsewhere before it appears."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from model.tokenization_dnachunker import DNATokenizer
 
 from failures import BadInput
 from model.configuration_dnachunker import DNAChunkerConfig
@@ -19,9 +21,12 @@ from model.modeling_dnachunker import (
     DNAChunkerForSequenceClassification,
     DNAChunkerModel,
 )
+from model.tokenization_dnachunker import DNATokenizer
 
 from .checkpoint import PROBE, choose_checkpoint, read_state
 from .engine import ENGINE_STATE
+from .fresh_load import RESULT
+from .model_card import model_card
 from .preflight import CONFIG, read_config
 
 RECORD = "export.json"  # which step the folder holds and how its logits compared
@@ -56,6 +61,7 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
         staging = Path(name) / output.name
         _write_folder(staging, DNAChunkerConfig(**config.model.model_dump()), checkpoint)
         shutil.copy(run / CONFIG, staging / "pretraining.yaml")
+        (staging / "README.md").write_text(model_card(run, state, output.name))
         difference = _load_elsewhere(staging, checkpoint / PROBE)
         if not difference <= _TOLERANCE[state.precision]:
             raise RuntimeError(f"the export's logits differ from the training model's by {difference}")
@@ -68,6 +74,7 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
 
 
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
+    transformers.utils.logging.disable_progress_bar()
     model = DNAChunkerForMaskedLM(config)
     model.load_state_dict(_weights(checkpoint), strict=True)
     DNAChunkerConfig.register_for_auto_class()
@@ -80,9 +87,11 @@ def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> N
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     if read_state(checkpoint).zero_stage == 0:
+        # the manifest has been verified: this run wrote the file
         states = torch.load(checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt", weights_only=False)
         return {name: tensor.float() for name, tensor in states["module"].items()}
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells of every shard
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
 
 
 def _load_elsewhere(folder: Path, probe: Path) -> float:
@@ -90,8 +99,9 @@ def _load_elsewhere(folder: Path, probe: Path) -> float:
         process = subprocess.run(
             [sys.executable, "-I", str(_FRESH_LOAD), str(folder.absolute()), str(probe.absolute()), scratch],
             capture_output=True,
+            stdin=subprocess.DEVNULL,
             text=True,
         )
-    if process.returncode:
-        raise RuntimeError(f"the export does not load in a fresh process:\n{process.stderr}")
-    return float(json.loads(process.stdout.splitlines()[-1])["max_abs_diff"])
+        if process.returncode:
+            raise RuntimeError(f"the export does not load in a fresh process:\n{process.stderr}")
+        return float(json.loads(Path(scratch, RESULT).read_text())["max_abs_diff"])

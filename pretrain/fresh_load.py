@@ -2,8 +2,8 @@
 
     python -I fresh_load.py FOLDER PROBE.safetensors SCRATCH
 
-Imports of this project are refused, so that the folder has to stand on its own; SCRATCH receives the copies of
-the model code that transformers makes.
+Imports of this project are refused, so that the folder has to stand on its own. SCRATCH receives the copies of the
+model code that transformers makes, and the answer as result.json (stdout is the libraries' to write to).
 """
 
 import importlib.abc
@@ -11,8 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+RESULT = "result.json"
 _OURS = {"model", "dataprep", "pretrain", "cluster", "downstream", "dnachunker", "failures", "typed_config"}
 
 
@@ -43,4 +45,4 @@ def compare(folder: str, probe: str) -> dict[str, float]:
 if __name__ == "__main__":
     sys.meta_path.insert(0, _RefuseThisProject())
     os.environ.update(HF_HOME=sys.argv[3], HF_MODULES_CACHE=sys.argv[3], HF_HUB_OFFLINE="1")
-    print(json.dumps(compare(sys.argv[1], sys.argv[2])))
+    Path(sys.argv[3], RESULT).write_text(json.dumps(compare(sys.argv[1], sys.argv[2])))

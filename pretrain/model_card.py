@@ -1,0 +1,64 @@
+"""The README.md of an exported folder: how to load the model, and what it was trained on."""
+
+from pathlib import Path
+
+from .markov import ORDERS
+from .preflight import read_config
+from .run_state import RunState
+from .telemetry import read_events
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [dna, genomics, dnachunker]
+---
+
+# {name}
+
+A DNACHUNKER masked language model of DNA (arXiv 2601.03019), pretrained with dnachunker. It needs torch, transformers
+and safetensors; numba makes it fast on a CPU.
+
+```python
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=False)  # plain transformers, no code from here
+model = AutoModelForMaskedLM.from_pretrained("{name}", trust_remote_code=True).eval()
+inputs = tokenizer("ACGTACGT[MASK]ACGTTGCA", return_tensors="pt")
+with torch.no_grad():
+    output = model(**inputs)
+print(output.logits.shape, output.boundaries[0])  # (1, L, 16), and where the model starts its chunks
+```
+
+## Training
+
+{steps:,} steps of {batch:,} windows of {length:,} bases ({bases:,} bases with padding) on the corpus with fingerprint
+`{fingerprint}`. The resolved configuration is in `pretraining.yaml`, the comparison of this folder's logits with the
+training model's in `export.json`.
+
+{evaluation}
+"""
+
+
+def model_card(run: Path, state: RunState, name: str) -> str:
+    """Markdown text about the checkpoint `state` of `run`, exported as `name`."""
+    config = read_config(run)
+    found = [e for e in read_events(run) if e["event"] == "evaluation" and e["steps_done"] <= state.steps_done]
+    return _CARD.format(
+        name=name,
+        steps=state.steps_done,
+        batch=config.data.global_batch,
+        length=config.data.seq_len,
+        bases=state.samples_seen * config.data.seq_len,
+        fingerprint=state.corpus_fingerprint,
+        evaluation=_evaluation(found[-1]) if found else "This checkpoint was not evaluated.",
+    )
+
+
+def _evaluation(event: dict[str, float]) -> str:
+    header = " | ".join(f"order {order} Markov" for order in ORDERS)
+    values = " | ".join(f"{event[f'order{order}_loss']:.4f}" for order in ORDERS)
+    return (
+        f"Held-out loss after step {event['steps_done']}, nats per [MASK] position; baselines on the same ones:\n\n"
+        f"| model | {header} |\n|{'---|' * (len(ORDERS) + 1)}\n| {event['masked_loss']:.4f} | {values} |"
+    )

@@ -1,0 +1,57 @@
+"""The supervisor's exit code and signal forwarding, with small ranks under the real launcher."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.local import EXIT_FOLDER_VARIABLE, run_local
+
+pytestmark = pytest.mark.slow
+
+RANK = """
+import os, pathlib, signal, sys, time
+rank = int(os.environ["RANK"])
+folder = pathlib.Path(os.environ["%s"])
+def leave(code):
+    (folder / f"rank-{rank}").write_text(str(code))
+    sys.exit(code)
+if sys.argv[1] == "codes":
+    code = int(sys.argv[2 + rank])
+    time.sleep(0 if code else 60)
+    leave(code)
+def saved(number, frame):
+    leave(3)
+signal.signal(signal.SIGTERM, saved)
+pathlib.Path(sys.argv[2], str(rank)).touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "small_rank.py").write_text(RANK % EXIT_FOLDER_VARIABLE)
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def test_the_code_that_forbids_a_restart_wins(environment: dict[str, str]) -> None:
+    assert run_local(["small_rank", "codes", "3", "2"], 2, environment) == 2
+
+
+def test_a_rank_that_fails_ends_the_others(environment: dict[str, str]) -> None:
+    began = time.monotonic()
+    assert run_local(["small_rank", "codes", "0", "4"], 2, environment) == 4
+    assert time.monotonic() - began < 45
+
+
+def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while len([p for p in tmp_path.iterdir() if p.name in "01"]) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert run_local(["small_rank", "wait", str(tmp_path)], 2, environment) == 3

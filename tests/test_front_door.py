@@ -1,0 +1,99 @@
+"""The command as a newcomer meets it: help without waiting, and one line for every mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VERBS = ["shard", "corpus", "pretrain", "export", "report", "demo"]
+
+
+def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "dnachunker", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_teaches_and_imports_nothing_heavy(verb: str) -> None:
+    code = (
+        "import sys, dnachunker\n"
+        "try:\n    dnachunker.main(sys.argv[1:])\n"
+        "finally:\n"
+        "    heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'numpy', 'pydantic', 'pyarrow'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    arguments = [verb, "--help"] if verb else ["--help"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "dnachunker" in done.stdout
+    if not verb:
+        assert all(name in done.stdout for name in VERBS)
+
+
+def snapshot(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shard", "--config", "absent.yaml", "--output", "out"], "absent.yaml"),
+        (["shard", "--config", "missing_file.yaml", "--output", "out"], "nowhere.fa"),
+        (["shard", "--config", "not_fasta.yaml", "--output", "out"], "not_fasta.fa"),
+        (["shard", "--config", "empty.yaml", "--output", "out"], "empty.fa"),
+        (["shard", "--config", "typo.yaml", "--output", "out"], "nearest valid key: 'block_bases'"),
+        (["shard", "--config", "sample"], "--output"),
+        (["pretrain", "--config", "tiny", "--corpus", "nowhere", "--run", "run"], "nowhere"),
+        (
+            ["pretrain", "--config", "tiny", "--corpus", "nowhere", "--run", "run", "stpes=3"],
+            "nearest valid key: 'steps'",
+        ),
+        (["pretrain", "--config", "tiny", "--run", "run"], "data"),
+        (["pretrain", "--config", "broken.yaml", "--run", "run"], "broken.yaml"),
+        (["export", "nowhere", "out"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["corpus", "info", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(arguments: list[str], said: str, tmp_path: Path) -> None:
+    def config(name: str, fasta: str, extra: str = "") -> None:
+        (tmp_path / name).write_text(f"sources: {{x: {{path: {fasta}}}}}\n{extra}")
+
+    config("missing_file.yaml", "nowhere.fa")
+    config("not_fasta.yaml", "not_fasta.fa")
+    config("empty.yaml", "empty.fa")
+    config("typo.yaml", "empty.fa", "blok_bases: 1024\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    (tmp_path / "not_fasta.fa").write_text("this is a letter to my aunt\n")
+    (tmp_path / "empty.fa").write_text("")
+    before = snapshot(tmp_path)
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    said_by_us = [line for line in done.stderr.splitlines() if line.startswith("dnachunker: ")]
+    assert said_by_us == done.stderr.splitlines()[-1:], "one line, and nothing after it"
+    assert said in said_by_us[0]
+    assert "Traceback" not in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_an_unknown_verb_exits_with_2() -> None:
+    done = run("pretrian")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_corpus_without_the_split_is_refused_before_anything_starts(sample_corpus: Path, tmp_path: Path) -> None:
+    done = run(
+        "pretrain", "--config", "tiny", "--corpus", sample_corpus, "--run", tmp_path / "run", "evaluation.split=tset"
+    )
+    assert done.returncode == 2
+    assert "no split 'tset'" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_demo_does_not_clear_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = run("demo", "--output", tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "thesis.txt").exists()
