@@ -172,3 +172,41 @@ def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: P
     assert "train-000000.tar.zst" in done.stderr
     assert "offset" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_human_and_yeast_survive_an_interruption(real_genomes: Path, tmp_path: Path) -> None:
+    """The whole path on real genomes: two species, chromosome-wise split, SIGTERM, resume, export."""
+    config = tmp_path / "two_species.yaml"
+    config.write_text(
+        f"""
+sources:
+  human:
+    path: {real_genomes / "hg38.chr2_1-2333275.fa.gz"}
+    species: Homo sapiens
+    split: {{kind: contigs, splits: {{}}}}
+  yeast:
+    path: {real_genomes / "sacCer3.fa.gz"}
+    species: Saccharomyces cerevisiae
+    split: {{kind: contigs, splits: {{valid: [chrXVI]}}}}
+"""
+    )
+    corpus = tmp_path / "corpus"
+    command = [sys.executable, "-m", "dnachunker"]
+    subprocess.run([*command, "shard", "--config", str(config), "--output", str(corpus)], check=True, timeout=200)
+    fast = [
+        "steps=60",
+        "evaluation.every=60",
+        "evaluation.windows=8",
+        "checkpoint.every=1000",
+        "tracking.enabled=false",
+    ]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    done = train(corpus, straight, *fast)
+    assert done.returncode == 0, done.stderr
+    code, printed = train_until(30, signal.SIGTERM, pretrain_command(corpus, broken, *fast), broken)
+    assert code == 3, printed
+    done = train(corpus, broken, *fast)
+    assert done.returncode == 0, done.stderr
+    assert losses(broken) == losses(straight)
+    assert len(losses(broken)) == 60
+    assert export(broken, tmp_path / "export")["max_abs_diff"] <= 1e-5
