@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dataprep.blocks import PlannedBlock, PlannedShard, contig_key_names, cut_blocks, plan_shards
-from dataprep.config import BedSplit, CorpusConfig, SourceConfig, resolve_path
+from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
 from dataprep.corpus_index import FORMAT, FORMAT_VERSION
 from dataprep.genome import Contig, StagedGenome, hash_file
 from dataprep.splits import divide
@@ -52,7 +52,7 @@ class BuildPlan:
             "format": [FORMAT, FORMAT_VERSION, self.config.compression_level],
             "blocks": shard.blocks,
             "sources": [
-                [s.name, s.species, s.clade, s.assembly, s.repeats, s.genome.sha256]
+                [s.name, s.species, s.clade, s.assembly, s.repeats, s.genome.sha256, s.genome.repeats_sha256]
                 for s in self.sources.values()
                 if s.name in sources
             ],
@@ -85,7 +85,7 @@ def make_plan(config: CorpusConfig, genomes: Mapping[str, StagedGenome]) -> Buil
             species=source.species or name,
             clade=source.clade,
             assembly=source.assembly,
-            repeats=source.repeats,
+            repeats=source.repeat_kind,
             genome=genomes[name],
             contigs={contig.name: contig for contig in contigs},
             bases_too_short=too_short,
@@ -101,7 +101,9 @@ def identity(config: CorpusConfig) -> dict[str, Any]:
     """The config as index.json records it: what decides the content, without where this machine keeps the files."""
     values = config.model_dump(mode="json", exclude={"workers"})
     rules = [values["split"], *(source["split"] for source in values["sources"].values())]
-    for entry in [*values["sources"].values(), *(rule for rule in rules if rule and rule["kind"] == "bed")]:
+    repeats = [s["repeats"] for s in values["sources"].values() if isinstance(s["repeats"], dict)]
+    files = [*values["sources"].values(), *repeats, *(rule for rule in rules if rule and rule["kind"] == "bed")]
+    for entry in files:
         entry["path"] = resolve_path(entry["path"]).name
     return values
 
@@ -114,6 +116,15 @@ def split_file_digest(config: CorpusConfig, source: str) -> str | None:
     """
     rule = config.split_rule(source)
     return hash_file(resolve_path(rule.path))[0] if isinstance(rule, BedSplit) else None
+
+
+def repeat_file_digest(source: SourceConfig) -> str | None:
+    """sha256 of the file that lists this source's repeats, or None where its own soft-mask says it.
+
+    Raises:
+        BadInput: no such file.
+    """
+    return hash_file(resolve_path(source.repeats.path))[0] if isinstance(source.repeats, RepeatFile) else None
 
 
 def _select_contigs(name: str, source: SourceConfig, genome: StagedGenome) -> list[Contig]:

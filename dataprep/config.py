@@ -23,10 +23,15 @@ class ContigSplit(Config):
 
 
 class BedSplit(Config):
-    """Intervals of a BED file whose 4th column is the split (the files of Basenji and Enformer)."""
+    """Intervals of a BED file whose 4th column is the split (the files of Basenji and Enformer).
+
+    `grow_to` lengthens each shorter interval about its centre, to that many bases or to the next power of two; at a
+    contig's end it is shifted inwards. Grown intervals of different splits may come to overlap: the build then stops.
+    """
 
     kind: Literal["bed"]
     path: str
+    grow_to: Annotated[int, Field(ge=1)] | Literal["power_of_two"] | None = None
     rest: SplitName | Literal["unused"] = "unused"  # where bases outside every interval go
 
 
@@ -62,27 +67,55 @@ class ContigSelection(Config):
     exclude: Globs = ()
 
 
+class RepeatFile(Config):
+    """Repeats from a file instead of lower case: a BED, or RepeatMasker's `.out`; both may be gzip."""
+
+    kind: Literal["bed", "repeatmasker"]
+    path: str
+
+
 class SourceConfig(Config):
-    """One genome.
+    """One genome: a file of the user's, or the name of one in the catalog.
 
     Attributes:
-        path: FASTA, plain, gzip or bgzip; relative to the current directory, like every path on a command line;
-            `sample:FILE` is a file that ships with this package.
+        path: FASTA (plain, gzip, bgzip or zstd) or .2bit; relative to the current directory, like every path on a
+            command line; `sample:FILE` is a file that ships with this package; a URL (http, s3, gs ...) is
+            downloaded once into a cache.
+        genome: instead of `path`: a name `dnachunker genomes list` shows, or an NCBI accession such as
+            GCF_000005845.2; fills in whatever of species, clade, assembly and so on is not given here.
         min_contig: contigs shorter than this many bases are left out, and counted.
-        repeats: `soft_mask` takes lower case as repeats; `none` ignores the case.
+        repeats: `soft_mask` takes lower case as repeats; `none` ignores the case; `{kind: bed | repeatmasker, path}`
+            ignores it too and reads a file.
+        weight: how often training should draw from this genome, in any unit common to the corpus's sources; null
+            leaves it to the training config. Recorded in the index; decides nothing else.
         split: overrides the corpus's rule for this genome.
-        provenance: where the sequence comes from (accession, URL, licence, citation), copied into the index.
+        provenance, licence, citation: where the sequence comes from, copied into the index and the card.
     """
 
-    path: str
+    path: str = ""
+    genome: str = ""
     species: str = ""
     clade: str = ""
     assembly: str = ""
     contigs: ContigSelection = ContigSelection()
     min_contig: int = Field(default=1, ge=1)
-    repeats: Literal["soft_mask", "none"] = "soft_mask"
+    repeats: Literal["soft_mask", "none"] | RepeatFile = "soft_mask"
+    weight: float | None = Field(default=None, gt=0)
     split: SplitRule | None = None
     provenance: str = ""
+    licence: str = ""
+    citation: str = ""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SourceConfig":
+        if bool(self.path) == bool(self.genome):
+            raise ValueError("give either `path` (a file or URL) or `genome` (a name in the catalog)")
+        return self
+
+    @property
+    def repeat_kind(self) -> str:
+        """`soft_mask`, `none`, `bed` or `repeatmasker`."""
+        return self.repeats.kind if isinstance(self.repeats, RepeatFile) else self.repeats
 
 
 class CorpusConfig(Config):

@@ -53,6 +53,10 @@ class SourceRecord(_Record):
     empty_records: int
     contigs_left_out: int
     bases_too_short: int
+    licence: str = ""
+    citation: str = ""
+    weight: float | None = None  # how often training should draw from it, relative to the other sources
+    repeats_file_sha256: str | None = None
 
 
 class SplitTotals(_Record):

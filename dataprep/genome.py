@@ -1,36 +1,40 @@
-"""Genomes of a build: checked FASTA files with random access to the packed codes of any stretch.
+"""Genomes of a build: checked FASTA or .2bit files with random access to the packed codes of any stretch.
 
-A plain file with even lines is read where it lies; anything else is decompressed once into the build folder.
+A plain FASTA file with even lines is read where it lies; anything else is decoded once into the build folder.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.decompress import is_plain, read_plain
+from dataprep.decompress import is_plain, is_twobit, read_plain
 from dataprep.fasta_index import LineGrid, read_letters
 from dataprep.fasta_scan import Contig, FastaScan, pack_letters
+from dataprep.repeats import RepeatSource, mark_repeats
+from dataprep.twobit import read_twobit
 from failures import BadInput
 
 _CODES, _INDEX = ".codes", ".fai"
-_PACKED_NAMES = (".gz", ".bgz", ".bz2", ".zip")
+_PACKED_NAMES = (".gz", ".bgz", ".bz2", ".zip", ".zst")
 
 
 @dataclass(frozen=True)
 class StagedGenome:
-    """A checked FASTA file, and where its packed codes lie; plain data, sent between processes.
+    """A checked genome file, and where its packed codes lie; plain data, sent between processes.
 
     Attributes:
-        path, mtime_ns: the FASTA file as given.
+        path, mtime_ns: the FASTA or .2bit file as given.
         store: `.codes` file of uint8 packed codes, contigs one after another; or `.fai` index of the FASTA file itself.
-        bytes, sha256: of the FASTA file (compressed, if it is).
+        bytes, sha256: of the file (compressed, if it is).
         ambiguous: letters counted as N that were not N -> how many.
         empty_records: headers without sequence, which are not in `contigs`.
+        repeats_sha256: of the file of repeats that was marked in the store, if one was.
     """
 
     path: str
@@ -41,6 +45,7 @@ class StagedGenome:
     contigs: tuple[Contig, ...]
     ambiguous: dict[str, int]
     empty_records: int
+    repeats_sha256: str | None = None
 
     @property
     def file(self) -> str:
@@ -64,24 +69,39 @@ class StagedGenome:
         return codes
 
 
-def stage_genome(path: Path, folder: Path) -> StagedGenome:
-    """Check the FASTA file at `path` and stage it in `folder`, named by its sha256; done before, it is reused.
+def glance(path: Path) -> None:
+    """Look at the start of a genome file.
 
     Raises:
-        BadInput: the file is not a nucleotide FASTA; nothing of it stays in `folder`.
+        BadInput: missing, empty, unreadable, or compressed in a way this does not read.
+    """
+    if not is_twobit(path):
+        next(read_plain(path))
+
+
+def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) -> StagedGenome:
+    """Check the genome at `path` and stage it in `folder`, named by its sha256; done before, it is reused.
+
+    Args:
+        repeats: a file of repeats that replaces the genome's own soft-mask.
+
+    Raises:
+        BadInput: the file is not a nucleotide FASTA or .2bit, or not one of repeats; nothing stays in `folder`.
     """
     modified = _modified(path)
     digest, size = hash_file(path)
-    record = folder / f"{digest}.json"
+    repeats_digest = hash_file(Path(repeats.path))[0] if repeats else None
+    stem = f"{digest}-{repeats.kind}-{repeats_digest}" if repeats else digest
+    record = folder / f"{stem}.json"
     if staged := _reuse(record, path, modified):
         return staged
-    store = folder / f"{digest}{_INDEX}"
+    store = folder / f"{stem}{_INDEX}"
     # pyfaidx takes a name in .gz for bgzip, whatever is inside
-    in_place = is_plain(path) and path.suffix.lower() not in _PACKED_NAMES
-    scan = _index(path, store) if in_place else None
+    in_place = is_plain(path) and not is_twobit(path) and path.suffix.lower() not in _PACKED_NAMES
+    scan = _index(path, store) if in_place and not repeats else None
     if scan is None:
-        store = folder / f"{digest}{_CODES}"
-        scan = _decompress(path, store)
+        store = folder / f"{stem}{_CODES}"
+        scan = _decode(path, store, repeats)
     contigs = tuple(contig for contig in scan.contigs if contig.length)
     staged = StagedGenome(
         path=str(path),
@@ -92,6 +112,7 @@ def stage_genome(path: Path, folder: Path) -> StagedGenome:
         contigs=contigs,
         ambiguous=dict(scan.ambiguous),
         empty_records=len(scan.contigs) - len(contigs),
+        repeats_sha256=repeats_digest,
     )
     part = record.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(asdict(staged)), "utf-8")
@@ -99,7 +120,15 @@ def stage_genome(path: Path, folder: Path) -> StagedGenome:
     return staged
 
 
-def _index(path: Path, store: Path) -> FastaScan | None:
+@dataclass(frozen=True)
+class _Scan:
+    """What reading a file through has shown."""
+
+    contigs: Sequence[Contig]
+    ambiguous: Mapping[str, int]
+
+
+def _index(path: Path, store: Path) -> _Scan | None:
     """Check a plain file and write its `.fai`; None, and nothing written, if its lines are uneven."""
     grid = LineGrid()
     scan = FastaScan(path, grid=grid)
@@ -109,22 +138,28 @@ def _index(path: Path, store: Path) -> FastaScan | None:
     if not grid.uniform:
         return None
     grid.write(store)
-    return scan
+    return _Scan(scan.contigs, scan.ambiguous)
 
 
-def _decompress(path: Path, store: Path) -> FastaScan:
+def _decode(path: Path, store: Path, repeats: RepeatSource | None) -> _Scan:
     """Check a file of any kind and write its packed codes."""
     part = store.with_suffix(f".{os.getpid()}.part")
     try:
         with open(part, "wb", buffering=2**22) as sink:
-            scan = FastaScan(path, sink=sink)
-            for chunk in read_plain(path):
-                scan.feed(chunk)
-            scan.finish()
+            if is_twobit(path):
+                found = _Scan(read_twobit(path, sink), {})
+            else:
+                scan = FastaScan(path, sink=sink)
+                for chunk in read_plain(path):
+                    scan.feed(chunk)
+                scan.finish()
+                found = _Scan(scan.contigs, scan.ambiguous)
+        if repeats:
+            mark_repeats(part, found.contigs, repeats)
         os.replace(part, store)
     finally:
         part.unlink(missing_ok=True)
-    return scan
+    return found
 
 
 def hash_file(path: Path) -> tuple[str, int]:

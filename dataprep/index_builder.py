@@ -104,6 +104,10 @@ def _source_record(plan: BuildPlan, source: PlannedSource, columns: dict[str, li
         empty_records=genome.empty_records,
         contigs_left_out=len(genome.contigs) - len(source.contigs),
         bases_too_short=source.bases_too_short,
+        licence=config.licence,
+        citation=config.citation,
+        weight=config.weight,
+        repeats_file_sha256=genome.repeats_sha256,
         **{name: _sum(columns, name, "source", source.name) for name in ("n_bases", "soft_masked", "gc")},
     )
 

@@ -60,6 +60,24 @@ def mark_n(codes: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
         codes[_inside(runs, codes.size).view(np.bool_)] = CODE_N
 
 
+def mark_runs(
+    packed: NDArray[np.uint8], runs: NDArray[np.int64], start: int, *, bit: int = 0, value: int | None = None
+) -> None:
+    """In a stretch from base `start` of a contig, set every base inside the contig's `runs` to `value`, or its `bit`.
+
+    Args:
+        packed: (n,) uint8, changed in place.
+        runs: (k, 2) start,end on the contig, in order and disjoint.
+    """
+    end = start + packed.size
+    inside = runs[np.searchsorted(runs[:, 1], start, "right") : np.searchsorted(runs[:, 0], end, "left")]
+    for first, last in (np.clip(inside, start, end) - start).tolist():
+        if value is None:
+            packed[first:last] |= bit
+        else:
+            packed[first:last] = value
+
+
 def _few(runs: NDArray[np.uint32], size: int) -> bool:
     # a Python step a run is cheaper than a pass over all bases only while runs are rare
     return len(runs) * 1024 < size

@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dataprep.build_folder import BuildFolder, check_output, write_file
-from dataprep.build_plan import BuildPlan, identity, make_plan, split_file_digest
+from dataprep.build_plan import BuildPlan, identity, make_plan, repeat_file_digest, split_file_digest
 from dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
-from dataprep.decompress import read_plain
-from dataprep.genome import StagedGenome, hash_file
+from dataprep.genome import StagedGenome, glance, hash_file
 from dataprep.index_builder import build_index
 from dataprep.progress import Progress
-from dataprep.shard_task import Outcome, ShardJob, ShardManifest, attempt, shard_task, stage_task
+from dataprep.shard_task import (
+    Outcome,
+    ShardJob,
+    ShardManifest,
+    StageJob,
+    attempt,
+    shard_task,
+    stage_job,
+    stage_task,
+)
 from dataprep.splits import read_bed
 from failures import BadInput, Failure
 
@@ -101,7 +109,7 @@ def build_corpus(
 def _look_at_inputs(config: CorpusConfig) -> None:
     """Fail on what a glance can tell, before Ray starts and before gigabytes are read."""
     for name, source in config.sources.items():
-        next(read_plain(resolve_path(source.path)))
+        glance(resolve_path(source.path))
         rule = config.split_rule(name)
         if isinstance(rule, BedSplit):
             read_bed(resolve_path(rule.path))
@@ -115,10 +123,10 @@ def _already_built(config: CorpusConfig, destination: Path) -> Corpus | None:
     except BadInput:
         return None  # a broken or older corpus: `check_output` asks for --overwrite
     expected = [
-        (name, hash_file(resolve_path(source.path))[0], split_file_digest(config, name))
+        (name, hash_file(resolve_path(source.path))[0], split_file_digest(config, name), repeat_file_digest(source))
         for name, source in config.sources.items()
     ]
-    found = [(source.name, source.sha256, source.split_file_sha256) for source in corpus.sources]
+    found = [(s.name, s.sha256, s.split_file_sha256, s.repeats_file_sha256) for s in corpus.sources]
     whole = all(_size(destination / shard.name) == shard.bytes for shard in corpus.index.shards)
     return corpus if whole and found == expected and corpus.index.config == identity(config) else None
 
@@ -128,16 +136,17 @@ def _size(path: Path) -> int:
 
 
 def _stage(config: CorpusConfig, folder: BuildFolder, pool: _Pool, quiet: bool) -> dict[str, StagedGenome]:
-    paths = sorted({str(resolve_path(source.path)) for source in config.sources.values()})
-    genomes: dict[str, StagedGenome] = {}
+    wanted = {name: stage_job(source) for name, source in config.sources.items()}
+    jobs = sorted(set(wanted.values()), key=str)
+    genomes: dict[StageJob, StagedGenome] = {}
     if not quiet:
-        size = sum(os.path.getsize(path) for path in paths)
-        print(f"reading {len(paths)} FASTA files, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
-    for number, genome in pool.map(stage_task, paths, str(folder.genomes)):
-        genomes[paths[number]] = genome
+        size = sum(os.path.getsize(job.path) for job in jobs)
+        print(f"reading {len(jobs)} genomes, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
+    for number, genome in pool.map(stage_task, jobs, str(folder.genomes)):
+        genomes[jobs[number]] = genome
         if not quiet:
             print(_describe(genome), file=sys.stderr, flush=True)
-    return {name: genomes[str(resolve_path(source.path))] for name, source in config.sources.items()}
+    return {name: genomes[job] for name, job in wanted.items()}
 
 
 def _describe(genome: StagedGenome) -> str:

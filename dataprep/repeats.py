@@ -1,13 +1,145 @@
-"""Which bases are repeats: the soft-mask of the FASTA file's lower case, or nothing."""
+"""Which bases are repeats: lower case, nothing, or the intervals of a BED or RepeatMasker file."""
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.packed_codes import PACKED_REPEAT_BIT
+from dataprep.decompress import read_plain
+from dataprep.fasta_scan import Contig
+from dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs
+from failures import BadInput
+
+Runs = NDArray[np.int64]  # (k, 2) start,end of maximal runs, in order
+_STEP = 2**24  # bases at a time
+_MAX_LINE_BYTES = 2**16
+
+
+class RepeatSource(NamedTuple):
+    """A file of repeats: `kind` is `bed` or `repeatmasker`."""
+
+    kind: str
+    path: str
 
 
 def apply_repeats(packed: NDArray[np.uint8], policy: str) -> NDArray[np.uint8]:
-    """Packed codes with the repeat bit as the source's `repeats` policy says; (n,) uint8 in and out."""
+    """Packed codes with the repeat bit as the source's `repeats` policy says; (n,) uint8 in and out.
+
+    Repeats that come from a file were marked when the genome was staged, so only `none` changes anything.
+    """
     if policy == "none":
         return packed & np.uint8(PACKED_REPEAT_BIT - 1)
     return packed
+
+
+def mark_repeats(store: Path, contigs: Sequence[Contig], repeats: RepeatSource) -> None:
+    """Set the repeat bits of a staged `.codes` file, in place, to the intervals of a file.
+
+    Raises:
+        BadInput: no such file, a malformed line, an interval beyond its contig, or no contig in common.
+    """
+    lengths = {contig.name: contig.length for contig in contigs}
+    runs = read_repeats(repeats, lengths)
+    none = np.empty((0, 2), np.int64)
+    with open(store, "r+b") as handle:
+        for contig in contigs:
+            own = runs.get(contig.name, none)
+            for start in range(0, contig.length, _STEP):
+                handle.seek(contig.offset + start)
+                data = handle.read(min(_STEP, contig.length - start))
+                packed = np.frombuffer(data, np.uint8) & np.uint8(PACKED_REPEAT_BIT - 1)
+                mark_runs(packed, own, start, bit=PACKED_REPEAT_BIT)
+                handle.seek(contig.offset + start)
+                handle.write(packed.tobytes())
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_repeats(repeats: RepeatSource, lengths: Mapping[str, int]) -> dict[str, Runs]:
+    """Maximal runs of repeats by contig; contigs that `lengths` does not name are passed over.
+
+    Raises:
+        BadInput: see `mark_repeats`.
+    """
+    path = Path(repeats.path)
+    edges = {name: array("q") for name in lengths}  # millions of them: 8 bytes each, not 36
+    passed_over = ""
+    for number, contig, start, end in _bed(path) if repeats.kind == "bed" else _repeatmasker(path):
+        if contig not in edges:
+            passed_over = passed_over or contig
+            continue
+        if not 0 <= start < end <= lengths[contig]:
+            raise BadInput(
+                f"{path}, line {number}: {contig}:{start}-{end} is not within {contig}, which has {lengths[contig]} "
+                "bases; is the file for another assembly?"
+            )
+        edges[contig].extend((start, end))
+    if not any(edges.values()) and passed_over:
+        raise BadInput(
+            f"{path}: no repeat lies on a contig of the genome: it names {passed_over}, the genome has "
+            f"{next(iter(lengths))}; is the file for another assembly?"
+        )
+    return {contig: _merge(np.frombuffer(flat, np.int64).reshape(-1, 2)) for contig, flat in edges.items() if flat}
+
+
+def _merge(runs: Runs) -> Runs:
+    """Sorted, with overlapping and touching runs joined."""
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(runs[:, 1])
+    first = np.flatnonzero(np.concatenate([[True], runs[1:, 0] > reach[:-1]]))
+    last = np.concatenate([first[1:], [len(runs)]]) - 1
+    return np.stack([runs[first, 0], reach[last]], axis=1)
+
+
+def _bed(path: Path) -> Iterator[tuple[int, str, int, int]]:
+    for number, line in _lines(path):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        if len(columns) < 3:
+            raise BadInput(f"{path}, line {number}: not `contig start end`: {line[:80]!r}")
+        yield number, columns[0], _number(columns[1], path, number), _number(columns[2], path, number)
+
+
+def _repeatmasker(path: Path) -> Iterator[tuple[int, str, int, int]]:
+    """The columns `query sequence`, `begin` (1-based) and `end` (included) of a .out file."""
+    for number, line in _lines(path):
+        columns = line.split()
+        if not columns or columns[0] in ("SW", "score") or line.startswith(("#", "There were no repetitive")):
+            continue
+        if len(columns) < 11:
+            raise BadInput(f"{path}, line {number}: not a line of RepeatMasker's .out: {line[:80]!r}")
+        yield number, columns[4], _number(columns[5], path, number) - 1, _number(columns[6], path, number)
+
+
+def _number(text: str, path: Path, line: int) -> int:
+    text = text.strip()
+    # 18 digits: what fits an int64, and int() of a megabyte of digits takes minutes
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise BadInput(f"{path}, line {line}: {text[:40]!r} is not a coordinate")
+    return int(text)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    rest = b""
+    number = 0
+    for chunk in _chunks(path):
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        if len(rest) > _MAX_LINE_BYTES:
+            raise BadInput(f"{path}, line {number + len(lines) + 1}: longer than 64 KiB; this is not a list of repeats")
+        for line in lines:
+            number += 1
+            yield number, line.decode("utf-8", "replace")
+    if rest:
+        yield number + 1, rest.decode("utf-8", "replace")
+
+
+def _chunks(path: Path) -> Iterable[bytes]:
+    if path.is_file() and not path.stat().st_size:
+        return ()  # no repeats at all is a legal list of them
+    return read_plain(path)

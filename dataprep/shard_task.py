@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dataprep.blocks import PlannedShard
 from dataprep.build_plan import PlannedSource
+from dataprep.config import RepeatFile, SourceConfig, resolve_path
 from dataprep.genome import StagedGenome, hash_file, stage_genome
-from dataprep.repeats import apply_repeats
+from dataprep.repeats import RepeatSource, apply_repeats
 from dataprep.shard_format import block_from_packed
 from dataprep.shard_writer import ShardWriter
 from failures import BadInput, Failure
@@ -78,9 +79,24 @@ def attempt(task: Callable[..., Any], *arguments: Any) -> Outcome:
         )
 
 
-def stage_task(path: str, folder: str) -> StagedGenome:
-    """Check and stage one FASTA file; see `genome.stage_genome`."""
-    return stage_genome(Path(path), Path(folder))
+class StageJob(NamedTuple):
+    """One genome to stage: its file, and the file of repeats that replaces its soft-mask, if any."""
+
+    path: str
+    repeats: RepeatSource | None
+
+
+def stage_job(source: SourceConfig) -> StageJob:
+    """What staging this source takes; equal for sources that share a staged file."""
+    listed = None
+    if isinstance(source.repeats, RepeatFile):
+        listed = RepeatSource(source.repeats.kind, str(resolve_path(source.repeats.path)))
+    return StageJob(str(resolve_path(source.path)), listed)
+
+
+def stage_task(job: StageJob, folder: str) -> StagedGenome:
+    """Check and stage one genome; see `genome.stage_genome`."""
+    return stage_genome(Path(job.path), Path(folder), job.repeats)
 
 
 def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[ShardManifest, bool]:

@@ -1,6 +1,7 @@
 """Which bases of which contig belong to which split: rules -> disjoint intervals, and the audit that proves it."""
 
 import hashlib
+from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ from dataprep.config import BedSplit, ContigSplit, HashSplit, resolve_path
 from failures import BadInput
 
 UNUSED = "unused"
+_SHOWN_CLASHES = 5
 
 
 class Interval(NamedTuple):
@@ -43,32 +45,37 @@ def divide(
         intervals = _bed_intervals(rule, contigs, source)
     rank = {contig: position for position, contig in enumerate(contigs)}
     intervals.sort(key=lambda piece: (rank[piece.contig], piece.start, piece.end))
-    audit_overlap(intervals, source)
+    audit_overlap(intervals, source, grown=isinstance(rule, BedSplit) and rule.grow_to is not None)
     merged = _merge(intervals)
     if isinstance(rule, BedSplit) and rule.rest != UNUSED:
         merged = _merge(_fill_rest(merged, contigs, rule.rest))
     return merged
 
 
-def audit_overlap(intervals: Sequence[Interval], source: str) -> None:
+def audit_overlap(intervals: Sequence[Interval], source: str, *, grown: bool = False) -> None:
     """Check that no base is in two splits; `intervals` are sorted by start within each contig.
 
     Raises:
-        BadInput: listing the first overlapping pairs and how many there are.
+        BadInput: listing the first overlapping pairs, and counting all.
     """
-    clashes: list[tuple[Interval, Interval]] = []
+    shown: list[str] = []
+    clashes = 0
     for _, pieces in groupby(intervals, key=lambda piece: piece.contig):
-        # per split, the interval that reaches furthest so far: it meets the next one if any does
-        furthest: dict[str, Interval] = {}
+        seen: dict[str, list[tuple[int, int]]] = {}  # per split, (end, start) of its intervals so far, sorted
         for piece in pieces:
-            clashes += [(f, piece) for split, f in furthest.items() if split != piece.split and f.end > piece.start]
-            if piece.split not in furthest or furthest[piece.split].end < piece.end:
-                furthest[piece.split] = piece
+            for split, ends in seen.items():
+                reaching = ends[bisect_right(ends, (piece.start, piece.end)) :] if split != piece.split else []
+                reaching = [other for other in reaching if other[0] > piece.start]
+                clashes += len(reaching)
+                for end, start in reaching[: _SHOWN_CLASHES - len(shown)]:
+                    shown.append(f"{_show(Interval(piece.contig, start, end, split))} and {_show(piece)}")
+            insort(seen.setdefault(piece.split, []), (piece.end, piece.start))
     if clashes:
-        shown = "; ".join(f"{_show(a)} and {_show(b)}" for a, b in clashes[:5])
+        more = f"; and {clashes - len(shown)} more" if clashes > len(shown) else ""
+        remedy = "leave `split.grow_to` out, or " if grown else ""
         raise BadInput(
-            f"source {source}: splits share bases in {len(clashes)} pairs: {shown}; change the split rule so that "
-            "every base is in one split"
+            f"source {source}: splits share bases in {clashes} pairs{' of grown intervals' if grown else ''}: "
+            f"{'; '.join(shown)}{more}; {remedy}change the split rule so that every base is in one split"
         )
 
 
@@ -125,7 +132,18 @@ def _bed_intervals(rule: BedSplit, contigs: Mapping[str, int], source: str) -> l
                 f"{path}: {_show(piece)} ends beyond {piece.contig} of source {source}, which has "
                 f"{contigs[piece.contig]} bases; is the BED for another assembly?"
             )
-    return intervals
+    return [_grow(piece, rule.grow_to, contigs[piece.contig]) for piece in intervals] if rule.grow_to else intervals
+
+
+def _grow(piece: Interval, target: int | str, contig_length: int) -> Interval:
+    """Lengthened about its centre, to at most the contig; an odd base goes to the right end."""
+    length = piece.end - piece.start
+    wanted = target if isinstance(target, int) else 1 << (length - 1).bit_length()
+    wanted = min(wanted, contig_length)
+    if wanted <= length:
+        return piece
+    start = min(max(piece.start - (wanted - length) // 2, 0), contig_length - wanted)
+    return piece._replace(start=start, end=start + wanted)
 
 
 def read_bed(path: Path) -> list[Interval]:

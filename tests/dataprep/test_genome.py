@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,11 @@ ACCEPTED = {
     "gzip": (gzip.compress(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "bgzip, many members": (bgzip(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "gzip with zero padding": (gzip.compress(GOOD) + bytes(100), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "zstd": (zstandard.compress(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "zstd, several frames, one to skip": (
+        zstandard.compress(GOOD[:30]) + b"\x50\x2a\x4d\x18\x03\0\0\0abc" + zstandard.compress(GOOD[30:]),
+        {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35},
+    ),
     "no trailing newline": (GOOD.rstrip(b"\n"), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "CRLF": (GOOD.replace(b"\n", b"\r\n"), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "blank lines and trailing blanks": (b"\n\n>a\nACGT  \n\n\tAC\n\n", {"a": "ACGTAC"}),
@@ -74,8 +80,12 @@ REFUSED = {
     "bgzip cut inside a member": (bgzip(GOOD)[:-40], "truncated gzip"),
     "damaged gzip": (gzip.compress(GOOD)[:15] + b"\xff\xff" + gzip.compress(GOOD)[17:], "damaged gzip"),
     "gzip then garbage": (gzip.compress(GOOD) + b"garbage", "damaged gzip"),
-    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd-compressed"),
-    "2bit": (b"\x43\x27\x41\x1a" + bytes(20), "a .2bit file"),
+    "truncated zstd": (zstandard.compress(GOOD)[:-3], "truncated zstd"),
+    "zstd cut between frames' bytes": (zstandard.compress(GOOD) + zstandard.compress(GOOD)[:9], "truncated zstd"),
+    "damaged zstd": (b"\x28\xb5\x2f\xfd" + b"\xff" * 20, "damaged zstd"),
+    "xz": (b"\xfd7zXZ\0" + bytes(20), "xz-compressed"),
+    "2bit without content": (b"\x43\x27\x41\x1a" + bytes(12), "no sequence in 0 records"),
+    "truncated 2bit": (b"\x43\x27\x41\x1a" + bytes(7), "damaged or truncated .2bit"),
     "duplicate contig": (b">a\nAC\n>b\nAC\n>a x\nGT\n", "line 5: contig a again, first on line 1"),
     "protein": (b">a\nACGT\n>p\nACGT\nMKTAYIAKQR\n", "line 5, contig p: 'I' is not a nucleotide"),
     "protein of IUPAC letters": (b">p\n" + b"MKTAYSSRD\n" * 10, "looks like protein"),
