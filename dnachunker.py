@@ -34,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    genomes = verbs.add_parser("genomes", help=dataprep.GENOMES_HELP)
+    dataprep.add_genomes_arguments(genomes)
+    genomes.set_defaults(run_verb=dataprep.run_genomes)
     shard = verbs.add_parser("shard", help=dataprep.SHARD_HELP)
     dataprep.add_shard_arguments(shard)
     shard.set_defaults(run_verb=dataprep.run_shard)

@@ -1,4 +1,4 @@
-"""The verbs `shard` and `corpus`. Importing this costs nothing: what a verb needs is imported when it runs."""
+"""The verbs `genomes`, `shard` and `corpus`; importing this costs nothing, a verb imports what it needs."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -6,6 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dataprep.ray_pipeline import BuildSummary
 
+GENOMES_HELP = "list genomes by name, and fetch them"
+GENOMES_EXAMPLE = """\
+example:
+  dnachunker genomes list
+  dnachunker genomes fetch sacCer3 GCF_000005845.2
+  dnachunker genomes fetch --from list.tsv --lock genomes.lock
+  dnachunker genomes list --from list.tsv --sources > corpus.yaml
+
+A name is one that `list` shows, or any NCBI assembly accession. Files go to $DNACHUNKER_CACHE (default
+~/.cache/dnachunker); a corpus config finds them there by `genome: NAME`. The columns of a list: docs/genomes.md.
+"""
 SHARD_HELP = "cut genomes (FASTA) into a corpus of shards"
 SHARD_EXAMPLE = """\
 example:
@@ -21,6 +32,33 @@ example:
   dnachunker corpus verify corpora/sample
   dnachunker corpus show corpora/sample NC_017366.1:1000-1200
 """
+
+
+def add_genomes_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dnachunker genomes list|fetch`."""
+    parser.description = "Genomes by name: what there is, and downloads that resume, are verified and pinned."
+    parser.epilog = GENOMES_EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verbs = parser.add_subparsers(dest="genomes_verb", required=True, metavar="list|fetch")
+    listing = verbs.add_parser("list", help="the catalog, or a list of your own")
+    listing.add_argument("--from", dest="listed", metavar="FILE", help="tab-separated list instead of the catalog")
+    listing.add_argument("--sources", action="store_true", help="print the `sources` of a corpus config instead")
+    fetch = verbs.add_parser("fetch", help="download into the cache")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="a name in the catalog or list, or an NCBI accession")
+    fetch.add_argument("--from", dest="listed", metavar="FILE", help="tab-separated list; without NAMEs, all of it")
+    fetch.add_argument("--lock", metavar="FILE", help="pin sha256 sums in this file, not in the cache's genomes.lock")
+
+
+def run_genomes(args: argparse.Namespace) -> int:
+    """Run one of the `genomes` verbs; returns the exit code."""
+    from dataprep import show_genomes
+
+    if args.genomes_verb == "list":
+        print(show_genomes.sources_yaml(args.listed) if args.sources else show_genomes.table(args.listed))
+        return 0
+    for line in show_genomes.fetch_all(args.names, args.listed, args.lock):
+        print(line, flush=True)
+    return 0
 
 
 def add_shard_arguments(parser: argparse.ArgumentParser) -> None:

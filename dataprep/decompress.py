@@ -92,7 +92,7 @@ def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
         started = True
         try:
             yield decoder.decompress(pending, _YIELD_BYTES)
-        except igzip_lib.IsalError as error:
+        except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls it an instance
             raise BadInput(f"{path}: damaged gzip before offset {handle.tell()}: {error}; fetch it again") from error
         if decoder.eof:
             pending = decoder.unused_data

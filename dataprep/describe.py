@@ -44,7 +44,7 @@ def describe_corpus(corpus: Corpus) -> str:
                 f"{8 * totals.bytes / totals.bases:.3f}",
             )
         )
-    parts = [_align(sources, text_columns=3), _align(splits, text_columns=1), f"fingerprint {corpus.fingerprint}"]
+    parts = [align(sources, text_columns=3), align(splits, text_columns=1), f"fingerprint {corpus.fingerprint}"]
     return "\n\n".join(parts)
 
 
@@ -108,7 +108,8 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else "-"
 
 
-def _align(rows: Sequence[tuple[str, ...]], *, text_columns: int) -> str:
+def align(rows: Sequence[tuple[str, ...]], *, text_columns: int) -> str:
+    """Rows as lines with aligned columns: the first `text_columns` to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -1,0 +1,147 @@
+"""Genomes by name: the catalog that ships with the package, lists of the user's, and NCBI assembly accessions.
+
+`genomes.tsv` and a user's list have the same columns (docs/genomes.md). The catalog holds no checksum: providers
+publish md5 sums beside their files, and what has none is pinned when it is first fetched.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import urljoin
+
+from dataprep.download import read_small
+from dataprep.storage import is_url
+from failures import BadInput
+
+CATALOG = Path(__file__).parent / "genomes.tsv"
+NCBI = "https://ftp.ncbi.nlm.nih.gov/genomes/all"
+NCBI_LICENCE = (
+    "NCBI places no restrictions on use or distribution; submitters may claim rights in their data "
+    "(https://www.ncbi.nlm.nih.gov/home/about/policies/)"
+)
+
+_ACCESSION = re.compile(r"(GC[AF])_(\d{3})(\d{3})(\d{3})\.(\d+)")
+_MD5_LINE = re.compile(r"^([0-9a-fA-F]{32}) [ *]?(\S.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenomeEntry:
+    """One row: `url` of the sequence, or an NCBI `accession` that it is found by; `checksums` lists md5 sums."""
+
+    name: str
+    species: str = ""
+    clade: str = ""
+    assembly: str = ""
+    accession: str = ""
+    url: str = ""
+    checksums: str = ""
+    licence: str = ""
+    citation: str = ""
+
+
+_COLUMNS = tuple(field.name for field in fields(GenomeEntry))
+
+
+def read_catalog() -> list[GenomeEntry]:
+    """The genomes that ship with the package."""
+    return read_list(CATALOG)
+
+
+def read_list(path: Path) -> list[GenomeEntry]:
+    """The rows of a tab-separated list with a header line; `#` lines and blank lines are skipped.
+
+    Raises:
+        BadInput: no such file, an unknown column, a row that names no sequence, the same name twice.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable as a list of genomes: {error}") from error
+    numbered = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
+    if not numbered:
+        raise BadInput(f"{path}: no header line; columns are {', '.join(_COLUMNS)}")
+    rows = csv.reader(io.StringIO("\n".join(line for _, line in numbered)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = [name.strip().lower() for name in next(rows)]
+    if unknown := [name for name in header if name not in _COLUMNS]:
+        near = get_close_matches(unknown[0], _COLUMNS, n=1, cutoff=0.0)
+        raise BadInput(f"{path}: unknown column {unknown[0]!r} (nearest: {near[0]}); columns are {', '.join(_COLUMNS)}")
+    entries: dict[str, GenomeEntry] = {}
+    for (number, _), cells in zip(numbered[1:], rows, strict=True):
+        where = f"{path}, line {number}"
+        if len(cells) > len(header):
+            raise BadInput(f"{where}: {len(cells)} cells under {len(header)} columns")
+        entry = _entry(dict(zip(header, map(str.strip, cells), strict=False)), where)
+        if entry.name in entries:
+            raise BadInput(f"{where}: genome {entry.name} again; names must be unique")
+        entries[entry.name] = entry
+    return list(entries.values())
+
+
+def find_genome(name: str, entries: Iterable[GenomeEntry] = ()) -> GenomeEntry:
+    """The entry of `entries` or else of the catalog with this name; an accession is an entry of its own.
+
+    Raises:
+        BadInput: neither; the message lists the nearest names.
+    """
+    known = {entry.name: entry for entry in [*read_catalog(), *entries]}
+    if name in known:
+        return known[name]
+    if _ACCESSION.fullmatch(name):
+        return GenomeEntry(name=name, accession=name, assembly=name, licence=NCBI_LICENCE)
+    if name.startswith(("GCA_", "GCF_")):
+        raise BadInput(f"{name!r} is not an assembly accession with its version, such as GCF_000005845.2")
+    near = get_close_matches(name, known, n=3, cutoff=0.0)
+    raise BadInput(
+        f"no genome {name!r} in the catalog; nearest: {', '.join(near)}; `dnachunker genomes list` shows all, and an "
+        "NCBI accession such as GCF_000005845.2 works too"
+    )
+
+
+def locate(entry: GenomeEntry) -> tuple[str, str]:
+    """URLs of the entry's sequence and of the md5 list beside it ("" if it has none).
+
+    An accession's folder is genomes/all/GCF/000/005/845/GCF_000005845.2_ASM584v2: the three triples of its digits,
+    then accession and assembly name, which only the server knows; files in it start with the folder's name.
+
+    Raises:
+        BadInput: NCBI has no such assembly, or not this version of it.
+        Failure: the network failed too often.
+    """
+    if entry.url:
+        return entry.url, entry.checksums
+    match = _ACCESSION.fullmatch(entry.accession)
+    if not match:
+        raise BadInput(f"genome {entry.name}: {entry.accession!r} is not an accession such as GCF_000005845.2")
+    parent = f"{NCBI}/{match[1]}/{match[2]}/{match[3]}/{match[4]}/"
+    listing = (read_small(parent) or b"").decode("utf-8", "replace")
+    folders = sorted(set(re.findall(r'href="(?:[^"]*/)?(GC[AF]_\d+\.\d+_[^"/]+)/"', listing)))
+    own = [folder for folder in folders if folder.startswith(f"{entry.accession}_")]
+    if not own:
+        there = ", ".join(folder for folder in folders) or "nothing"
+        raise BadInput(f"{entry.accession}: NCBI has no such assembly under {parent} (it has {there})")
+    folder = urljoin(parent, f"{own[0]}/")
+    return f"{folder}{own[0]}_genomic.fna.gz", f"{folder}md5checksums.txt"
+
+
+def published_md5(listing: str, file_name: str) -> str | None:
+    """The md5 of a file by a list of lines `MD5  NAME`, in which NAME may start with `./`."""
+    found = {match[2].strip().removeprefix("./"): match[1].lower() for match in _MD5_LINE.finditer(listing)}
+    return found.get(file_name)
+
+
+def _entry(values: dict[str, str], where: str) -> GenomeEntry:
+    if bool(values.get("url")) == bool(values.get("accession")):
+        raise BadInput(f"{where}: give either `url` or `accession`")
+    if values.get("url") and not is_url(values["url"]):
+        raise BadInput(f"{where}: {values['url'][:80]!r} is not a URL")
+    if values.get("accession"):
+        if not _ACCESSION.fullmatch(values["accession"]):
+            raise BadInput(f"{where}: {values['accession']!r} is not an accession with its version")
+        values = {"name": values["accession"], "licence": NCBI_LICENCE} | {k: v for k, v in values.items() if v}
+    if not values.get("name"):
+        raise BadInput(f"{where}: a row with a url needs a `name`")
+    return GenomeEntry(**values)

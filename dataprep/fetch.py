@@ -1,0 +1,237 @@
+"""The cache of downloaded files, by content: fetched once, verified, pinned, shared by every build of this user.
+
+$DNACHUNKER_CACHE, or $XDG_CACHE_HOME/dnachunker, or ~/.cache/dnachunker
+  files/SHA256/NAME      whole, verified files
+  urls/KEY.json          which of them an address gave; KEY is the sha256 of the address
+  partial/KEY            downloads under way
+  genomes.lock           the sha256 of everything fetched; name another with --lock to keep it with a project
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from dataprep.catalog import GenomeEntry, find_genome, locate, published_md5
+from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
+from dataprep.download import download, read_small, shown
+from dataprep.storage import is_url
+from failures import BadInput
+
+LOCK_NAME = "genomes.lock"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file in the cache.
+
+    Attributes:
+        md5: as the provider publishes it, and verified; None where it publishes none.
+        new: whether this call downloaded it.
+    """
+
+    path: Path
+    url: str
+    bytes: int
+    sha256: str
+    md5: str | None
+    new: bool
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    if named := os.environ.get("DNACHUNKER_CACHE"):
+        return Path(named).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser().absolute() / "dnachunker"
+
+
+def fetch_genome(entry: GenomeEntry, *, lock: Path | None = None, quiet: bool = False) -> Fetched:
+    """A genome of the catalog, of a list, or of an accession, from the cache or the network.
+
+    Raises:
+        BadInput: the provider does not have it; its checksum or the pinned sha256 differs.
+        Failure: the network failed too often.
+    """
+    # where an accession was found is remembered, so that what is in the cache needs no network
+    known = cache_folder() / "urls" / f"{_key(entry.accession)}.accession"
+    url = entry.url or (known.read_text("utf-8") if known.is_file() else "")
+    if url and (found := _cached(url, lock)):
+        return found
+    url, checksums = locate(entry)
+    found = fetch_url(url, checksums=checksums, lock=lock, quiet=quiet)
+    if not entry.url:
+        known.write_text(url, "utf-8")
+    return found
+
+
+def fetch_url(url: str, *, checksums: str = "", lock: Path | None = None, quiet: bool = False) -> Fetched:
+    """The file behind a URL, from the cache or the network.
+
+    Args:
+        checksums: URL of a list of md5 sums that names the file, if the provider publishes one.
+        lock: a file that pins the sha256 of each URL; the cache's own by default.
+
+    Raises:
+        BadInput: no such file, or its checksum differs from the published or the pinned one.
+        Failure: the network failed too often, or the disk is full.
+    """
+    if found := _cached(url, lock):
+        return found
+    cache = cache_folder()
+    part = cache / "partial" / _key(url)
+    with _alone(part.with_name(f"{part.name}.lock"), url):
+        if found := _cached(url, lock):  # another process has just fetched it
+            return found
+        listing = read_small(checksums) if checksums else None
+        md5 = published_md5(listing.decode("utf-8", "replace"), _name(url)) if listing else None
+        if checksums and md5 is None and not quiet:
+            print(f"{shown(url)}: no published checksum; pinning its sha256", file=sys.stderr)
+        download(url, part, quiet=quiet)
+        sha256, found_md5, size = _digests(part)
+        if md5 is not None and found_md5 != md5:
+            part.unlink()
+            raise BadInput(
+                f"{shown(url)}: its md5 is {found_md5}, the provider publishes {md5}: damaged on the way, or replaced "
+                "while its list was not; run this again"
+            )
+        try:
+            _pin(lock or cache / LOCK_NAME, url, {"sha256": sha256, "bytes": size, "published_md5": md5})
+        except BadInput:
+            part.unlink()
+            raise
+        target = cache / "files" / sha256 / _name(url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, target)
+        record = {"url": shown(url), "sha256": sha256, "bytes": size, "name": target.name, "published_md5": md5}
+        _write_json(cache / "urls" / f"{_key(url)}.json", record)
+    return Fetched(target, url, size, sha256, md5, True)
+
+
+def localise(config: CorpusConfig, *, quiet: bool = False) -> CorpusConfig:
+    """The config with every catalog name and URL replaced by a local file; downloads what is not in the cache.
+
+    Raises:
+        BadInput, Failure: see `fetch_genome`.
+    """
+    sources = {name: _localise_source(name, source, quiet) for name, source in config.sources.items()}
+    return config.model_copy(update={"sources": sources, "split": _localise_file(config.split, quiet)})
+
+
+def _localise_source(name: str, source: SourceConfig, quiet: bool) -> SourceConfig:
+    changes: dict[str, Any] = {}
+    if source.genome:
+        try:
+            entry = find_genome(source.genome)
+        except BadInput as error:
+            raise BadInput(f"source {name}: {error}") from error
+        fetched = fetch_genome(entry, quiet=quiet)
+        changes = {"path": str(fetched.path), "genome": ""}
+        facts = {"provenance": shown(fetched.url), "licence": entry.licence, "citation": entry.citation}
+        facts |= {"species": entry.species, "clade": entry.clade, "assembly": entry.assembly}
+        changes |= {key: value for key, value in facts.items() if not getattr(source, key)}
+    elif is_url(source.path):
+        changes["path"] = str(fetch_url(source.path, quiet=quiet).path)
+        changes["provenance"] = source.provenance or shown(source.path)
+    changes |= {"repeats": _localise_file(source.repeats, quiet), "split": _localise_file(source.split, quiet)}
+    return source.model_copy(update=changes)
+
+
+def _localise_file(part: Any, quiet: bool) -> Any:
+    """A split rule or a `repeats` value; only those that name a file by URL change."""
+    if isinstance(part, (BedSplit, RepeatFile)) and is_url(part.path):
+        return part.model_copy(update={"path": str(fetch_url(part.path, quiet=quiet).path)})
+    return part
+
+
+def _cached(url: str, lock: Path | None) -> Fetched | None:
+    try:
+        record = json.loads((cache_folder() / "urls" / f"{_key(url)}.json").read_text("utf-8"))
+        path = cache_folder() / "files" / record["sha256"] / record["name"]
+        if path.stat().st_size != record["bytes"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    facts = {name: record.get(name) for name in ("sha256", "bytes", "published_md5")}
+    _pin(lock or cache_folder() / LOCK_NAME, url, facts)
+    return Fetched(path, url, record["bytes"], record["sha256"], record.get("published_md5"), False)
+
+
+def _pin(lock: Path, url: str, facts: dict[str, Any]) -> None:
+    """Record the file in the lock, or check it against what is recorded.
+
+    Raises:
+        BadInput: the lock pins another sha256, or is not a lock.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(lock.with_name(f".{lock.name}.lock"), str(lock)):
+        try:
+            pinned = json.loads(lock.read_text("utf-8")) if lock.exists() else {}
+            known = pinned.get(_lock_key(url), facts)["sha256"]
+        except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
+            raise BadInput(f"{lock}: not a lock of genomes; remove or repair it") from error
+        if known != facts["sha256"]:
+            raise BadInput(
+                f"{shown(url)}: its sha256 is {facts['sha256']}, but {lock} pins {known}: the provider replaced the "
+                "file; to accept the new one, remove its entry from the lock"
+            )
+        if _lock_key(url) not in pinned:
+            _write_json(lock, dict(sorted((pinned | {_lock_key(url): facts}).items())))
+
+
+def _lock_key(url: str) -> str:
+    """The URL as it can be shown; a digest stands for parts that may hold secrets, so that files stay apart."""
+    return shown(url) if shown(url) == url else f"{shown(url)}#{_key(url)[:16]}"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+@contextmanager
+def _alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock between processes; waits for whoever holds it."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise BadInput(
+            f"{lock.parent}: cannot be written: {error.strerror}; name another cache in DNACHUNKER_CACHE"
+        ) from error
+    with open(lock, "wb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"{shown(what)}: another process is at it; waiting", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _digests(path: Path) -> tuple[str, str, int]:
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with open(path, "rb") as handle:
+        while chunk := handle.read(2**20):
+            sha256.update(chunk)
+            md5.update(chunk)
+            size += len(chunk)
+    return sha256.hexdigest(), md5.hexdigest(), size
+
+
+def _key(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _name(url: str) -> str:
+    """A file name from the URL's path; never a path itself."""
+    last = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", last).lstrip(".")[:200] or "download"

@@ -1,0 +1,69 @@
+"""The verbs `genomes list` and `genomes fetch`: entries as text, and many of them fetched in a row."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dataprep.catalog import GenomeEntry, find_genome, read_catalog, read_list
+from dataprep.describe import align
+from dataprep.fetch import fetch_genome
+from failures import BadInput, Failure
+
+
+def table(listed: str | None) -> str:
+    """The entries of a list, or of the catalog, with where they come from."""
+    entries = _entries(listed)
+    rows = [("name", "species", "clade", "assembly", "from")]
+    rows += [(e.name, e.species or "-", e.clade or "-", e.assembly or "-", e.url or e.accession) for e in entries]
+    cited = [f"{e.name}: {e.citation or 'no citation given'}" for e in entries]
+    licences = sorted({e.licence or "none given" for e in entries})
+    return "\n".join([align(rows, text_columns=5), "", "cite", *cited, "", "licences", *licences])
+
+
+def sources_yaml(listed: str | None) -> str:
+    """The entries as the `sources` of a corpus config."""
+    from yaml import safe_dump
+
+    sources = {}
+    for entry in _entries(listed):
+        key = re.sub(r"[^A-Za-z0-9_]", "_", entry.name)[:32]
+        if key in sources:
+            raise BadInput(f"{listed}: genome {entry.name}: another name is spelled {key} in a config; rename one")
+        by_name = entry.accession or ("" if listed else entry.name)
+        facts = {"genome": by_name} if by_name else {"path": entry.url}
+        for name in ("species", "clade", "assembly", "licence", "citation"):
+            if value := getattr(entry, name):
+                facts[name] = value
+        sources[key] = facts
+    return safe_dump({"sources": sources}, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def fetch_all(names: Sequence[str], listed: str | None, lock: str | None) -> Iterator[str]:
+    """Fetch the named genomes, or all of a list; a line for each. One that fails does not stop the others.
+
+    Raises:
+        Failure: after the last one, saying how many failed and the first reason.
+    """
+    if not names and not listed:
+        raise BadInput(
+            "genomes fetch: name genomes, or a list with --from; `dnachunker genomes list` shows the catalog"
+        )
+    entries = read_list(Path(listed)) if listed else []
+    wanted = [find_genome(name, entries) for name in names] if names else entries
+    failed: list[Failure] = []
+    for entry in wanted:
+        try:
+            found = fetch_genome(entry, lock=Path(lock) if lock else None)
+        except Failure as error:
+            failed.append(error)
+            yield f"{entry.name}: FAILED: {error}"
+            continue
+        how = "fetched" if found.new else "in the cache"
+        checked = "md5 as published" if found.md5 else "no published checksum; pinned"
+        yield f"{entry.name}: {how}, {found.bytes:,} bytes, {checked}, sha256 {found.sha256}\n  {found.path}"
+    if failed:
+        raise type(failed[0])(f"{len(failed)} of {len(wanted)} genomes could not be fetched; the first: {failed[0]}")
+
+
+def _entries(listed: str | None) -> list[GenomeEntry]:
+    return read_list(Path(listed)) if listed else read_catalog()
