@@ -2,13 +2,26 @@
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from dataprep.splits import Interval
 
+# why bases of a split are in no block
+GAP, TOO_MUCH_N, TOO_SHORT, DUPLICATE = "gap", "too_much_n", "too_short", "duplicate"
 _FIRST_SPLITS = ("train", "valid", "test")  # others follow by name
+
+
+class Stretch(NamedTuple):
+    """Bases start..end (0-based, half-open) of one contig of one source."""
+
+    source: str
+    contig: str
+    start: int
+    end: int
 
 
 class PlannedBlock(NamedTuple):
@@ -34,25 +47,72 @@ class PlannedShard(NamedTuple):
         return sum(block.end - block.start for block in self.blocks)
 
 
-def cut_blocks(
-    source: str, intervals: Iterable[Interval], key_names: Mapping[str, str], *, block_bases: int, min_bases: int = 1
-) -> tuple[list[PlannedBlock], int]:
-    """Cut each interval into blocks of `block_bases` from its start, the last one shorter.
+class Dropped(Counter[tuple[str, str, str, str]]):
+    """What was left out: (source, split, reason, "blocks" or "bases") -> how many."""
 
-    Returns:
-        The blocks in the order of `intervals`, and the bases in blocks left out for being under `min_bases`.
+    def note(self, source: str, split: str, reason: str, bases: int) -> None:
+        self[source, split, reason, "blocks"] += 1
+        self[source, split, reason, "bases"] += bases
+
+    def bases_of(self, source: str, reason: str) -> int:
+        """Bases of one source left out for one reason, over all splits."""
+        return sum(n for (s, _, r, unit), n in self.items() if (s, r, unit) == (source, reason, "bases"))
+
+    def table(self) -> list[tuple[str, str, str, int, int]]:
+        """Rows of source, split, reason, blocks, bases; in the order in which each was first met."""
+        places = dict.fromkeys(key[:3] for key in self)
+        return [(*place, self[*place, "blocks"], self[*place, "bases"]) for place in places]
+
+
+def split_at_gaps(
+    intervals: Iterable[Interval], gaps: Mapping[str, Sequence[tuple[int, int]]]
+) -> tuple[list[Interval], list[Interval]]:
+    """What is left of each interval outside the gaps, and the parts that are inside, both in order.
+
+    Args:
+        gaps: contig -> start,end of its gaps, ascending and disjoint.
+    """
+    outside: list[Interval] = []
+    inside: list[Interval] = []
+    for piece in intervals:
+        own = gaps.get(piece.contig, ())
+        position = piece.start
+        for start, end in own[bisect_right(own, piece.start, key=itemgetter(1)) :]:
+            if start >= piece.end:
+                break
+            start, end = max(start, piece.start), min(end, piece.end)
+            if start > position:
+                outside.append(piece._replace(start=position, end=start))
+            inside.append(piece._replace(start=start, end=end))
+            position = end
+        if position < piece.end:
+            outside.append(piece._replace(start=position))
+    return outside, inside
+
+
+def cut_blocks(
+    source: str,
+    intervals: Iterable[Interval],
+    key_names: Mapping[str, str],
+    *,
+    block_bases: int,
+    min_bases: int = 1,
+    dropped: Dropped | None = None,
+) -> list[PlannedBlock]:
+    """Cut each interval into blocks of `block_bases` from its start, the last one shorter, in the order of `intervals`.
+
+    Blocks of under `min_bases` are left out, and noted in `dropped`.
     """
     blocks: list[PlannedBlock] = []
-    dropped = 0
     for contig, first, last, split in intervals:
         for start in range(first, last, block_bases):
             end = min(start + block_bases, last)
-            if end - start < min_bases:
-                dropped += end - start
-                continue
-            key = f"{source}-{key_names[contig]}-{start:010d}"
-            blocks.append(PlannedBlock(key, source, contig, start, end, split))
-    return blocks, dropped
+            if end - start >= min_bases:
+                key = f"{source}-{key_names[contig]}-{start:010d}"
+                blocks.append(PlannedBlock(key, source, contig, start, end, split))
+            elif dropped is not None:
+                dropped.note(source, split, TOO_SHORT, end - start)
+    return blocks
 
 
 def contig_key_names(contigs: Sequence[str]) -> dict[str, str]:

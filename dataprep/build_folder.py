@@ -1,22 +1,31 @@
-"""The hidden folder a corpus grows in, and the single rename that makes the finished corpus visible.
+"""The hidden folder a corpus grows in, and the last step that makes the finished corpus visible.
 
 .NAME.building/
     lock         held while a build runs
-    genomes/     staged FASTA files, by sha256
+    genomes/     staged genomes, by sha256
     manifests/   one per finished shard
-    corpus/      becomes NAME
+    corpus/      becomes NAME, by one rename
+
+A corpus at a URL grows in such a folder among the temporary files of this machine; its shards are uploaded one by one,
+and index.json, without which they are no corpus, last.
 """
 
 import fcntl
+import hashlib
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from dataprep.corpus_index import INDEX_NAME
-from failures import BadInput
+from dataprep.storage import exists, is_url, join, names_in, remove, upload
+from failures import BadInput, Failure
+
+_SHARD = re.compile(r"[a-z][a-z0-9_]*-\d{6,}\.tar\.zst")
 
 
 class BuildFolder:
@@ -24,11 +33,19 @@ class BuildFolder:
 
     A failure the user must correct (`BadInput`) removes the folder; any other end (a kill, a full disk, Ctrl-C) keeps
     it, and the next run continues from its finished pieces.
+
+    Attributes:
+        url: of the finished corpus, if it will not be on a local disk.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: str) -> None:
+        self.url = output.rstrip("/") if is_url(output) else None
         self.output = output
-        self.root = output.parent / f".{output.name}.building"
+        if self.url:
+            place = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+            self.root = Path(tempfile.gettempdir()) / f".dnachunker-{place}.building"
+        else:
+            self.root = Path(output).parent / f".{Path(output).name}.building"
         self.genomes = self.root / "genomes"
         self.manifests = self.root / "manifests"
         self.corpus = self.root / "corpus"
@@ -56,29 +73,61 @@ class BuildFolder:
         if self._lock:
             self._lock.close()
 
+    def url_of(self, name: str) -> str | None:
+        """Where a file of the corpus is uploaded to, if anywhere."""
+        return join(self.url, name) if self.url else None
+
+    def make_way(self) -> None:
+        """At a URL, take a corpus that will be replaced out of sight before its shards are overwritten."""
+        if self.url:
+            try:
+                remove(join(self.url, INDEX_NAME))
+            except OSError as error:
+                raise BadInput(f"{self.url}: cannot be written: {error.strerror or error}") from error
+
     def publish(self, names: Iterable[str]) -> None:
         """Move the corpus to its place; `names` are its files, anything else (of an older attempt) is deleted."""
         wanted = set(names)
         for path in self.corpus.iterdir():
             if path.name not in wanted:
                 path.unlink()
+        if self.url:
+            self._publish_to_url(self.url, wanted)
+            return
         _sync(self.corpus)
-        if self.output.exists():
+        output = Path(self.output)
+        if output.exists():
             # two renames: no call swaps folders everywhere; the old corpus survives in the build folder in between
-            os.rename(self.output, self.root / "replaced")
-        os.rename(self.corpus, self.output)
-        _sync(self.output.parent)
+            os.rename(output, self.root / "replaced")
+        os.rename(self.corpus, output)
+        _sync(output.parent)
+
+    def _publish_to_url(self, url: str, wanted: set[str]) -> None:
+        there = names_in(url)
+        for name in there:
+            if name not in wanted and _SHARD.fullmatch(name):
+                remove(join(url, name))
+        if missing := sorted(name for name in wanted if _SHARD.fullmatch(name) and name not in there):
+            raise Failure(f"{join(url, missing[0])}: uploaded and gone again; run this again")
+        for path in sorted(self.corpus.iterdir(), key=lambda path: path.name == INDEX_NAME):
+            upload(path, join(url, path.name))
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: str, *, overwrite: bool) -> None:
     """Refuse to replace anything that is not a corpus, or a corpus without `overwrite`.
 
     Raises:
         BadInput: saying which of the two.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if is_url(output):
+        names = names_in(output)
+        # shards without an index are what an interrupted build has uploaded
+        empty = all(_SHARD.fullmatch(name) for name in names if name)
+    else:
+        empty = not os.path.exists(output) or (os.path.isdir(output) and not os.listdir(output))
+    if empty:
         return
-    if not (output / INDEX_NAME).is_file():
+    if not exists(join(output, INDEX_NAME)):
         raise BadInput(f"{output}: exists and is not a corpus; choose another output")
     if not overwrite:
         raise BadInput(

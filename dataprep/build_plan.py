@@ -5,17 +5,28 @@ The plan depends on the config and the inputs alone, so any number of workers, a
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from dataprep.blocks import PlannedBlock, PlannedShard, contig_key_names, cut_blocks, plan_shards
+from dataprep.blocks import (
+    GAP,
+    Dropped,
+    PlannedBlock,
+    PlannedShard,
+    Stretch,
+    contig_key_names,
+    cut_blocks,
+    split_at_gaps,
+)
 from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
-from dataprep.corpus_index import FORMAT, FORMAT_VERSION
-from dataprep.genome import Contig, StagedGenome, hash_file
-from dataprep.splits import divide
+from dataprep.corpus_index import FORMAT, FORMAT_VERSION, LeakageReport
+from dataprep.genome import Contig, StagedGenome, hash_file, stage_genome
+from dataprep.repeats import RepeatSource
+from dataprep.splits import Interval, divide
 from failures import BadInput
 
 
@@ -28,18 +39,28 @@ class PlannedSource:
     clade: str
     assembly: str
     repeats: str
+    repeat_file: RepeatSource | None
     genome: StagedGenome
     contigs: dict[str, Contig]
-    bases_too_short: int
+
+    def genome_here(self) -> StagedGenome:
+        """The staged genome on this machine: one that shares no disk with the driver stages it for itself."""
+        store = Path(self.genome.store)
+        if not store.exists():
+            store.parent.mkdir(parents=True, exist_ok=True)
+            return stage_genome(Path(self.genome.path), store.parent, self.repeat_file)
+        return self.genome
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What will be written; `shards` are in canonical order."""
+    """What will be written; `shards` are in canonical order, `dropped` counts what is in none of them."""
 
     config: CorpusConfig
     sources: dict[str, PlannedSource]
     shards: tuple[PlannedShard, ...]
+    dropped: Dropped
+    leakage: LeakageReport
 
     @property
     def bases(self) -> int:
@@ -60,41 +81,77 @@ class BuildPlan:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def make_plan(config: CorpusConfig, genomes: Mapping[str, StagedGenome]) -> BuildPlan:
-    """Decide every block and shard.
+def choose_sources(
+    config: CorpusConfig, genomes: Mapping[str, StagedGenome]
+) -> tuple[dict[str, PlannedSource], dict[str, list[Interval]]]:
+    """The contigs each source uses, and the intervals of its splits.
 
     Raises:
-        BadInput: a pattern or split rule that does not fit the genome, overlapping splits, nothing to train on.
+        BadInput: a pattern or split rule that does not fit the genome, overlapping splits.
     """
-    blocks: list[PlannedBlock] = []
     sources: dict[str, PlannedSource] = {}
+    intervals: dict[str, list[Interval]] = {}
     for name, source in config.sources.items():
         contigs = _select_contigs(name, source, genomes[name])
         lengths = {contig.name: contig.length for contig in contigs}
-        intervals = divide(config.split_rule(name), lengths, source=name, seed=config.seed)
-        cut, too_short = cut_blocks(
-            name,
-            intervals,
-            contig_key_names(list(lengths)),
-            block_bases=config.block_bases,
-            min_bases=config.min_bases,
-        )
-        blocks += cut
+        intervals[name] = divide(config.split_rule(name), lengths, source=name, seed=config.seed)
         sources[name] = PlannedSource(
             name=name,
             species=source.species or name,
             clade=source.clade,
             assembly=source.assembly,
             repeats=source.repeat_kind,
+            repeat_file=repeat_source(source),
             genome=genomes[name],
             contigs={contig.name: contig for contig in contigs},
-            bases_too_short=too_short,
         )
+    return sources, intervals
+
+
+def cut_source(
+    config: CorpusConfig,
+    source: PlannedSource,
+    intervals: Sequence[Interval],
+    gaps: Iterable[Stretch],
+    dropped: Dropped,
+) -> list[PlannedBlock]:
+    """The blocks of one source: its intervals without the gaps, cut; what is left out is noted in `dropped`.
+
+    Args:
+        gaps: runs of N (anything with `contig`, `start`, `end`), ascending and disjoint within each contig.
+    """
+    by_contig: dict[str, list[tuple[int, int]]] = {}
+    for gap in gaps:
+        by_contig.setdefault(gap.contig, []).append((gap.start, gap.end))
+    outside, inside = split_at_gaps(intervals, by_contig)
+    for piece in inside:
+        dropped.note(source.name, piece.split, GAP, piece.end - piece.start)
+    return cut_blocks(
+        source.name,
+        outside,
+        contig_key_names(list(source.contigs)),
+        block_bases=config.block_bases,
+        min_bases=config.min_bases,
+        dropped=dropped,
+    )
+
+
+def check_trainable(blocks: Sequence[PlannedBlock]) -> None:
+    """Refuse a corpus that nothing can be trained on.
+
+    Raises:
+        BadInput: no block is in the split train.
+    """
     if not any(block.split == "train" for block in blocks):
         found = sorted({block.split for block in blocks})
         raise BadInput(f"the corpus would have no train split ({', '.join(found) or 'no bases at all'}); see `split`")
-    shards = plan_shards(blocks, shard_bases=config.shard_bases)
-    return BuildPlan(config, sources, tuple(shards))
+
+
+def repeat_source(source: SourceConfig) -> RepeatSource | None:
+    """The file that replaces this source's soft-mask, where one does."""
+    if not isinstance(source.repeats, RepeatFile):
+        return None
+    return RepeatSource(source.repeats.kind, str(resolve_path(source.repeats.path)))
 
 
 def identity(config: CorpusConfig) -> dict[str, Any]:

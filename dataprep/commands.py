@@ -69,7 +69,10 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
     parser.add_argument("--output", metavar="DIR", help="folder of the new corpus")
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="parallel processes (default: all cores; 0: this one, without Ray)"
+        "--workers", type=_count, metavar="N", help="parallel processes (default: all cores; 0: only this one)"
+    )
+    parser.add_argument(
+        "--ray", metavar="local|ADDRESS", help="run the work as Ray tasks, on this machine or on the cluster there"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
@@ -92,7 +95,7 @@ def run_shard(args: argparse.Namespace) -> int:
         raise BadInput("shard: name the new corpus's folder with --output DIR")
     from dataprep.ray_pipeline import build_corpus
 
-    summary = build_corpus(config, args.output, overwrite=args.overwrite, workers=args.workers)
+    summary = build_corpus(config, args.output, overwrite=args.overwrite, workers=args.workers, ray=args.ray)
     print(describe_build(summary))
     print(f"next: dnachunker pretrain --config tiny --corpus {args.output} --run runs/tiny")
     return 0

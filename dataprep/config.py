@@ -126,16 +126,24 @@ class CorpusConfig(Config):
             `sources.hg38.path=/data/hg38.fa.gz`.
         block_bases: longest block; windows are cut from blocks at load time and never cross one.
         min_bases: blocks shorter than this are left out, and counted.
-        shard_bases: a shard is closed before it would exceed this many bases (2**28 is about 64 MiB).
+        n_gap: runs of N of at least this many letters are left out, and blocks end there; 0 keeps them all.
+        max_n: blocks with a larger share of N are left out, and counted.
+        duplicates: what becomes of blocks with the same letters, on either strand. Within a split the first stays.
+            Across splits, `refuse` stops the build, `drop` leaves the training copy out; `keep` keeps all.
+        shard_bases: a shard is closed before it would exceed this many bases (2**26 is about 16 MiB). One worker
+            writes one shard at a time, so a genome has work for about bases / shard_bases of them.
         compression_level: of zstd; bases hardly shrink below 2 bits, so a high level buys little.
-        workers: parallel processes; 0 builds in this process without Ray; null takes all cores.
+        workers: parallel processes; 0 builds in this process; null takes all cores.
     """
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
     split: SplitRule = HashSplit()
     block_bases: int = Field(default=2**20, ge=16, le=2**26)
     min_bases: int = Field(default=1, ge=1)
-    shard_bases: int = Field(default=2**28, ge=1)
+    n_gap: int = Field(default=1000, ge=0)
+    max_n: float = Field(default=0.5, ge=0.0, le=1.0)
+    duplicates: Literal["refuse", "drop", "keep"] = "refuse"
+    shard_bases: int = Field(default=2**26, ge=1)
     compression_level: int = Field(default=3, ge=1, le=19)
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=0)

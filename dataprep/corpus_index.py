@@ -71,6 +71,40 @@ class SplitTotals(_Record):
     bytes: int
 
 
+class DroppedRow(_Record):
+    """Bases of a split that are in no block.
+
+    `reason` is `gap` (a long run of N; `blocks` counts the runs), `too_much_n`, `too_short` or `duplicate`.
+    """
+
+    source: str
+    split: str
+    reason: str
+    blocks: int
+    bases: int
+
+
+class LeakageRow(_Record):
+    """Distinct sampled k-mers of one source in one held-out split, and how many of them the split train has too."""
+
+    split: str
+    source: str
+    kmers: int
+    in_train: int
+
+    @property
+    def share(self) -> float:
+        return self.in_train / self.kmers if self.kmers else 0.0
+
+
+class LeakageReport(_Record):
+    """How much of what is held out train has seen: exact k-mers, either strand; `sampled` is the share looked at."""
+
+    k: int
+    sampled: float
+    rows: list[LeakageRow]
+
+
 class FileRecord(_Record):
     """A file of the corpus folder."""
 
@@ -97,6 +131,8 @@ class CorpusIndex(_Record):
     splits: dict[str, SplitTotals]
     blocks: FileRecord
     shards: list[ShardRecord]
+    dropped: list[DroppedRow] = []
+    leakage: LeakageReport | None = None
 
     def to_json(self) -> bytes:
         """The bytes of index.json: the same for the same corpus."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from dataprep.blocks import split_order
+from dataprep.blocks import TOO_SHORT, split_order
 from dataprep.build_plan import BuildPlan, PlannedSource, split_file_digest
 from dataprep.corpus_index import (
     BLOCKS_NAME,
@@ -12,6 +12,7 @@ from dataprep.corpus_index import (
     FORMAT,
     FORMAT_VERSION,
     CorpusIndex,
+    DroppedRow,
     FileRecord,
     ShardRecord,
     SourceRecord,
@@ -47,6 +48,11 @@ def build_index(
         splits=splits,
         blocks=FileRecord(name=BLOCKS_NAME, bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
         shards=shards,
+        dropped=[
+            DroppedRow(source=source, split=split, reason=reason, blocks=blocks, bases=bases)
+            for source, split, reason, blocks, bases in plan.dropped.table()
+        ],
+        leakage=plan.leakage,
     )
     return index, table
 
@@ -103,7 +109,7 @@ def _source_record(plan: BuildPlan, source: PlannedSource, columns: dict[str, li
         ambiguous=dict(sorted(genome.ambiguous.items())),
         empty_records=genome.empty_records,
         contigs_left_out=len(genome.contigs) - len(source.contigs),
-        bases_too_short=source.bases_too_short,
+        bases_too_short=plan.dropped.bases_of(source.name, TOO_SHORT),
         licence=config.licence,
         citation=config.citation,
         weight=config.weight,

@@ -18,6 +18,8 @@ LETTERS = bytes(b"ACGTNNNN"[i] if i < 8 else b"acgtnnnn"[i % 8] for i in range(1
 _UNPACK = np.array([[byte >> 6 & 3, byte >> 4 & 3, byte >> 2 & 3, byte & 3] for byte in range(256)], dtype=np.uint8)
 _UNPACK_AS_WORD = _UNPACK.view(np.uint32).reshape(256)
 
+GC_OF_BYTE = ((_UNPACK == 1) | (_UNPACK == 2)).sum(axis=1).astype(np.uint8)  # how many of a byte's bases are C or G
+
 
 def find_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """(k, 2) uint32 start,end of each maximal run of True in the (n,) `mask`, in order."""
@@ -30,16 +32,44 @@ def find_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
 
 
 def pack_bases(codes: NDArray[np.uint8]) -> bytes:
-    """(n,) codes -> ceil(n / 4) bytes; code 4 has its low bits 0, so N is stored as A."""
-    padded = np.zeros(-(-codes.size // 4) * 4, np.uint8)
-    np.bitwise_and(codes, 3, out=padded[: codes.size])
+    """(n,) codes, with or without the repeat bit -> ceil(n / 4) bytes; N is stored as A, its low bits being 0."""
+    whole = codes.size // 4 * 4
+    words = np.ascontiguousarray(codes[:whole]).view("<u4") & np.uint32(0x03030303)
     # bytes b0 b1 b2 b3 of a little-endian word, 2 bits each, land in its top byte as b0<<6|b1<<4|b2<<2|b3
-    words = padded.view("<u4") * np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)
-    return (words >> np.uint32(24)).astype(np.uint8).tobytes()
+    words *= np.uint32(1 << 30 | 1 << 20 | 1 << 10 | 1)
+    packed = words.view(np.uint8)[3::4].tobytes()
+    if whole == codes.size:
+        return packed
+    last = sum((int(code) & 3) << shift for code, shift in zip(codes[whole:], (6, 4, 2), strict=False))
+    return packed + bytes([last])
+
+
+def split_packed(packed: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.uint32], NDArray[np.uint32]]:
+    """(n,) packed codes -> what a shard stores: 2-bit bytes, runs of N and runs of soft-masked letters, (k, 2) each."""
+    flags = packed & np.uint8(PACKED_REPEAT_BIT | CODE_N)
+    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1  # few: both kinds of runs begin and end here or at the ends
+    starts = np.concatenate([[0], edges])
+    ends = np.append(edges, packed.size)
+    runs = []
+    for flag in (CODE_N, PACKED_REPEAT_BIT):
+        inside = (flags[starts] & np.uint8(flag)) != 0
+        joined = find_runs(inside)  # stretches that differ in the other flag only are one run
+        runs.append(np.stack([starts[joined[:, 0]], ends[joined[:, 1] - 1]], axis=1).astype(RUN_DTYPE))
+    return pack_bases(packed), runs[0], runs[1]
 
 
 def unpack_bases(sequence: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return _UNPACK_AS_WORD.take(sequence).view(np.uint8)[:length]
+
+
+def count_gc(sequence: NDArray[np.uint8]) -> int:
+    """Number of C and G in 2-bit bytes; N and the unused bits of the last byte are stored as A and do not count."""
+    return int(GC_OF_BYTE.take(sequence).sum(dtype=np.int64))
+
+
+def run_bases(runs: NDArray[np.uint32]) -> int:
+    """Number of bases in (k, 2) runs."""
+    return int((runs[:, 1].astype(np.int64) - runs[:, 0]).sum())
 
 
 def mark_soft(packed: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:

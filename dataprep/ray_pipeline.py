@@ -1,39 +1,33 @@
 """Build a corpus: stage the genomes, plan, write the shards in parallel, publish.
 
-Ray runs the two tasks of `shard_task` in local worker processes; each writes its shard to disk itself, so only plans
-and small manifests pass through Ray. With no workers the same tasks run in this process.
+The steps run in this process, in processes of this machine, or as Ray tasks on any number of machines. Each task
+writes what it makes to disk itself, so only plans and small results pass between processes.
 """
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dataprep.build_folder import BuildFolder, check_output, write_file
-from dataprep.build_plan import BuildPlan, identity, make_plan, repeat_file_digest, split_file_digest
+from dataprep.build_plan import identity, repeat_file_digest, split_file_digest
+from dataprep.build_steps import InProcess, Pool, plan_build, stage_genomes, write_shards
 from dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
-from dataprep.genome import StagedGenome, glance, hash_file
+from dataprep.fetch import localise
+from dataprep.genome import glance, hash_file
 from dataprep.index_builder import build_index
-from dataprep.progress import Progress
-from dataprep.shard_task import (
-    Outcome,
-    ShardJob,
-    ShardManifest,
-    StageJob,
-    attempt,
-    shard_task,
-    stage_job,
-    stage_task,
-)
+from dataprep.process_pool import ProcessPool
+from dataprep.shard_task import Outcome, attempt
 from dataprep.splits import read_bed
+from dataprep.storage import is_url, join, size_of
 from failures import BadInput, Failure
 
+LOCAL_RAY = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
 
 
@@ -65,45 +59,46 @@ class BuildSummary:
         return self.bases / self.seconds
 
 
-class _Pool(Protocol):
-    def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
-        """Call `task(job, shared)` for every job; yields (job number, result) as they finish."""
-
-
 def build_corpus(
     config: CorpusConfig,
     output: str | Path,
     *,
     overwrite: bool = False,
     workers: int | None = None,
+    ray: str | None = None,
     quiet: bool = False,
 ) -> BuildSummary:
     """Build the corpus of `config` in the folder `output`; running it again, or after a kill, is safe.
 
     Args:
+        output: a local folder, or a URL that fsspec can write to (s3, gs ...).
         overwrite: replace a corpus that is there, even one of the same config and inputs.
-        workers: overrides `config.workers`; 0 runs in this process, without Ray.
+        workers: overrides `config.workers`; 0 runs in this process.
+        ray: None for processes of this machine; `local` for a private Ray instance; or the address of a Ray cluster,
+            of which `workers` then bounds the share (None: all of it).
 
     Raises:
         BadInput: nothing is left behind; an existing corpus is untouched.
         Failure: a full disk or dying workers; finished shards are kept for the next run.
     """
     started = time.monotonic()
-    destination = Path(os.path.abspath(Path(output).expanduser()))
+    config = localise(config, quiet=quiet)
+    destination = str(output) if is_url(str(output)) else os.path.abspath(Path(output).expanduser())
     if not overwrite and (corpus := _already_built(config, destination)):
         return BuildSummary(corpus, True, 0, time.monotonic() - started)
     check_output(destination, overwrite=overwrite)
     _look_at_inputs(config)
     count = workers if workers is not None else config.workers
-    with BuildFolder(destination) as folder, _pool(count) as pool:
-        genomes = _stage(config, folder, pool, quiet)
-        plan = make_plan(config, genomes)
-        manifests, resumed = _write(plan, folder, pool, quiet)
+    with BuildFolder(destination) as folder, _pool(count, ray) as pool:
+        genomes = stage_genomes(config, folder, pool, quiet)
+        plan = plan_build(config, genomes, pool, quiet)
+        folder.make_way()
+        manifests, resumed = write_shards(plan, folder, pool, quiet)
         index, table = build_index(plan, manifests, identity(config))
         write_file(folder.corpus / BLOCKS_NAME, table)
         write_file(folder.corpus / INDEX_NAME, index.to_json())
         folder.publish([INDEX_NAME, BLOCKS_NAME, *(shard.name for shard in plan.shards)])
-    return BuildSummary(Corpus(str(destination), index), False, resumed, time.monotonic() - started)
+    return BuildSummary(Corpus(destination, index), False, resumed, time.monotonic() - started)
 
 
 def _look_at_inputs(config: CorpusConfig) -> None:
@@ -115,98 +110,47 @@ def _look_at_inputs(config: CorpusConfig) -> None:
             read_bed(resolve_path(rule.path))
 
 
-def _already_built(config: CorpusConfig, destination: Path) -> Corpus | None:
-    if not (destination / INDEX_NAME).is_file():
-        return None
+def _already_built(config: CorpusConfig, destination: str) -> Corpus | None:
     try:
         corpus = Corpus.open(destination)
     except BadInput:
-        return None  # a broken or older corpus: `check_output` asks for --overwrite
+        return None  # nothing, or a broken or older corpus: `check_output` asks for --overwrite
     expected = [
         (name, hash_file(resolve_path(source.path))[0], split_file_digest(config, name), repeat_file_digest(source))
         for name, source in config.sources.items()
     ]
     found = [(s.name, s.sha256, s.split_file_sha256, s.repeats_file_sha256) for s in corpus.sources]
-    whole = all(_size(destination / shard.name) == shard.bytes for shard in corpus.index.shards)
+    whole = all(size_of(join(destination, shard.name)) == shard.bytes for shard in corpus.index.shards)
     return corpus if whole and found == expected and corpus.index.config == identity(config) else None
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _stage(config: CorpusConfig, folder: BuildFolder, pool: _Pool, quiet: bool) -> dict[str, StagedGenome]:
-    wanted = {name: stage_job(source) for name, source in config.sources.items()}
-    jobs = sorted(set(wanted.values()), key=str)
-    genomes: dict[StageJob, StagedGenome] = {}
-    if not quiet:
-        size = sum(os.path.getsize(job.path) for job in jobs)
-        print(f"reading {len(jobs)} genomes, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
-    for number, genome in pool.map(stage_task, jobs, str(folder.genomes)):
-        genomes[jobs[number]] = genome
-        if not quiet:
-            print(_describe(genome), file=sys.stderr, flush=True)
-    return {name: genomes[job] for name, job in wanted.items()}
-
-
-def _describe(genome: StagedGenome) -> str:
-    bases = sum(contig.length for contig in genome.contigs)
-    parts = [f"read {genome.file}: {bases / 1e6:,.2f} Mbp in {len(genome.contigs)} contigs"]
-    if genome.ambiguous:
-        letters = " ".join(f"{letter}:{count}" for letter, count in sorted(genome.ambiguous.items()))
-        parts.append(f"{sum(genome.ambiguous.values()):,} IUPAC letters count as N ({letters})")
-    if genome.empty_records:
-        parts.append(f"{genome.empty_records} records without sequence skipped")
-    return "; ".join(parts)
-
-
-def _write(plan: BuildPlan, folder: BuildFolder, pool: _Pool, quiet: bool) -> tuple[list[ShardManifest], int]:
-    jobs = [
-        ShardJob(
-            shard=shard,
-            digest=plan.shard_digest(shard),
-            folder=str(folder.corpus),
-            manifest=str(folder.manifests / f"{shard.name}.json"),
-            level=plan.config.compression_level,
-        )
-        for shard in plan.shards
-    ]
-    manifests: dict[int, ShardManifest] = {}
-    resumed = 0
-    with Progress("writing shards", plan.bases, quiet=quiet) as progress:
-        for number, (manifest, was_there) in pool.map(shard_task, jobs, plan.sources):
-            manifests[number] = manifest
-            resumed += was_there
-            progress.add(plan.shards[number].bases)
-    return [manifests[number] for number in range(len(jobs))], resumed
-
-
-class _InProcess:
-    def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
-        for number, job in enumerate(jobs):
-            yield number, attempt(task, job, shared).unwrap()
-
-
 class _RayPool:
-    """A private Ray instance of `workers` processes on this machine, gone when the context ends."""
+    """Ray tasks: on a private instance of `workers` processes, gone when the context ends, or on a cluster."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, address: str, workers: int | None) -> None:
+        self.address = address
         self.workers = workers
 
     def __enter__(self) -> "_RayPool":
-        import ray  # half a second, and only builds with workers need it
+        import ray  # half a second, and only builds that ask for Ray need it
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs we do not use
         self._ray = ray
-        ray.init(
-            address="local",  # never somebody else's cluster, whatever RAY_ADDRESS says
-            num_cpus=self.workers,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.address == LOCAL_RAY:
+            self.workers = self.workers or _cores()
+            options |= {
+                "num_cpus": self.workers,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+            }
+        try:
+            # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
+            ray.init(address=self.address, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadInput(f"--ray {self.address}: no Ray cluster answers there ({reason})") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -219,7 +163,7 @@ class _RayPool:
         waiting = list(reversed(list(enumerate(jobs))))
         running: dict[Any, int] = {}
         while waiting or running:
-            while waiting and len(running) < 2 * self.workers:
+            while waiting and len(running) < self._at_once():
                 number, job = waiting.pop()
                 running[remote.remote(task, job, shared_reference)] = number
             done, _ = ray.wait(list(running), num_returns=1)
@@ -232,8 +176,21 @@ class _RayPool:
                 ) from error
             yield running.pop(done[0]), outcome.unwrap()
 
+    def _at_once(self) -> int:
+        """Tasks handed out at a time: on a cluster that grows or shrinks, asked anew each time."""
+        if self.address == LOCAL_RAY:
+            return 2 * (self.workers or 1)
+        cluster = int(self._ray.cluster_resources().get("CPU", 1))
+        return min(self.workers, cluster) if self.workers else 2 * max(cluster, 1)
 
-def _pool(workers: int | None) -> AbstractContextManager[_Pool]:
+
+def _pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:
+    if ray:
+        return _RayPool(ray, workers)
     if workers == 0:
-        return nullcontext(_InProcess())
-    return _RayPool(workers or len(os.sched_getaffinity(0)))
+        return nullcontext(InProcess())
+    return ProcessPool(workers or _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -111,20 +111,37 @@ def encode_block(block: Block, level: int = 3) -> tuple[bytes, int]:
     Raises:
         ValueError: the key or the length is not one the format allows (a bug of the caller).
     """
-    if not KEY_PATTERN.fullmatch(block.key) or not 0 < block.bases <= MAX_BLOCK_BASES:
-        raise ValueError(f"not a legal block: key {block.key!r}, {block.bases} bases")
     if block.codes.size != block.bases:
         raise ValueError(f"{block.key}: {block.codes.size} codes for {block.bases} bases")
     coordinates = {name: getattr(block, name) for name in COORDINATES}
+    return encode_parts(block.key, coordinates, pack_bases(block.codes), block.n_runs, block.soft_runs, level)
+
+
+def encode_parts(
+    key: str,
+    coordinates: dict[str, Any],
+    sequence: bytes,
+    n_runs: NDArray[np.uint32],
+    soft_runs: NDArray[np.uint32],
+    level: int,
+) -> tuple[bytes, int]:
+    """As `encode_block`, for a block whose 2-bit `sequence` is already at hand; `coordinates` are `COORDINATES`.
+
+    Raises:
+        ValueError: as `encode_block`.
+    """
+    bases = coordinates["end"] - coordinates["start"]
+    if not KEY_PATTERN.fullmatch(key) or not 0 < bases <= MAX_BLOCK_BASES or len(sequence) != -(-bases // 4):
+        raise ValueError(f"not a legal block: key {key!r}, {bases} bases, {len(sequence)} bytes of sequence")
     members = (
-        pack_bases(block.codes),
-        block.n_runs.astype(RUN_DTYPE).tobytes(),
-        block.soft_runs.astype(RUN_DTYPE).tobytes(),
+        sequence,
+        n_runs.astype(RUN_DTYPE).tobytes(),
+        soft_runs.astype(RUN_DTYPE).tobytes(),
         json.dumps(coordinates, sort_keys=True, separators=(",", ":")).encode("ascii"),
     )
     pieces: list[bytes] = []
     for suffix, data in zip(MEMBER_SUFFIXES, members, strict=True):
-        pieces += (_tar_header(f"{block.key}.{suffix}", len(data)), data, bytes(-len(data) % _TAR_RECORD))
+        pieces += (_tar_header(f"{key}.{suffix}", len(data)), data, bytes(-len(data) % _TAR_RECORD))
     stream = b"".join(pieces)
     return _compress(stream, level), len(stream)
 
@@ -144,7 +161,7 @@ def decode_block(frame: bytes, *, crc32: int | None = None) -> Block:
     Raises:
         CorruptBlock: truncated, altered, not a block at all.
     """
-    key, coordinates, bases, n_runs, soft_runs = _decode_members(frame, crc32)
+    key, coordinates, bases, n_runs, soft_runs = decode_members(frame, crc32)
     length = coordinates["end"] - coordinates["start"]
     codes = unpack_bases(bases, length)
     mark_n(codes, n_runs)
@@ -157,7 +174,7 @@ def decode_packed(frame: bytes, *, crc32: int | None = None) -> NDArray[np.uint8
     Raises:
         CorruptBlock: as `decode_block`.
     """
-    _, coordinates, bases, n_runs, soft_runs = _decode_members(frame, crc32)
+    _, coordinates, bases, n_runs, soft_runs = decode_members(frame, crc32)
     packed = unpack_bases(bases, coordinates["end"] - coordinates["start"])
     mark_n(packed, n_runs)
     mark_soft(packed, soft_runs)
@@ -181,9 +198,14 @@ def members_to_block(key: str, members: dict[str, bytes]) -> Block:
 Members = tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]
 
 
-def _decode_members(
-    frame: bytes, crc32: int | None
+def decode_members(
+    frame: bytes, crc32: int | None = None
 ) -> tuple[str, dict[str, Any], NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Key, coordinates, 2-bit bytes, runs of N, runs of soft-masked letters: all checked, the bases not yet unpacked.
+
+    Raises:
+        CorruptBlock: as `decode_block`.
+    """
     if crc32 is not None and zlib.crc32(frame) != crc32:
         raise CorruptBlock("the frame's CRC-32 differs from the index: altered, or another corpus's shard")
     stream = _decompress(frame)

@@ -2,44 +2,37 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dataprep.blocks import PlannedShard
-from dataprep.build_plan import PlannedSource
-from dataprep.config import RepeatFile, SourceConfig, resolve_path
+from dataprep.build_plan import PlannedSource, repeat_source
+from dataprep.config import SourceConfig, resolve_path
 from dataprep.genome import StagedGenome, hash_file, stage_genome
 from dataprep.repeats import RepeatSource, apply_repeats
-from dataprep.shard_format import block_from_packed
-from dataprep.shard_writer import ShardWriter
+from dataprep.shard_writer import BlockRow, ShardWriter
+from dataprep.storage import size_of, upload
 from failures import BadInput, Failure
+
+_OF_THE_SOURCE = ("species", "clade", "assembly")
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write: into `folder`/`shard.name`, with its manifest at `manifest`; `digest` names the content."""
+    """One shard to write: into `folder`/`shard.name`, with its manifest at `manifest`; `digest` names the content.
+
+    With a `url`, the finished file is uploaded there and does not stay in `folder`.
+    """
 
     shard: PlannedShard
     digest: str
     folder: str
     manifest: str
     level: int
-
-
-class BlockRow(NamedTuple):
-    """What only the writer of a block knows."""
-
-    n_bases: int
-    soft_masked: int
-    gc: int
-    offset: int
-    length: int
-    crc32: int
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def attempt(task: Callable[..., Any], *arguments: Any) -> Outcome:
     except BadInput as error:
         return Outcome(None, BadInput, str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         return Outcome(
             None, Failure, f"the disk is full ({error.filename or 'build folder'}); free space and run this again"
@@ -88,10 +81,7 @@ class StageJob(NamedTuple):
 
 def stage_job(source: SourceConfig) -> StageJob:
     """What staging this source takes; equal for sources that share a staged file."""
-    listed = None
-    if isinstance(source.repeats, RepeatFile):
-        listed = RepeatSource(source.repeats.kind, str(resolve_path(source.repeats.path)))
-    return StageJob(str(resolve_path(source.path)), listed)
+    return StageJob(str(resolve_path(source.path)), repeat_source(source))
 
 
 def stage_task(job: StageJob, folder: str) -> StagedGenome:
@@ -101,51 +91,43 @@ def stage_task(job: StageJob, folder: str) -> StagedGenome:
 
 def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[ShardManifest, bool]:
     """Write one shard, or recognise that it is already written; returns its manifest and whether it was there."""
-    path, manifest_path = Path(job.folder) / job.shard.name, Path(job.manifest)
-    if finished := _finished(path, manifest_path, job.digest):
+    path = Path(job.folder) / job.shard.name
+    if finished := _finished(job, path):
         return finished, True
+    path.parent.mkdir(parents=True, exist_ok=True)  # on another machine of a cluster nobody has made it yet
     rows: list[BlockRow] = []
     with ShardWriter(path, level=job.level) as writer:
         for planned in job.shard.blocks:
             source = sources[planned.source]
-            packed = source.genome.read(source.contigs[planned.contig], planned.start, planned.end)
-            packed = apply_repeats(packed, source.repeats)
-            block = block_from_packed(
-                packed,
-                **planned._asdict(),
-                species=source.species,
-                clade=source.clade,
-                assembly=source.assembly,
-            )
-            rows.append(
-                BlockRow(
-                    n_bases=_run_bases(block.n_runs),
-                    soft_masked=_run_bases(block.soft_runs),
-                    gc=_count_gc(block.codes),
-                    **writer.add(block)._asdict(),
-                )
-            )
+            packed = source.genome_here().read(source.contigs[planned.contig], planned.start, planned.end)
+            coordinates = planned._asdict() | {name: getattr(source, name) for name in _OF_THE_SOURCE}
+            key = coordinates.pop("key")
+            rows.append(writer.add(apply_repeats(packed, source.repeats), key, coordinates))
+    if job.url:
+        upload(path, job.url)
+        path.unlink()
     manifest = ShardManifest(job.digest, writer.bytes, writer.sha256, tuple(rows))
-    part = manifest_path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(manifest)), "ascii")
-    part.replace(manifest_path)
+    write_manifest(Path(job.manifest), manifest)
     return manifest, False
 
 
-def _count_gc(codes: NDArray[np.uint8]) -> int:
-    # of the codes 0 to 4 only C=1 and G=2 have bit 1 of code + 1 set; counting is fast on booleans alone
-    return int(np.count_nonzero(((codes + np.uint8(1)) >> np.uint8(1) & np.uint8(1)).view(np.bool_)))
+def write_manifest(path: Path, manifest: ShardManifest) -> None:
+    """Keep a manifest for a later run; it takes its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(asdict(manifest)), "ascii")
+    part.replace(path)
 
 
-def _run_bases(runs: NDArray[np.uint32]) -> int:
-    return int((runs[:, 1].astype(np.int64) - runs[:, 0]).sum())
-
-
-def _finished(path: Path, manifest_path: Path, digest: str) -> ShardManifest | None:
+def _finished(job: ShardJob, path: Path) -> ShardManifest | None:
     try:
-        values = json.loads(manifest_path.read_text("ascii"))
-        if values["digest"] != digest or hash_file(path) != (values["sha256"], values["bytes"]):
+        values = json.loads(Path(job.manifest).read_text("ascii"))
+        if values["digest"] != job.digest:
             return None
-        return ShardManifest(**(values | {"rows": tuple(BlockRow(*row) for row in values["rows"])}))
+        if job.url:  # an upload is there whole or not at all; reading it back would cost what writing it costs
+            there = size_of(job.url) == values["bytes"]
+        else:
+            there = hash_file(path) == (values["sha256"], values["bytes"])
+        return ShardManifest(**(values | {"rows": tuple(BlockRow(*row) for row in values["rows"])})) if there else None
     except (OSError, ValueError, KeyError, TypeError, BadInput):
         return None

@@ -5,14 +5,21 @@ import os
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from dataprep.shard_format import Block, encode_block, encode_end_of_archive
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.packed_codes import count_gc, run_bases, split_packed
+from dataprep.shard_format import encode_end_of_archive, encode_parts
 
 
-class FrameAddress(NamedTuple):
-    """Where a block's frame lies in its shard, in bytes, and the CRC-32 of the frame."""
+class BlockRow(NamedTuple):
+    """What only the writer of a block knows: its letters, where its frame lies in the shard, the frame's CRC-32."""
 
+    n_bases: int
+    soft_masked: int
+    gc: int
     offset: int
     length: int
     crc32: int
@@ -31,13 +38,15 @@ class ShardWriter:
         self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._handle = open(self._part, "wb")  # noqa: SIM115 - closed by __exit__
 
-    def add(self, block: Block) -> FrameAddress:
-        """Append one block."""
-        frame, tar_bytes = encode_block(block, self.level)
-        address = FrameAddress(self.bytes, len(frame), zlib.crc32(frame))
+    def add(self, packed: NDArray[np.uint8], key: str, coordinates: dict[str, Any]) -> BlockRow:
+        """Append one block, given as (bases,) packed codes; `coordinates` are those of `shard_format.COORDINATES`."""
+        sequence, n_runs, soft_runs = split_packed(packed)
+        frame, tar_bytes = encode_parts(key, coordinates, sequence, n_runs, soft_runs, self.level)
+        gc = count_gc(np.frombuffer(sequence, np.uint8))
+        row = BlockRow(run_bases(n_runs), run_bases(soft_runs), gc, self.bytes, len(frame), zlib.crc32(frame))
         self._tar_bytes += tar_bytes
         self._append(frame)
-        return address
+        return row
 
     @property
     def sha256(self) -> str:

@@ -36,6 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         split={"kind": "contigs", "splits": {"valid": ["chrC"]}},
         block_bases=50,
         shard_bases=500,
+        duplicates="keep",  # the toy genome repeats itself
     )
     return build_corpus(config, folder / "corpus", workers=0, quiet=True).corpus
 

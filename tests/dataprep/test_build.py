@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dataprep import ray_pipeline, shard_task
+from dataprep import build_steps, shard_task
 from dataprep.config import CorpusConfig
 from dataprep.corpus_index import Corpus
 from dataprep.ray_pipeline import BuildSummary, build_corpus
@@ -31,6 +31,8 @@ def small_config(folder: Path, **values: Any) -> CorpusConfig:
         "split": {"kind": "contigs", "splits": {"valid": ["b"]}},
         "block_bases": 32,
         "shard_bases": 100,
+        "duplicates": "keep",  # the toy genome repeats itself, and has blocks of mostly N
+        "max_n": 1.0,
     }
     return CorpusConfig(**(defaults | values))
 
@@ -117,7 +119,7 @@ def _die_after(shards: int, config: CorpusConfig, output: Path) -> None:
         done += 1
         return write(*arguments)
 
-    ray_pipeline.shard_task = _task  # type: ignore[attr-defined]
+    build_steps.shard_task = _task  # type: ignore[attr-defined]
     build(config, output)
 
 
@@ -148,7 +150,7 @@ def test_a_damaged_finished_shard_is_written_again(config: CorpusConfig, tmp_pat
 def test_two_builds_of_one_corpus_do_not_mix(config: CorpusConfig, tmp_path: Path) -> None:
     from dataprep.build_folder import BuildFolder
 
-    with BuildFolder(tmp_path / "corpus") as folder:
+    with BuildFolder(str(tmp_path / "corpus")) as folder:
         with pytest.raises(BadInput, match="another build"):
             build(config, tmp_path / "corpus")
         assert folder.corpus.is_dir()
@@ -160,12 +162,12 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
     written = 0
     write = shard_task.ShardWriter.add
 
-    def _add(self: Any, block: Any) -> Any:
+    def _add(self: Any, *block: Any) -> Any:
         nonlocal written
         written += 1
         if written > 6:
             raise OSError(28, "No space left on device", "shard")
-        return write(self, block)
+        return write(self, *block)
 
     monkeypatch.setattr(shard_task.ShardWriter, "add", _add)
     with pytest.raises(Failure, match="disk is full"):

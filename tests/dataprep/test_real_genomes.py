@@ -42,11 +42,16 @@ def test_human_and_yeast_in_one_corpus(
     summary = build_corpus(config, tmp_path / "corpus", workers=0, quiet=True)
     corpus = Corpus.open(tmp_path / "corpus")
     assert verify_corpus(corpus) == []
-    assert reassemble(corpus, "hg38") == read_fasta(HUMAN)
+    human_letters = read_fasta(HUMAN)["chr2"]
+    assert human_letters[:10_000] == "N" * 10_000  # the telomere's gap, the only one: dropped
+    assert reassemble(corpus, "hg38") == {"chr2": "." * 10_000 + human_letters[10_000:]}
+    assert [(row.source, row.reason, row.blocks, row.bases) for row in corpus.index.dropped] == [
+        ("hg38", "gap", 1, 10_000)
+    ]
     assert reassemble(corpus, "sacCer3") == read_fasta(YEAST)
     assert summary.bits_per_base <= 2.02
     human = corpus.sources[0]
-    assert (human.bases_in_splits, human.n_bases) == (2_333_275, 10_000)
+    assert (human.bases_in_splits, human.n_bases) == (2_323_275, 0)
     assert human.soft_masked == 242_741 + 175_527 + 175_275 + 237_964
     valid = corpus.blocks("valid")
     assert set(valid.contig[valid.source == "sacCer3"].tolist()) == {"chrXVI"}

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dataprep.blocks import contig_key_names, cut_blocks, plan_shards
+from dataprep.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
 from dataprep.config import BedSplit, ContigSplit, HashSplit
 from dataprep.splits import Interval, divide
 from failures import BadInput
@@ -108,9 +110,10 @@ def test_hash_fractions_are_met_on_a_large_genome() -> None:
 def test_blocks_never_cross_a_split_and_shards_keep_order() -> None:
     intervals = divide(HashSplit(tile=70, valid=0.3), CONTIGS, source="g", seed=2)
     names = contig_key_names(list(CONTIGS))
-    blocks, dropped = cut_blocks("g", intervals, names, block_bases=32, min_bases=8)
+    dropped = Dropped()
+    blocks = cut_blocks("g", intervals, names, block_bases=32, min_bases=8, dropped=dropped)
     assert all(block.end - block.start <= 32 for block in blocks)
-    assert sum(b.end - b.start for b in blocks) + dropped == 1590
+    assert sum(b.end - b.start for b in blocks) + dropped.bases_of("g", "too_short") == 1590
     for block in blocks:
         assert any(i.contig == block.contig and i.start <= block.start and block.end <= i.end for i in intervals)
     shards = plan_shards(blocks, shard_bases=200)
@@ -125,3 +128,22 @@ def test_contig_names_that_spell_alike_get_different_keys() -> None:
     assert len(set(names.values())) == len(contigs)
     assert all(name.replace("_", "").isalnum() and name.isascii() and len(name) <= 40 for name in names.values())
     assert names["chr1"] == "chr1"
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_gaps_are_cut_out_of_intervals_and_nothing_else_is(data: st.DataObject) -> None:
+    def disjoint(most: int) -> list[tuple[int, int]]:
+        edges = sorted(data.draw(st.sets(st.integers(0, 300), max_size=most)))
+        return list(zip(edges[::2], edges[1::2], strict=False))
+
+    intervals = [Interval("c", *piece, "train") for piece in disjoint(20)]
+    gaps = disjoint(20)
+    outside, inside = split_at_gaps(intervals, {"c": gaps})
+
+    def bases(pieces: list[Interval] | list[tuple[int, int]]) -> list[int]:
+        return [base for piece in pieces for base in range(*(piece[1:3] if len(piece) > 2 else piece))]
+
+    assert sorted(bases(outside) + bases(inside)) == bases(intervals)
+    assert set(bases(inside)) == set(bases(intervals)) & set(bases(gaps))
+    assert all(piece.start < piece.end for piece in outside + inside)

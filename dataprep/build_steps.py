@@ -1,0 +1,182 @@
+"""The steps of a build, each shared out over a pool of workers: stage genomes, plan blocks, write shards."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from dataprep.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, Stretch, plan_shards
+from dataprep.build_folder import BuildFolder
+from dataprep.build_plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
+from dataprep.config import CorpusConfig
+from dataprep.duplicate_blocks import choose_dropped, duplicate_groups
+from dataprep.genome import StagedGenome
+from dataprep.kmer_sketch import SampleRate
+from dataprep.leakage import corpus_rate, measure_leakage
+from dataprep.progress import Progress
+from dataprep.shard_task import (
+    ShardJob,
+    ShardManifest,
+    StageJob,
+    attempt,
+    shard_task,
+    stage_job,
+    stage_task,
+    write_manifest,
+)
+from dataprep.splits import Interval
+from dataprep.survey import BlockFacts, block_jobs, digest_task, gap_jobs, gap_task, join_gaps, survey_task
+from failures import Failure
+
+
+class Pool(Protocol):
+    """Where tasks run: this process, processes of this machine, or Ray."""
+
+    def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
+        """Call `task(job, shared)` for every job; yields (job number, result) as they finish."""
+
+
+class InProcess:
+    """A pool of no workers: everything happens here, in order."""
+
+    def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
+        for number, job in enumerate(jobs):
+            yield number, attempt(task, job, shared).unwrap()
+
+
+def stage_genomes(config: CorpusConfig, folder: BuildFolder, pool: Pool, quiet: bool) -> dict[str, StagedGenome]:
+    """Check every genome and give it random access; by source."""
+    wanted = {name: stage_job(source) for name, source in config.sources.items()}
+    jobs = sorted(set(wanted.values()), key=str)
+    genomes: dict[StageJob, StagedGenome] = {}
+    if not quiet:
+        size = sum(os.path.getsize(job.path) for job in jobs)
+        print(f"reading {len(jobs)} genomes, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
+    for number, genome in pool.map(stage_task, jobs, str(folder.genomes)):
+        genomes[jobs[number]] = genome
+        if not quiet:
+            print(_describe(genome), file=sys.stderr, flush=True)
+    return {name: genomes[job] for name, job in wanted.items()}
+
+
+def plan_build(config: CorpusConfig, genomes: Mapping[str, StagedGenome], pool: Pool, quiet: bool) -> BuildPlan:
+    """Decide every block and shard: split rules, runs of N, blocks of mostly N, duplicates; and measure leakage.
+
+    Raises:
+        BadInput: a rule that does not fit a genome, overlapping splits, duplicates across splits, nothing to train on.
+    """
+    sources, intervals = choose_sources(config, genomes)
+    dropped = Dropped()
+    gaps = _find_gaps(config, sources, intervals, pool, quiet)
+    blocks = [
+        block
+        for name, source in sources.items()
+        for block in cut_source(config, source, intervals[name], gaps.get(name, ()), dropped)
+    ]
+    check_trainable(blocks)
+    rate = corpus_rate(sum(block.end - block.start for block in blocks))
+    facts = _survey(blocks, rate, sources, pool, quiet)
+    full_of_n = {i for i, b in enumerate(blocks) if facts[i].n_bases > config.max_n * (b.end - b.start)}
+    blocks, facts = _without(full_of_n, TOO_MUCH_N, blocks, facts, dropped)
+    if config.duplicates != "keep":
+
+        def digests_of(candidates: Sequence[PlannedBlock]) -> Iterable[bytes]:
+            jobs = block_jobs(candidates, rate)
+            return [digest for digests in _in_order(pool, digest_task, jobs, sources) for digest in digests]
+
+        groups = duplicate_groups(blocks, facts, digests_of)
+        copies = choose_dropped(blocks, groups, config.duplicates)
+        blocks, facts = _without(copies, DUPLICATE, blocks, facts, dropped)
+    check_trainable(blocks)
+    shards = plan_shards(blocks, shard_bases=config.shard_bases)
+    return BuildPlan(config, sources, tuple(shards), dropped, measure_leakage(blocks, facts, rate))
+
+
+def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) -> tuple[list[ShardManifest], int]:
+    """Write every shard that an interrupted build has not left finished; manifests in order, and how many were left.
+
+    Raises:
+        Failure: a worker wrote to a disk that this process cannot see.
+    """
+    jobs = [
+        ShardJob(
+            shard=shard,
+            digest=plan.shard_digest(shard),
+            folder=str(folder.corpus),
+            manifest=str(folder.manifests / f"{shard.name}.json"),
+            level=plan.config.compression_level,
+            url=folder.url_of(shard.name),
+        )
+        for shard in plan.shards
+    ]
+    manifests: dict[int, ShardManifest] = {}
+    resumed = 0
+    with Progress("writing shards", plan.bases, quiet=quiet) as progress:
+        for number, (manifest, was_there) in pool.map(shard_task, jobs, plan.sources):
+            path = folder.corpus / plan.shards[number].name
+            if not folder.url and not path.is_file():
+                raise Failure(
+                    f"{path}: written by a worker on another machine, and not there on this one; put the corpus on a "
+                    "file system that all machines share, or at a URL"
+                )
+            if folder.url and not (folder.manifests / f"{path.name}.json").exists():
+                write_manifest(folder.manifests / f"{path.name}.json", manifest)
+            manifests[number] = manifest
+            resumed += was_there
+            progress.add(plan.shards[number].bases)
+    return [manifests[number] for number in range(len(jobs))], resumed
+
+
+def _find_gaps(
+    config: CorpusConfig,
+    sources: Mapping[str, PlannedSource],
+    intervals: Mapping[str, Sequence[Interval]],
+    pool: Pool,
+    quiet: bool,
+) -> dict[str, list[Stretch]]:
+    if not config.n_gap:
+        return {}
+    jobs = [job for name in sources for job in gap_jobs(name, intervals[name], config.n_gap)]
+    found = [gap for gaps in _in_order(pool, gap_task, jobs, sources) for gap in gaps]
+    gaps: dict[str, list[Stretch]] = {}
+    for gap in join_gaps(found, config.n_gap):
+        gaps.setdefault(gap.source, []).append(gap)
+    return gaps
+
+
+def _survey(
+    blocks: Sequence[PlannedBlock], rate: SampleRate, sources: Mapping[str, PlannedSource], pool: Pool, quiet: bool
+) -> list[BlockFacts]:
+    jobs = block_jobs(blocks, rate)
+    results: dict[int, list[BlockFacts]] = {}
+    with Progress("looking for duplicates", sum(b.end - b.start for b in blocks), quiet=quiet) as progress:
+        for number, facts in pool.map(survey_task, jobs, sources):
+            results[number] = facts
+            progress.add(sum(b.end - b.start for b in jobs[number].blocks))
+    return [fact for number in range(len(jobs)) for fact in results[number]]
+
+
+def _without(
+    numbers: set[int], reason: str, blocks: list[PlannedBlock], facts: list[BlockFacts], dropped: Dropped
+) -> tuple[list[PlannedBlock], list[BlockFacts]]:
+    for number in sorted(numbers):
+        block = blocks[number]
+        dropped.note(block.source, block.split, reason, block.end - block.start)
+    kept = [number for number in range(len(blocks)) if number not in numbers]
+    return [blocks[number] for number in kept], [facts[number] for number in kept]
+
+
+def _in_order(pool: Pool, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> list[Any]:
+    results = dict(pool.map(task, jobs, shared))
+    return [results[number] for number in range(len(jobs))]
+
+
+def _describe(genome: StagedGenome) -> str:
+    bases = sum(contig.length for contig in genome.contigs)
+    parts = [f"read {genome.file}: {bases / 1e6:,.2f} Mbp in {len(genome.contigs)} contigs"]
+    if genome.ambiguous:
+        letters = " ".join(f"{letter}:{count}" for letter, count in sorted(genome.ambiguous.items()))
+        parts.append(f"{sum(genome.ambiguous.values()):,} IUPAC letters count as N ({letters})")
+    if genome.empty_records:
+        parts.append(f"{genome.empty_records} records without sequence skipped")
+    return "; ".join(parts)
