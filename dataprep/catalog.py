@@ -21,7 +21,7 @@ CATALOG = Path(__file__).parent / "genomes.tsv"
 NCBI = "https://ftp.ncbi.nlm.nih.gov/genomes/all"
 NCBI_LICENCE = (
     "NCBI places no restrictions on use or distribution; submitters may claim rights in their data "
-    "(https://www.ncbi.nlm.nih.gov/home/about/policies/)"
+    "(GenBank Data Usage, https://www.ncbi.nlm.nih.gov/genbank/)"
 )
 
 _ACCESSION = re.compile(r"(GC[AF])_(\d{3})(\d{3})(\d{3})\.(\d+)")

@@ -16,6 +16,7 @@ from typing import Any
 from dataprep.build_folder import BuildFolder, check_output, write_file
 from dataprep.build_plan import identity, repeat_file_digest, split_file_digest
 from dataprep.build_steps import InProcess, Pool, plan_build, stage_genomes, write_shards
+from dataprep.card import CARD_NAME, render_card
 from dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
 from dataprep.fetch import localise
@@ -97,7 +98,9 @@ def build_corpus(
         index, table = build_index(plan, manifests, identity(config))
         write_file(folder.corpus / BLOCKS_NAME, table)
         write_file(folder.corpus / INDEX_NAME, index.to_json())
-        folder.publish([INDEX_NAME, BLOCKS_NAME, *(shard.name for shard in plan.shards)])
+        grown = Corpus(str(folder.corpus), index)
+        write_file(folder.corpus / CARD_NAME, render_card(index, grown.blocks(), grown.fingerprint))
+        folder.publish([INDEX_NAME, BLOCKS_NAME, CARD_NAME, *(shard.name for shard in plan.shards)])
     return BuildSummary(Corpus(destination, index), False, resumed, time.monotonic() - started)
 
 
