@@ -1,4 +1,4 @@
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dataprep.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
 from dataprep.config import BedSplit, ContigSplit, HashSplit
-from dataprep.splits import Interval, divide
+from dataprep.splits import Interval, audit_overlap, divide
 from failures import BadInput
 
 CONTIGS = {"chr1": 1000, "chr2": 500, "chrX": 90}
@@ -83,8 +83,70 @@ def test_bad_bed_files(text: str, message: str, tmp_path: Path) -> None:
 
 def test_overlaps_are_all_counted(tmp_path: Path) -> None:
     lines = [f"chr1\t{i * 10}\t{i * 10 + 20}\t{'train' if i % 2 else 'valid'}" for i in range(20)]
-    with pytest.raises(BadInput, match="in 19 pairs"):
+    with pytest.raises(BadInput, match="in 19 pairs:.*; and 14 more"):
         divide(bed(tmp_path, "\n".join(lines)), CONTIGS, source="g", seed=0)
+    # one interval across many: every pair counts, not only the nearest
+    lines = ["chr1\t0\t1000\ttrain", *(f"chr1\t{i * 10}\t{i * 10 + 5}\tvalid" for i in range(30))]
+    with pytest.raises(BadInput, match="in 30 pairs:"):
+        divide(bed(tmp_path, "\n".join(lines)), CONTIGS, source="g", seed=0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(CONTIGS)), st.integers(0, 80), st.integers(1, 60), st.sampled_from("abc")),
+        min_size=1,
+        max_size=25,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_the_audit_counts_every_pair(rows: list[tuple[str, int, int, str]]) -> None:
+    pieces = sorted((Interval(c, start, start + size, split) for c, start, size, split in rows), key=lambda p: p[:3])
+    pieces.sort(key=lambda piece: list(CONTIGS).index(piece.contig))
+    pairs = sum(
+        a.contig == b.contig and a.split != b.split and a.start < b.end and b.start < a.end
+        for a, b in combinations(pieces, 2)
+    )
+    if not pairs:
+        audit_overlap(pieces, "g")
+        return
+    with pytest.raises(BadInput, match=f"share bases in {pairs} pairs"):
+        audit_overlap(pieces, "g")
+
+
+@pytest.mark.parametrize(
+    ("text", "grow_to", "grown"),
+    [
+        ("chr1\t100\t200\ttrain\n", "power_of_two", (86, 214)),
+        ("chr1\t100\t201\ttrain\n", "power_of_two", (87, 215)),  # of 27 bases more, the odd one goes right
+        ("chr1\t100\t228\ttrain\n", "power_of_two", (100, 228)),
+        ("chr1\t100\t101\ttrain\n", "power_of_two", (100, 101)),
+        ("chr1\t10\t110\ttrain\n", "power_of_two", (0, 128)),  # shifted inwards
+        ("chr1\t900\t1000\ttrain\n", "power_of_two", (872, 1000)),
+        ("chrX\t0\t70\ttrain\n", "power_of_two", (0, 90)),  # no longer than its contig
+        ("chr1\t100\t200\ttrain\n", 120, (90, 210)),
+        ("chr1\t100\t200\ttrain\n", 50, (100, 200)),
+    ],
+)
+def test_bed_intervals_grow_about_their_centre(
+    text: str, grow_to: int | str, grown: tuple[int, int], tmp_path: Path
+) -> None:
+    (piece,) = divide(bed(tmp_path, text, grow_to=grow_to), CONTIGS, source="g", seed=0)
+    assert (piece.start, piece.end) == grown
+
+
+def test_intervals_that_overlap_once_grown_are_refused_and_listed(tmp_path: Path) -> None:
+    """Basenji's intervals lie side by side; peers grow them to a power of two without looking at their neighbours."""
+    width, contigs = 114_688, {"chr1": 12 * 114_688}
+    splits = ["train", "train", "valid", "train", "test", "train", "train", "train", "valid", "valid", "train", "test"]
+    text = "".join(f"chr1\t{i * width}\t{(i + 1) * width}\t{split}\n" for i, split in enumerate(splits))
+    assert len(divide(bed(tmp_path, text), contigs, source="g", seed=0)) == 8
+    with pytest.raises(BadInput) as error:
+        divide(bed(tmp_path, text, grow_to="power_of_two"), contigs, source="g", seed=0)
+    message = str(error.value)
+    assert "splits share bases in 7 pairs of grown intervals: " in message
+    assert "train chr1:106496-237568 and valid chr1:221184-352256" in message
+    assert message.count(" and ") == 5 + 1
+    assert "leave `split.grow_to` out" in message
 
 
 @pytest.mark.parametrize("seed", range(8))
