@@ -75,14 +75,14 @@ class RepeatFile(Config):
 
 
 class SourceConfig(Config):
-    """One genome: a file of the user's, or the name of one in the catalog.
+    """One genome: a file of the user's, or the name of one in the catalog, or both.
 
     Attributes:
         path: FASTA (plain, gzip, bgzip or zstd) or .2bit; relative to the current directory, like every path on a
             command line; `sample:FILE` is a file that ships with this package; a URL (http, s3, gs ...) is
             downloaded once into a cache.
-        genome: instead of `path`: a name `dnachunker genomes list` shows, or an NCBI accession such as
-            GCF_000005845.2; fills in whatever of species, clade, assembly and so on is not given here.
+        genome: a name `dnachunker genomes list` shows, or an NCBI accession such as GCF_000005845.2; without `path`
+            it is downloaded; it fills in whatever of species, clade, assembly and so on is not given here.
         min_contig: contigs shorter than this many bases are left out, and counted.
         repeats: `soft_mask` takes lower case as repeats; `none` ignores the case; `{kind: bed | repeatmasker, path}`
             ignores it too and reads a file.
@@ -108,8 +108,8 @@ class SourceConfig(Config):
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceConfig":
-        if bool(self.path) == bool(self.genome):
-            raise ValueError("give either `path` (a file or URL) or `genome` (a name in the catalog)")
+        if not self.path and not self.genome:
+            raise ValueError("give `path` (a file or URL) or `genome` (a name in the catalog)")
         return self
 
     @property
@@ -133,7 +133,8 @@ class CorpusConfig(Config):
         shard_bases: a shard is closed before it would exceed this many bases (2**26 is about 16 MiB). One worker
             writes one shard at a time, so a genome has work for about bases / shard_bases of them.
         compression_level: of zstd; bases hardly shrink below 2 bits, so a high level buys little.
-        workers: parallel processes; 0 builds in this process; null takes all cores.
+        workers: parallel processes; 0 builds in this process; null takes all cores, unless the
+            inputs are small.
     """
 
     sources: dict[str, SourceConfig] = Field(min_length=1)

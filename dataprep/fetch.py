@@ -132,12 +132,12 @@ def _localise_source(name: str, source: SourceConfig, quiet: bool) -> SourceConf
             entry = find_genome(source.genome)
         except BadInput as error:
             raise BadInput(f"source {name}: {error}") from error
-        fetched = fetch_genome(entry, quiet=quiet)
-        changes = {"path": str(fetched.path), "genome": ""}
-        facts = {"provenance": shown(fetched.url), "licence": entry.licence, "citation": entry.citation}
-        facts |= {"species": entry.species, "clade": entry.clade, "assembly": entry.assembly}
-        changes |= {key: value for key, value in facts.items() if not getattr(source, key)}
-    elif is_url(source.path):
+        facts = {name: getattr(entry, name) for name in ("species", "clade", "assembly", "licence", "citation")}
+        if not source.path:
+            fetched = fetch_genome(entry, quiet=quiet)
+            facts |= {"path": str(fetched.path), "provenance": shown(fetched.url)}
+        changes = {"genome": ""} | {key: value for key, value in facts.items() if not getattr(source, key)}
+    if is_url(source.path):
         changes["path"] = str(fetch_url(source.path, quiet=quiet).path)
         changes["provenance"] = source.provenance or shown(source.path)
     changes |= {"repeats": _localise_file(source.repeats, quiet), "split": _localise_file(source.split, quiet)}

@@ -279,6 +279,17 @@ def test_a_corpus_names_genomes_and_urls_instead_of_files(
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # for the fixture's end
 
 
+def test_a_file_of_ones_own_is_described_by_the_catalog(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine.fa").write_bytes(FASTA)
+    source = {"genome": "sacCer3", "path": str(tmp_path / "mine.fa"), "clade": "yeasts"}
+    config = CorpusConfig(sources={"y": source}, split={"kind": "contigs", "splits": {}}, block_bases=4096)
+    record = build_corpus(config, tmp_path / "corpus", workers=0, quiet=True).corpus.sources[0]
+    assert (record.species, record.clade, record.assembly) == ("Saccharomyces cerevisiae", "yeasts", "R64")
+    assert (record.provenance, record.file) == ("", "mine.fa")
+    assert "Engel et al. 2014" in record.citation
+    assert not server.requests
+
+
 def test_object_stores_are_read_through_fsspec(server: Server) -> None:
     import fsspec
 
