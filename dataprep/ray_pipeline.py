@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from dataprep.fetch import localise
 from dataprep.genome import glance, hash_file
 from dataprep.index_builder import build_index
 from dataprep.process_pool import ProcessPool
-from dataprep.shard_task import Outcome, attempt
+from dataprep.shard_task import Outcome, attempt, no_room
 from dataprep.splits import read_bed
 from dataprep.storage import is_url, join, size_of
 from failures import BadInput, Failure
 
 LOCAL_RAY = "local"
+_TOO_SMALL_TO_SHARE = 2**24  # bytes of input that one process has read before others have started
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
 
 
@@ -74,7 +75,8 @@ def build_corpus(
     Args:
         output: a local folder, or a URL that fsspec can write to (s3, gs ...).
         overwrite: replace a corpus that is there, even one of the same config and inputs.
-        workers: overrides `config.workers`; 0 runs in this process.
+        workers: overrides `config.workers`; 0 runs in this process. With neither given, small inputs run here and
+            others on all cores.
         ray: None for processes of this machine; `local` for a private Ray instance; or the address of a Ray cluster,
             of which `workers` then bounds the share (None: all of it).
 
@@ -90,7 +92,9 @@ def build_corpus(
     check_output(destination, overwrite=overwrite)
     _look_at_inputs(config)
     count = workers if workers is not None else config.workers
-    with BuildFolder(destination) as folder, _pool(count, ray) as pool:
+    if count is None and ray is None and _bytes_of_inputs(config) < _TOO_SMALL_TO_SHARE:
+        count = 0
+    with BuildFolder(destination) as folder, _one_line_if_full(), _pool(count, ray) as pool:
         genomes = stage_genomes(config, folder, pool, quiet)
         plan = plan_build(config, genomes, pool, quiet)
         folder.make_way()
@@ -111,6 +115,20 @@ def _look_at_inputs(config: CorpusConfig) -> None:
         rule = config.split_rule(name)
         if isinstance(rule, BedSplit):
             read_bed(resolve_path(rule.path))
+
+
+def _bytes_of_inputs(config: CorpusConfig) -> int:
+    return sum(resolve_path(source.path).stat().st_size for source in config.sources.values())
+
+
+@contextmanager
+def _one_line_if_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if failure := no_room(error):
+            raise failure from error
+        raise
 
 
 def _already_built(config: CorpusConfig, destination: str) -> Corpus | None:

@@ -65,11 +65,20 @@ def attempt(task: Callable[..., Any], *arguments: Any) -> Outcome:
     except BadInput as error:
         return Outcome(None, BadInput, str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if (failure := no_room(error)) is None:
             raise
-        return Outcome(
-            None, Failure, f"the disk is full ({error.filename or 'build folder'}); free space and run this again"
-        )
+        return Outcome(None, Failure, str(failure))
+
+
+def no_room(error: OSError) -> Failure | None:
+    """The failure the user should read if a write found no room; None for any other error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return Failure(
+        f"{where}the disk is full or a limit is reached ({error.strerror}); free space and run this again: what is "
+        "finished is kept"
+    )
 
 
 class StageJob(NamedTuple):

@@ -233,22 +233,3 @@ def test_case_can_be_ignored(config: CorpusConfig, tmp_path: Path) -> None:
     corpus = build(small_config(tmp_path, **values), tmp_path / "corpus").corpus
     assert corpus.sources[0].soft_masked == 0
     assert verify_corpus(corpus) == []
-
-
-@pytest.mark.slow
-def test_ray_workers_write_the_same_bytes_as_this_process(tmp_path: Path) -> None:
-    (tmp_path / "g.fa").write_bytes(FASTA)
-    sources = {"g": {"path": str(tmp_path / "g.fa")}, "sample": {"path": "sample:vertebrate_mitochondria.fa.gz"}}
-    config = small_config(
-        tmp_path,
-        sources=sources,
-        split={"kind": "hash", "tile": 64, "valid": 0.2, "test": 0.1},
-        shard_bases=5000,
-    )
-    for workers in (0, 1, 2):
-        build(config, tmp_path / f"corpus{workers}", workers=workers)
-    assert hashes(tmp_path / "corpus0") == hashes(tmp_path / "corpus1") == hashes(tmp_path / "corpus2")
-    (tmp_path / "g.fa").write_bytes(b">a\nACGT!\n")
-    with pytest.raises(BadInput, match=r"contig a: '!'"):
-        build(config, tmp_path / "corpus3", workers=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus0", "corpus1", "corpus2", "g.fa"]

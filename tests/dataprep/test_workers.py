@@ -1,0 +1,166 @@
+"""Builds by several processes: the same bytes whatever is killed or runs full, on this machine or on a Ray cluster."""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+BASES = 6_000_000
+CONFIG = """
+sources: {g: {path: PATH}}
+split: {kind: hash, tile: 65536, valid: 0.1}
+block_bases: 16384
+shard_bases: 262144
+compression_level: 12
+"""  # many small shards, slowly compressed: enough time to be killed in
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    letters = np.frombuffer(b"ACGTacgtN", np.uint8)[np.random.default_rng(1).integers(0, 9, (BASES // 80, 80))]
+    with open(folder / "g.fa", "wb") as handle:
+        handle.write(b">chr1\n")
+        handle.write(np.pad(letters, ((0, 0), (0, 1)), constant_values=ord("\n")).tobytes())
+    (folder / "config.yaml").write_text(CONFIG.replace("PATH", str(folder / "g.fa")))
+    return folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("expected") / "corpus"
+    assert shard(config, output, 0).wait(120) == 0
+    return hashes(output)
+
+
+def shard(config: Path, output: Path, workers: int, *options: str, limit: int | None = None) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config), "--output", str(output)]
+    return subprocess.Popen(
+        [*command, "--workers", str(workers), *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_any_number_of_workers_writes_the_same_bytes(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    for workers in (1, 2, 4):
+        assert shard(config, tmp_path / str(workers), workers).wait(120) == 0
+        assert hashes(tmp_path / str(workers)) == expected
+
+
+def test_killed_workers_are_replaced(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    manifests = tmp_path / ".corpus.building" / "manifests"
+    process = shard(config, tmp_path / "corpus", 2)
+    for already in (0, 5):  # one while the genome is surveyed, one in the middle of writing
+        wait_for(lambda: workers_of(process) and len(list(manifests.glob("*.json"))) >= already)  # noqa: B023
+        os.kill(workers_of(process)[0].pid, signal.SIGKILL)
+    assert process.wait(120) == 0, process.stderr and process.stderr.read()
+    assert hashes(tmp_path / "corpus") == expected
+
+
+@pytest.mark.parametrize("already", [0, 3])
+def test_a_killed_build_takes_its_workers_along_and_continues(
+    already: int, config: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    manifests = tmp_path / ".corpus.building" / "manifests"
+    process = shard(config, tmp_path / "corpus", 2)
+    wait_for(lambda: workers_of(process) and len(list(manifests.glob("*.json"))) >= already)
+    workers = workers_of(process)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert not (tmp_path / "corpus").exists()
+    again = shard(config, tmp_path / "corpus", 2)
+    assert again.wait(120) == 0
+    assert hashes(tmp_path / "corpus") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_room_for_a_file_is_one_line_and_the_build_continues(
+    workers: int, config: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    process = shard(config, tmp_path / "corpus", workers, limit=60_000)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "the disk is full or a limit is reached" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert not (tmp_path / "corpus").exists()
+    assert shard(config, tmp_path / "corpus", workers).wait(120) == 0
+    assert hashes(tmp_path / "corpus") == expected
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A Ray cluster of two nodes with one core each, on this machine; yields its address."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        nodes = Cluster(initialize_head=True, head_node_args=options)
+        nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        nodes.wait_for_nodes()
+        yield nodes.address
+        nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_write_the_same_bytes(
+    config: Path, expected: dict[str, str], tmp_path: Path, cluster: str
+) -> None:
+    process = shard(config, tmp_path / "corpus", 2, "--ray", cluster)
+    nodes = [node for node in psutil.process_iter(["cmdline"]) if "raylet/raylet" in " ".join(node.info["cmdline"])]
+    assert len(nodes) == 2
+    busy: set[int] = set()  # raylets of which a worker has run our task
+    while process.poll() is None:
+        for node in nodes:
+            for child in node.children():
+                if "attempt" in " ".join(child.cmdline() if child.is_running() else []):
+                    busy.add(node.pid)
+        time.sleep(0.05)
+    assert process.returncode == 0, process.stderr and process.stderr.read()
+    assert hashes(tmp_path / "corpus") == expected
+    assert len(busy) == 2
+    (tmp_path / "bad.fa").write_bytes(b">a\nACGT!\n")
+    (tmp_path / "bad.yaml").write_text(CONFIG.replace("PATH", str(tmp_path / "bad.fa")))
+    _, errors = shard(tmp_path / "bad.yaml", tmp_path / "wrong", 2, "--ray", cluster).communicate(timeout=120)
+    assert "contig a: '!'" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_a_private_ray_writes_the_same_bytes(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    process = shard(config, tmp_path / "corpus", 2, "--ray", "local")
+    assert process.wait(120) == 0
+    assert hashes(tmp_path / "corpus") == expected
