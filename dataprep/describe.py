@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataprep.corpus_index import BlockTable, Corpus
+from dataprep.corpus_index import BlockTable, Corpus, SourceRecord
 from dataprep.packed_codes import LETTERS
 from failures import BadInput
 
@@ -14,7 +14,7 @@ _MAX_SHOWN = 1_000_000
 
 
 def describe_corpus(corpus: Corpus) -> str:
-    """Sources and splits as aligned tables, with the size per base and the fingerprint."""
+    """Sources and splits as aligned tables, what was left out or leaks, provenance, and the fingerprint."""
     sources = [("source", "species", "assembly", "contigs", "bases", "in splits", "N %", "repeats %", "GC %")]
     for source in corpus.sources:
         used = source.bases_in_splits
@@ -44,8 +44,26 @@ def describe_corpus(corpus: Corpus) -> str:
                 f"{8 * totals.bytes / totals.bases:.3f}",
             )
         )
-    parts = [align(sources, text_columns=3), align(splits, text_columns=1), f"fingerprint {corpus.fingerprint}"]
+    dropped = [("left out of", "split", "why", "pieces", "bases")]
+    dropped += [(r.source, r.split, r.reason, f"{r.blocks:,}", f"{r.bases:,}") for r in corpus.index.dropped]
+    parts = [align(sources, text_columns=3), align(splits, text_columns=1)]
+    parts += [align(dropped, text_columns=3)] if corpus.index.dropped else []
+    if (leakage := corpus.index.leakage) and leakage.rows:
+        found = [("held out", "source", f"{leakage.k}-mers", "in train", "%")]
+        found += [
+            (r.split, r.source, f"{r.kmers:,}", f"{r.in_train:,}", _percent(r.in_train, r.kmers)) for r in leakage.rows
+        ]
+        parts.append(align(found, text_columns=2))
+    parts += ["\n".join(map(_provenance, corpus.sources)), f"fingerprint {corpus.fingerprint}"]
     return "\n\n".join(parts)
+
+
+def _provenance(source: SourceRecord) -> str:
+    told = (source.provenance, source.citation, source.licence)
+    lines = [f"{source.name}: {source.file}, sha256 {source.sha256}", *(f"  {text}" for text in told if text)]
+    if source.weight is not None:
+        lines.append(f"  sampling weight {source.weight:g}")
+    return "\n".join(lines)
 
 
 def show_region(corpus: Corpus, region: str) -> str:
