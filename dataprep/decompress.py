@@ -25,7 +25,7 @@ _FOREIGN = {
 }
 _READ_BYTES = 2**18  # small, because each bgzip member copies what is left of the chunk
 _READ_ZSTD_BYTES = 2**12  # a zstd block of a few bytes may stand for 128 KiB: this bounds what one call can return
-_YIELD_BYTES = 2**22
+_YIELD_BYTES = 2**20  # four times this no longer fits the cache, and scanning takes half as long again
 _CHUNKS_AHEAD = 2
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.alphabet import CODE_N
 
 KMER = 31  # odd, so that no k-mer is its own reverse complement; 62 bits
-_PIECE = 2**16  # bases
+_PIECE = 2**18  # bases
 _MIDDLE = 8  # the middle 15 letters are the 8-mers at 8 and at 15, which share a letter
 _FEWEST_FIRST = 2**9  # of 2**16: the share of positions that the first hash keeps at least, so that it stays fair
 _SCRAMBLE_16 = np.uint16(0x9E37)
@@ -47,9 +47,10 @@ def sample_kmers(packed: NDArray[np.uint8], rate: SampleRate) -> tuple[NDArray[n
         The sample, and a fingerprint: equal for sequences that are equal or reverse complements.
     """
     samples, fingerprint = [np.empty(0, np.uint64)], 0
+    has_n = bool(((packed & np.uint8(CODE_N)) != 0).any())
     # in pieces that stay in the cache; each overlaps the next by all but one letter of a k-mer
     for start in range(0, packed.size - KMER + 1, _PIECE):
-        kmers = _candidates(packed[start : start + _PIECE + KMER - 1], rate.first)
+        kmers = _candidates(packed[start : start + _PIECE + KMER - 1], rate.first, has_n)
         mixed = (kmers ^ kmers >> np.uint64(29)) * _SCRAMBLE
         mixed = (mixed ^ mixed >> np.uint64(32)) * _SCRAMBLE_AGAIN
         samples.append(kmers[mixed <= np.uint64(rate.second)])
@@ -57,11 +58,12 @@ def sample_kmers(packed: NDArray[np.uint8], rate: SampleRate) -> tuple[NDArray[n
     return np.concatenate(samples), fingerprint % 2**64
 
 
-def _candidates(packed: NDArray[np.uint8], first: int) -> NDArray[np.uint64]:
+def _candidates(packed: NDArray[np.uint8], first: int, has_n: bool) -> NDArray[np.uint64]:
     """The canonical 31-mers that the first hash keeps."""
     forward, reverse = _eight_mers(packed)
     starts = _starts(forward, reverse, first, packed.size - KMER + 1)
-    starts = _without_n(packed, starts)
+    if has_n:
+        starts = _without_n(packed, starts)
     return np.minimum(
         _join(forward[starts], forward[starts + 8], forward[starts + 16], forward[starts + 23]),
         _join(reverse[starts + 23], reverse[starts + 15], reverse[starts + 7], reverse[starts]),
@@ -93,8 +95,6 @@ def _starts(forward: NDArray[np.uint16], reverse: NDArray[np.uint16], first: int
 def _without_n(packed: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The starts of k-mers that hold no N."""
     places = np.flatnonzero((packed & np.uint8(CODE_N)) != 0)
-    if not places.size:
-        return starts
     return starts[np.searchsorted(places, starts) == np.searchsorted(places, starts + KMER)]
 
 
