@@ -100,7 +100,7 @@ def choose_sources(
             species=source.species or name,
             clade=source.clade,
             assembly=source.assembly,
-            repeats=source.repeat_kind,
+            repeats=source.repeats.kind,
             repeat_file=repeat_source(source),
             genome=genomes[name],
             contigs={contig.name: contig for contig in contigs},
@@ -158,7 +158,7 @@ def identity(config: CorpusConfig) -> dict[str, Any]:
     """The config as index.json records it: what decides the content, without where this machine keeps the files."""
     values = config.model_dump(mode="json", exclude={"workers"})
     rules = [values["split"], *(source["split"] for source in values["sources"].values())]
-    repeats = [s["repeats"] for s in values["sources"].values() if isinstance(s["repeats"], dict)]
+    repeats = [s["repeats"] for s in values["sources"].values() if "path" in s["repeats"]]
     files = [*values["sources"].values(), *repeats, *(rule for rule in rules if rule and rule["kind"] == "bed")]
     for entry in files:
         entry["path"] = resolve_path(entry["path"]).name

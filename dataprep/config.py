@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from typed_config import Config
 
@@ -67,11 +67,23 @@ class ContigSelection(Config):
     exclude: Globs = ()
 
 
+class RepeatCase(Config):
+    """Repeats by lower case, or none; written as one word."""
+
+    kind: Literal["soft_mask", "none"] = "soft_mask"
+
+
 class RepeatFile(Config):
     """Repeats from a file instead of lower case: a BED, or RepeatMasker's `.out`; both may be gzip."""
 
     kind: Literal["bed", "repeatmasker"]
     path: str
+
+
+Repeats = Annotated[
+    Annotated[RepeatCase | RepeatFile, Field(discriminator="kind")],
+    BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value),
+]
 
 
 class SourceConfig(Config):
@@ -99,7 +111,7 @@ class SourceConfig(Config):
     assembly: str = ""
     contigs: ContigSelection = ContigSelection()
     min_contig: int = Field(default=1, ge=1)
-    repeats: Literal["soft_mask", "none"] | RepeatFile = "soft_mask"
+    repeats: Repeats = RepeatCase()
     weight: float | None = Field(default=None, gt=0)
     split: SplitRule | None = None
     provenance: str = ""
@@ -111,11 +123,6 @@ class SourceConfig(Config):
         if not self.path and not self.genome:
             raise ValueError("give `path` (a file or URL) or `genome` (a name in the catalog)")
         return self
-
-    @property
-    def repeat_kind(self) -> str:
-        """`soft_mask`, `none`, `bed` or `repeatmasker`."""
-        return self.repeats.kind if isinstance(self.repeats, RepeatFile) else self.repeats
 
 
 class CorpusConfig(Config):
