@@ -21,7 +21,7 @@ _REASONS = {
     "gap": "a long run of N, where blocks are cut apart",
     "too_much_n": "more N than the config allows in a block",
     "too_short": "shorter than the config's min_bases",
-    "duplicate": "the same sequence as another block of the split, on either strand",
+    "duplicate": "the same letters as another block, on either strand",
 }
 
 

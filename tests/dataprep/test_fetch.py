@@ -1,5 +1,6 @@
 """Downloads against a server on loopback that fails in every way we have heard of; no test leaves this machine."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -169,6 +170,19 @@ def test_trouble_that_does_not_pass_ends_the_attempts_and_keeps_what_came(server
     server.requests.clear()
     assert fetch(server).path.read_bytes() == DATA
     assert server.requests == [("/g.fa.gz", "bytes=5000-")]
+
+
+def test_a_full_disk_is_one_line_and_the_download_continues(server: Server) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server.faults = ["short 5000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download.os, "fsync", full)
+        with pytest.raises(Failure, match="the disk is full"):
+            fetch(server)
+    assert fetch(server).path.read_bytes() == DATA
+    assert server.requests[-1] == ("/g.fa.gz", "bytes=5000-")
 
 
 @pytest.mark.parametrize("code", ["404", "403", "410", "401"])
