@@ -91,7 +91,11 @@ def read_small(url: str, limit: int = 2**24) -> bytes | None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with _open(url, 0, _Version()) as answer:
-                return _read(answer.body, limit)
+                data = _read(answer.body, limit)
+                total = answer.version.total
+                if total is not None and len(data) < min(total, limit):  # else its last checksums would go unchecked
+                    raise _Transient(f"the connection ended after {len(data):,} of {total:,} bytes")
+                return data
         except BadInput:
             return None
         except _Transient as error:

@@ -214,6 +214,14 @@ def test_a_published_checksum_is_verified(style: str, server: Server) -> None:
     assert fetch(server, checksums=f"{server.url}/md5sum.txt").md5 == md5
 
 
+def test_a_list_of_checksums_that_came_in_part_is_fetched_again(server: Server) -> None:
+    md5 = hashlib.md5(DATA).hexdigest()
+    server.files["/md5sum.txt"] = ("0" * 32 + "  other.fa.gz\n" + md5 + "  g.fa.gz\n").encode()
+    server.faults = ["short 45", "503"]
+    assert fetch(server, checksums=f"{server.url}/md5sum.txt").md5 == md5
+    assert [path for path, _ in server.requests] == ["/md5sum.txt"] * 3 + ["/g.fa.gz"]
+
+
 def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.files["/md5sum.txt"] = b"0" * 32 + b"  g.fa.gz\n"
     with pytest.raises(BadInput, match=r"its md5 is \w+, the provider publishes 0000"):

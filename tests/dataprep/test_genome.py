@@ -3,6 +3,7 @@
 import gzip
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from dataprep.corpus_index import Corpus
 from dataprep.fasta_scan import pack_letters
-from dataprep.genome import stage_genome
+from dataprep.genome import glance, stage_genome
 from failures import BadInput
 
 Build = Callable[..., Corpus]
@@ -231,3 +232,11 @@ def test_chunk_borders_do_not_matter(
     for number, packed in enumerate((data, gzip.compress(data), bgzip(data, 50))):
         corpus = build(packed, output=f"corpus{number}", block_bases=32)
         assert reassemble(corpus, "g") == read_fasta(data)
+
+
+def test_a_glance_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """Workers are forked after it, and a forked thread that holds a lock would hang them."""
+    path = tmp_path / "g.fa.gz"
+    path.write_bytes(gzip.compress(b">a\n" + b"ACGTTGCA" * 3_000_000, 1))  # more chunks than are drawn ahead
+    glance(path)
+    assert not [thread for thread in threading.enumerate() if thread.name == "decompress"]
