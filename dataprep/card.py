@@ -3,11 +3,12 @@
 Made from the index and the block table alone, so it is the same for the same corpus: no date, no host, no path.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from yaml import safe_dump
 
@@ -29,12 +30,7 @@ def render_card(index: CorpusIndex, blocks: BlockTable, fingerprint: str) -> byt
     """The page, as UTF-8; `blocks` is the whole block table."""
     colours = split_colours(tuple(index.splits))
     drawn = sorted(index.sources, key=lambda source: -source.bases_in_splits)[:_MAX_SOURCES]
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    pages.filters["percent"] = _percent
-    pages.filters["size"] = _size
-    page = pages.get_template(f"{CARD_NAME}.j2").render(
+    page = _template().render(
         index=index,
         fingerprint=fingerprint,
         colours=colours,
@@ -47,6 +43,16 @@ def render_card(index: CorpusIndex, blocks: BlockTable, fingerprint: str) -> byt
         config=safe_dump(index.config, sort_keys=False, allow_unicode=True, width=100),
     )
     return page.encode("utf-8")
+
+
+@cache
+def _template() -> Template:
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    pages.filters["percent"] = _percent
+    pages.filters["size"] = _size
+    return pages.get_template(f"{CARD_NAME}.j2")
 
 
 def _species(index: CorpusIndex, blocks: BlockTable, colours: dict[str, str]) -> list[dict[str, Any]]:
