@@ -302,7 +302,8 @@ class Corpus:
             raise BadInput(f"{location}: missing; the corpus is incomplete, copy or build it again") from error
         if hashlib.sha256(data).hexdigest() != self.index.blocks.sha256:
             raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
-        table = pq.read_table(pa.BufferReader(data), columns=list(COLUMNS), use_threads=False)
+        # not `read_table`, which imports pandas wherever it is installed
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(COLUMNS), use_threads=False)
         arrays: dict[str, Any] = {
             name: np.array(column.to_pylist(), dtype=np.str_) if name in TEXT_COLUMNS else column.to_numpy()
             for name, column in zip(table.column_names, table.columns, strict=True)
@@ -315,8 +316,21 @@ def encode_blocks_table(columns: dict[str, list[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {name: pa.string() if name in TEXT_COLUMNS else pa.int64() for name in COLUMNS}
-    table = pa.table({name: pa.array(columns[name], types[name]) for name in COLUMNS})
+    # from buffers, because `pa.array` imports pandas wherever it is installed, which takes longer than all of this
+    arrays = []
+    for name in COLUMNS:
+        values = columns[name]
+        if name in TEXT_COLUMNS:
+            texts = [value.encode() for value in values]
+            ends = np.cumsum([0, *map(len, texts)])
+            if ends[-1] >= 2**31:
+                raise BadInput(f"{len(texts):,} blocks are more than blocks.parquet can name; use larger `block_bases`")
+            buffers = [pa.py_buffer(ends.astype("<i4").tobytes()), pa.py_buffer(b"".join(texts))]
+        else:
+            buffers = [pa.py_buffer(np.array(values, "<i8").tobytes())]
+        kind = pa.string() if name in TEXT_COLUMNS else pa.int64()
+        arrays.append(pa.Array.from_buffers(kind, len(values), [None, *buffers]))
+    table = pa.Table.from_arrays(arrays, names=list(COLUMNS))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
