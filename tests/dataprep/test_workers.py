@@ -64,9 +64,16 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # gone, or going
+        return ""
+
+
 def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in children if "spawn_main" in command_of(child)]
 
 
 def test_any_number_of_workers_writes_the_same_bytes(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
@@ -139,18 +146,15 @@ def test_two_ray_nodes_write_the_same_bytes(
     config: Path, expected: dict[str, str], tmp_path: Path, cluster: str
 ) -> None:
     process = shard(config, tmp_path / "corpus", 2, "--ray", cluster)
-    nodes = [node for node in psutil.process_iter(["cmdline"]) if "raylet/raylet" in " ".join(node.info["cmdline"])]
-    assert len(nodes) == 2
-    busy: set[int] = set()  # raylets of which a worker has run our task
+    processes = {found: command_of(found) for found in psutil.process_iter()}
+    nodes = [node for node, command in processes.items() if "raylet/raylet" in command and cluster in command]
+    busy: set[int] = set()  # raylets of which a worker has been seen at our tasks
     while process.poll() is None:
-        for node in nodes:
-            for child in node.children():
-                if "attempt" in " ".join(child.cmdline() if child.is_running() else []):
-                    busy.add(node.pid)
-        time.sleep(0.05)
+        busy |= {node.pid for node in nodes for child in node.children() if "ray::attempt" in command_of(child)}
+        time.sleep(0.02)
     assert process.returncode == 0, process.stderr and process.stderr.read()
     assert hashes(tmp_path / "corpus") == expected
-    assert len(busy) == 2
+    assert (len(nodes), len(busy)) == (2, 2)
     (tmp_path / "bad.fa").write_bytes(b">a\nACGT!\n")
     (tmp_path / "bad.yaml").write_text(CONFIG.replace("PATH", str(tmp_path / "bad.fa")))
     _, errors = shard(tmp_path / "bad.yaml", tmp_path / "wrong", 2, "--ray", cluster).communicate(timeout=120)
