@@ -30,8 +30,8 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)
     elif isinstance(module, Router) and module.learned:
-        init.eye_(module.query.weight)
-        init.eye_(module.key.weight)
+        init.eye_(module.query)
+        init.eye_(module.key)
     elif isinstance(module, Direction):
         _initialize_direction(module, config)
     elif isinstance(module, BiMambaLayer):

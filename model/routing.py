@@ -70,15 +70,17 @@ class Router(nn.Module):
         self.mask_protection = config.mask_protection
         self.learned = config.router == "learned"
         if self.learned:
-            self.query = nn.Linear(config.width, config.width, bias=False)
-            self.key = nn.Linear(config.width, config.width, bias=False)
+            # plain parameters: they are applied in float32 here, and ZeRO-3 gathers what the running module owns,
+            # not what a child holds whose forward is never called
+            self.query = nn.Parameter(torch.empty(config.width, config.width))
+            self.key = nn.Parameter(torch.empty(config.width, config.width))
 
     def probabilities(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
         with torch.autocast(x.device.type, enabled=False):
             precise = x if x.dtype == torch.float64 else x.float()
-            query = F.linear(precise, self.query.weight.to(precise.dtype))
-            key = F.linear(precise, self.key.weight.to(precise.dtype))
+            query = F.linear(precise, self.query.to(precise.dtype))
+            key = F.linear(precise, self.key.to(precise.dtype))
             similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
             change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
             return torch.where(packing.first, 1.0, change)
