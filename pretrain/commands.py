@@ -88,7 +88,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         check_run(config, int(os.environ["WORLD_SIZE"]))
         if os.environ["RANK"] == "0":
             store_config(config)
-        return run_worker(config)
+        run_worker(config)
 
     processes = arguments.count_processes(config.launch.processes)
     check_run(config, processes)

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from failures import Failure, Interrupted
 
@@ -14,16 +15,17 @@ from .guards import StopSignals
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
 
 
-def run_worker(config: PretrainConfig) -> int:
-    """Train as the rank the environment names; returns the exit code and never raises."""
+def run_worker(config: PretrainConfig) -> NoReturn:
+    """Train as the rank the environment names; ends the process with the exit code."""
     signals = StopSignals()  # before the slow imports, so that a signal during start-up is not lost
     try:
-        return _train(config, signals)
+        _train(config, signals)
+        _leave(signals, 0)
     except Failure as failure:
         # on an agreed stop every rank is here; one rank speaks for all
         if not isinstance(failure, Interrupted) or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
-        return _leave(signals, failure.code)
+        _leave(signals, failure.code)
     except Exception as error:
         if signals.received:
             # A peer failed and the launcher is taking this rank down: its report is the one that counts.
@@ -32,10 +34,10 @@ def run_worker(config: PretrainConfig) -> int:
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        return _leave(signals, 1)
+        _leave(signals, 1)
 
 
-def _train(config: PretrainConfig, signals: StopSignals) -> int:
+def _train(config: PretrainConfig, signals: StopSignals) -> None:
     from .assembly import Run
     from .distributed import Rank
     from .engine import start_process_group, stop_process_group
@@ -50,18 +52,18 @@ def _train(config: PretrainConfig, signals: StopSignals) -> int:
         run.close()
         signals.ignore()
     stop_process_group(rank)
-    return _leave(signals, 0)
 
 
-def _leave(signals: StopSignals, code: int) -> int:
+def _leave(signals: StopSignals, code: int) -> NoReturn:
     signals.ignore()
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     if folder:
         Path(folder, f"rank-{_rank()}").write_text(str(code))
-    if code not in (0, Interrupted.code):
-        sys.stderr.flush()
-        os._exit(code)  # peers hang in a collective until this process is gone: no tidy teardown
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed and flushed. Freeing torch's and DeepSpeed's world piece by piece would take seconds, and
+    # after a failure would hang on peers that wait in a collective until this process is gone.
+    os._exit(code)
 
 
 def _rank() -> int:
