@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from .guards import StopSignals
 
 # Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
+_PEER_REPORT_SECONDS = 3.0
 
 
 def run_worker(config: PretrainConfig) -> NoReturn:
@@ -27,10 +29,9 @@ def run_worker(config: PretrainConfig) -> NoReturn:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
         _leave(signals, failure.code)
     except Exception as error:
-        if signals.received:
+        if _another_rank_failed(signals):
             # A peer failed and the launcher is taking this rank down: its report is the one that counts.
-            reason = f"{type(error).__name__} after {signals.received}"
-            line = f"dnachunker: rank {_rank()} stopped because another rank did ({reason})"
+            line = f"dnachunker: rank {_rank()} stopped because another rank did ({type(error).__name__})"
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
@@ -46,12 +47,18 @@ def _train(config: PretrainConfig, signals: StopSignals) -> None:
     rank = Rank.from_environment()
     start_process_group(rank)
     run = Run(config, rank, signals)
+    together = False
     try:
         train(run)
+        together = True
+    except Interrupted:
+        together = True  # agreed: every rank is here
+        raise
     finally:
-        run.close()
         signals.ignore()
-    stop_process_group(rank)
+        run.close()
+        if together:  # nobody leaves before rank 0 has written everything: the launcher ends the others when one does
+            stop_process_group(rank)
 
 
 def _leave(signals: StopSignals, code: int) -> NoReturn:
@@ -64,6 +71,17 @@ def _leave(signals: StopSignals, code: int) -> NoReturn:
     # Everything is closed and flushed. Freeing torch's and DeepSpeed's world piece by piece would take seconds, and
     # after a failure would hang on peers that wait in a collective until this process is gone.
     os._exit(code)
+
+
+def _another_rank_failed(signals: StopSignals) -> bool:
+    """Whether this rank's error only follows from a peer's; a collective fails before the launcher says why."""
+    folder = os.environ.get(EXIT_FOLDER_VARIABLE)
+    deadline = time.monotonic() + _PEER_REPORT_SECONDS
+    while folder and not signals.received and time.monotonic() < deadline:
+        if any(path.name != f"rank-{_rank()}" for path in Path(folder).glob("rank-*")):
+            return True
+        time.sleep(0.1)
+    return signals.received is not None
 
 
 def _rank() -> int:
