@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from failures import Failure
+from failures import BadInput, Failure
 
 _CPU_PROCESSES = 2  # ranks of a training run on a machine without a GPU
 
@@ -50,14 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
 def _start_ranks(worker: list[str], processes: int) -> int:
     from cluster.local import run_local, visible_gpus
 
-    print(f"starting {processes} ranks on {'GPUs' if visible_gpus() else 'CPU'} ...", file=sys.stderr, flush=True)
+    gpus = visible_gpus()
+    if gpus and processes > len(gpus):
+        raise BadInput(f"{processes} ranks need {processes} GPUs and {len(gpus)} are visible; lower --processes")
+    print(f"starting {processes} ranks on {'GPUs' if gpus else 'CPU'} ...", file=sys.stderr, flush=True)
     return run_local(worker, processes)
 
 
 def _count_processes(configured: int | None) -> int:
     from cluster.local import visible_gpus
 
-    return configured or visible_gpus() or _CPU_PROCESSES
+    return configured or len(visible_gpus()) or _CPU_PROCESSES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

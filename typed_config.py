@@ -1,7 +1,7 @@
 """YAML file + `a.b=c` overrides -> one frozen, typed config object, or one line saying which key is wrong."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -25,12 +25,20 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def load_config(schema: type[C], source: str, overrides: Sequence[str] = (), *, kind: str) -> C:
+def load_config(
+    schema: type[C],
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    kind: str,
+    settings: Mapping[str, object] | None = None,
+) -> C:
     """Read `source` (a YAML path, or the name of a preset under configs/<kind>/), apply overrides, validate.
 
     Args:
         overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML scalars or lists.
         kind: the preset folder: `corpus`, `pretrain` or `cluster`.
+        settings: dotted keys with values taken as they are, applied last: a path named `2024` stays a string.
 
     Raises:
         BadInput: no such file or preset, not YAML, a malformed override, an unknown key or a wrong value.
@@ -48,6 +56,8 @@ def load_config(schema: type[C], source: str, overrides: Sequence[str] = (), *, 
     try:
         merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
+        for key, value in (settings or {}).items():
+            _set(values, key.split("."), value)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {_one_line(error)}") from error
     return validate_config(schema, values, origin=str(path))
@@ -99,8 +109,8 @@ def _explain(schema: type[BaseModel], error: ErrorDetails) -> str:
         meaning = _description(schema, location)
         return f"key {key!r} is missing" + (f": {meaning}" if meaning else "")
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(error["input"])
-    return f"key {key!r}: {message}" + (f" (got {shown})" if len(shown) <= 80 else "")
+    shown = "" if error["type"] == "password" else repr(error["input"])
+    return f"key {key!r}: {message}" + (f" (got {shown})" if 0 < len(shown) <= 80 else "")
 
 
 def _description(schema: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
@@ -119,6 +129,12 @@ def _all_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
         for candidate in (field.annotation, *get_args(field.annotation)):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 yield from _all_keys(candidate, f"{prefix}{name}.")
+
+
+def _set(values: Any, keys: Sequence[str], value: object) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+    values[keys[-1]] = value
 
 
 def _one_line(error: Exception) -> str:

@@ -17,13 +17,13 @@ from .commands import launcher_command, worker_environment
 # happens to notice first.
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
 
 
 def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, str] = os.environ) -> int:
     """Run `processes` ranks of `worker` to their end.
 
-    A first SIGTERM, SIGINT or SIGUSR1 is passed on to the ranks, which save and stop; a second one ends them.
+    A first SIGTERM, SIGINT, SIGUSR1 or SIGHUP is passed on to the ranks, which save and stop; a second one ends them.
 
     Args:
         worker: module name and arguments, as after `python -m`.
@@ -32,9 +32,10 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
         0 when all ranks succeeded, else the most telling exit code: 2 and 4 (do not restart) before 3 (restart).
     """
     with tempfile.TemporaryDirectory(prefix="dnachunker-") as folder:
-        command = launcher_command(worker, processes)
         gpus = visible_gpus(environment)
-        variables = worker_environment(environment, processes, cores=available_cores(), gpus=gpus)
+        devices = gpus[:processes] if gpus else [str(rank) for rank in range(processes)]
+        command = launcher_command(worker, devices)
+        variables = worker_environment(environment, processes, cores=available_cores(), gpus=len(gpus))
         launcher = subprocess.Popen(
             [sys.executable, *command],
             env={**variables, EXIT_FOLDER_VARIABLE: folder},
@@ -46,12 +47,14 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
         return _exit_code(Path(folder), returned)
 
 
-def visible_gpus(environment: Mapping[str, str] = os.environ) -> int:
-    """NVIDIA GPUs this process may use, found without importing torch."""
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """NVIDIA GPUs this process may use, as CUDA_VISIBLE_DEVICES names them, found without importing torch."""
+    if environment.get("DS_ACCELERATOR", "cuda") != "cuda":
+        return []
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return len([device for device in chosen.split(",") if device.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return [device.strip() for device in chosen.split(",") if device.strip() not in ("", "-1")]
+    return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
 def available_cores() -> int:
@@ -82,7 +85,7 @@ class _Forwarding:
             ranks = launcher.children()
             for process in ranks if self._received == 1 else [*ranks, launcher]:
                 if self._received == 1:
-                    process.send_signal(number)
+                    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
                 else:
                     process.kill()
             if not ranks:
@@ -96,4 +99,5 @@ def _exit_code(folder: Path, returned: int) -> int:
     for code in (2, 4, 1, 3):
         if code in meant:
             return code
-    return returned if returned >= 0 else 128 - returned
+    # no rank told: it was killed, and the launcher passes the negative number on as an exit code
+    return 128 - returned if returned < 0 else 128 + 256 - returned if returned > 192 else returned

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from .attention import TrunkLayer
 from .bimamba import BiMambaLayer, Direction
 from .configuration_dnachunker import DNAChunkerConfig
-from .routing import Router
+from .routing import BoundaryProbability
 
 STEP_FLOOR = 1e-4  # smallest initial step size
 
@@ -29,9 +29,9 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
             init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)
-    elif isinstance(module, Router) and module.learned:
-        init.eye_(module.query.weight)
-        init.eye_(module.key.weight)
+    elif isinstance(module, BoundaryProbability):
+        init.eye_(module.query)
+        init.eye_(module.key)
     elif isinstance(module, Direction):
         _initialize_direction(module, config)
     elif isinstance(module, BiMambaLayer):

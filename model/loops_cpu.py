@@ -31,7 +31,7 @@ LOG2_E = np.float32(1.4426950408889634)
 Array = Any  # numpy arrays here; numba infers the rest
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`numba.njit` without the GIL and with a disk cache; the identity where numba is missing."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,12 +39,12 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
             return function
         # Reassociation lets LLVM vectorise sums; NaN and infinity keep their meaning, so that guards still see them.
         flags = {"contract", "reassoc", "nsz", "arcp"}
-        return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy", **options)(function)
+        return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(function)
 
     return decorate
 
 
-@compiled(inline="always")
+@compiled()
 def exp2_negative(y: Any) -> Any:
     """2^y for y <= 0 in float32, relative error about 1e-7: 2^i through the exponent bits times a polynomial of 2^f."""
     y = max(y, np.float32(-126.0))
@@ -59,12 +59,30 @@ def exp2_negative(y: Any) -> Any:
     return np.int32((i + np.int32(127)) << np.int32(23)).view(np.float32) * p
 
 
-@compiled(inline="always")
+@compiled()
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x) in float32 without overflow."""
     e = exp2_negative(-abs(x) * LOG2_E)
     positive = np.float32(1.0) / (np.float32(1.0) + e)
     return positive if x >= np.float32(0.0) else e * positive
+
+
+@compiled()
+def block(whole: Array, low: int, high: int) -> Array:
+    """A copy of the columns low to high. (Slices would do, but take numba seconds to compile.)"""
+    part = np.empty((whole.shape[0], high - low), np.float32)
+    for row in range(whole.shape[0]):
+        for j in range(high - low):
+            part[row, j] = whole[row, low + j]
+    return part
+
+
+@compiled()
+def unblock(whole: Array, low: int, high: int, part: Array) -> None:
+    """Write the columns low to high."""
+    for row in range(whole.shape[0]):
+        for j in range(high - low):
+            whole[row, low + j] = part[row, j]
 
 
 @compiled()
@@ -93,7 +111,7 @@ def scan_forward(
     n_state = a.shape[0]
     width = high - low
     h = np.zeros((n_state, width), np.float32)
-    rate = a[:, low:high].copy()
+    rate = block(a, low, high)
     step = np.empty(width, np.float32)
     drive = np.empty(width, np.float32)
     out = np.empty(width, np.float32)
@@ -151,7 +169,7 @@ def scan_backward(
     n_state = a.shape[0]
     width = high - low
     length = stop - start
-    rate = a[:, low:high].copy()
+    rate = block(a, low, high)
     s = np.zeros((n_state, width), np.float32)
     grad_rate = np.zeros((n_state, width), np.float32)
     grad_skip = np.zeros(width, np.float32)
@@ -165,7 +183,9 @@ def scan_backward(
     for piece in range((length + SCAN_STRIDE - 1) // SCAN_STRIDE - 1, -1, -1):
         first = piece * SCAN_STRIDE
         count = min(SCAN_STRIDE, length - first)
-        before[0] = states[state_row + piece, :, low:high]
+        for n in range(n_state):
+            for j in range(width):
+                before[0, n, j] = states[state_row + piece, n, low + j]
         for k in range(count):
             t = stop - 1 - first - k if reverse else start + first + k
             for j in range(width):
@@ -206,8 +226,9 @@ def scan_backward(
                 du[t, low + j] = grad_drive[j] * step[j] + grad_out[j] * d[low + j]
                 ddelta[t, low + j] = grad_drive[j] * u[t, low + j] + grad_step[j] / LOG2_E
                 grad_skip[j] += grad_out[j] * u[t, low + j]
-    da[:, low:high] = grad_rate
-    dd[low:high] = grad_skip
+    unblock(da, low, high, grad_rate)
+    for j in range(width):
+        dd[low + j] = grad_skip[j]
 
 
 @compiled()
@@ -216,8 +237,7 @@ def conv_silu_forward(
 ) -> None:
     """y_t = SiLU(bias + sum_k weight[k] x_{t-k}); `reverse` looks at t+k. x, y (T, D); weight (4, D); bias (D,)."""
     width = high - low
-    taps = weight[:, low:high].copy()
-    offset = bias[low:high].copy()
+    taps = block(weight, low, high)
     x0, x1 = np.zeros(width, np.float32), np.zeros(width, np.float32)  # x_t, x_{t-1}, x_{t-2}, x_{t-3}
     x2, x3 = np.zeros(width, np.float32), np.zeros(width, np.float32)
     out = np.empty(width, np.float32)
@@ -227,7 +247,7 @@ def conv_silu_forward(
         for j in range(width):
             x0[j] = x[t, low + j]
         for j in range(width):
-            total = offset[j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
+            total = bias[low + j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
             out[j] = total * sigmoid(total)
         for j in range(width):
             y[t, low + j] = out[j]
@@ -255,8 +275,7 @@ def conv_silu_backward(
     """
     width = high - low
     length = stop - start
-    taps = weight[:, low:high].copy()
-    offset = bias[low:high].copy()
+    taps = block(weight, low, high)
     filters = np.zeros((CONV_WIDTH, width), np.float32)
     offsets = np.zeros(width, np.float32)
     g = np.zeros((length + CONV_WIDTH - 1, width), np.float32)
@@ -269,7 +288,7 @@ def conv_silu_backward(
             x0[j] = x[t, low + j]
             g[i, j] = dy[t, low + j]
         for j in range(width):
-            total = offset[j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
+            total = bias[low + j] + taps[0, j] * x0[j] + taps[1, j] * x1[j] + taps[2, j] * x2[j] + taps[3, j] * x3[j]
             p = sigmoid(total)
             g[i, j] *= p * (np.float32(1.0) + total * (np.float32(1.0) - p))
         for j in range(width):
@@ -284,8 +303,9 @@ def conv_silu_backward(
             dx[t, low + j] = (
                 taps[0, j] * g[i, j] + taps[1, j] * g[i + 1, j] + taps[2, j] * g[i + 2, j] + taps[3, j] * g[i + 3, j]
             )
-    dweight[:, low:high] = filters
-    dbias[low:high] = offsets
+    unblock(dweight, low, high, filters)
+    for j in range(width):
+        dbias[low + j] = offsets[j]
 
 
 @compiled()

@@ -62,26 +62,36 @@ class Segmentation:
         return torch.where(self.forced | self.packing.first, 1.0, self.probability)
 
 
+class BoundaryProbability(nn.Module):
+    """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, all in float32.
+
+    A module of its own, with plain parameters, because ZeRO-3 gathers what a module owns while that module runs, and
+    gathers it again for the backward pass only where the module returns a tensor.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(width, width))
+        self.key = nn.Parameter(torch.empty(width, width))
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
+        with torch.autocast(x.device.type, enabled=False):
+            precise = x if x.dtype == torch.float64 else x.float()
+            query = F.linear(precise, self.query.to(precise.dtype))
+            key = F.linear(precise, self.key.to(precise.dtype))
+            similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
+            change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
+            return torch.where(packing.first, 1.0, change)
+
+
 class Router(nn.Module):
-    """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, all in float32."""
+    """Boundaries from probabilities, mask protection included."""
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.mask_protection = config.mask_protection
-        self.learned = config.router == "learned"
-        if self.learned:
-            self.query = nn.Linear(config.width, config.width, bias=False)
-            self.key = nn.Linear(config.width, config.width, bias=False)
-
-    def probabilities(self, x: Tensor, packing: Packing) -> Tensor:
-        """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
-        with torch.autocast(x.device.type, enabled=False):
-            precise = x if x.dtype == torch.float64 else x.float()
-            query = F.linear(precise, self.query.weight.to(precise.dtype))
-            key = F.linear(precise, self.key.weight.to(precise.dtype))
-            similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
-            change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
-            return torch.where(packing.first, 1.0, change)
+        self.probability = BoundaryProbability(config.width) if config.router == "learned" else None
 
     def forward(self, x: Tensor, packing: Packing, holds_mask: Tensor, given: Tensor | None = None) -> Segmentation:
         """Cut packed positions into chunks.
@@ -93,8 +103,8 @@ class Router(nn.Module):
         Raises:
             ValueError: a fixed router without boundaries.
         """
-        if self.learned:
-            probability = self.probabilities(x, packing)
+        if self.probability is not None:
+            probability = self.probability(x, packing)
         elif given is not None:
             probability = (given | packing.first).to(torch.float32)
         else:

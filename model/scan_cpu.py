@@ -65,7 +65,9 @@ class _SelectiveScan(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, rate, B, C, D, states, cu_seqlens = ctx.saved_tensors
         sequences, parts = len(cu_seqlens) - 1, _parts(u.shape[1])
-        du, ddelta = torch.empty_like(u), torch.empty_like(delta)
+        # contiguous: the loops write through numpy, which would copy anything else and lose what is written
+        du = torch.empty_like(u, memory_format=torch.contiguous_format)
+        ddelta = torch.empty_like(delta, memory_format=torch.contiguous_format)
         dA = torch.zeros(sequences, *rate.shape)
         dD = torch.zeros(sequences, *D.shape)
         dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)

@@ -9,10 +9,11 @@ import transformers
 from dataprep.corpus_index import Corpus
 from failures import BadInput
 from model.configuration_dnachunker import DNAChunkerConfig
+from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
-from .checkpoint import choose_checkpoint, complete_checkpoints, read_state, save_checkpoint
+from .checkpoint import choose_checkpoint, save_checkpoint
 from .config import PretrainConfig
 from .distributed import Rank
 from .engine import TrainingEngine
@@ -22,8 +23,10 @@ from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .masking import MaskingRates
 from .optimizer import build_adamw
-from .run_state import RunState, identity_of, require_same_run
+from .run_lock import RunLock
+from .run_state import RunState, complete_checkpoints, identity_of, read_state, require_same_run
 from .sample_order import SampleOrder, held_out_windows
+from .telemetry import read_events
 from .window_reader import WindowReader
 
 _PROBE_WINDOWS = 2
@@ -37,6 +40,7 @@ class Run:
         self.rank = rank
         self.signals = signals
         self.folder = Path(config.run)
+        self._lock = RunLock(self.folder) if rank.is_main else None
         self._corpus = Corpus.open(config.data.corpus)
         self._accumulation = config.accumulation(rank.world_size)
         micro_batch = config.data.global_batch // rank.world_size // self._accumulation
@@ -58,6 +62,14 @@ class Run:
             global_batch=config.data.global_batch, accumulation=self._accumulation, first_step=self.first_step,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
+        self.journal.say(
+            describe_backends(
+                config.engine.scan_backend,
+                config.engine.attention_backend,
+                rank.device.type,
+                torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+            )
+        )
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             zero_stage=config.engine.zero_stage, device=str(rank.device), versions=self._versions(),
@@ -73,6 +85,7 @@ class Run:
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
+            device=self.rank.device.type,
             corpus_fingerprint=self._corpus.fingerprint,
             identity=identity_of(config),
             versions=self._versions(),
@@ -86,10 +99,18 @@ class Run:
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
         self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
 
+    def owes_evaluation(self) -> bool:
+        """Whether the run was interrupted at a step whose evaluation was due (the same answer on every rank)."""
+        owed = 0 < self.first_step < self.config.steps and self.first_step % self.config.evaluation.every == 0
+        told = any(e["event"] == "evaluation" and e["steps_done"] == self.first_step for e in read_events(self.folder))
+        return self.rank.any(self.rank.is_main and owed and not told)
+
     def close(self) -> None:
         """Stop background work and flush the journal."""
         self.data.close()
         self.journal.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _resume(self) -> tuple[int, str | None]:
         if not complete_checkpoints(self.folder):
@@ -124,10 +145,7 @@ class Run:
         tables = MarkovTables(
             train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)
         )
-        return HeldOut(
-            reader, windows, [str(species[window.block]) for window in windows], rates, tables, self.rank,
-            micro_batch=micro_batch,
-        )  # fmt: skip
+        return HeldOut(reader, windows, species[windows.block], rates, tables, self.rank, micro_batch=micro_batch)
 
     def _probe(self) -> dict[str, torch.Tensor]:
         """A few masked held-out windows and the logits the training model gives them, to check an export by."""
@@ -135,9 +153,10 @@ class Run:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         self.engine.train(False)
         with torch.no_grad():
-            logits = self.engine.forward(**inputs).logits.float()
+            output = self.engine.forward(**inputs)
         self.engine.train()
-        return {**inputs, "logits": logits}
+        boundaries = {f"boundaries{stage}": cuts for stage, cuts in enumerate(output.boundaries)}
+        return {**inputs, **boundaries, "logits": output.logits.float()}
 
     def _versions(self) -> dict[str, str]:
         return {**self.engine.versions, "transformers": transformers.__version__}

@@ -10,7 +10,7 @@ import torch
 
 from .distributed import Rank
 from .masking import Batch, MaskingRates, corrupt
-from .sample_order import SampleOrder, Window
+from .sample_order import SampleOrder, Windows
 from .window_reader import UInt8Array, WindowReader
 
 
@@ -19,7 +19,7 @@ class StepData:
     """One rank's share of a global batch, cut into micro-batches."""
 
     micro_batches: list[Batch]
-    windows: list[Window]
+    windows: Windows
     wait: float  # seconds the step waited for the reader
 
 
@@ -48,7 +48,7 @@ class TrainingData:
         self._accumulation = accumulation
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="window-reader")
         self._next_step = first_step
-        self._pending: Future[tuple[list[Window], UInt8Array]] = self._pool.submit(self._read, first_step)
+        self._pending: Future[tuple[Windows, UInt8Array]] = self._pool.submit(self._read, first_step)
 
     def draw(self) -> StepData:
         """This rank's windows of the next step, corrupted, on its device.
@@ -63,28 +63,28 @@ class TrainingData:
         self._pending = self._pool.submit(self._read, self._next_step)
         return StepData(list(self._corrupted(windows, packed)), windows, wait)
 
-    def locate(self, windows: list[Window]) -> list[str]:
+    def locate(self, windows: Windows) -> list[str]:
         """Coordinates of windows, for messages."""
-        return [self._reader.locate(window) for window in windows]
+        return self._reader.locate(windows)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, step: int) -> tuple[list[Window], UInt8Array]:
+    def _read(self, step: int) -> tuple[Windows, UInt8Array]:
         first = step * self._global_batch + self._rank.rank
         windows = self._order.windows(range(first, (step + 1) * self._global_batch, self._rank.world_size))
         return windows, self._reader.read(windows)
 
-    def _corrupted(self, windows: list[Window], packed: UInt8Array) -> Iterator[Batch]:
+    def _corrupted(self, windows: Windows, packed: UInt8Array) -> Iterator[Batch]:
         for part in np.split(np.arange(len(windows)), self._accumulation):
             yield corrupt(
                 torch.from_numpy(packed[part]).to(self._rank.device),
-                window_keys([windows[i] for i in part]).to(self._rank.device),
+                window_keys(windows.take(part)).to(self._rank.device),
                 self._rates,
             )
 
 
-def window_keys(windows: list[Window]) -> torch.Tensor:
+def window_keys(windows: Windows) -> torch.Tensor:
     """(B,) int64 holding the bits of each window's uint64 key."""
-    return torch.from_numpy(np.array([window.key for window in windows], np.uint64).view(np.int64))
+    return torch.from_numpy(windows.key.view(np.int64))

@@ -1,14 +1,14 @@
 """Checkpoints that are complete or absent.
 
 Every rank writes into a staging folder; rank 0 then writes a manifest with the sha256 of each file, renames the
-folder to `step-NNNNNNNN`, and last moves the `latest` pointer. Loading verifies the manifest first, so nothing
-is unpickled that this run did not write.
+folder to `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts: loading takes the
+newest complete checkpoint and verifies its manifest first, so that a damaged file is never read. The manifest proves
+that the files are whole, not who wrote them: DeepSpeed's state is pickled, so only resume and export runs you trust.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,11 @@ from failures import BadInput
 
 from .distributed import Rank
 from .engine import TrainingEngine
-from .run_state import RunState
+from .run_state import CHECKPOINTS, STATE, RunState, complete_checkpoints
 
-FOLDER = "checkpoints"
 PROBE = "probe.safetensors"
-STATE = "run_state.json"
 _MANIFEST = "manifest.json"
 _LATEST = "latest"
-_NAME = re.compile(r"step-(\d{8})")
 
 
 def save_checkpoint(
@@ -41,8 +38,8 @@ def save_checkpoint(
     Returns:
         The checkpoint's folder.
     """
-    final = run / FOLDER / f"step-{state.steps_done:08d}"
-    staging = run / FOLDER / f".{final.name}.partial"
+    final = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
+    staging = run / CHECKPOINTS / f".{final.name}.partial"
     if rank.is_main:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -57,19 +54,13 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)  # the same step saved again after a roll-back
         staging.rename(final)
         _sync(final.parent)
-        pointer = run / FOLDER / f".{_LATEST}.partial"
+        pointer = run / CHECKPOINTS / f".{_LATEST}.partial"
         pointer.write_text(final.name + "\n")
-        pointer.replace(run / FOLDER / _LATEST)
+        pointer.replace(run / CHECKPOINTS / _LATEST)
         for old in complete_checkpoints(run)[:-keep]:
             shutil.rmtree(old)
     rank.barrier()
     return final
-
-
-def complete_checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first; staging folders of interrupted saves are not among them."""
-    folder = run / FOLDER
-    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def choose_checkpoint(run: Path, step: int | None = None) -> Path:
@@ -106,11 +97,6 @@ def verify_checkpoint(checkpoint: Path) -> None:
                 "is missing" if name not in actual else "is not in the manifest" if name not in expected else "differs"
             )
             raise BadInput(f"{checkpoint / name}: {what}; {remedy}")
-
-
-def read_state(checkpoint: Path) -> RunState:
-    """The run state of a verified checkpoint."""
-    return RunState.model_validate_json((checkpoint / STATE).read_text())
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-# Runs ranks of a module with arguments on this machine and returns their exit code; None processes: choose.
+# Runs ranks of a module with arguments on this machine and returns their exit code.
 StartRanks = Callable[[list[str], int], int]
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -41,7 +41,8 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[
         "export", formatter_class=_RAW, help="turn a run's checkpoint into a Hugging Face folder",
         description="Write a folder that AutoModelForMaskedLM.from_pretrained(OUT, trust_remote_code=True) and\n"
         "AutoTokenizer.from_pretrained(OUT) load with torch, transformers and safetensors alone, then load it in a\n"
-        "fresh process without this project and compare its logits with the training model's.",
+        "fresh process without this project and compare its logits with the training model's. Checkpoints are\n"
+        "pickled by DeepSpeed: only export runs you trust.",
         epilog="example:\n  dnachunker export runs/first exported/first",
     )  # fmt: skip
     export.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
@@ -73,9 +74,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
     from .config import PretrainConfig
 
-    shorthands = {"data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes}
-    overrides = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-    config = load_config(PretrainConfig, arguments.config, overrides + arguments.overrides, kind="pretrain")
+    flags = {"data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes}
+    settings = {key: value for key, value in flags.items() if value is not None}
+    config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="pretrain", settings=settings)
     if arguments.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -88,7 +89,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         check_run(config, int(os.environ["WORLD_SIZE"]))
         if os.environ["RANK"] == "0":
             store_config(config)
-        return run_worker(config)
+        run_worker(config)
 
     processes = arguments.count_processes(config.launch.processes)
     check_run(config, processes)

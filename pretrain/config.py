@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from typed_config import Config
 
@@ -73,8 +74,8 @@ class OptimizerSettings(Config):
     """AdamW; no decay on norms, biases, A_log, D and embeddings."""
 
     lr: Annotated[float, Field(gt=0)] = 3e-3
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -137,6 +138,16 @@ class TrackingSettings(Config):
     uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
     experiment: str = "dnachunker"
     run_name: str | None = Field(None, description="default: the run folder's name")
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri and "@" in uri.partition("://")[2].partition("/")[0]:
+            # the config is stored with the run; the message must not repeat it either
+            raise PydanticCustomError(
+                "password", "holds a password; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead"
+            )
+        return uri
 
 
 class LaunchSettings(Config):

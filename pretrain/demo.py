@@ -1,6 +1,7 @@
 """`dnachunker demo`: the whole path on the embedded sample, each step the command a user would type."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def summarise(corpus: Path, run: Path, exported: Path) -> dict[str, Any]:
 
 
 def _prepare(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise BadInput(f"{output}: is a file; choose a folder with --output")
     if output.exists() and any(output.iterdir()) and not (output / _MARKER).exists():
         raise BadInput(f"{output}: holds something other than an earlier demo; choose another folder with --output")
     shutil.rmtree(output, ignore_errors=True)
@@ -88,7 +91,16 @@ def _prepare(output: Path) -> None:
 def _dnachunker(*arguments: str | Path) -> None:
     command = [str(argument) for argument in arguments]
     print(f"$ dnachunker {' '.join(command)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "dnachunker", *command]).returncode
+    # On the CPU wherever it runs, so that its figures can be compared; PYTHONSAFEPATH: a folder named `model` in the
+    # current directory must not be taken for ours.
+    variables = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONSAFEPATH": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "dnachunker", *command], env=variables)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # the step got it too: let it save and end by itself
     if code:
         failure = Failure(f"demo: `dnachunker {' '.join(command)}` ended with exit code {code}; its message is above")
         failure.code = code

@@ -26,7 +26,8 @@ class Rank:
     def from_environment(environment: Mapping[str, str] = os.environ) -> "Rank":
         """Read what every launcher (DeepSpeed, torchrun, SLURM wrappers) sets."""
         local_rank = int(environment.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        use_gpu = torch.cuda.is_available() and environment.get("DS_ACCELERATOR", "cuda") == "cuda"
+        device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
         return Rank(int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1")), local_rank, device)
 
     def sum(self, *values: float | torch.Tensor) -> list[float]:

@@ -35,6 +35,7 @@ class TrainingEngine:
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, rank: Rank):
         self._rank = rank
+        self._zero_stage = config.engine.zero_stage
         self._accumulation = config.accumulation(rank.world_size)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(config, rank.world_size)
@@ -59,13 +60,20 @@ class TrainingEngine:
         """Clip, update and clear the gradients; call once after the last micro-batch of a step.
 
         Returns:
-            The gradients' 2-norm over all ranks before clipping; NaN where DeepSpeed does not report it.
+            The gradients' 2-norm over all ranks before clipping.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        # at stage 0 DeepSpeed reports no norm, but every rank holds all gradients
+        norm = self._whole_gradient_norm() if self._zero_stage == 0 else None
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return float(norm)
+
+    def _whole_gradient_norm(self) -> float:
+        gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else float("nan")
 
     def save(self, folder: Path) -> None:
         """Write every rank's share of model and optimizer under `folder`/engine."""
@@ -83,8 +91,8 @@ class TrainingEngine:
 
     @property
     def updates(self) -> int:
-        """Optimizer updates so far, as the engine counts them; a checkpoint restores it."""
-        return int(self._engine.global_steps)
+        """Optimizer updates applied so far, as the engine counts them; a checkpoint restores it."""
+        return int(self._engine.global_steps - self._engine.skipped_steps)
 
     @property
     def versions(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +16,7 @@ from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
 from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, uncorrupted_ids
-from .sample_order import Window
+from .sample_order import Windows
 from .window_reader import UInt8Array, WindowReader
 
 _SEGMENT_BASES = 1000  # shown in a report
@@ -32,8 +33,8 @@ class HeldOut:
     def __init__(
         self,
         reader: WindowReader,
-        windows: Sequence[Window],
-        species: Sequence[str],
+        windows: Windows,
+        species: Sequence[str] | npt.NDArray[np.str_],
         rates: MaskingRates,
         tables: MarkovTables,
         rank: Rank,
@@ -54,8 +55,8 @@ class HeldOut:
         per_rank = -(-len(windows) // rank.world_size)
         mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
         self._mine = mine
-        self.examples = [windows[i] for i in mine]
-        self._packed = reader.read(self.examples)
+        self._windows = windows.take(np.array(mine))
+        self._packed = reader.read(self._windows)
         self._rates = rates
         self._tables = tables
         self._micro_batch = micro_batch
@@ -71,7 +72,7 @@ class HeldOut:
         with torch.no_grad():
             for begin in range(0, len(self._mine), self._micro_batch):
                 rows = slice(begin, begin + self._micro_batch)
-                table[self._mine[rows]] = self._score(engine, self._packed[rows], self.examples[rows])
+                table[self._mine[rows]] = self._score(engine, self._packed[rows], self._windows.take(rows))
         engine.train()
         # a window repeated to fill up a rank must count once: only its owner keeps the row
         owner = torch.arange(self._count) % self._rank.world_size == self._rank.rank
@@ -92,7 +93,7 @@ class HeldOut:
         valid = int(((packed & 7) != CODE_PAD).sum())
         stages = [(np.flatnonzero(stage[0, :valid].cpu().numpy())).tolist() for stage in output.boundaries]
         return {
-            "where": self._reader.locate(self.examples[0]),
+            "where": self._reader.locate(self._windows.take(slice(1)))[0],
             "sequence": packed[:valid].tobytes().translate(LETTERS).decode("ascii"),
             "stage0": stages[0],
             "stage1": stages[1],
@@ -100,18 +101,18 @@ class HeldOut:
 
     def batch(self, count: int) -> Batch:
         """This rank's first `count` windows, corrupted as in every evaluation."""
-        return self._corrupt(self._packed[:count], self.examples[:count])
+        return self._corrupt(self._packed[:count], self._windows.take(slice(count)))
 
-    def _corrupt(self, packed: UInt8Array, windows: Sequence[Window]) -> Batch:
+    def _corrupt(self, packed: UInt8Array, windows: Windows) -> Batch:
         device = self._rank.device
-        return corrupt(torch.from_numpy(packed).to(device), window_keys(list(windows)).to(device), self._rates)
+        return corrupt(torch.from_numpy(packed).to(device), window_keys(windows).to(device), self._rates)
 
     def _plain_inputs(self, packed: UInt8Array) -> dict[str, torch.Tensor]:
         codes = torch.from_numpy(packed).to(self._rank.device)
         ids = uncorrupted_ids(codes)
         return {"input_ids": ids, "attention_mask": (codes & 7) != CODE_PAD}
 
-    def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Sequence[Window]) -> torch.Tensor:
+    def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
         batch = self._corrupt(packed, windows)
         output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         losses = F.cross_entropy(

@@ -25,7 +25,12 @@ class _RefuseThisProject(importlib.abc.MetaPathFinder):
 
 
 def compare(folder: str, probe: str) -> dict[str, float]:
-    """Maximum absolute difference between the folder's logits and the recorded ones, at valid positions."""
+    """How the folder's logits compare with the recorded ones at valid positions.
+
+    Returns:
+        `max_abs_diff`, with the recorded chunk boundaries, since a probability near 1/2 may round the other way on
+        another device or precision; and `boundary_flips`, the share of positions where it did.
+    """
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -36,10 +41,17 @@ def compare(folder: str, probe: str) -> dict[str, float]:
     ids = recorded["input_ids"][0][recorded["attention_mask"][0]].tolist()
     if tokenizer("".join(tokenizer.convert_ids_to_tokens(ids)))["input_ids"] != ids:
         raise SystemExit("the tokenizer does not give back the ids it decoded")
+    valid = recorded["attention_mask"]
+    inputs = {"input_ids": recorded["input_ids"], "attention_mask": valid}
+    cuts = tuple(recorded[f"boundaries{stage}"] for stage in range(2))
     with torch.no_grad():
-        logits = loaded(input_ids=recorded["input_ids"], attention_mask=recorded["attention_mask"]).logits
-    difference = (logits - recorded["logits"])[recorded["attention_mask"].bool()].abs().max()
-    return {"max_abs_diff": float(difference)}
+        logits = loaded(**inputs, boundaries=cuts).logits
+        own = loaded(**inputs).boundaries
+    flips = [(mine != theirs)[valid].double().mean() for mine, theirs in zip(own, cuts, strict=True)]
+    return {
+        "max_abs_diff": float((logits - recorded["logits"])[valid].abs().max()),
+        "boundary_flips": float(max(flips)),
+    }
 
 
 if __name__ == "__main__":

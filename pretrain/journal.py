@@ -11,7 +11,7 @@ from .distributed import Rank
 from .markov import ORDERS
 from .progress import Progress
 from .telemetry import EventLog
-from .tracking import MlflowMirror
+from .tracking import MlflowMirror, forget_run
 
 
 class Journal:
@@ -23,6 +23,8 @@ class Journal:
         if self._active:
             self._log = EventLog(run)
             self._progress = Progress(config.steps, steps_done)
+            if not steps_done:
+                forget_run(run)
             if config.tracking.enabled:
                 self._mirror = MlflowMirror(run, config, self._progress.say)
 

@@ -8,6 +8,8 @@ from failures import BadInput
 from typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
+from .run_lock import RunLock
+from .run_state import complete_checkpoints, read_state, require_same_run
 
 CONFIG = "config.yaml"
 
@@ -29,6 +31,9 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
         raise BadInput(
             f"data.source_weights: {config.data.corpus} has no source {unknown[0]!r}; it has {', '.join(names)}"
         )
+    weights = config.data.source_weights
+    if names and all(weights.get(name) == 0 for name in names):
+        raise BadInput("data.source_weights: every source has weight 0, so there is nothing to train on")
     try:
         config.accumulation(world_size)
     except ValueError as error:
@@ -38,15 +43,23 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
         raise BadInput(f"{run}: the run folder is a file; choose another path with --run")
     if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
         raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
+    if checkpoints := complete_checkpoints(run):
+        # before the stored config is replaced: a refused resume must leave the run as it was
+        require_same_run(read_state(checkpoints[-1]), config, corpus.fingerprint, world_size)
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
 
 
 def store_config(config: PretrainConfig) -> Path:
-    """Write the resolved config into the run folder, creating it; returns the file."""
+    """Write the resolved config into the run folder, creating it; returns the file.
+
+    Raises:
+        BadInput: another process is training there.
+    """
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
+    RunLock(run).release()  # rank 0 takes it for good; asking here spares a start that could only fail
     partial = run / f".{CONFIG}.partial"
     partial.write_text(to_yaml(config))
     partial.replace(run / CONFIG)

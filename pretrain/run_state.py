@@ -1,11 +1,17 @@
-"""What a checkpoint says about its run, and whether a config may continue it."""
+"""What a checkpoint says about its run, and whether a config may continue it. Torch-free."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from failures import BadInput
 from typed_config import Config
 
 from .config import PretrainConfig
+
+CHECKPOINTS = "checkpoints"
+STATE = "run_state.json"
+_NAME = re.compile(r"step-(\d{8})")
 
 # A change here would make another run of it: other samples, other weights or another loss.
 _IDENTITY = ("seed", "model", "data", "masking", "optimizer", "schedule", "steps")
@@ -20,9 +26,30 @@ class RunState(Config):
     world_size: int
     zero_stage: int
     precision: str
+    device: str
     corpus_fingerprint: str
     identity: dict[str, Any]
     versions: dict[str, str]
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first; staging folders of interrupted saves are not among them."""
+    folder = run / CHECKPOINTS
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def read_state(checkpoint: Path) -> RunState:
+    """The run state of a checkpoint.
+
+    Raises:
+        BadInput: it is missing or not readable.
+    """
+    try:
+        return RunState.model_validate_json((checkpoint / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{checkpoint / STATE}: not readable; remove this checkpoint to use the one before it"
+        ) from error
 
 
 def identity_of(config: PretrainConfig) -> dict[str, Any]:
@@ -49,7 +76,7 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
         "the corpus's content": (state.corpus_fingerprint, corpus_fingerprint),
         "engine.zero_stage": (state.zero_stage, config.engine.zero_stage),
         "engine.precision": (state.precision, config.engine.precision),
-        "the number of ranks": (state.world_size, world_size),
+        "the number of ranks (--processes)": (state.world_size, world_size),
     }
     for name, (before, after) in facts.items():
         if before != after:

@@ -12,41 +12,49 @@ An epoch, for E = (seed, epoch):
 The n-th sample of the run is drawn from stream n mod V. Epochs follow each other without a gap.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from .counter_random import hash_counters
-
-Int64Array = npt.NDArray[np.int64]
+from .counter_random import UInt64Array, hash_counters
+from .keyed_permutation import Int64Array, permute
 
 # Domains keep the uses of one seed apart: two draws never share a counter tuple.
 _PERMUTE, _PHASE, _FRACTION, _SHUFFLE, _WINDOW, _STRAND = range(1, 7)
 
 
-@dataclass(frozen=True)
-class Window:
-    """One sample: half-open `[start, end)` within a block, in bases, and the key of all its random choices."""
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """n samples as columns: half-open `[start, end)` in bases within a block, and the key of all random choices."""
 
-    epoch: int
-    block: int  # index into the blocks the order was made from
-    start: int
-    end: int
-    key: int  # uint64
-    reverse: bool  # read as the reverse complement
+    epoch: Int64Array
+    block: Int64Array  # index into the blocks the order was made from
+    start: Int64Array
+    end: Int64Array
+    key: UInt64Array
+    reverse: npt.NDArray[np.bool_]  # read as the reverse complement
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def take(self, rows: slice | npt.NDArray[np.integer]) -> "Windows":
+        """Some of the samples, in the given order."""
+        return Windows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class _Epoch:
+    """The plan of one epoch: m block visits in permuted order, and the run of windows each stream gets."""
+
     number: int
     offset: int  # samples of all earlier epochs
-    blocks: Int64Array  # (m,) block index, in permuted order
-    copies: Int64Array  # (m,) which repeat of that block
+    blocks: Int64Array  # (m,) block index
     phases: Int64Array  # (m,)
+    copies: Int64Array  # (m,) which repeat of the block
     first_window: Int64Array  # (m + 1,) cumulative windows
+    stream_begin: Int64Array  # (V + 1,) first window of each stream's run
+    stream_first: Int64Array  # (V,) position in the epoch of each stream's first sample
 
     @property
     def windows(self) -> int:
@@ -81,20 +89,33 @@ class SampleOrder:
         if min(seq_len, streams, shuffle_blocks) < 1:
             raise ValueError("seq_len, streams and shuffle_blocks are at least 1")
         self._weights = np.ones(len(self._bases)) if weights is None else np.asarray(weights, np.float64)
-        if not float(np.floor(self._weights).sum()) and not float(self._weights.sum()):
+        if not float(self._weights.max()) > 0:
             raise ValueError("all blocks have weight 0")
         self._seed = seed
         self._seq_len = seq_len
         self._streams = streams
         self._shuffle_blocks = shuffle_blocks
         self._reverse_complement = reverse_complement
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._recent: dict[int, _Epoch] = {}
         self._offsets = [0]  # offsets[e]: samples before epoch e, as far as computed
-        self._shuffles: dict[int, tuple[tuple[int, int, int], Int64Array]] = {}
 
-    def windows(self, samples: Iterable[int]) -> list[Window]:
+    def windows(self, samples: range | Int64Array) -> Windows:
         """The windows of the given sample numbers (0-based, over the whole run)."""
-        return [self._window(sample) for sample in samples]
+        wanted = np.asarray(samples, np.int64)
+        if len(wanted):
+            self.epoch_of(int(wanted.max()))  # so that the offsets reach far enough
+        epochs = np.searchsorted(self._offsets, wanted, side="right") - 1
+        parts = [(rows, self._draw(self._epoch(e), wanted[rows])) for e in np.unique(epochs).tolist()
+                 for rows in [np.flatnonzero(epochs == e)]]  # fmt: skip
+        if len(parts) == 1:
+            return parts[0][1]
+        back = np.argsort(np.concatenate([rows for rows, _ in parts] or [np.zeros(0, np.int64)]), kind="stable")
+        columns = {
+            field.name: np.concatenate([getattr(drawn, field.name) for _, drawn in parts])[back]
+            for field in fields(Windows)
+            if parts
+        }
+        return Windows(**columns) if columns else _no_windows()
 
     def epoch_windows(self, epoch: int) -> int:
         """Number of windows in `epoch`: it varies a little, since phases make blocks start with a short window."""
@@ -107,10 +128,15 @@ class SampleOrder:
         return int(np.searchsorted(self._offsets, sample, side="right")) - 1
 
     def _epoch(self, number: int) -> _Epoch:
-        if number in self._epochs:
-            return self._epochs[number]
-        while len(self._offsets) <= number:
-            self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
+        if number not in self._recent:
+            while len(self._offsets) <= number:
+                self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
+            while len(self._recent) > 1:  # the current epoch and the one it flows into
+                del self._recent[min(self._recent, key=lambda e: abs(e - number))]
+            self._recent[number] = self._plan(number)
+        return self._recent[number]
+
+    def _plan(self, number: int) -> _Epoch:
         indices = np.arange(len(self._bases), dtype=np.int64)
         drawn = hash_counters(_FRACTION, self._seed, number, indices).astype(np.float64) / 2.0**64
         repeats = np.floor(self._weights).astype(np.int64) + (drawn < self._weights % 1.0)
@@ -118,80 +144,67 @@ class SampleOrder:
         copies = np.arange(len(blocks)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         shuffled = np.lexsort((blocks, hash_counters(_PERMUTE, self._seed, number, blocks, copies)))
         blocks, copies = blocks[shuffled], copies[shuffled]
-        phases = (hash_counters(_PHASE, self._seed, number, blocks, copies) % np.uint64(self._seq_len)).astype(np.int64)
+        bits = hash_counters(_PHASE, self._seed, number, blocks, copies)
+        phases = (bits % np.uint64(self._seq_len)).astype(np.int64)
         lengths = self._bases[blocks]
         head = np.minimum(phases, lengths)
         counts = (head > 0) + -(-(lengths - head) // self._seq_len)
-        plan = _Epoch(number, self._offsets[number], blocks, copies, phases, np.concatenate([[0], np.cumsum(counts)]))
-        self._epochs[number] = plan
-        while len(self._epochs) > 2:  # the current epoch and the one it flows into
-            self._epochs.popitem(last=False)
-        return plan
+        first_window = np.concatenate([[0], np.cumsum(counts)])
 
-    def _window(self, sample: int) -> Window:
-        epoch = self._epoch(self.epoch_of(sample))
-        stream = sample % self._streams
-        begin, end = self._stream_span(epoch, stream)
-        first_position = (stream - epoch.offset) % self._streams
-        ordinal = begin + (sample - epoch.offset - first_position) // self._streams
-        ordinal = self._shuffled(epoch, stream, begin, end, ordinal)
-        place = int(np.searchsorted(epoch.first_window, ordinal, side="right")) - 1
-        block, copy, phase = int(epoch.blocks[place]), int(epoch.copies[place]), int(epoch.phases[place])
-        index = ordinal - int(epoch.first_window[place])
-        length = int(self._bases[block])
-        if phase:  # window 0 is the short one before the phase
-            start, stop = (
-                (0, phase) if index == 0 else (phase + (index - 1) * self._seq_len, phase + index * self._seq_len)
-            )
-        else:
-            start, stop = index * self._seq_len, (index + 1) * self._seq_len
-        key = int(hash_counters(_WINDOW, self._seed, epoch.number, block, copy, start))
-        reverse = self._reverse_complement and bool(int(hash_counters(_STRAND, key)) & 1)
-        return Window(epoch.number, block, start, min(stop, length), key, reverse)
+        # Stream v takes the positions k of the epoch with (offset + k) mod V = v: turn v - offset (mod V) of a round.
+        offset, streams = self._offsets[number], self._streams
+        turn = (np.arange(streams) - offset) % streams
+        each, extra = divmod(int(first_window[-1]), streams)
+        stream_begin = np.concatenate([[0], np.cumsum(each + (turn < extra))])
+        return _Epoch(number, offset, blocks, phases, copies, first_window, stream_begin, turn)
 
-    def _stream_span(self, epoch: _Epoch, stream: int) -> tuple[int, int]:
-        """The run of windows, in permuted order, that makes up one stream of an epoch."""
-        # Stream v takes the epoch's positions k with (offset + k) mod V = v; earlier streams' counts add up.
-        each, extra = divmod(epoch.windows, self._streams)
-        turn = (stream - epoch.offset) % self._streams
-        rotation = epoch.offset % self._streams
-        # streams rotation, rotation + 1, ... (mod V) come first in the interleaving and get the extra windows
-        wrapped = max(0, rotation + extra - self._streams)
-        extras_before = min(stream, wrapped) + max(0, min(stream, rotation + extra) - rotation)
-        begin = stream * each + extras_before
-        return begin, begin + each + (turn < extra)
+    def _draw(self, epoch: _Epoch, samples: Int64Array) -> Windows:
+        stream = samples % self._streams
+        begin, end = epoch.stream_begin[stream], epoch.stream_begin[stream + 1]
+        ordinal = begin + (samples - epoch.offset - epoch.stream_first[stream]) // self._streams
+        ordinal = self._shuffle(epoch, stream, begin, end, ordinal)
 
-    def _shuffled(self, epoch: _Epoch, stream: int, begin: int, end: int, ordinal: int) -> int:
-        first_place = int(np.searchsorted(epoch.first_window, begin, side="right")) - 1
-        place = int(np.searchsorted(epoch.first_window, ordinal, side="right")) - 1
+        place = np.searchsorted(epoch.first_window, ordinal, side="right") - 1
+        block, phase = epoch.blocks[place], epoch.phases[place]
+        index = ordinal - epoch.first_window[place]
+        # with a phase, window 0 is the short one before it
+        start = np.where(phase > 0, np.where(index > 0, phase + (index - 1) * self._seq_len, 0), index * self._seq_len)
+        stop = np.where(phase > 0, phase + index * self._seq_len, (index + 1) * self._seq_len)
+        key = hash_counters(_WINDOW, self._seed, epoch.number, block, epoch.copies[place], start)
+        reverse = (hash_counters(_STRAND, key) & np.uint64(1)).astype(bool) & self._reverse_complement
+        number = np.full(len(samples), epoch.number)
+        return Windows(number, block, start, np.minimum(stop, self._bases[block]), key, reverse)
+
+    def _shuffle(
+        self, epoch: _Epoch, stream: Int64Array, begin: Int64Array, end: Int64Array, ordinal: Int64Array
+    ) -> Int64Array:
+        first_place = np.searchsorted(epoch.first_window, begin, side="right") - 1
+        place = np.searchsorted(epoch.first_window, ordinal, side="right") - 1
         group = (place - first_place) // self._shuffle_blocks
         low_place = first_place + group * self._shuffle_blocks
-        high_place = min(low_place + self._shuffle_blocks, len(epoch.blocks))
-        low = max(begin, int(epoch.first_window[low_place]))
-        high = min(end, int(epoch.first_window[high_place]))
-        name = (epoch.number, group, high - low)
-        cached = self._shuffles.get(stream)
-        if cached is None or cached[0] != name:
-            drawn = hash_counters(_SHUFFLE, self._seed, epoch.number, stream, group, np.arange(high - low))
-            cached = (name, np.argsort(drawn, kind="stable"))
-            self._shuffles[stream] = cached
-        return low + int(cached[1][ordinal - low])
+        high_place = np.minimum(low_place + self._shuffle_blocks, len(epoch.blocks))
+        low = np.maximum(begin, epoch.first_window[low_place])
+        high = np.minimum(end, epoch.first_window[high_place])
+        key = hash_counters(_SHUFFLE, self._seed, epoch.number, stream, group)
+        return low + permute(ordinal - low, high - low, key)
 
 
-def held_out_windows(block_bases: Int64Array, *, seq_len: int, count: int) -> list[Window]:
+def held_out_windows(block_bases: Int64Array, *, seq_len: int, count: int) -> Windows:
     """Up to `count` whole windows spread evenly over held-out blocks, forward strand, the same in every run.
 
     Blocks shorter than `seq_len` give their only window short. The key depends on the window's place alone.
     """
     bases = np.asarray(block_bases, np.int64)
-    per_block = np.maximum(bases // seq_len, 1)
-    first = np.concatenate([[0], np.cumsum(per_block)])
+    first = np.concatenate([[0], np.cumsum(np.maximum(bases // seq_len, 1))])
     total = int(first[-1])
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-    windows = []
-    for ordinal in chosen.tolist():
-        block = int(np.searchsorted(first, ordinal, side="right")) - 1
-        start = (ordinal - int(first[block])) * seq_len
-        key = int(hash_counters(_WINDOW, 0, block, start))
-        windows.append(Window(0, block, start, min(start + seq_len, int(bases[block])), key, reverse=False))
-    return windows
+    block = np.searchsorted(first, chosen, side="right") - 1
+    start = (chosen - first[block]) * seq_len
+    zeros = np.zeros(len(chosen), np.int64)
+    key = hash_counters(_WINDOW, 0, block, start)
+    return Windows(zeros, block, start, np.minimum(start + seq_len, bases[block]), key, zeros.astype(bool))
+
+
+def _no_windows() -> Windows:
+    empty = np.zeros(0, np.int64)
+    return Windows(empty, empty, empty, empty, empty.astype(np.uint64), empty.astype(bool))

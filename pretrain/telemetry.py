@@ -13,7 +13,11 @@ class EventLog:
     """Appends events; each line is flushed before the call returns."""
 
     def __init__(self, run: Path) -> None:
-        self._file = (run / EVENTS).open("a", encoding="utf-8", buffering=1)
+        path = run / EVENTS
+        cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        if cut:
+            self._file.write("\n")  # a crash cut the last line: what follows must not be lost with it
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it. NaN and infinities are stored as null: they are not JSON."""
@@ -29,8 +33,8 @@ class EventLog:
 def read_events(run: Path) -> list[dict[str, Any]]:
     """The run's history as if never interrupted: what a resume took back is left out.
 
-    A last line cut short by a crash is ignored. A `resume` at step k takes back the `step`, `evaluation` and
-    `checkpoint` events of later steps that stand before it.
+    A line cut short by a crash is ignored. A `resume` at step k takes back the `step`, `evaluation` and `checkpoint`
+    events of later steps that stand before it; a `start` takes back everything.
     """
     path = run / EVENTS
     events: list[dict[str, Any]] = []
@@ -39,6 +43,8 @@ def read_events(run: Path) -> list[dict[str, Any]]:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if event["event"] == "start":
+            events = []  # started over before anything was saved
         if event["event"] == "resume":
             events = [e for e in events if e.get("steps_done", 0) <= event["steps_done"]]
         events.append(event)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .config import PretrainConfig
+from .telemetry import read_events
 
-_CURSOR = "mlflow.json"  # run id and the last step mirrored, so that a resume repeats no point
+_CURSOR = "mlflow.json"  # run id and, by kind of event, the last step mirrored, so that a resume repeats no point
+_MIRRORED = {"step": "train/", "evaluation": "valid/"}
 
 
 class MlflowMirror:
@@ -25,6 +27,8 @@ class MlflowMirror:
         self._run = run
         self._config = config
         self._announce = announce
+        # what an earlier process logged but could not send: the cursor tells which of it is new
+        self._backlog = [event for event in read_events(run) if event["event"] in _MIRRORED]
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -44,9 +48,10 @@ class MlflowMirror:
         try:
             self._mirror()
         except Exception as error:  # the mirror must never take training down with it
-            self._announce(f"tracking: MLflow failed ({type(error).__name__}: {error}); events.jsonl has everything")
-            while self._queue.get() is not None:
-                pass
+            self._announce(
+                f"tracking: MLflow failed ({type(error).__name__}: {error}); events.jsonl has everything, and a resume "
+                f"sends what is missing"
+            )
 
     def _mirror(self) -> None:
         from mlflow.entities import Metric, Param
@@ -57,29 +62,38 @@ class MlflowMirror:
         uri = tracking_uri(self._run, self._config)
         client = MlflowClient(tracking_uri=uri)
         cursor = read_cursor(self._run)
-        run_id = cursor.get("run_id") or self._create_run(client, uri, Param)
-        last_step = int(cursor.get("last_step", 0))
-        finished = False
-        while (event := self._queue.get()) is not None:
-            batch: list[dict[str, Any] | None] = [event]
-            while not self._queue.empty() and batch[-1] is not None and len(batch) < 200:
-                batch.append(self._queue.get())
+        if not cursor:
+            cursor = {"run_id": self._create_run(client, uri, Param), "step": 0, "evaluation": 0}
+        client.update_run(cursor["run_id"], status="RUNNING")
+
+        batch, closing, finished = self._backlog, False, False
+        while True:
             metrics = []
             for item in batch:
-                if item is None:
-                    continue
                 finished |= item["event"] == "finish"
-                step = item.get("steps_done", 0)
-                if item["event"] in ("step", "evaluation") and step > last_step - (item["event"] == "evaluation"):
-                    last_step = max(last_step, step)
+                kind, step = item["event"], item.get("steps_done", 0)
+                if kind in _MIRRORED and step > cursor[kind]:  # each point once, whatever a resume repeats
+                    cursor[kind] = step
                     stamp = int(item["time"] * 1000)
                     metrics += [Metric(name, value, stamp, step) for name, value in _numbers(item)]
             for begin in range(0, len(metrics), 1000):  # the server's limit for one call
-                client.log_batch(run_id, metrics=metrics[begin : begin + 1000])
-            _write_cursor(self._run, {"run_id": run_id, "last_step": last_step})
-            if batch[-1] is None:
+                client.log_batch(cursor["run_id"], metrics=metrics[begin : begin + 1000])
+            _write_cursor(self._run, cursor)
+            if closing:
                 break
-        client.set_terminated(run_id, status="FINISHED" if finished else "KILLED")
+            batch, closing = self._next_batch()
+        client.set_terminated(cursor["run_id"], status="FINISHED" if finished else "KILLED")
+
+    def _next_batch(self) -> tuple[list[dict[str, Any]], bool]:
+        """What is queued, at least one event, and whether the queue was closed."""
+        batch: list[dict[str, Any]] = []
+        event = self._queue.get()
+        while event is not None:
+            batch.append(event)
+            if self._queue.empty() or len(batch) >= 200:
+                return batch, False
+            event = self._queue.get()
+        return batch, True
 
     def _create_run(self, client: Any, uri: str, param: Any) -> str:
         name = self._config.tracking.experiment
@@ -89,7 +103,7 @@ class MlflowMirror:
         run = client.create_run(experiment_id, run_name=self._config.tracking.run_name or self._run.name)
         parameters = [param(key, str(value)[:6000]) for key, value in _flat(self._config.model_dump(mode="json"))]
         client.log_batch(run.info.run_id, params=parameters)
-        _write_cursor(self._run, {"run_id": run.info.run_id, "last_step": 0})
+        _write_cursor(self._run, {"run_id": str(run.info.run_id), "step": 0, "evaluation": 0})
         return str(run.info.run_id)
 
 
@@ -100,9 +114,14 @@ def tracking_uri(run: Path, config: PretrainConfig) -> str:
 
 
 def read_cursor(run: Path) -> dict[str, Any]:
-    """`run_id` and `last_step` of the mirrored run; empty before MLflow has answered."""
+    """`run_id` and the last mirrored `step` and `evaluation`; empty before MLflow has answered."""
     path = run / _CURSOR
     return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def forget_run(run: Path) -> None:
+    """Make the next mirror open a new MLflow run: training starts over."""
+    (run / _CURSOR).unlink(missing_ok=True)
 
 
 def _write_cursor(run: Path, cursor: dict[str, Any]) -> None:
@@ -112,7 +131,7 @@ def _write_cursor(run: Path, cursor: dict[str, Any]) -> None:
 
 
 def _numbers(event: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    prefix = prefix or {"step": "train/", "evaluation": "valid/"}[event["event"]]
+    prefix = prefix or _MIRRORED[event["event"]]
     found = []
     for key, value in event.items():
         if isinstance(value, dict):

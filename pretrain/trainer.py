@@ -5,7 +5,7 @@ import time
 from failures import Interrupted
 
 from .assembly import Run
-from .guards import require_finite
+from .guards import require_applied, require_finite
 from .optimizer import learning_rate
 from .step_tally import StepTally
 
@@ -18,6 +18,8 @@ def train(run: Run) -> None:
         GuardTripped: a loss was not finite; the step was not applied.
     """
     config, rank, engine = run.config, run.rank, run.engine
+    if run.owes_evaluation():
+        run.evaluate(run.first_step)
     for step in range(run.first_step, config.steps):
         began = time.perf_counter()
         data = run.data.draw()
@@ -40,6 +42,7 @@ def train(run: Run) -> None:
 
         lr = learning_rate(step, config.steps, config.optimizer.lr, config.schedule)
         grad_norm = engine.step(lr)
+        require_applied(grad_norm, updates=engine.updates, step=step)
 
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
@@ -50,10 +53,10 @@ def train(run: Run) -> None:
                 bases_per_second=speed, bases_per_second_per_device=speed / rank.world_size,
             )  # fmt: skip
 
-        if done % config.evaluation.every == 0 or done == config.steps:
-            run.evaluate(done)
-
         stop = run.signals.agreed(rank)
+        if done == config.steps or (done % config.evaluation.every == 0 and not stop):
+            run.evaluate(done)  # one that is due at a stop is made up for on resume: saving must not wait
+
         if stop or done % config.checkpoint.every == 0 or done == config.steps:
             folder = run.save(done)
             run.journal.write("checkpoint", steps_done=done, folder=folder.name)

@@ -1,7 +1,6 @@
 """Windows out of a corpus: opens only the blocks it is asked for and keeps the recent ones decoded."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +9,17 @@ from dataprep.corpus_index import Corpus
 from dataprep.packed_codes import PACKED_REPEAT_BIT
 from model.alphabet import CODE_PAD
 
-from .sample_order import Window
+from .sample_order import Windows
 
 UInt8Array = npt.NDArray[np.uint8]
 
 
-def _complement_table() -> UInt8Array:
+def _complement_table() -> bytes:
     table = np.arange(256, dtype=np.uint8)
     for repeat in (0, PACKED_REPEAT_BIT):
         for code in range(4):
             table[code | repeat] = (3 - code) | repeat
-    return table
+    return table.tobytes()
 
 
 _COMPLEMENT = _complement_table()
@@ -48,16 +47,20 @@ class WindowReader:
         """(n,) bases of each block of the split, in canonical order."""
         return self._blocks.bases
 
-    def read(self, windows: Sequence[Window]) -> UInt8Array:
+    def read(self, windows: Windows) -> UInt8Array:
         """The given windows as (B, seq_len) uint8 codes with the repeat bit, `CODE_PAD` after a short one.
 
         Raises:
             BadInput: a block is missing or corrupt; names shard and offset.
         """
         out = np.full((len(windows), self._seq_len), CODE_PAD, np.uint8)
-        for row, window in zip(out, windows, strict=True):
-            bases = self.block(window.block)[window.start : window.end]
-            row[: len(bases)] = _COMPLEMENT[bases[::-1]] if window.reverse else bases
+        columns = (windows.block.tolist(), windows.start.tolist(), windows.end.tolist(), windows.reverse.tolist())
+        for row, block, start, end, reverse in zip(out, *columns, strict=True):
+            bases = self.block(block)[start:end]
+            # bytes.translate is several times faster than indexing a table with uint8
+            row[: end - start] = (
+                np.frombuffer(bases[::-1].tobytes().translate(_COMPLEMENT), np.uint8) if reverse else bases
+            )
         return out
 
     def block(self, index: int) -> UInt8Array:
@@ -77,8 +80,9 @@ class WindowReader:
             self._cache.move_to_end(index)
         return codes
 
-    def locate(self, window: Window) -> str:
-        """Where a window lies, for people: `contig:start-end(strand)`, 0-based half-open."""
-        begin = int(self._blocks.start[window.block])
-        contig = self._blocks.contig[window.block]
-        return f"{contig}:{begin + window.start}-{begin + window.end}({'-' if window.reverse else '+'})"
+    def locate(self, windows: Windows) -> list[str]:
+        """Where windows lie, for people: `contig:start-end(strand)`, 0-based half-open."""
+        begin = self._blocks.start[windows.block]
+        contigs, strands = self._blocks.contig[windows.block], np.where(windows.reverse, "-", "+")
+        spans = zip(contigs, begin + windows.start, begin + windows.end, strands, strict=True)
+        return [f"{contig}:{start}-{end}({strand})" for contig, start, end, strand in spans]

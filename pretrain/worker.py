@@ -2,8 +2,10 @@
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from failures import Failure, Interrupted
 
@@ -12,30 +14,31 @@ from .guards import StopSignals
 
 # Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
+_PEER_REPORT_SECONDS = 3.0
 
 
-def run_worker(config: PretrainConfig) -> int:
-    """Train as the rank the environment names; returns the exit code and never raises."""
+def run_worker(config: PretrainConfig) -> NoReturn:
+    """Train as the rank the environment names; ends the process with the exit code."""
     signals = StopSignals()  # before the slow imports, so that a signal during start-up is not lost
     try:
-        return _train(config, signals)
+        _train(config, signals)
+        _leave(signals, 0)
     except Failure as failure:
         # on an agreed stop every rank is here; one rank speaks for all
         if not isinstance(failure, Interrupted) or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
-        return _leave(signals, failure.code)
+        _leave(signals, failure.code)
     except Exception as error:
-        if signals.received:
+        if _another_rank_failed(signals):
             # A peer failed and the launcher is taking this rank down: its report is the one that counts.
-            reason = f"{type(error).__name__} after {signals.received}"
-            line = f"dnachunker: rank {_rank()} stopped because another rank did ({reason})"
+            line = f"dnachunker: rank {_rank()} stopped because another rank did ({type(error).__name__})"
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        return _leave(signals, 1)
+        _leave(signals, 1)
 
 
-def _train(config: PretrainConfig, signals: StopSignals) -> int:
+def _train(config: PretrainConfig, signals: StopSignals) -> None:
     from .assembly import Run
     from .distributed import Rank
     from .engine import start_process_group, stop_process_group
@@ -44,24 +47,41 @@ def _train(config: PretrainConfig, signals: StopSignals) -> int:
     rank = Rank.from_environment()
     start_process_group(rank)
     run = Run(config, rank, signals)
+    together = False
     try:
         train(run)
+        together = True
+    except Interrupted:
+        together = True  # agreed: every rank is here
+        raise
     finally:
-        run.close()
         signals.ignore()
-    stop_process_group(rank)
-    return _leave(signals, 0)
+        run.close()
+        if together:  # nobody leaves before rank 0 has written everything: the launcher ends the others when one does
+            stop_process_group(rank)
 
 
-def _leave(signals: StopSignals, code: int) -> int:
+def _leave(signals: StopSignals, code: int) -> NoReturn:
     signals.ignore()
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     if folder:
         Path(folder, f"rank-{_rank()}").write_text(str(code))
-    if code not in (0, Interrupted.code):
-        sys.stderr.flush()
-        os._exit(code)  # peers hang in a collective until this process is gone: no tidy teardown
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed and flushed. Freeing torch's and DeepSpeed's world piece by piece would take seconds, and
+    # after a failure would hang on peers that wait in a collective until this process is gone.
+    os._exit(code)
+
+
+def _another_rank_failed(signals: StopSignals) -> bool:
+    """Whether this rank's error only follows from a peer's; a collective fails before the launcher says why."""
+    folder = os.environ.get(EXIT_FOLDER_VARIABLE)
+    deadline = time.monotonic() + _PEER_REPORT_SECONDS
+    while folder and not signals.received and time.monotonic() < deadline:
+        if any(path.name != f"rank-{_rank()}" for path in Path(folder).glob("rank-*")):
+            return True
+        time.sleep(0.1)
+    return signals.received is not None
 
 
 def _rank() -> int:

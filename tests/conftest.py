@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["DS_ACCELERATOR"] = "cpu"  # the promises tested here are stated for CPU ranks
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -4,13 +4,14 @@ import base64
 import json
 
 from cluster.commands import launcher_command, worker_environment
-from cluster.local import visible_gpus
+from cluster.local import EXIT_FOLDER_VARIABLE, visible_gpus
+from pretrain import worker
 
 
 def test_the_launcher_command_names_every_rank_and_listens_on_loopback() -> None:
     worker = ["dnachunker", "pretrain", "--config", "a b; rm -rf.yaml"]
-    command = launcher_command(worker, 3, port=29501)
-    ranks = base64.urlsafe_b64encode(json.dumps({"localhost": [0, 1, 2]}).encode()).decode()
+    command = launcher_command(worker, ["2", "5", "GPU-8f3a"], port=29501)
+    ranks = base64.urlsafe_b64encode(json.dumps({"localhost": ["2", "5", "GPU-8f3a"]}).encode()).decode()
     assert command == [
         "-m", "deepspeed.launcher.launch", "--log_level=critical", f"--world_info={ranks}", "--node_rank=0",
         "--master_addr=127.0.0.1", "--master_port=29501", "--no_local_rank", "--module",
@@ -19,13 +20,20 @@ def test_the_launcher_command_names_every_rank_and_listens_on_loopback() -> None
 
 
 def test_cores_are_shared_out_unless_the_user_decided() -> None:
-    assert worker_environment({}, 2, cores=16, gpus=0) == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cpu"}
-    assert worker_environment({}, 8, cores=2, gpus=8) == {"OMP_NUM_THREADS": "1"}
-    chosen = {"OMP_NUM_THREADS": "3", "DS_ACCELERATOR": "xpu"}
-    assert worker_environment(chosen, 2, cores=16, gpus=0) == chosen
+    always = {"PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "passive"}
+    on_cpu = worker_environment({}, 2, cores=16, gpus=0)
+    assert on_cpu == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cpu", **always}
+    assert worker_environment({}, 8, cores=2, gpus=8) == {"OMP_NUM_THREADS": "1", **always}
+    chosen = {"OMP_NUM_THREADS": "3", "DS_ACCELERATOR": "xpu", "OMP_WAIT_POLICY": "active"}
+    assert worker_environment(chosen, 2, cores=16, gpus=0) == {**chosen, "PYTHONSAFEPATH": "1"}
 
 
 def test_visible_gpus_honours_cuda_visible_devices() -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == 0
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == ["0", "3"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3", "DS_ACCELERATOR": "cpu"}) == []
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
+
+
+def test_supervisor_and_ranks_mean_the_same_exit_folder() -> None:
+    assert worker.EXIT_FOLDER_VARIABLE == EXIT_FOLDER_VARIABLE

@@ -24,6 +24,9 @@ if sys.argv[1] == "codes":
     time.sleep(0 if code else 60)
     leave(code)
 def saved(number, frame):
+    with open(pathlib.Path(sys.argv[2], f"received-{rank}"), "a") as file:
+        file.write("x")
+    time.sleep(1.5)  # long enough for the launcher to end a rank that was not asked
     leave(3)
 signal.signal(signal.SIGTERM, saved)
 pathlib.Path(sys.argv[2], str(rank)).touch()
@@ -55,3 +58,4 @@ def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: 
 
     threading.Thread(target=interrupt, daemon=True).start()
     assert run_local(["small_rank", "wait", str(tmp_path)], 2, environment) == 3
+    assert [(tmp_path / f"received-{rank}").read_text()[:1] for rank in (0, 1)] == ["x", "x"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dataprep.corpus_index import Corpus
 from pretrain.telemetry import read_events
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,15 @@ def losses(run: Path) -> dict[int, tuple[float, float]]:
     return {event["steps_done"]: (event["loss"], event["grad_norm"]) for event in of_kind(run, "step")}
 
 
+def mlflow_losses(run: Path) -> dict[int, float]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
+    history = client.get_metric_history(json.loads((run / "mlflow.json").read_text())["run_id"], "train/loss")
+    assert len({point.step for point in history}) == len(history), "a point was sent twice"
+    return {point.step: point.value for point in history}
+
+
 @pytest.fixture(scope="module")
 def quiet(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that nothing disturbs."""
@@ -75,6 +85,7 @@ def test_a_run_interrupted_by_sigterm_continues_to_the_bit(quiet: Path, sample_c
     assert done.returncode == 0, done.stderr
     assert f"resumed from step-{saved:08d}" in done.stderr
     assert losses(run) == losses(quiet)
+    assert mlflow_losses(run) == {step: loss for step, (loss, _) in losses(run).items()}
     assert of_kind(run, "evaluation")[-1]["masked_loss"] == of_kind(quiet, "evaluation")[-1]["masked_loss"]
 
 
@@ -82,8 +93,7 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
     quiet: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
     variants = {
-        "one rank, stage 2, micro-batches": ["launch.processes=1", "engine.zero_stage=2", "engine.micro_batch=2"],
-        "two ranks, stage 0": ["engine.zero_stage=0"],
+        "one rank, stage 0, micro-batches": ["launch.processes=1", "engine.zero_stage=0", "engine.micro_batch=2"],
         "two ranks, stage 3": ["engine.zero_stage=3"],
     }
     for index, (name, overrides) in enumerate(variants.items()):
@@ -120,10 +130,9 @@ def test_an_export_loads_without_this_project_and_gives_the_same_logits(quiet: P
 def test_mlflow_holds_the_run_and_its_curves(quiet: Path) -> None:
     from mlflow.tracking import MlflowClient
 
+    assert mlflow_losses(quiet) == {step: loss for step, (loss, _) in losses(quiet).items()}
     client = MlflowClient(tracking_uri=f"sqlite:///{quiet / 'mlflow.db'}")
     run_id = json.loads((quiet / "mlflow.json").read_text())["run_id"]
-    history = client.get_metric_history(run_id, "train/loss")
-    assert [(point.step, point.value) for point in history] == [(s, loss) for s, (loss, _) in losses(quiet).items()]
     record = client.get_run(run_id)
     assert record.info.status == "FINISHED"
     assert record.data.params["data.seq_len"] == "256"
@@ -138,6 +147,22 @@ def test_a_report_is_one_page_with_the_curves_and_chunks(quiet: Path) -> None:
     assert "src=" not in page.replace("xlink", "")
     segment = of_kind(quiet, "segmentation")[-1]
     assert page.count('class="c') >= len(segment["stage0"])
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(quiet: Path, sample_corpus: Path) -> None:
+    before = (quiet / "config.yaml").read_text()
+    done = train(sample_corpus, quiet, *FAST, "seed=7")
+    assert done.returncode == 2
+    assert "seed was 0 and is now 7" in done.stderr
+    assert (quiet / "config.yaml").read_text() == before
+
+
+def test_overwrite_does_not_touch_what_is_no_export(quiet: Path) -> None:
+    command = [sys.executable, "-m", "dnachunker", "export", str(quiet), str(quiet), "--overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not an earlier export" in done.stderr
+    assert (quiet / "checkpoints").is_dir()
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(quiet: Path, sample_corpus: Path, tmp_path: Path) -> None:
@@ -164,10 +189,11 @@ def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: P
     shutil.copytree(sample_corpus, corpus)
     shard = corpus / "train-000000.tar.zst"
     content = bytearray(shard.read_bytes())
-    for position in range(2000, len(content), 3000):
-        content[position] ^= 0x10
+    first = Corpus.open(corpus).blocks("train")
+    damaged = int(first.offset[5]) + int(first.length[5]) // 2  # one block: only one rank may read it
+    content[damaged] ^= 0x10
     shard.write_bytes(content)
-    done = train(corpus, tmp_path / "run", *FAST)
+    done = train(corpus, tmp_path / "run", *FAST, "steps=60", "data.streams=2", "tracking.enabled=false")
     assert done.returncode == 2, done.stderr
     assert "train-000000.tar.zst" in done.stderr
     assert "offset" in done.stderr

@@ -48,6 +48,10 @@ def test_model_settings_are_the_networks_own_defaults() -> None:
         ("masking.mask=0.95", "mask \\+ random must not exceed 1"),
         ("steps", "not an override"),
         ("engine.zero_stage=4", "key 'engine.zero_stage'"),
+        (
+            "tracking.uri=https://me:secret@host/x",
+            "holds a password; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead$",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
@@ -65,6 +69,12 @@ def test_a_preset_that_does_not_exist_lists_the_others() -> None:
         load_config(PretrainConfig, "tyni", kind="pretrain")
 
 
+def test_flags_are_taken_as_they_are() -> None:
+    for name in ("2024", "my run #2", "1e3", "on", "${x}"):
+        config = load_config(PretrainConfig, "tiny", kind="pretrain", settings={"run": name, "data.corpus": name})
+        assert (config.run, config.data.corpus) == (name, name)
+
+
 def test_batch_sizes_must_divide() -> None:
     assert tiny("engine.micro_batch=2").accumulation(2) == 2
     with pytest.raises(ValueError, match="3 ranks do not divide data.global_batch=8"):
@@ -76,7 +86,8 @@ def test_batch_sizes_must_divide() -> None:
 def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     config = tiny()
     state = RunState(
-        steps_done=1, samples_seen=8, world_size=2, zero_stage=1, precision="fp32", corpus_fingerprint="f",
+        steps_done=1, samples_seen=8, world_size=2, zero_stage=1, precision="fp32", device="cpu",
+        corpus_fingerprint="f",
         identity=identity_of(config), versions={},
     )  # fmt: skip
     require_same_run(state, tiny("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1"), "f", 2)

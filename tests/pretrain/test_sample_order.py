@@ -1,12 +1,12 @@
 """The order is a permutation of every base, the same on any machine, and independent of how it is asked for."""
 
-from collections import Counter
-
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.sample_order import SampleOrder, Window, held_out_windows
+from pretrain.keyed_permutation import permute
+from pretrain.sample_order import SampleOrder, Windows, held_out_windows
 
 corpora = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
 orders = st.fixed_dictionaries(
@@ -19,9 +19,14 @@ orders = st.fixed_dictionaries(
 )
 
 
-def epoch(order: SampleOrder, number: int) -> list[Window]:
+def epoch(order: SampleOrder, number: int) -> Windows:
     first = sum(order.epoch_windows(e) for e in range(number))
     return order.windows(range(first, first + order.epoch_windows(number)))
+
+
+def rows(windows: Windows) -> list[tuple[int, ...]]:
+    columns = (windows.epoch, windows.block, windows.start, windows.end, windows.key, windows.reverse)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -29,12 +34,12 @@ def epoch(order: SampleOrder, number: int) -> list[Window]:
 def test_every_base_is_seen_exactly_once_an_epoch(bases: list[int], spec: dict[str, int], number: int) -> None:
     seen = [np.zeros(n, int) for n in bases]
     windows = epoch(SampleOrder(np.array(bases), **spec), number)
-    for window in windows:
-        assert 0 < window.end - window.start <= spec["seq_len"]
-        assert window.epoch == number
-        seen[window.block][window.start : window.end] += 1
+    assert (windows.epoch == number).all()
+    assert ((windows.end > windows.start) & (windows.end - windows.start <= spec["seq_len"])).all()
+    for block, start, end in zip(windows.block, windows.start, windows.end, strict=True):
+        seen[block][start:end] += 1
     assert all((count == 1).all() for count in seen)
-    assert len({window.key for window in windows}) == len(windows)
+    assert len(set(windows.key.tolist())) == len(windows)
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,20 +47,39 @@ def test_every_base_is_seen_exactly_once_an_epoch(bases: list[int], spec: dict[s
 def test_a_sample_does_not_depend_on_history_or_world_size(
     bases: list[int], spec: dict[str, int], first: int, world: int, data: st.DataObject
 ) -> None:
-    straight = SampleOrder(np.array(bases), **spec).windows(range(first + 60))[first:]
+    straight = rows(SampleOrder(np.array(bases), **spec).windows(range(first + 60)))[first:]
     ranks = [SampleOrder(np.array(bases), **spec) for _ in range(world)]
-    resumed: dict[int, Window] = {}
+    resumed: dict[int, tuple[int, ...]] = {}
     for sample in data.draw(st.permutations(range(first, first + 60))):
-        resumed[sample] = ranks[sample % world].windows([sample])[0]
+        resumed[sample] = rows(ranks[sample % world].windows(np.array([sample])))[0]
     assert [resumed[sample] for sample in range(first, first + 60)] == straight
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 600), key=st.integers(0, 2**64 - 1))
+def test_a_keyed_permutation_is_one(size: int, key: int) -> None:
+    keys, sizes = np.full(size, key, np.uint64), np.full(size, size)
+    assert sorted(permute(np.arange(size), sizes, keys).tolist()) == list(range(size))
+
+
+def test_keyed_permutations_spread_and_differ() -> None:
+    size = 512
+    places = np.stack(
+        [permute(np.arange(size), np.full(size, size), np.full(size, key, np.uint64)) for key in range(400)]
+    )
+    # over many keys each index lands everywhere alike, and neighbours do not stay neighbours
+    assert abs(places[:, 7].mean() - size / 2) < 4 * size / np.sqrt(12 * 400)
+    steps = (places[:, 1:] - places[:, :-1]) % size
+    assert (steps == 1).mean() < 0.01
+    assert len({tuple(row) for row in places.tolist()}) == 400
 
 
 def test_epochs_and_seeds_differ_and_window_borders_move() -> None:
     bases = np.full(20, 5000)
 
-    def spans(seed: int, number: int) -> list[tuple[int, int, int]]:
+    def spans(seed: int, number: int) -> list[tuple[int, ...]]:
         order = SampleOrder(bases, seed=seed, seq_len=512, streams=8, shuffle_blocks=2)
-        return [(w.block, w.start, w.end) for w in epoch(order, number)]
+        return [row[1:4] for row in rows(epoch(order, number))]
 
     first, second, other_seed = spans(1, 0), spans(1, 1), spans(2, 0)
     assert first != second
@@ -68,30 +92,29 @@ def test_weights_repeat_blocks_whole_and_in_part() -> None:
     bases = np.full(400, 100)
     weights = np.repeat([2.5, 0.25], 200)
     order = SampleOrder(bases, seed=3, seq_len=100, streams=4, shuffle_blocks=2, weights=weights)
-    totals = [Counter[bool]() for _ in range(20)]
-    for number, total in enumerate(totals):
-        for window in epoch(order, number):
-            total[window.block < 200] += window.end - window.start
-    heavy = sum(total[True] for total in totals) / (20 * 200 * 100)
-    light = sum(total[False] for total in totals) / (20 * 200 * 100)
-    assert abs(heavy - 2.5) < 0.03
-    assert abs(light - 0.25) < 0.03
+    seen = np.zeros(2)
+    for number in range(20):
+        windows = epoch(order, number)
+        np.add.at(seen, windows.block // 200, windows.end - windows.start)
+    np.testing.assert_allclose(seen / (20 * 200 * 100), [2.5, 0.25], atol=0.03)
 
 
 def test_half_of_the_windows_come_from_the_other_strand() -> None:
-    order = SampleOrder(np.full(50, 4096), seed=5, seq_len=64, streams=8, shuffle_blocks=4)
-    reverse = [window.reverse for window in epoch(order, 0)]
-    assert abs(np.mean(reverse) - 0.5) < 0.03
-    forward_only = SampleOrder(
-        np.full(50, 4096), seed=5, seq_len=64, streams=8, shuffle_blocks=4, reverse_complement=False
-    )
-    assert not any(window.reverse for window in epoch(forward_only, 0))
+    spec = {"seed": 5, "seq_len": 64, "streams": 8, "shuffle_blocks": 4}
+    assert abs(epoch(SampleOrder(np.full(50, 4096), **spec), 0).reverse.mean() - 0.5) < 0.03
+    assert not epoch(SampleOrder(np.full(50, 4096), **spec, reverse_complement=False), 0).reverse.any()
+
+
+def test_nonsense_is_refused() -> None:
+    for bases, change in [([], {}), ([0], {}), ([5], {"seq_len": 0}), ([5], {"weights": np.zeros(1)})]:
+        with pytest.raises(ValueError, match=r"order needs|at least 1|weight 0"):
+            SampleOrder(np.array(bases), **{"seed": 0, "seq_len": 4, "streams": 1, "shuffle_blocks": 1, **change})
 
 
 def test_held_out_windows_are_whole_spread_and_fixed() -> None:
     bases = np.array([10_000, 300, 50_000])
     windows = held_out_windows(bases, seq_len=1000, count=16)
-    assert windows == held_out_windows(bases, seq_len=1000, count=16)
-    assert {window.block for window in windows} == {0, 2} or {window.block for window in windows} == {0, 1, 2}
-    assert all(w.end - w.start == min(1000, bases[w.block]) for w in windows)
+    assert rows(windows) == rows(held_out_windows(bases, seq_len=1000, count=16))
+    assert {0, 2} <= set(windows.block.tolist())
+    assert (windows.end - windows.start == np.minimum(1000, bases[windows.block])).all()
     assert len(held_out_windows(bases, seq_len=1000, count=10**6)) == 10 + 1 + 50
