@@ -45,7 +45,7 @@ def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def shard(config: Path, output: Path, workers: int, *options: str, limit: int | None = None) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config), "--output", str(output)]
     return subprocess.Popen(
-        [*command, "--workers", str(workers), *options],
+        [*command, "--workers", str(workers), *(options or ("--ray", "none"))],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
