@@ -75,7 +75,7 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
         "--ray",
         metavar="local|none|ADDRESS",
         default="local",
-        help="where the work runs as Ray tasks: on this machine (the default) or on the cluster at ADDRESS; none: plain "
+        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: plain "
         "processes of this machine, which start seconds sooner",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
