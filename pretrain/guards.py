@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from failures import GuardTripped
@@ -45,18 +46,22 @@ class StopSignals:
             signal.signal(number, signal.SIG_IGN)
 
 
-def require_finite(loss: float, *, step: int, windows: list[str]) -> None:
+def require_finite(loss: float, *, step: int, windows: Callable[[], list[str]]) -> None:
     """Refuse to apply a step whose loss, summed over all ranks, is NaN or infinite.
 
     Every rank sees the same sum, so all stop together and none has applied the step.
+
+    Args:
+        windows: gives the coordinates of this rank's windows; asked only when they are needed.
 
     Raises:
         GuardTripped: naming the step and this rank's windows.
     """
     if not math.isfinite(loss):
+        named = windows()
         raise GuardTripped(
-            f"step {step}: the loss is {loss}; no rank applied the step. Windows of this rank: {' '.join(windows[:8])}"
-            f"{' ...' if len(windows) > 8 else ''}. Lower optimizer.lr or resume from the last checkpoint"
+            f"step {step}: the loss is {loss}; no rank applied the step. Windows of this rank: {' '.join(named[:8])}"
+            f"{' ...' if len(named) > 8 else ''}. Lower optimizer.lr or resume from the last checkpoint"
         )
 
 

@@ -41,7 +41,7 @@ def write_report(run: Path) -> Path:
         config_yaml=to_yaml(config),
         start=starts[-1],
         last=steps[-1],
-        bases=sum(step["bases"] for step in steps) * config.log_every,
+        bases=sum(step["bases"] for step in steps) / len(steps) * steps[-1]["steps_done"],
         final=evaluations[-1] if evaluations else None,
         orders=ORDERS,
         figures=[

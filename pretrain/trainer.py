@@ -1,6 +1,7 @@
 """The training loop, top to bottom: draw, forward and backward, guard, step, log, evaluate, checkpoint."""
 
 import time
+from functools import partial
 
 from failures import Interrupted
 
@@ -38,7 +39,7 @@ def train(run: Run) -> None:
             engine.backward(output.loss)
             tally.add(batch, output)
         metrics = tally.over_all(rank)
-        require_finite(metrics["loss"], step=step, windows=run.data.locate(data.windows))
+        require_finite(metrics["loss"], step=step, windows=partial(run.data.locate, data.windows))
 
         lr = learning_rate(step, config.steps, config.optimizer.lr, config.schedule)
         grad_norm = engine.step(lr)
