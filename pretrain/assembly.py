@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
@@ -15,19 +14,22 @@ from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from .batches import TrainingData
 from .checkpoint import choose_checkpoint, save_checkpoint
 from .config import PretrainConfig
+from .curriculum import Curriculum
 from .distributed import Rank
 from .engine import TrainingEngine
 from .evaluation import HeldOut
+from .frame_cache import FrameCache
 from .guards import StopSignals
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .masking import MaskingRates
+from .mixing import mixture_of
 from .optimizer import build_adamw
 from .run_lock import RunLock
 from .run_state import RunState, complete_checkpoints, identity_of, read_state, require_same_run
-from .sample_order import SampleOrder, held_out_windows
+from .sample_order import held_out_windows
 from .telemetry import read_events
-from .window_reader import WindowReader
+from .window_reader import BadBlockPolicy, WindowReader
 
 _PROBE_WINDOWS = 2
 
@@ -50,16 +52,13 @@ class Run:
         self.engine = TrainingEngine(model, optimizer, config, rank)
         self.first_step, resumed = self._resume()
 
-        reader = WindowReader(
-            self._corpus, config.data.train_split, seq_len=config.data.seq_len,
-            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
-            cached_blocks=config.data.streams // rank.world_size * (config.data.shuffle_blocks + 1),
-        )  # fmt: skip
+        self._curriculum = self._build_curriculum()
         rates = MaskingRates(**config.masking.model_dump())
+        reader = self._build_reader()
         self.held_out = self._build_held_out(reader, rates, micro_batch)
         self.data = TrainingData(
-            self._build_order(), reader, rates, rank,
-            global_batch=config.data.global_batch, accumulation=self._accumulation, first_step=self.first_step,
+            self._curriculum, reader, rates, rank, accumulation=self._accumulation,
+            first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
         self.journal.say(
@@ -81,7 +80,7 @@ class Run:
         config = self.config
         state = RunState(
             steps_done=steps_done,
-            samples_seen=steps_done * config.data.global_batch,
+            samples_seen=self._curriculum.samples_before(steps_done),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
@@ -126,18 +125,27 @@ class Run:
             )
         return state.steps_done, checkpoint.name
 
-    def _build_order(self) -> SampleOrder:
+    def _build_curriculum(self) -> Curriculum:
         data = self.config.data
         blocks = self._corpus.blocks(data.train_split)
-        weights = np.array([data.source_weights.get(str(source), 1.0) for source in blocks.source])
-        return SampleOrder(
-            blocks.bases, seed=self.config.seed, seq_len=data.seq_len, streams=data.streams,
-            shuffle_blocks=data.shuffle_blocks, weights=weights, reverse_complement=data.reverse_complement,
-        )  # fmt: skip
+        mixture = mixture_of(blocks, self._corpus.sources, data.mixing, data.corpus)
+        return Curriculum.of(data, blocks.bases, mixture, seed=self.config.seed)
+
+    def _build_reader(self) -> WindowReader:
+        data, loader = self.config.data, self.config.loader
+        return WindowReader(
+            self._corpus,
+            data.train_split,
+            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
+            cached_blocks=data.streams // self.rank.world_size * (data.shuffle_blocks + 1),
+            threads=loader.workers + 1,
+            frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
+            bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
+        )
 
     def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
         settings = self.config.evaluation
-        reader = WindowReader(self._corpus, settings.split, seq_len=self.config.data.seq_len)
+        reader = WindowReader(self._corpus, settings.split)
         windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
         species = self._corpus.blocks(settings.split).species
         # spread over the corpus: block order follows contigs, so every n-th block samples all of them
@@ -145,7 +153,10 @@ class Run:
         tables = MarkovTables(
             train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)
         )
-        return HeldOut(reader, windows, species[windows.block], rates, tables, self.rank, micro_batch=micro_batch)
+        return HeldOut(
+            reader, windows, species[windows.block], rates, tables, self.rank,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+        )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:
         """A few masked held-out windows and the logits the training model gives them, to check an export by."""

@@ -34,7 +34,7 @@ def train(run: Run) -> None:
                 labels=batch.labels,
                 loss_weights=batch.loss_weights,
                 loss_normalizer=max(weight_sum, 1e-6),
-                sequence_normalizer=config.data.global_batch,
+                sequence_normalizer=data.global_batch,
             )
             engine.backward(output.loss)
             tally.add(batch, output)

@@ -34,6 +34,7 @@ OWNERS = {
     "mlflow": {"pretrain/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},
+    "numba": {"pretrain/loops_cpu.py", "pretrain/counter_random.py", "pretrain/keyed_permutation.py"},
 }
 TORCH_FREE = ("dataprep", "cluster", "dnachunker.py", "typed_config.py", "failures.py")
 
@@ -88,7 +89,8 @@ def test_heavy_dependencies_have_one_owner(path: Path) -> None:
             assert relative in OWNERS[library], f"{relative} imports {library}"
         if library == "torch":
             assert not relative.startswith(TORCH_FREE), f"{relative} imports torch"
-        if library in ("mamba_ssm", "flash_attn", "triton", "numba"):
+        # model/ is copied by Hugging Face, whose import check must not ask for numba either
+        if library in ("mamba_ssm", "flash_attn", "triton") or (library == "numba" and relative.startswith("model")):
             pytest.fail(f"{relative} imports {library}: optional libraries are looked up with importlib")
 
 
