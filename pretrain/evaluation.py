@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from dataprep.packed_codes import LETTERS
+from dataprep.packed_codes import LETTERS, PACKED_REPEAT_BIT
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
@@ -124,7 +124,7 @@ class HeldOut:
         correct = output.logits.argmax(-1) == batch.labels
         masked = batch.input_ids == MASK_ID
         selected = batch.labels != IGNORED_LABEL
-        repeat = masked & batch.is_repeat
+        repeat = masked & torch.from_numpy((packed & PACKED_REPEAT_BIT) != 0).to(masked.device)
         plain = engine.forward(**self._plain_inputs(packed))
         baselines = []
         for order in ORDERS:

@@ -111,14 +111,14 @@ def _hash(low: Any, high: Any, position: Any) -> Any:
 @_compiled
 def corrupt_rows(
     packed: Array, keys: Array, below_select: Any, below_mask: Any, below_random: Any, repeat_weight: Any,
-    input_ids: Array, attention_mask: Array, labels: Array, loss_weights: Array, is_repeat: Array,
+    input_ids: Array, attention_mask: Array, labels: Array, loss_weights: Array,
 ) -> None:  # fmt: skip
-    """`masking.corrupt` on the CPU: (B, L) uint8 windows and (B,) uint64 keys into the five (B, L) outputs."""
+    """`masking.corrupt` on the CPU: (B, L) uint8 windows and (B,) uint64 keys into the four (B, L) outputs."""
     for row in range(len(packed)):
         low = np.uint32(keys[row] & np.uint64(0xFFFFFFFF))
         high = np.uint32(keys[row] >> np.uint64(32))
         bases, ids, valid = packed[row], input_ids[row], attention_mask[row]
-        targets, weights, repeats = labels[row], loss_weights[row], is_repeat[row]
+        targets, weights = labels[row], loss_weights[row]
         for i in range(len(bases)):
             letter = np.uint32(bases[i])
             code = letter & _CODE_BITS
@@ -128,9 +128,7 @@ def corrupt_rows(
             clean = _PAD if code == _PAD_CODE else code + _FIRST_BASE
             replaced = _FIRST_BASE + (bits & np.uint32(3)) if share < below_random else clean
             corrupted = _MASK if share < below_mask else replaced
-            soft = letter >= _REPEAT
             ids[i] = np.int64(corrupted if selected else clean)
             targets[i] = np.int64(np.int32(clean) if selected else _IGNORED)
-            weights[i] = (repeat_weight if soft else np.float32(1)) if selected else np.float32(0)
+            weights[i] = (repeat_weight if letter >= _REPEAT else np.float32(1)) if selected else np.float32(0)
             valid[i] = code != _PAD_CODE
-            repeats[i] = soft

@@ -94,7 +94,7 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),
         ("seed=1", "seed was 0 and is now 1"),
-        ("data.source_weights.x=2", "data.source_weights.x was None and is now 2.0"),
+        ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
         ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
     ]:
         with pytest.raises(BadInput, match=message):
