@@ -22,7 +22,7 @@ from .sample_order import Windows
 from .window_reader import WindowReader
 
 _BASES_TOGETHER = 2**21
-_STEPS_TOGETHER = 256
+_MOST_STEPS_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class TrainingData:
         self._pending: deque[Future[_Stretch]] = deque()
         self._current: _Stretch | None = None
         self._next_step = self._next_unread = first_step
+        self._steps_together = 1  # grows from stretch to stretch: the first batch should not wait for many others
         self._pin_memory = rank.device.type == "cuda"
         self._spare: SimpleQueue[torch.Tensor] = SimpleQueue()  # memory of stretches that are done with
         self._room: list[Batch] = []  # on the CPU: memory of the last step's micro-batches
@@ -87,18 +88,26 @@ class TrainingData:
             BadInput: a block is missing or corrupt.
         """
         began = time.perf_counter()
+        global_batch = self._curriculum.stage(self._next_step).global_batch
+        windows, packed = self.draw_packed()
+        wait = time.perf_counter() - began
+        return StepData(self._corrupted(windows, packed), windows, global_batch, wait)
+
+    def draw_packed(self) -> tuple[Windows, torch.Tensor]:
+        """This rank's windows of the next step as read: (windows, L) uint8 on the CPU, valid until the next draw.
+
+        Raises:
+            BadInput: a block is missing or corrupt.
+        """
         if self._current is None or self._next_step not in self._current.steps:
             if self._current is not None and not self._pin_memory:
                 self._spare.put(self._current.packed)
             self._current = self._next_stretch()
-        wait = time.perf_counter() - began
-        stage = self._curriculum.stage(self._next_step)
-        per_rank = stage.global_batch // self._rank.world_size
+        per_rank = self._curriculum.stage(self._next_step).global_batch // self._rank.world_size
         begin = (self._next_step - self._current.steps.start) * per_rank
         rows = slice(begin, begin + per_rank)
         self._next_step += 1
-        windows = self._current.windows.take(rows)
-        return StepData(self._corrupted(windows, self._current.packed[rows]), windows, stage.global_batch, wait)
+        return self._current.windows.take(rows), self._current.packed[rows]
 
     def locate(self, windows: Windows) -> list[str]:
         """Coordinates of windows, for messages."""
@@ -124,7 +133,10 @@ class TrainingData:
     def _following(self) -> range:
         stage = self._curriculum.stage(self._next_unread)
         step_bases = stage.global_batch // self._rank.world_size * stage.seq_len
-        most = min(_STEPS_TOGETHER, max(1, _BASES_TOGETHER // step_bases), max(1, self._end_step - self._next_unread))
+        most = min(
+            self._steps_together, max(1, _BASES_TOGETHER // step_bases), max(1, self._end_step - self._next_unread)
+        )
+        self._steps_together = min(4 * self._steps_together, _MOST_STEPS_TOGETHER)
         steps = self._curriculum.steps_together(self._next_unread, most)
         self._next_unread = steps.stop
         return steps
