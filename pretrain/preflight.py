@@ -9,7 +9,7 @@ from typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
 from .run_lock import RunLock
-from .run_state import complete_checkpoints, read_state, require_same_run
+from .run_state import RunState, complete_checkpoints, read_state, require_same_run
 
 CONFIG = "config.yaml"
 
@@ -45,10 +45,19 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
         raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
-        require_same_run(read_state(checkpoints[-1]), config, corpus.fingerprint, world_size)
+        require_same_run(_newest_state(checkpoints), config, corpus.fingerprint)
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+
+
+def _newest_state(checkpoints: list[Path]) -> RunState:
+    for checkpoint in reversed(checkpoints[1:]):
+        try:
+            return read_state(checkpoint)
+        except BadInput:
+            continue  # damaged: the resume uses the one before it, and says so
+    return read_state(checkpoints[0])
 
 
 def store_config(config: PretrainConfig) -> Path:
