@@ -60,7 +60,11 @@ def save_checkpoint(
     if rank.any(bool(short)):
         raise Failure(short or f"{run}: rank 0 has too little space for a checkpoint")
     rank.barrier()
-    engine.save(staging)
+    try:
+        engine.save(staging)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Failure(f"{staging}: cannot be written: {reason}; older checkpoints are intact") from error
     rank.barrier()
     if rank.is_main:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}, staging / PROBE)

@@ -41,7 +41,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     run = Path(config.run)
     if run.exists() and not run.is_dir():
         raise BadInput(f"{run}: the run folder is a file; choose another path with --run")
-    if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
+    # hidden names are ours: a lock, or what other ranks of this job note already
+    if run.is_dir() and any(path.name[0] != "." for path in run.iterdir()) and not (run / CONFIG).exists():
         raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
