@@ -158,6 +158,7 @@ class TrackingSettings(Config):
     uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
     experiment: str = "dnachunker"
     run_name: str | None = Field(None, description="default: the run folder's name")
+    parent_run: str | None = Field(None, description="id of the MLflow run to nest this one under, as in a sweep")
 
     @field_validator("uri")
     @classmethod

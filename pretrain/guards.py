@@ -62,7 +62,7 @@ class LossGuards:
         elif self._in_a_row >= self._settings.nonfinite_limit:
             stop = (
                 f"step {step}: {found}; {self._in_a_row} steps in a row were not finite (guards.nonfinite_limit) and "
-                f"no rank applied them. Look at their windows in dumps/ or lower optimizer.lr, then run the command again"
+                f"no rank applied them. Look at their windows in dumps/, lower optimizer.lr, run the command again"
             )
         return Verdict("nonfinite", f"{found}; no rank applied the step ({self._in_a_row} in a row)", stop)
 
