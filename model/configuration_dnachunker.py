@@ -13,7 +13,7 @@ _CHOICES = {
     "chunk_pooling": ("first", "mean"),
     "mixer": ("bimamba", "transformer", "conv"),
     "router": ("learned", "fixed"),
-    "scan_backend": ("auto", "reference", "cpu"),
+    "scan_backend": ("auto", "reference", "cpu", "mamba_ssm"),
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
 
