@@ -37,6 +37,8 @@ class ModelSettings(Config):
     num_heads: Positive = 10
     mlp_ratio: Positive = 4
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    mixer: Literal["bimamba", "transformer", "conv"] = Field("bimamba", description="layers of encoders and decoders")
+    local_window: Positive = Field(64, description="positions to either side that mixer `transformer` sees")
     state_size: Positive = 16
     conv_width: Positive = 4
     expand: Positive = 2
