@@ -140,6 +140,12 @@ class Run:
         line = f"step {steps_done}: {evaluation_line(result)}"
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
         self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
+        number = -(-steps_done // self.config.evaluation.every)
+        if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
+            found = self.held_out.diagnose(self.engine)
+            self.journal.write("diagnostics", steps_done=steps_done, **found)
+            for name, message in zip(found["warnings"], found["messages"], strict=True):
+                self.journal.say(f"warning: {name}: {message}")
 
     def owes_evaluation(self) -> bool:
         """Whether the run was interrupted at a step whose evaluation was due (the same answer on every rank)."""

@@ -135,6 +135,11 @@ class TrainingEngine:
         self._engine.destroy()
 
     @property
+    def network(self) -> torch.nn.Module:
+        """The model to call for measurements; gathers its parameters as it goes where ZeRO-3 has scattered them."""
+        return self._engine
+
+    @property
     def updates(self) -> int:
         """Optimizer updates applied so far, as the engine counts them; a checkpoint restores it."""
         return int(self._engine.global_steps - self._engine.skipped_steps)

@@ -12,6 +12,7 @@ from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
+from .diagnostics import summarise, warnings_of, window_sums
 from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
@@ -98,6 +99,23 @@ class HeldOut:
             "stage0": stages[0],
             "stage1": stages[1],
         }
+
+    def diagnose(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Figures of the known silent failures and the names of the thresholds they cross; collective.
+
+        Returns:
+            Those of `diagnostics.diagnose`, `warnings` (names) and `messages` (lines for people).
+        """
+        total: torch.Tensor | float = 0.0
+        for begin in range(0, len(self._mine), self._micro_batch):
+            rows = slice(begin, begin + self._micro_batch)
+            sums = window_sums(engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)))
+            owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
+            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
+        assert isinstance(total, torch.Tensor), "there is at least one window"
+        metrics = summarise(self._rank.sum_tensor(total))
+        found = warnings_of(metrics)
+        return {**metrics, "warnings": [w.name for w in found], "messages": [w.message for w in found]}
 
     def batch(self, count: int) -> Batch:
         """This rank's first `count` windows, corrupted as in every evaluation."""

@@ -159,6 +159,7 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # what the imports print is no answer
     import pretrain.assembly
     import pretrain.trainer  # noqa: F401
+
     os.dup2(answers, 1)
     print("ready", flush=True)
     for line in sys.stdin:
