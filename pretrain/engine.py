@@ -126,9 +126,12 @@ class TrainingEngine:
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
         if self._universal:
-            # stage 3 gives every group the first one's settings, and with them its weight decay
+            # stage 3 gives every group the first one's settings, and with them its weight decay, and all parameters
+            # one and the same step counter, which AdamW would then advance once for each
             for group, settings in zip(self._optimizer.param_groups, chosen, strict=True):
                 group.update(settings)
+            for state in self._optimizer.optimizer.state.values():
+                state["step"] = state["step"].clone()
 
     def close(self) -> None:
         """Let go of the model, so that another engine may take its place."""

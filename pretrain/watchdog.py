@@ -124,7 +124,7 @@ def blame(reports: dict[int, dict[str, Any]], world_size: int, *, quiet_after: f
             return speaker, f"rank {rank} has never reported"
         if rank not in alive:
             report = reports[rank]
-            where = f"it was in {report['phase']} of step {report['step']}"
+            where = f"it was last seen in {report['phase']} of step {report['step']}"
             return speaker, f"rank {rank} has been silent for {report['age']:.0f} s; {where}"
     behind = min(reports, key=lambda rank: (reports[rank]["number"], rank))
     report = reports[behind]

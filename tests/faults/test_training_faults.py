@@ -91,22 +91,25 @@ def test_a_full_disk_during_a_save_is_one_line_and_the_checkpoint_before_it_is_u
     assert losses(run) == losses(quiet)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_nan_on_one_rank_is_applied_by_none(ranks: Any, quiet: Path, tmp_path: Path, stage: int) -> None:
-    run = tmp_path / "run"
-    override = f"engine.zero_stage={stage}"
-    job = ranks.start(run, override, fault={"kind": "nan_loss", "rank": 1, "steps": [2, 6, 7, 8]})
-    assert job.end() == [4, 4], job.printed()
-    assert "3 steps in a row" in job.printed()
-    assert [event["step"] for event in of_kind(run, "guard")] == [2, 6, 7, 8]
-    dump = json.loads((run / "dumps" / "step-00000008-nonfinite.json").read_text())
-    assert len(dump["windows"]) == 8, "the windows of all ranks"
-    found = losses(run)
-    assert found[3] is None or found[3] != found[3] or found[3] > 0
-    assert all(found[step] is not None for step in (4, 5, 6)), "one bad step does not spoil the weights"
-    job = ranks.finish(run, override)
-    assert of_kind(run, "resume")[-1]["steps_done"] == 4
-    assert all(loss is not None for step, loss in losses(run).items() if step > 4)
+def test_nan_on_one_rank_is_applied_by_none_at_any_stage(ranks: Any, tmp_path: Path) -> None:
+    found = {}
+    for stage, rank in ((0, 1), (1, 1), (3, 1), (0, 0)):
+        run = tmp_path / f"{stage}-{rank}"
+        override = f"engine.zero_stage={stage}"
+        job = ranks.start(run, override, fault={"kind": "nan_loss", "rank": rank, "steps": [2, 6, 7, 8]})
+        assert job.end() == [4, 4], job.printed()
+        assert "3 steps in a row" in job.printed()
+        assert [event["step"] for event in of_kind(run, "guard")] == [2, 6, 7, 8]
+        dump = json.loads((run / "dumps" / "step-00000008-nonfinite.json").read_text())
+        assert len(dump["windows"]) == 8, "the windows of all ranks"
+        ranks.finish(run, override)
+        assert of_kind(run, "resume")[-1]["steps_done"] == 8
+        found[stage, rank] = losses(run)
+    # whichever rank it was and whatever ZeRO does about it, the same updates were left out
+    for steps in found.values():
+        finite = {step: loss for step, loss in steps.items() if step not in (3, 7, 8)}
+        assert finite == pytest.approx({step: found[0, 0][step] for step in finite}, abs=1e-4)
+    assert found[0, 1] == found[0, 0]
 
 
 def test_a_frozen_rank_is_named_with_its_phase_and_ends_the_job(ranks: Any, quiet: Path, tmp_path: Path) -> None:
@@ -139,15 +142,14 @@ def test_a_corrupt_newest_checkpoint_is_named_and_the_one_before_it_used(
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_become_one_and_two_again(ranks: Any, quiet: Path, tmp_path: Path, stage: int) -> None:
-    run = tmp_path / "run"
+def test_two_ranks_become_one_and_two_again(ranks: Any, tmp_path: Path, stage: int) -> None:
     override = f"engine.zero_stage={stage}"
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    ranks.finish(straight, override)
     for world_size, until in ((2, 3), (1, 6)):
         job = ranks.start(run, override, world_size=world_size)
         job.signal_at(until, 0, signal.SIGTERM)
         assert job.end() == [3] * world_size, job.printed()
     ranks.finish(run, override)
-    assert len(losses(run)) == STEPS
-    for step, loss in losses(quiet).items():
-        assert losses(run)[step] == pytest.approx(loss, abs=1e-6), step
+    assert losses(run) == pytest.approx(losses(straight), abs=1e-6)
     assert not list((run / "checkpoints").glob(".*"))

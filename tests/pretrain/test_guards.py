@@ -100,7 +100,7 @@ def report(number: int, phase: str = "forward", age: float = 0.0) -> dict[str, o
         (
             {0: report(30), 1: report(30, "backward", age=55.0)},
             0,
-            "rank 1 has been silent for 55 s; it was in backward",
+            "rank 1 has been silent for 55 s; it was last seen in backward",
         ),
         ({0: report(30, age=55.0), 1: report(30)}, 1, "rank 0 has been silent"),
         ({1: report(30)}, 1, "rank 0 has never reported"),
