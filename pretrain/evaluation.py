@@ -12,7 +12,15 @@ from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
-from .diagnostics import summarise, warnings_of, window_sums
+from .diagnostics import (
+    COMPRESSION_RANGE,
+    LEAST_REPEAT_CHUNKS,
+    LEAST_SHIFT_OVERLAP,
+    LEAST_TRUNK_NATS,
+    summarise,
+    warnings_of,
+    window_sums,
+)
 from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
@@ -104,7 +112,7 @@ class HeldOut:
         """Figures of the known silent failures and the names of the thresholds they cross; collective.
 
         Returns:
-            Those of `diagnostics.diagnose`, `warnings` (names) and `messages` (lines for people).
+            Those of `diagnostics.diagnose`, `warnings` (names), `messages` (lines for people) and `thresholds`.
         """
         total: torch.Tensor | float = 0.0
         for begin in range(0, len(self._mine), self._micro_batch):
@@ -115,7 +123,16 @@ class HeldOut:
         assert isinstance(total, torch.Tensor), "there is at least one window"
         metrics = summarise(self._rank.sum_tensor(total))
         found = warnings_of(metrics)
-        return {**metrics, "warnings": [w.name for w in found], "messages": [w.message for w in found]}
+        return {
+            **metrics,
+            "warnings": [warning.name for warning in found],
+            "messages": [warning.message for warning in found],
+            "thresholds": {
+                "trunk_cost": LEAST_TRUNK_NATS, "shift_overlap": LEAST_SHIFT_OVERLAP,
+                "repeat_chunks_share": LEAST_REPEAT_CHUNKS,
+                "least_compression": COMPRESSION_RANGE[0], "most_compression": COMPRESSION_RANGE[1],
+            },
+        }  # fmt: skip
 
     def batch(self, count: int) -> Batch:
         """This rank's first `count` windows, corrupted as in every evaluation."""

@@ -156,7 +156,7 @@ def test_a_report_is_one_page_with_the_curves_and_chunks(quiet: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "dnachunker", "report", str(quiet)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (quiet / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 7
     assert "src=" not in page.replace("xlink", "")
     segment = of_kind(quiet, "segmentation")[-1]
     assert page.count('class="c') >= len(segment["stage0"])
