@@ -16,7 +16,7 @@ from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
-from .checkpoint import newest_whole_checkpoint, save_checkpoint
+from .checkpoint import newest_whole_checkpoint, require_space, save_checkpoint
 from .config import PretrainConfig
 from .distributed import Rank
 from .engine import TrainingEngine
@@ -65,6 +65,8 @@ class Run:
         self.skipped = SkippedBatches(self.folder)
 
         model = build_model(config)
+        if not checkpoint:
+            require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
         # at stage 0 every rank holds everything, whatever their number
         reshard = state is not None and bool(state.zero_stage) and state.world_size != rank.world_size

@@ -104,6 +104,20 @@ def _lack_of_space(run: Path) -> str:
     )
 
 
+def require_space(run: Path, parameters: int) -> None:
+    """Refuse to start training whose first checkpoint would not fit.
+
+    Raises:
+        BadInput: too little is free for the weights and both moments in fp32, twice: the next one is written aside.
+    """
+    needed, free = 2 * 12 * parameters, shutil.disk_usage(run).free
+    if free < needed:
+        raise BadInput(
+            f"{run}: checkpoints of this model need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room "
+            f"or choose another run folder"
+        )
+
+
 def choose_checkpoint(run: Path, step: int | None = None) -> Path:
     """The newest complete checkpoint, or the one of `step`, with its manifest verified.
 

@@ -1,6 +1,7 @@
 """Everything about a run that can be refused before a process is started or a GPU is billed. Torch-free."""
 
 import os
+import shutil
 from pathlib import Path
 
 from dataprep.corpus_index import Corpus
@@ -12,6 +13,8 @@ from .run_lock import RunLock
 from .run_state import RunState, complete_checkpoints, read_state, require_same_run
 
 CONFIG = "config.yaml"
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_BYTES = 32 << 20  # below a container's default of 64 MB, which is enough
 
 
 def check_run(config: PretrainConfig, world_size: int) -> None:
@@ -47,6 +50,11 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
         require_same_run(_newest_state(checkpoints), config, corpus.fingerprint)
+    if world_size > 1 and _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < _SHARED_MEMORY_BYTES:
+        raise BadInput(
+            f"{_SHARED_MEMORY}: ranks of one machine exchange data there and less than "
+            f"{_SHARED_MEMORY_BYTES >> 20} MB are free; in a container, raise --shm-size"
+        )
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")

@@ -62,6 +62,7 @@ def train(run: Run) -> None:
         if stop or done % config.checkpoint.every == 0 or done == config.steps:
             run.save(done)
         if stop and done < config.steps:
-            run.journal.write("interrupt", steps_done=done, signal=run.signals.received)
+            reasons = filter(None, rank.gather(run.signals.received))
+            run.journal.write("interrupt", steps_done=done, signal=", ".join(sorted(set(reasons))))
             raise Interrupted(f"saved after step {done} of {config.steps}; run the same command to continue")
     run.journal.write("finish", steps_done=config.steps)

@@ -102,6 +102,22 @@ def watch_writes(log: str, kill_at: int) -> None:
     sys.addaudithook(hook)
 
 
+def spike(step: int, once: str) -> None:
+    """The guards see a loss that is far too high at `step`, the first time it comes by."""
+    from pretrain.guards import LossGuards
+
+    honest = LossGuards.judge
+
+    def judge(self: Any, loss: float, grad_norm: float, **named: Any) -> Any:
+        marker = Path(f"{once}-{os.environ['RANK']}")
+        if named["step"] == step and not marker.exists():
+            marker.touch()
+            loss += 100.0
+        return honest(self, loss, grad_norm, **named)
+
+    LossGuards.judge = judge  # type: ignore[method-assign]
+
+
 def small_files(limit: int) -> None:
     """No file may grow beyond `limit` bytes, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -110,7 +126,7 @@ def small_files(limit: int) -> None:
 
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
-    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, small_files)
+    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, spike, small_files)
 }
 
 
@@ -124,7 +140,7 @@ def be_rank(job: dict[str, Any], rank: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     fault = dict(job.get("fault") or {})
-    if fault and fault.pop("rank") == rank:
+    if fault and fault.pop("rank") in (rank, "all"):
         FAULTS[fault.pop("kind")](**fault)
     from dnachunker import main
 

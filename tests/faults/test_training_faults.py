@@ -112,6 +112,21 @@ def test_nan_on_one_rank_is_applied_by_none_at_any_stage(ranks: Any, tmp_path: P
     assert found[0, 1] == found[0, 0]
 
 
+def test_a_spike_is_rolled_back_and_its_batch_left_out(ranks: Any, quiet: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fault = {"kind": "spike", "rank": "all", "step": 9, "once": str(tmp_path / "spiked")}
+    job = ranks.start(run, "guards.spike=roll_back", fault=fault)
+    assert job.end() == [0, 0], job.printed()
+    assert json.loads((run / "skipped_batches.json").read_text()) == [9]
+    assert of_kind(run, "resume")[-1]["steps_done"] == 8
+    dump = json.loads((run / "dumps" / "step-00000009-spike.json").read_text())
+    assert len(dump["windows"]) == 8
+    before, after = losses(quiet), losses(run)
+    assert {step: after[step] for step in range(1, 10)} == {step: before[step] for step in range(1, 10)}
+    assert after[10] != before[10], "step 10 takes the batch after the one left out"
+    assert len(after) == STEPS
+
+
 def test_a_frozen_rank_is_named_with_its_phase_and_ends_the_job(ranks: Any, quiet: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fault = {"kind": "freeze_in_backward", "rank": 1, "step": 5}
