@@ -118,6 +118,22 @@ def spike(step: int, once: str) -> None:
     LossGuards.judge = judge  # type: ignore[method-assign]
 
 
+def keep_ledger(path: str) -> None:
+    """Write down the windows each step draws."""
+    from pretrain.batches import TrainingData
+
+    honest = TrainingData.draw
+
+    def draw(self: Any) -> Any:
+        step = self._next_step
+        data = honest(self)
+        with open(f"{path}-{os.environ['RANK']}", "a") as file:
+            file.write(json.dumps([step, self.locate(data.windows)]) + "\n")
+        return data
+
+    TrainingData.draw = draw  # type: ignore[method-assign]
+
+
 def small_files(limit: int) -> None:
     """No file may grow beyond `limit` bytes, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -126,7 +142,7 @@ def small_files(limit: int) -> None:
 
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
-    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, spike, small_files)
+    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, spike, keep_ledger, small_files)
 }
 
 
