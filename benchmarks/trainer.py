@@ -1,6 +1,6 @@
 """What the training loop costs beside a bare DeepSpeed loop on the same batches, and what a dead tracking server costs.
 
-python benchmarks/trainer.py CORPUS [--steps 20] [--rounds 5]
+python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5]
 
 One rank, preset tiny. Each round trains the same steps three ways, one after the other; the table gives medians over
 the rounds of seconds a step and of the ratio within a round.
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from dnachunker import main as dnachunker
 from pretrain.assembly import Run
 from pretrain.config import PretrainConfig
 from pretrain.distributed import Rank
@@ -83,18 +84,21 @@ def time_bare(corpus: str, folder: Path, steps: int) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", help="made by `dnachunker shard --config sample`")
+    parser.add_argument("--corpus", help="default: the embedded sample, sharded for the occasion")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     start_process_group(Rank.from_environment())
     found: dict[str, list[float]] = {"bare": [], "trainer": [], "dead": []}
     with tempfile.TemporaryDirectory() as scratch:
+        corpus = options.corpus or str(Path(scratch, "corpus"))
+        if not options.corpus:
+            dnachunker(["shard", "--config", "sample", "--output", corpus])
         for number in range(options.rounds):
             place = Path(scratch, str(number))
-            found["bare"].append(time_bare(options.corpus, place / "bare", options.steps))
-            found["trainer"].append(time_trainer(options.corpus, place / "trainer", options.steps, None))
-            found["dead"].append(time_trainer(options.corpus, place / "dead", options.steps, _DEAD))
+            found["bare"].append(time_bare(corpus, place / "bare", options.steps))
+            found["trainer"].append(time_trainer(corpus, place / "trainer", options.steps, None))
+            found["dead"].append(time_trainer(corpus, place / "dead", options.steps, _DEAD))
     bare, trainer, dead = (statistics.median(found[name]) for name in ("bare", "trainer", "dead"))
     speeds = [b / t for b, t in zip(found["bare"], found["trainer"], strict=True)]
     costs = [d / t - 1 for d, t in zip(found["dead"], found["trainer"], strict=True)]

@@ -60,7 +60,7 @@ def _wait(launcher: "subprocess.Popen[bytes]") -> int:
     deadline = None
     while launcher.poll() is None or any(_runs(process) for process in ranks):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended; ranks that are left save and follow
-            ranks |= set(psutil.Process(launcher.pid).children())
+            ranks |= set(filter(_is_rank, psutil.Process(launcher.pid).children()))
         if deadline is None and launcher.poll() is None and not all(_runs(process) for process in ranks):
             deadline = time.monotonic() + _GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
@@ -68,6 +68,14 @@ def _wait(launcher: "subprocess.Popen[bytes]") -> int:
                 process.kill()  # also ends one that is stopped, or stuck in a driver
         time.sleep(0.1)
     return launcher.wait()
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """Whether a child of the launcher is a rank rather than one of the tools it asks about the machine."""
+    try:
+        return "RANK" in process.environ()
+    except psutil.Error:
+        return False
 
 
 def _runs(process: psutil.Process) -> bool:
