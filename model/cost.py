@@ -12,11 +12,42 @@ from dataclasses import dataclass
 from .configuration_dnachunker import DNAChunkerConfig
 
 BACKWARD_PER_FORWARD = 2
+CONV_KERNEL = 9  # of the mixer `conv`: two depthwise convolutions reach 4 + 32 positions to either side
+CONV_DILATIONS = (1, 8)
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
     """One BiMamba layer with its norm: shared projections, and two directions of their own."""
     return _bimamba_products(config) + 2 * config.inner_width * (config.state_size + 3) + config.width
+
+
+def matched_hidden_width(config: DNAChunkerConfig) -> int:
+    """Hidden width that makes a layer of another mixer as large as a BiMamba layer, to within one hidden channel."""
+    total, width = bimamba_layer_parameters(config), config.width
+    if config.mixer == "transformer":  # four square projections, an MLP, two norms
+        return max(1, (total - 4 * width**2 - 2 * width) // (2 * width))
+    # two in-projections and one out-projection, convolutions with biases, a norm
+    return max(1, (total - width) // (3 * width + len(CONV_DILATIONS) * (CONV_KERNEL + 1)))
+
+
+def mixer_layer_parameters(config: DNAChunkerConfig) -> int:
+    """One layer of an encoder or decoder with its norms."""
+    width, hidden = config.width, matched_hidden_width(config)
+    if config.mixer == "transformer":
+        return 4 * width**2 + 2 * width * hidden + 2 * width
+    if config.mixer == "conv":
+        return 3 * width * hidden + len(CONV_DILATIONS) * hidden * (CONV_KERNEL + 1) + width
+    return bimamba_layer_parameters(config)
+
+
+def _mixer_products(config: DNAChunkerConfig) -> int:
+    """Multiply-adds of an encoder or decoder layer at one position."""
+    width, hidden = config.width, matched_hidden_width(config)
+    if config.mixer == "transformer":
+        return 4 * width**2 + 2 * width * hidden + 2 * width * (2 * config.local_window + 1)
+    if config.mixer == "conv":
+        return 3 * width * hidden + len(CONV_DILATIONS) * hidden * CONV_KERNEL
+    return _bimamba_products(config)
 
 
 def _bimamba_products(config: DNAChunkerConfig) -> int:
@@ -36,7 +67,7 @@ def _router_products(config: DNAChunkerConfig) -> int:
 
 def parameters(config: DNAChunkerConfig) -> dict[str, int]:
     """Parameters of `DNAChunkerForMaskedLM` by component; the values add up to all of them."""
-    layer = bimamba_layer_parameters(config)
+    layer = mixer_layer_parameters(config)
     counts = {"embedding": config.vocab_size * config.width}
     for stage, layers in enumerate(config.encoder_layers):
         counts[f"encoder {stage}"] = layers * layer
@@ -73,7 +104,7 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
     """
     if len(chunks_per_base) != config.stages:
         raise ValueError(f"chunks_per_base needs {config.stages} entries, one per stage; it has {len(chunks_per_base)}")
-    layer = 2 * _bimamba_products(config)
+    layer = 2 * _mixer_products(config)
     forward = 2.0 * config.vocab_size * config.width  # the head
     density = 1.0  # positions of the stage per base
     for stage, chunks in enumerate(chunks_per_base):

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from .attention import TrunkLayer
 from .bimamba import BiMambaLayer, Direction
 from .configuration_dnachunker import DNAChunkerConfig
+from .mixers import ConvolutionLayer, LocalAttentionLayer
 from .routing import BoundaryProbability
 
 STEP_FLOOR = 1e-4  # smallest initial step size
@@ -34,12 +35,22 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
         init.eye_(module.key)
     elif isinstance(module, Direction):
         _initialize_direction(module, config)
-    elif isinstance(module, BiMambaLayer):
-        layers = sum(config.encoder_layers) + sum(config.decoder_layers)
-        init.normal_(module.out_proj.weight, std=std / math.sqrt(layers))
+    elif isinstance(module, nn.Conv1d):
+        bound = 1 / math.sqrt(module.kernel_size[0])
+        init.uniform_(module.weight, -bound, bound)
+        init.zeros_(module.bias)
+    elif isinstance(module, BiMambaLayer | ConvolutionLayer):
+        init.normal_(module.out_proj.weight, std=std / math.sqrt(_mixer_layers(config)))
+    elif isinstance(module, LocalAttentionLayer):
+        for projection in (module.attention_out, module.mlp_out):
+            init.normal_(projection.weight, std=std / math.sqrt(2 * _mixer_layers(config)))
     elif isinstance(module, TrunkLayer):
         for projection in (module.attention_out, module.mlp_out):
             init.normal_(projection.weight, std=std / math.sqrt(2 * config.trunk_layers))
+
+
+def _mixer_layers(config: DNAChunkerConfig) -> int:
+    return sum(config.encoder_layers) + sum(config.decoder_layers)
 
 
 def _initialize_direction(module: Direction, config: DNAChunkerConfig) -> None:

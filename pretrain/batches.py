@@ -32,6 +32,7 @@ class StepData:
     micro_batches: list[Batch]
     windows: Windows
     global_batch: int  # windows of all ranks in this step
+    seq_len: int
     wait: float  # seconds the step waited for the reader
 
 
@@ -88,10 +89,10 @@ class TrainingData:
             BadInput: a block is missing or corrupt.
         """
         began = time.perf_counter()
-        global_batch = self._curriculum.stage(self._next_step).global_batch
+        stage = self._curriculum.stage(self._next_step)
         windows, packed = self.draw_packed()
         wait = time.perf_counter() - began
-        return StepData(self._corrupted(windows, packed), windows, global_batch, wait)
+        return StepData(self._corrupted(windows, packed), windows, stage.global_batch, stage.seq_len, wait)
 
     def draw_packed(self) -> tuple[Windows, torch.Tensor]:
         """This rank's windows of the next step as read: (windows, L) uint8 on the CPU, valid until the next draw.

@@ -1,6 +1,6 @@
 """What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -81,6 +81,8 @@ class ModelSettings(Config):
     num_heads: Positive = 10
     mlp_ratio: Positive = 4
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    mixer: Literal["bimamba", "transformer", "conv"] = Field("bimamba", description="layers of encoders and decoders")
+    local_window: Positive = Field(64, description="positions to either side that mixer `transformer` sees")
     state_size: Positive = 16
     conv_width: Positive = 4
     expand: Positive = 2
@@ -149,6 +151,9 @@ class EngineSettings(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
     activation_checkpointing: bool = False
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
+    )
     scan_backend: Literal["auto", "reference", "cpu"] = Field("auto", description="see model/kernels.py")
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
 
@@ -165,6 +170,7 @@ class EvaluationSettings(Config):
     split: str = "valid"
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
+    diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
     baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
 
 
@@ -173,6 +179,22 @@ class CheckpointSettings(Config):
 
     every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
     keep: Positive = Field(2, description="newest checkpoints kept")
+    keep_every: Positive | None = Field(None, description="also keep for good every checkpoint of such a multiple")
+    copy_to: str | None = Field(None, description="folder or fsspec URL each checkpoint is copied to in the background")
+    rewarm: Annotated[int, Field(ge=0)] = Field(0, description="steps over which a resumed run's lr rises again")
+
+
+class GuardSettings(Config):
+    """What training does when something is wrong; see docs/operations.md for what each warning means."""
+
+    nonfinite_limit: Positive = Field(3, description="stop (exit 4) after so many steps in a row with NaN or infinity")
+    spike: Literal["log", "dump", "roll_back"] = Field(
+        "log", description="on a loss spike: log it, also dump its windows, or also go back a checkpoint and skip them"
+    )
+    spike_score: Annotated[float, Field(gt=0)] = Field(8.0, description="robust z-score of a loss that is a spike")
+    spike_window: Annotated[int, Field(ge=8)] = Field(128, description="steps the score looks back on")
+    spike_limit: Positive = Field(5, description="roll-backs before training stops (exit 4)")
+    hang_seconds: Annotated[float, Field(gt=0)] = Field(1200.0, description="end the job when a rank is stuck so long")
 
 
 class TrackingSettings(Config):
@@ -182,6 +204,7 @@ class TrackingSettings(Config):
     uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
     experiment: str = "dnachunker"
     run_name: str | None = Field(None, description="default: the run folder's name")
+    parent_run: str | None = Field(None, description="id of the MLflow run to nest this one under, as in a sweep")
 
     @field_validator("uri")
     @classmethod
@@ -216,6 +239,7 @@ class PretrainConfig(Config):
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    guards: GuardSettings = GuardSettings()
     tracking: TrackingSettings = TrackingSettings()
     launch: LaunchSettings = LaunchSettings()
 

@@ -8,11 +8,20 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from dataprep.packed_codes import LETTERS, PACKED_REPEAT_BIT
+from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
 from .block_cache import UInt8Array
+from .diagnostics import (
+    COMPRESSION_RANGE,
+    LEAST_REPEAT_CHUNKS,
+    LEAST_SHIFT_OVERLAP,
+    LEAST_TRUNK_NATS,
+    summarise,
+    warnings_of,
+    window_sums,
+)
 from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
@@ -102,6 +111,32 @@ class HeldOut:
             "stage1": stages[1],
         }
 
+    def diagnose(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Figures of the known silent failures and the names of the thresholds they cross; collective.
+
+        Returns:
+            Those of `diagnostics.diagnose`, `warnings` (names), `messages` (lines for people) and `thresholds`.
+        """
+        total: torch.Tensor | float = 0.0
+        for begin in range(0, len(self._mine), self._micro_batch):
+            rows = slice(begin, begin + self._micro_batch)
+            sums = window_sums(engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)))
+            owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
+            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
+        assert isinstance(total, torch.Tensor), "there is at least one window"
+        metrics = summarise(self._rank.sum_tensor(total))
+        found = warnings_of(metrics)
+        return {
+            **metrics,
+            "warnings": [warning.name for warning in found],
+            "messages": [warning.message for warning in found],
+            "thresholds": {
+                "trunk_cost": LEAST_TRUNK_NATS, "shift_overlap": LEAST_SHIFT_OVERLAP,
+                "repeat_chunks_share": LEAST_REPEAT_CHUNKS,
+                "least_compression": COMPRESSION_RANGE[0], "most_compression": COMPRESSION_RANGE[1],
+            },
+        }  # fmt: skip
+
     def batch(self, count: int) -> Batch:
         """This rank's first `count` windows, corrupted as in every evaluation."""
         return self._corrupt(self._packed[:count], self._windows.take(slice(count)))
@@ -124,7 +159,7 @@ class HeldOut:
         correct = output.logits.argmax(-1) == batch.labels
         masked = batch.input_ids == MASK_ID
         selected = batch.labels != IGNORED_LABEL
-        repeat = masked & torch.from_numpy((packed & PACKED_REPEAT_BIT) != 0).to(masked.device)
+        repeat = masked & batch.is_repeat
         plain = engine.forward(**self._plain_inputs(packed))
         baselines = []
         for order in ORDERS:

@@ -111,14 +111,14 @@ def _hash(low: Any, high: Any, position: Any) -> Any:
 @_compiled
 def corrupt_rows(
     packed: Array, keys: Array, below_select: Any, below_mask: Any, below_random: Any, repeat_weight: Any,
-    input_ids: Array, attention_mask: Array, labels: Array, loss_weights: Array,
+    input_ids: Array, attention_mask: Array, labels: Array, loss_weights: Array, is_repeat: Array,
 ) -> None:  # fmt: skip
-    """`masking.corrupt` on the CPU: (B, L) uint8 windows and (B,) uint64 keys into the four (B, L) outputs."""
+    """`masking.corrupt` on the CPU: (B, L) uint8 windows and (B,) uint64 keys into the five (B, L) outputs."""
     for row in range(len(packed)):
         low = np.uint32(keys[row] & np.uint64(0xFFFFFFFF))
         high = np.uint32(keys[row] >> np.uint64(32))
         bases, ids, valid = packed[row], input_ids[row], attention_mask[row]
-        targets, weights = labels[row], loss_weights[row]
+        targets, weights, repeats = labels[row], loss_weights[row], is_repeat[row]
         for i in range(len(bases)):
             letter = np.uint32(bases[i])
             code = letter & _CODE_BITS
@@ -132,3 +132,4 @@ def corrupt_rows(
             targets[i] = np.int64(np.int32(clean) if selected else _IGNORED)
             weights[i] = (repeat_weight if letter >= _REPEAT else np.float32(1)) if selected else np.float32(0)
             valid[i] = code != _PAD_CODE
+            repeats[i] = letter >= _REPEAT

@@ -45,11 +45,12 @@ class Batch:
     attention_mask: torch.Tensor  # (B, L) bool, False at pads
     labels: torch.Tensor  # (B, L) int64 token ids at selected positions, IGNORED_LABEL elsewhere
     loss_weights: torch.Tensor  # (B, L) float32, 0 at unselected positions
+    is_repeat: torch.Tensor  # (B, L) bool, soft-masked in the genome
 
     @classmethod
     def empty(cls, windows: int, length: int) -> Self:
         """Room on the CPU for a batch yet to be written."""
-        kinds = (torch.int64, torch.bool, torch.int64, torch.float32)
+        kinds = (torch.int64, torch.bool, torch.int64, torch.float32, torch.bool)
         return cls(*(torch.empty(windows, length, dtype=kind) for kind in kinds))
 
     @property
@@ -98,7 +99,7 @@ def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRate
 
     weights = torch.where(is_repeat, rates.repeat_weight, 1.0) * selected
     labels = torch.where(selected, ids, IGNORED_LABEL)
-    return Batch(corrupted, ~is_pad, labels, weights.to(torch.float32))
+    return Batch(corrupted, ~is_pad, labels, weights.to(torch.float32), is_repeat)
 
 
 def uncorrupted_ids(packed: torch.Tensor) -> torch.Tensor:

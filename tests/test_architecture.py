@@ -30,7 +30,12 @@ MAY_IMPORT = {
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
     "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py"},
-    "deepspeed": {"pretrain/engine.py", "pretrain/checkpoint.py", "pretrain/export.py"},
+    "deepspeed": {
+        "pretrain/engine.py",
+        "pretrain/deepspeed_config.py",
+        "pretrain/reshard.py",
+        "pretrain/export.py",
+    },
     "mlflow": {"pretrain/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},

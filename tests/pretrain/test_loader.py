@@ -86,6 +86,15 @@ def test_a_longer_window_starts_a_pass_of_its_own_and_resumes_exactly(toy_corpus
     assert bases.max() - bases[bases > 0].min() <= 1, "within a stage the passes are whole"
 
 
+def test_a_batch_left_out_moves_all_later_ones_up(toy_corpus: Corpus) -> None:
+    later = [{"from_step": 9, "seq_len": 350, "global_batch": 24}]
+    whole = drawn(loader(toy_corpus, curriculum(toy_corpus, curriculum=later), end_step=20), 20)
+    order = curriculum(toy_corpus, curriculum=later, batch_of=lambda step: step + (step >= 3) + (step >= 10))
+    left = [batch for number, batch in enumerate(whole) if number not in (3, 11)]
+    assert drawn(loader(toy_corpus, order, end_step=18, workers=2), 18) == left
+    assert drawn(loader(toy_corpus, order, first_step=7, end_step=18), 11) == left[7:]
+
+
 def test_shares_follow_temperature_and_weights(toy_corpus: Corpus) -> None:
     blocks, sources = toy_corpus.blocks("train"), toy_corpus.sources
 

@@ -1,6 +1,7 @@
 """What the loader tests share: a loader over a corpus, and what it delivers as plain values."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -18,12 +19,12 @@ from pretrain.window_reader import WindowReader
 SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "shuffle_blocks": 2}
 
 
-def curriculum(corpus: Corpus, **changes: Any) -> Curriculum:
+def curriculum(corpus: Corpus, *, batch_of: Callable[[int], int] = int, **changes: Any) -> Curriculum:
     """The order of a run over a corpus."""
     settings = DataSettings(corpus=corpus.path, **{**SETTINGS, **changes})
     blocks = corpus.blocks("train")
     mixture = mixture_of(blocks, corpus.sources, settings.mixing, corpus.path)
-    return Curriculum.of(settings, blocks.bases, mixture, seed=4)
+    return Curriculum.of(settings, blocks.bases, mixture, seed=4, batch_of=batch_of)
 
 
 def loader(
