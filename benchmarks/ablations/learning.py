@@ -101,16 +101,18 @@ def router_gradients(model: DNAChunkerForMaskedLM, batch: Batch) -> dict[str, li
 
 
 def measure(folder: Path) -> dict[str, dict[str, Any]]:
-    """Per run: its evaluations, its last step, diagnostics and router gradients of its export."""
+    """Per run that has been exported: its evaluations, its last step, diagnostics and router gradients."""
     corpus, found = Corpus.open(str(folder / "corpus")), {}
-    for name in RUNS:
+    for name in (name for name in RUNS if (folder / "exports" / name).exists()):
         events = read_events(folder / "runs" / name)
+        step = json.loads((folder / "exports" / name / "export.json").read_text())["step"]
         model = DNAChunkerForMaskedLM.from_pretrained(folder / "exports" / name)
         batches = list(held_out(corpus))
         metrics = diagnose(model, batches)
         found[name] = {
             "evaluations": [event for event in events if event["event"] == "evaluation"],
-            "last_step": [event for event in events if event["event"] == "step"][-1],
+            "step": step,
+            "masked": next(e for e in events if e["event"] == "step" and e["steps_done"] == step)["compression"],
             "diagnostics": metrics,
             "warnings": [warning.name for warning in warnings_of(metrics)],
             "gradients": router_gradients(model, batches[0]),
@@ -137,24 +139,25 @@ def table(folder: Path) -> None:
         "Held-out [MASK] loss in nats (128 windows), after so many million bases:",
         "",
     ]
-    told = [{event["steps_done"] for event in run["evaluations"]} for run in found.values()]
-    shown = sorted(set.intersection(*told))
+    # runs may have been evaluated at different steps: those of the rarest, and elsewhere the nearest to them
+    rarest = min((run["evaluations"] for run in found.values()), key=lambda evaluations: len(evaluations))
+    shown = [event["steps_done"] for event in rarest]
     lines += row("", *(f"{step * BATCH * WINDOW / 1e6:.2f}" for step in shown)), rule(len(shown) + 1)
     for name, run in found.items():
-        losses = {e["steps_done"]: e["masked_loss"] for e in run["evaluations"]}
-        lines.append(row(TITLES[name], *(f"{losses[step]:.4f}" for step in shown)))
+        nearest = [min(run["evaluations"], key=lambda e, at=step: abs(e["steps_done"] - at)) for step in shown]
+        lines.append(row(TITLES[name], *(f"{event['masked_loss']:.4f}" for event in nearest)))
     columns = (
-        "", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked", "masked",
+        "", "million bases", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked", "masked",
         "router gradient, MLM", "ratio loss", "kept under a shift of one", "warnings",
     )  # fmt: skip
-    lines += ["", "At the end, over every held-out window; pairs are stage 0 / stage 1:", "", row(*columns)]
+    lines += ["", "Of the exported model, over every held-out window; pairs are stage 0 / stage 1:", "", row(*columns)]
     lines.append(rule(len(columns)))
     for name, run in found.items():
-        metrics, gradients = run["diagnostics"], run["gradients"]
-        masked = run["last_step"]["compression"]
+        metrics, gradients, masked = run["diagnostics"], run["gradients"], run["masked"]
         lines.append(
             row(
                 TITLES[name],
+                f"{run['step'] * BATCH * WINDOW / 1e6:.2f}",
                 f"{metrics['masked_loss']:.4f}",
                 f"{metrics['trunk_mean_cost']:+.4f}",
                 f"{metrics['trunk_shuffle_cost']:+.4f}",
@@ -186,11 +189,12 @@ def draw(found: dict[str, dict[str, Any]]) -> Figure:
     """Held-out [MASK] loss against bases, one line a run, baselines as grey lines."""
     figure = Figure(figsize=(7.2, 4), layout="constrained")
     axes = figure.subplots()
-    for name, colour in zip(found, ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309"), strict=True):
+    colours = dict(zip(RUNS, ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309"), strict=True))
+    for name in found:
         evaluations = found[name]["evaluations"]
         x = [event["steps_done"] * BATCH * WINDOW / 1e6 for event in evaluations]
         y = [event["masked_loss"] for event in evaluations]
-        axes.plot(x, y, "o-", ms=3, lw=2 if name == "baseline" else 1.2, color=colour, label=TITLES[name])
+        axes.plot(x, y, "o-", ms=3, lw=2 if name == "baseline" else 1.2, color=colours[name], label=TITLES[name])
     for order in ORDERS:
         level = found["baseline"]["evaluations"][-1][f"order{order}_loss"]
         axes.axhline(level, color="#6e7781", lw=1, ls=(0, (4, 2)))
