@@ -147,8 +147,8 @@ def table(folder: Path) -> None:
         nearest = [min(run["evaluations"], key=lambda e, at=step: abs(e["steps_done"] - at)) for step in shown]
         lines.append(row(TITLES[name], *(f"{event['masked_loss']:.4f}" for event in nearest)))
     columns = (
-        "", "million bases", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked", "masked",
-        "router gradient, MLM", "ratio loss", "kept under a shift of one", "warnings",
+        "", "million bases", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked",
+        "masked", "router gradient, MLM", "ratio loss", "kept under a shift of one", "warnings",
     )  # fmt: skip
     lines += ["", "Of the exported model, over every held-out window; pairs are stage 0 / stage 1:", "", row(*columns)]
     lines.append(rule(len(columns)))
