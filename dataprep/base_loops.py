@@ -18,7 +18,8 @@ EDGE_FLAG_BITS = 4  # an edge is `position << EDGE_FLAG_BITS | flags`
 _FLAGS = np.uint8(CODE_N | PACKED_REPEAT_BIT)
 _FLAGS_OF_8 = np.uint64(0x0101010101010101) * np.uint64(_FLAGS)
 _ONES = np.uint64(0x0101010101010101)
-_SCRAMBLE_16 = np.uint32(0x9E37)
+_KMER = np.uint64(2**62 - 1)  # the bits of a 31-mer
+_SCRAMBLE_LOW_16 = np.uint64(0x9E37 << 48)  # a product with it depends on the other factor's low 16 bits alone
 
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -123,6 +124,17 @@ def shift(bases: NDArray[np.uint8], skipped: int, shifted: NDArray[np.uint8]) ->
 
 
 @_compiled
+def _reverse_complement(kmer: np.uint64) -> np.uint64:
+    """Of a 31-mer: pairs of bits swapped over ever longer distances, all inverted."""
+    for step, mask in ((2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F), (8, 0x00FF00FF00FF00FF)):
+        kmer = kmer >> np.uint64(step) & np.uint64(mask) | (kmer & np.uint64(mask)) << np.uint64(step)
+    kmer = kmer >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF) | (kmer & np.uint64(0x0000FFFF0000FFFF)) << np.uint64(
+        16
+    )
+    return ~(kmer >> np.uint64(32) | kmer << np.uint64(32)) >> np.uint64(2)
+
+
+@_compiled
 def choose_kmers(
     bases: NDArray[np.uint8],
     length: int,
@@ -145,29 +157,21 @@ def choose_kmers(
     count = 0
     forward = np.uint64(0)  # the last 32 bases, the newest in the low bits
     backward = np.uint64(0)  # their reverse complement, the newest in the high bits
-    bound = np.uint32(threshold)
+    largest = (np.uint64(threshold) << np.uint64(48)) - np.uint64(1)
     for i in range(bases.size):
+        older = forward >> np.uint64(56)
         forward = forward << np.uint64(8) | np.uint64(bases[i])
         backward = backward >> np.uint64(8) | np.uint64(complement[bases[i]]) << np.uint64(56)
         for phase in range(4):  # of the k-mer that ends at the byte's last base but `phase`
             # the middle is two 8-mers that share a letter; a sum of the strands' views does not know which is which
-            ahead = np.uint32(forward >> np.uint64(2 * (15 + phase)) & np.uint64(0xFFFF))
-            behind = np.uint32(backward >> np.uint64(2 * (16 - phase)) & np.uint64(0xFFFF))
-            if (ahead + behind) * _SCRAMBLE_16 & np.uint32(0xFFFF) < bound:
-                start = 4 * i + 3 - phase - 30
+            middle = (forward >> np.uint64(30 + 2 * phase)) + (backward >> np.uint64(32 - 2 * phase))
+            if middle * _SCRAMBLE_LOW_16 <= largest:
+                start = 4 * i - 27 - phase
                 if 0 <= start <= length - 31:
+                    kmer = (
+                        forward >> np.uint64(2 * phase) | older << np.uint64(1) << np.uint64(63 - 2 * phase)
+                    ) & _KMER
                     starts[count] = start
-                    kmers[count] = _canonical(bases, start)
+                    kmers[count] = min(kmer, _reverse_complement(kmer))
                     count += 1
     return count
-
-
-@_compiled
-def _canonical(bases: NDArray[np.uint8], start: int) -> np.uint64:
-    one = np.uint64(0)
-    other = np.uint64(0)
-    for i in range(start, start + 31):
-        code = np.uint64(bases[i >> 2] >> (6 - 2 * (i & 3)) & 3)
-        one = one << np.uint64(2) | code
-        other = other >> np.uint64(2) | (np.uint64(3) - code) << np.uint64(60)
-    return min(one, other)

@@ -122,7 +122,8 @@ class FastaScan:
             return
         if len(segment) > self._codes.size:
             self._codes = np.empty(len(segment), np.uint8)
-        count, seen = translate(np.frombuffer(segment, np.uint8), _TO_CODE, self._codes)
+        letters = np.frombuffer(segment, np.uint8)
+        count, seen = translate(letters, _TO_CODE, self._codes)
         if seen & _ILLEGAL:
             self._refuse_letter(segment)
         if seen & _AMBIGUOUS:
@@ -131,7 +132,7 @@ class FastaScan:
                     self.ambiguous[letter] += found
         self._sink.add(self._codes[:count])
         self._written += count
-        self._line += segment.count(b"\n")
+        self._line += int(np.count_nonzero(letters == ord("\n")))
 
     def _refuse_letter(self, segment: bytes) -> None:
         for position, byte in enumerate(segment):
