@@ -47,11 +47,17 @@ class PlannedSource:
         """Bases start..end (0-based, half-open) of a contig, soft-masked as the config's `repeats` says.
 
         A machine that shares no disk with the one that staged the genome stages it for itself.
+
+        Raises:
+            BadInput: the file is not the one that was staged.
         """
         stem = Path(self.genome.stem)
         if not stem.with_suffix(BASES).exists():
             stem.parent.mkdir(parents=True, exist_ok=True)
-            stage_genome(Path(self.genome.path), stem.parent, self.repeat_file)
+            if stage_genome(Path(self.genome.path), stem.parent, self.repeat_file).stem != self.genome.stem:
+                raise BadInput(
+                    f"{self.genome.path}: changed during the build, or differs between the machines of the cluster"
+                )
         stretch = self.genome.read(self.contigs[contig], start, end)
         return stretch._replace(soft_runs=stretch.soft_runs[:0]) if self.repeats == "none" else stretch
 

@@ -161,5 +161,5 @@ def describe_build(summary: "BuildSummary") -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
     return int(text)

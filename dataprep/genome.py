@@ -106,7 +106,7 @@ def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) 
             used = replace_soft_mask(part, used, read_repeats(repeats, {c.name: c.length for c in used}))
         digest, size = hashing.result()
         stem = _stem(folder, digest, repeats, repeats_digest)
-        for suffix in (BASES, EDGES):
+        for suffix in (EDGES, BASES):  # whoever sees the bases finds the edges too
             os.replace(part.with_suffix(suffix), stem.with_suffix(suffix))
         staged = StagedGenome(
             path=str(path),

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataprep.build_plan import PlannedSource
 from dataprep.corpus_index import Corpus
 from dataprep.fasta_scan import FastaScan
 from dataprep.genome import glance, stage_genome
@@ -202,6 +204,21 @@ def test_a_staged_genome_is_used_again_only_if_it_is_whole(tmp_path: Path) -> No
     edges.write_bytes(edges.read_bytes()[:-8])
     assert stage_genome(path, work) == genome
     assert genome.is_here
+
+
+def test_a_machine_without_the_staged_files_makes_them_of_the_same_genome(tmp_path: Path, letters_of: Any) -> None:
+    path, work = tmp_path / "g.fa", tmp_path / "work"
+    work.mkdir()
+    path.write_bytes(GOOD)
+    genome = stage_genome(path, work)
+    contigs = {contig.name: contig for contig in genome.contigs}
+    source = PlannedSource("g", "", "", "", "soft_mask", None, genome, contigs)
+    shutil.rmtree(work)
+    assert letters_of(source.read("chr1", 2, 11)) == "GTNNacgtn"
+    shutil.rmtree(work)
+    path.write_bytes(GOOD.replace(b"ACG", b"TTT"))
+    with pytest.raises(BadInput, match=r"g\.fa: changed during the build"):
+        source.read("chr1", 2, 11)
 
 
 def test_chunk_borders_do_not_matter(
