@@ -69,14 +69,14 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
     parser.add_argument("--output", metavar="DIR", help="folder of the new corpus")
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="parallel processes (default: all cores; 0: only this one)"
+        "--workers", type=_count, metavar="N", help="tasks at a time (default: all cores; 0: one, in this process)"
     )
     parser.add_argument(
         "--ray",
         metavar="local|none|ADDRESS",
         default="local",
-        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: plain "
-        "processes of this machine, which start seconds sooner",
+        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: threads of "
+        "this process, which start seconds sooner",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
@@ -161,5 +161,5 @@ def describe_build(summary: "BuildSummary") -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
     return int(text)

@@ -321,8 +321,10 @@ class Corpus:
             raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
         # not `read_table`, which imports pandas wherever it is installed
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(COLUMNS), use_threads=False)
-        arrays: dict[str, Any] = {
-            name: np.array(column.to_pylist(), dtype=np.str_) if name in TEXT_COLUMNS else column.to_numpy()
+        arrays: dict[str, Any] = {  # through DLPack, because `to_numpy` imports pandas too
+            name: np.array(column.to_pylist(), dtype=np.str_)
+            if name in TEXT_COLUMNS
+            else np.from_dlpack(column.combine_chunks())
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
         return BlockTable(**arrays)

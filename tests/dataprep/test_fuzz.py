@@ -93,8 +93,11 @@ def read_genome(data: bytes, folder: Path) -> None:
     work.mkdir()
     genome = stage_genome(path, work)
     for contig in genome.contigs:
-        assert genome.read(contig, 0, contig.length).size == contig.length > 0
-        assert (genome.read(contig, 0, contig.length) & 7).max() <= 4
+        stretch = genome.read(contig, 0, contig.length)
+        assert stretch.bases.size == -(-contig.length // 4) > 0
+        for runs in (stretch.n_runs, stretch.soft_runs):
+            assert (np.diff(runs.ravel().astype(int)) > 0).all()
+            assert not runs.size or runs[-1, 1] <= contig.length
 
 
 def read_split_bed(data: bytes, folder: Path) -> None:
