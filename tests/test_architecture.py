@@ -39,12 +39,13 @@ OWNERS = {
     "mlflow": {"pretrain/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},
+    "pyfaidx": {"dataprep/compare_fasta.py"},
     "numba": {
         "dataprep/base_loops.py",
         "pretrain/loops_cpu.py",
         "pretrain/counter_random.py",
         "pretrain/keyed_permutation.py",
-    },  # fmt: skip
+    },
 }
 TORCH_FREE = ("dataprep", "cluster", "dnachunker.py", "typed_config.py", "failures.py")
 
