@@ -1,7 +1,6 @@
 """Builds every part of a run from its config, fresh or from the newest checkpoint."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import cast
 
@@ -10,13 +9,13 @@ import torch
 import transformers
 
 from dataprep.corpus_index import Corpus
-from failures import BadInput, GuardTripped
+from failures import GuardTripped
 from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
-from .checkpoint import newest_whole_checkpoint, require_space, save_checkpoint
+from .checkpoint import require_space, save_checkpoint
 from .config import PretrainConfig
 from .distributed import Rank
 from .engine import TrainingEngine
@@ -28,9 +27,9 @@ from .masking import MaskingRates
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
-from .reshard import write_universal
+from .resume import find_checkpoint, load_checkpoint, needs_resharding
 from .run_lock import RunLock
-from .run_state import CHECKPOINTS, RunState, identity_of, read_state, require_same_run
+from .run_state import RunState, identity_of, read_state, require_same_run
 from .sample_order import SampleOrder, Windows, held_out_windows
 from .signals import StopSignals
 from .skipped_batches import SkippedBatches, SkippingOrder
@@ -56,7 +55,7 @@ class Run:
         self._accumulation = config.accumulation(rank.world_size)
         micro_batch = config.data.global_batch // rank.world_size // self._accumulation
 
-        checkpoint, damage = self._find_checkpoint()
+        checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
         if state:
             require_same_run(state, config, self._corpus.fingerprint)
@@ -68,11 +67,9 @@ class Run:
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
-        # at stage 0 every rank holds everything, whatever their number
-        reshard = state is not None and bool(state.zero_stage) and state.world_size != rank.world_size
-        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=reshard)
+        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=needs_resharding(state, rank))
         if checkpoint and state:
-            self._load(checkpoint, state, reshard)
+            load_checkpoint(self.engine, checkpoint, state, rank)
 
         reader = WindowReader(
             self._corpus, config.data.train_split, seq_len=config.data.seq_len,
@@ -203,38 +200,6 @@ class Run:
         self.engine.close()
         if self._lock is not None:
             self._lock.release()
-
-    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """Rank 0 reads and verifies for all: the files lie on a file system they share."""
-        found: tuple[Path | None, list[str]] = (None, [])
-        problem = ""
-        if self.rank.is_main:
-            try:
-                found = newest_whole_checkpoint(self.folder)
-            except BadInput as error:
-                problem = str(error)
-        found, problem = self.rank.from_main((found, problem))
-        if problem:
-            raise BadInput(problem)
-        return found
-
-    def _load(self, checkpoint: Path, state: RunState, reshard: bool) -> None:
-        source = checkpoint
-        if reshard:
-            source = self.folder / CHECKPOINTS / f".{checkpoint.name}.universal"
-            if self.rank.is_main:
-                write_universal(checkpoint, source)
-            self.rank.barrier()
-        self.engine.load(source)
-        if reshard:
-            self.rank.barrier()
-            if self.rank.is_main:
-                shutil.rmtree(source)
-        if self.engine.updates != state.updates:
-            raise BadInput(
-                f"{checkpoint}: the engine counts {self.engine.updates} updates where the checkpoint says "
-                f"{state.updates}; remove this checkpoint folder to use the one before it"
-            )
 
     def _build_order(self) -> SampleOrder:
         data = self.config.data
