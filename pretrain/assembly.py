@@ -1,6 +1,7 @@
 """Builds every part of a run from its config, fresh or from the newest checkpoint."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -134,14 +135,14 @@ class Run:
 
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and note where the model cuts one of them; collective."""
-        self.watchdog.enter("evaluate", steps_done)
-        result = self.held_out.evaluate(self.engine)
+        on_batch = partial(self.watchdog.enter, "evaluate", steps_done)
+        result = self.held_out.evaluate(self.engine, on_batch)
         line = f"step {steps_done}: {evaluation_line(result)}"
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
         self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
         number = -(-steps_done // self.config.evaluation.every)
         if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
-            found = self.held_out.diagnose(self.engine)
+            found = self.held_out.diagnose(self.engine, on_batch)
             self.journal.write("diagnostics", steps_done=steps_done, **found)
             for name, message in zip(found["warnings"], found["messages"], strict=True):
                 self.journal.say(f"warning: {name}: {message}")
