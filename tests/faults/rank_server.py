@@ -57,7 +57,7 @@ def freeze_in_backward(step: int) -> None:
 
     def backward(self: Any, loss: Any) -> None:
         if self._engine.global_steps == step:
-            time.sleep(3)  # until the watchdog has noted where
+            time.sleep(4)  # until the watchdog has noted where
             os.kill(os.getpid(), signal.SIGSTOP)
         honest(self, loss)
 
