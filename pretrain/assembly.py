@@ -1,20 +1,20 @@
 """Builds every part of a run from its config, fresh or from the newest checkpoint."""
 
 import json
-import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 
 from dataprep.corpus_index import Corpus
-from failures import BadInput, GuardTripped
+from failures import GuardTripped
 from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
-from .checkpoint import newest_whole_checkpoint, require_space, save_checkpoint
+from .checkpoint import require_space, save_checkpoint
 from .config import PretrainConfig
 from .curriculum import Curriculum
 from .distributed import Rank
@@ -29,9 +29,9 @@ from .mixing import mixture_of
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
-from .reshard import write_universal
+from .resume import find_checkpoint, load_checkpoint, needs_resharding
 from .run_lock import RunLock
-from .run_state import CHECKPOINTS, RunState, identity_of, read_state, require_same_run
+from .run_state import RunState, identity_of, read_state, require_same_run
 from .sample_order import Windows, held_out_windows
 from .signals import StopSignals
 from .skipped_batches import SkippedBatches
@@ -57,7 +57,7 @@ class Run:
         self._accumulation = config.accumulation(rank.world_size)
         micro_batch = config.data.global_batch // rank.world_size // self._accumulation
 
-        checkpoint, damage = self._find_checkpoint()
+        checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
         if state:
             require_same_run(state, config, self._corpus.fingerprint)
@@ -69,11 +69,9 @@ class Run:
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
-        # at stage 0 every rank holds everything, whatever their number
-        reshard = state is not None and bool(state.zero_stage) and state.world_size != rank.world_size
-        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=reshard)
+        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=needs_resharding(state, rank))
         if checkpoint and state:
-            self._load(checkpoint, state, reshard)
+            load_checkpoint(self.engine, checkpoint, state, rank)
 
         self._curriculum = self._build_curriculum()
         rates = MaskingRates(**config.masking.model_dump())
@@ -132,14 +130,14 @@ class Run:
 
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and note where the model cuts one of them; collective."""
-        self.watchdog.enter("evaluate", steps_done)
-        result = self.held_out.evaluate(self.engine)
+        on_batch = partial(self.watchdog.enter, "evaluate", steps_done)
+        result = self.held_out.evaluate(self.engine, on_batch)
         line = f"step {steps_done}: {evaluation_line(result)}"
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
         self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
         number = -(-steps_done // self.config.evaluation.every)
         if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
-            found = self.held_out.diagnose(self.engine)
+            found = self.held_out.diagnose(self.engine, on_batch)
             self.journal.write("diagnostics", steps_done=steps_done, **found)
             for name, message in zip(found["warnings"], found["messages"], strict=True):
                 self.journal.say(f"warning: {name}: {message}")
@@ -198,38 +196,6 @@ class Run:
         self.engine.close()
         if self._lock is not None:
             self._lock.release()
-
-    def _find_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """Rank 0 reads and verifies for all: the files lie on a file system they share."""
-        found: tuple[Path | None, list[str]] = (None, [])
-        problem = ""
-        if self.rank.is_main:
-            try:
-                found = newest_whole_checkpoint(self.folder)
-            except BadInput as error:
-                problem = str(error)
-        found, problem = self.rank.from_main((found, problem))
-        if problem:
-            raise BadInput(problem)
-        return found
-
-    def _load(self, checkpoint: Path, state: RunState, reshard: bool) -> None:
-        source = checkpoint
-        if reshard:
-            source = self.folder / CHECKPOINTS / f".{checkpoint.name}.universal"
-            if self.rank.is_main:
-                write_universal(checkpoint, source)
-            self.rank.barrier()
-        self.engine.load(source)
-        if reshard:
-            self.rank.barrier()
-            if self.rank.is_main:
-                shutil.rmtree(source)
-        if self.engine.updates != state.updates:
-            raise BadInput(
-                f"{checkpoint}: the engine counts {self.engine.updates} updates where the checkpoint says "
-                f"{state.updates}; remove this checkpoint folder to use the one before it"
-            )
 
     def _build_curriculum(self) -> Curriculum:
         data = self.config.data

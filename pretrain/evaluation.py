@@ -1,6 +1,6 @@
 """Held-out evaluation: the headline is the loss over [MASK] positions, beside Markov baselines on the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,10 @@ class HeldOut:
         self._tables = tables
         self._micro_batch = micro_batch
 
-    def evaluate(self, engine: TrainingEngine) -> dict[str, Any]:
+    def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
+
+        `on_batch` is called before each forward pass: a long evaluation is no hang.
 
         `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
         left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked.
@@ -83,6 +85,7 @@ class HeldOut:
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
         with torch.no_grad():
             for begin in range(0, len(self._mine), self._micro_batch):
+                on_batch()
                 rows = slice(begin, begin + self._micro_batch)
                 table[self._mine[rows]] = self._score(engine, self._packed[rows], self._windows.take(rows))
         engine.train()
@@ -111,7 +114,7 @@ class HeldOut:
             "stage1": stages[1],
         }
 
-    def diagnose(self, engine: TrainingEngine) -> dict[str, Any]:
+    def diagnose(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Figures of the known silent failures and the names of the thresholds they cross; collective.
 
         Returns:
@@ -119,6 +122,7 @@ class HeldOut:
         """
         total: torch.Tensor | float = 0.0
         for begin in range(0, len(self._mine), self._micro_batch):
+            on_batch()
             rows = slice(begin, begin + self._micro_batch)
             sums = window_sums(engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)))
             owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]

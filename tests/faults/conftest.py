@@ -114,13 +114,3 @@ def quiet(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("quiet") / "run"
     ranks.finish(run)
     return run
-
-
-def losses(run: Path) -> dict[int, float]:
-    """Training loss by step, as if the run had never been interrupted."""
-    return {e["steps_done"]: e["loss"] for e in read_events(run) if e["event"] == "step"}
-
-
-def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The run's events of one kind."""
-    return [event for event in read_events(run) if event["event"] == kind]

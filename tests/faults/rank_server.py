@@ -24,12 +24,15 @@ def nan_loss(steps: list[int]) -> None:
     """The loss is NaN in these optimizer steps."""
     from pretrain.engine import TrainingEngine
 
-    honest = TrainingEngine.backward
+    honest = TrainingEngine.forward
 
-    def backward(self: Any, loss: Any) -> None:
-        honest(self, loss * float("nan") if self._engine.global_steps in steps else loss)
+    def forward(self: Any, **inputs: Any) -> Any:
+        output = honest(self, **inputs)
+        if "labels" in inputs and self._engine.global_steps in steps:
+            output.loss = output.loss * float("nan")
+        return output
 
-    TrainingEngine.backward = backward  # type: ignore[method-assign]
+    TrainingEngine.forward = forward  # type: ignore[method-assign]
 
 
 def kill_in_backward(step: int) -> None:
@@ -54,7 +57,7 @@ def freeze_in_backward(step: int) -> None:
 
     def backward(self: Any, loss: Any) -> None:
         if self._engine.global_steps == step:
-            time.sleep(3)  # until the watchdog has noted where
+            time.sleep(4)  # until the watchdog has noted where
             os.kill(os.getpid(), signal.SIGSTOP)
         honest(self, loss)
 

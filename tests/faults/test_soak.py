@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.telemetry import read_events
+
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(0)]
 
 # DNACHUNKER_SOAK_MINUTES=30 for a real one: the run is made to last about as long, with a fault about every minute.
@@ -42,11 +44,11 @@ def ledger(path: Path) -> dict[tuple[int, int], list[str]]:
 def test_random_faults_change_nothing(ranks: Any, tmp_path: Path) -> None:
     chance = random.Random(20_26)
     books = {name: {"kind": "keep_ledger", "rank": "all", "path": str(tmp_path / name)} for name in ("quiet", "soak")}
-    options = ["guards.hang_seconds=12", "checkpoint.every=10", "evaluation.every=100000", "evaluation.windows=2"]
+    options = ["guards.hang_seconds=30", "checkpoint.every=10", "evaluation.every=100000", "evaluation.windows=2"]
     probe = tmp_path / "probe"
-    began = time.monotonic()
     assert ranks.start(probe, *options, "steps=20").end() == [0, 0]
-    steps = max(30, round(20 * 60 * MINUTES / (time.monotonic() - began) / 2))
+    stamps = [event["time"] for event in read_events(probe) if event["event"] == "step"]
+    steps = round(60 * MINUTES / (stamps[-1] - stamps[4]) * (len(stamps) - 5))
     quiet, run = tmp_path / "quiet-run", tmp_path / "run"
     job = ranks.start(quiet, *options, f"steps={steps}", fault=books["quiet"])
     assert job.end() == [0, 0], job.printed()
@@ -55,7 +57,7 @@ def test_random_faults_change_nothing(ranks: Any, tmp_path: Path) -> None:
     while codes != [0, 0]:
         job = ranks.start(run, *options, f"steps={steps}", fault=books["soak"])
         number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGUSR1])
-        rank, due = chance.randrange(2), time.monotonic() + chance.uniform(0.2, 1.8) * FAULT_SECONDS
+        rank, due = chance.randrange(2), time.monotonic() + chance.uniform(0.2, 1.8 if faults else 0.8) * FAULT_SECONDS
         while time.monotonic() < due and Path(f"/proc/{job.ranks[rank]}").exists():
             time.sleep(0.1)
         if Path(f"/proc/{job.ranks[rank]}").exists():

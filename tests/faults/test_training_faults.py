@@ -130,7 +130,7 @@ def test_a_spike_is_rolled_back_and_its_batch_left_out(ranks: Any, quiet: Path, 
 def test_a_frozen_rank_is_named_with_its_phase_and_ends_the_job(ranks: Any, quiet: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fault = {"kind": "freeze_in_backward", "rank": 1, "step": 5}
-    job = ranks.start(run, "guards.hang_seconds=8", fault=fault)
+    job = ranks.start(run, "guards.hang_seconds=24", fault=fault)
     assert job.end() == [1, -signal.SIGKILL]
     assert "rank 1 has been silent" in job.printed()
     assert "backward of step 5" in job.printed()

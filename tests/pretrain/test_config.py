@@ -93,6 +93,7 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),
         ("seed=1", "seed was 0 and is now 1"),
+        ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
         ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
         ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
     ]:
