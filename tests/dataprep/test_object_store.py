@@ -17,6 +17,8 @@ from dataprep.corpus_index import Corpus
 from dataprep.ray_pipeline import build_corpus
 from dataprep.verify import verify_corpus
 from failures import BadInput
+from pretrain.sample_order import held_out_windows
+from pretrain.window_reader import WindowReader
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'dnachunker[s3]'")
 pytest.importorskip("moto", reason="needs moto[server]: pip install 'dnachunker[dev]'")
@@ -83,6 +85,9 @@ def test_a_corpus_at_a_url_equals_the_local_one(s3: Any, config: CorpusConfig, t
     opened = Corpus.open(f"{BUCKET}/one")
     assert opened.fingerprint == local.fingerprint == remote.fingerprint
     assert verify_corpus(opened) == []
+    windows = held_out_windows(local.blocks("train").bases, seq_len=500, count=40)
+    streamed = WindowReader(opened, "train").read(windows, 500)
+    assert streamed.tobytes() == WindowReader(local, "train").read(windows, 500).tobytes()
     assert [path.name for path in tmp_path.iterdir()] == ["local"]  # no scratch stays
     assert build_corpus(config, f"{BUCKET}/one", workers=0, quiet=True).reused
     shard = f"genomes/one/{opened.index.shards[2].name}"
