@@ -221,7 +221,7 @@ def measure(name: str, python: str, path: str) -> dict[str, Any] | str:
 def table(rows: dict[str, list[dict[str, Any]] | str], bases: int) -> str:
     """Medians as Markdown; the ratio is of CPU time, which other work on the machine disturbs least."""
     lines = [
-        "| writer | Mbp/s, wall | slowest, fastest | Mbp a CPU second | CPU time, times ours | bits a base | peak MiB |",
+        "| writer | Mbp/s | slowest, fastest | Mbp a CPU second | CPU time, times ours | bits a base | peak MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     reference = 0.0
