@@ -30,6 +30,7 @@ CORPUS_EXAMPLE = """\
 example:
   dnachunker corpus info corpora/sample
   dnachunker corpus verify corpora/sample
+  dnachunker corpus verify corpora/yeast --fasta sacCer3.fa
   dnachunker corpus show corpora/sample NC_017366.1:1000-1200
 """
 
@@ -115,6 +116,13 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="corpus_verb", required=True, metavar="info|verify|show")
     info = verbs.add_parser("info", help="totals and provenance")
     verify = verbs.add_parser("verify", help="check every checksum and decode every block; exit 2 if any is bad")
+    verify.add_argument(
+        "--fasta",
+        action="append",
+        default=[],
+        metavar="[SOURCE=]FILE",
+        help="also compare every base with the FASTA a source was made from; may be repeated",
+    )
     show = verbs.add_parser("show", help="print a stretch of a contig")
     for verb in (info, verify, show):
         verb.add_argument("corpus", metavar="DIR")
@@ -139,10 +147,17 @@ def run_corpus(args: argparse.Namespace) -> int:
         from failures import BadInput
 
         faults = verify_corpus(corpus)
+        if args.fasta and not faults:
+            from dataprep.compare_fasta import compare_with_fasta
+
+            faults = compare_with_fasta(corpus, args.fasta)
         if faults:
             raise BadInput(f"{faults[0]} ({len(faults)} faults in all)" if len(faults) > 1 else faults[0])
         blocks = sum(totals.blocks for totals in corpus.index.splits.values())
-        print(f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified")
+        print(
+            f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified"
+            + (f", and every base as in {', '.join(args.fasta)}" if args.fasta else "")
+        )
     return 0
 
 

@@ -130,7 +130,7 @@ def _overlap(table: BlockTable, row: int, start: int, end: int) -> tuple[int, in
 
 
 def _letters_of(corpus: Corpus, table: BlockTable, row: int, start: int, end: int) -> np.ndarray:
-    packed = corpus.read_packed(table, row)
+    packed = corpus.read_block(table, row).packed
     first = int(table.start[row])
     piece = packed[max(start - first, 0) : end - first]
     return np.frombuffer(piece.tobytes().translate(LETTERS), np.uint8)

@@ -11,9 +11,9 @@ from .alphabet import MASK_ID, PAD_ID, VOCABULARY_SIZE
 _CHOICES = {
     "ratio_boundaries": ("natural", "forced"),
     "chunk_pooling": ("first", "mean"),
-    "mixer": ("bimamba",),
+    "mixer": ("bimamba", "transformer", "conv"),
     "router": ("learned", "fixed"),
-    "scan_backend": ("auto", "reference", "cpu"),
+    "scan_backend": ("auto", "reference", "cpu", "mamba_ssm"),
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
 
@@ -25,7 +25,9 @@ class DNAChunkerConfig(PretrainedConfig):
         width: D, of every layer at every stage.
         encoder_layers, decoder_layers: layers per stage, outermost first; their length is the number of stages.
         trunk_layers, num_heads, mlp_ratio, rope_theta: the Transformer trunk.
-        mixer: the layers of encoders and decoders: `bimamba`.
+        mixer: the layers of encoders and decoders: `bimamba`, or of the same size `transformer` (local attention) or
+            `conv` (dilated convolutions).
+        local_window: positions to either side that local attention sees.
         state_size, conv_width, expand, dt_rank: Mamba's; dt_rank None means ceil(width / 16).
         router: `learned`, or `fixed` to take boundaries with every batch (k-mer, BPE).
         target_ratios: alpha per stage, chunks per position the ratio loss pulls to; the paper's 0.33.
@@ -60,6 +62,7 @@ class DNAChunkerConfig(PretrainedConfig):
         mlp_ratio: int = 4,
         rope_theta: float = 10_000.0,
         mixer: str = "bimamba",
+        local_window: int = 64,
         state_size: int = 16,
         conv_width: int = 4,
         expand: int = 2,
@@ -90,6 +93,7 @@ class DNAChunkerConfig(PretrainedConfig):
         self.mlp_ratio = mlp_ratio
         self.rope_theta = rope_theta
         self.mixer = mixer
+        self.local_window = local_window
         self.state_size = state_size
         self.conv_width = conv_width
         self.expand = expand

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Trunk
-from .bimamba import BiMambaLayer
 from .chunking import gather_chunks, spread_chunks
 from .configuration_dnachunker import DNAChunkerConfig
+from .mixers import MIXERS
 from .packing import Packing
 from .routing import Router, Segmentation
 
@@ -24,7 +24,7 @@ class Stack(nn.Module):
 
     def __init__(self, config: DNAChunkerConfig, count: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(BiMambaLayer(config) for _ in range(count))
+        self.layers = nn.ModuleList(MIXERS[config.mixer](config) for _ in range(count))
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from .attention import TrunkLayer
 from .bimamba import BiMambaLayer, Direction
 from .configuration_dnachunker import DNAChunkerConfig
+from .mixers import ConvolutionLayer, LocalAttentionLayer
 from .routing import BoundaryProbability
 
 STEP_FLOOR = 1e-4  # smallest initial step size
@@ -23,10 +24,10 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     Projections back into the residual stream are scaled down by the square root of how many the stream meets.
     """
     std = config.initializer_range
+    if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
+        init.zeros_(module.bias)
     if isinstance(module, nn.Linear | nn.Embedding):
         init.normal_(module.weight, std=std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)
     elif isinstance(module, BoundaryProbability):
@@ -34,12 +35,21 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
         init.eye_(module.key)
     elif isinstance(module, Direction):
         _initialize_direction(module, config)
-    elif isinstance(module, BiMambaLayer):
-        layers = sum(config.encoder_layers) + sum(config.decoder_layers)
-        init.normal_(module.out_proj.weight, std=std / math.sqrt(layers))
+    elif isinstance(module, nn.Conv1d):
+        bound = 1 / math.sqrt(module.kernel_size[0])
+        init.uniform_(module.weight, -bound, bound)
+    elif isinstance(module, BiMambaLayer | ConvolutionLayer):
+        init.normal_(module.out_proj.weight, std=std / math.sqrt(_mixer_layers(config)))
+    elif isinstance(module, LocalAttentionLayer):
+        for projection in (module.attention_out, module.mlp_out):
+            init.normal_(projection.weight, std=std / math.sqrt(2 * _mixer_layers(config)))
     elif isinstance(module, TrunkLayer):
         for projection in (module.attention_out, module.mlp_out):
             init.normal_(projection.weight, std=std / math.sqrt(2 * config.trunk_layers))
+
+
+def _mixer_layers(config: DNAChunkerConfig) -> int:
+    return sum(config.encoder_layers) + sum(config.decoder_layers)
 
 
 def _initialize_direction(module: Direction, config: DNAChunkerConfig) -> None:

@@ -1,14 +1,17 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `cpu` (compiled loops, float32 on the CPU) or `reference` (plain torch, anywhere).
+Scan, convolution and smoothing: `cpu` (compiled loops, float32 on the CPU) or `reference` (plain torch, anywhere);
+`mamba_ssm` (CUDA) has a scan, and leaves the other two to the reference.
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
 the tensors at hand. Optional libraries are looked up with importlib, so that Hugging Face's import check does not
-ask for them. A further scan backend is one more name here and one more branch in the three functions at the end.
+ask for them. A further scan backend is one more entry of `_SCANS` and one more branch in `scan_backend`.
 """
 
 import functools
+import importlib
 import importlib.util
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,12 +21,19 @@ from .loops_cpu import CONV_WIDTH
 from .scan_cpu import conv_silu as conv_silu_cpu
 from .scan_cpu import selective_scan as selective_scan_cpu
 from .scan_cpu import smooth as smooth_cpu
+from .scan_mamba_ssm import selective_scan as selective_scan_mamba_ssm
 from .scan_reference import conv_silu as conv_silu_reference
 from .scan_reference import selective_scan as selective_scan_reference
 from .scan_reference import smooth as smooth_reference
 
-SCAN_BACKENDS = ("auto", "reference", "cpu")
+SCAN_BACKENDS = ("auto", "reference", "cpu", "mamba_ssm")
 ATTENTION_BACKENDS = ("auto", "flash_attn", "torch_varlen", "sdpa")
+
+_SCANS: dict[str, Callable[..., Tensor]] = {
+    "reference": selective_scan_reference,
+    "cpu": selective_scan_cpu,
+    "mamba_ssm": selective_scan_mamba_ssm,
+}
 
 logger = logging.getLogger("dnachunker.kernels")
 
@@ -47,10 +57,12 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     if requested == "auto":
         if device == "cpu" and dtype != torch.float64 and NUMBA_AVAILABLE:
             choice = "cpu"
+        elif device == "cuda" and dtype != torch.float64 and mamba_ssm_works():
+            choice = "mamba_ssm"
         else:
             choice = "reference"
             if dtype != torch.float64:
-                missing = "numba is not installed" if device == "cpu" else f"there is no fused kernel for {device} yet"
+                missing = "numba is not installed" if device == "cpu" else "mamba-ssm is not installed"
                 _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
     elif requested == "cpu":
         if not NUMBA_AVAILABLE:
@@ -58,12 +70,31 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
         if device != "cpu":
             raise ValueError(f"scan_backend 'cpu' cannot run on {device}: set scan_backend to 'auto'")
         choice = "cpu" if dtype != torch.float64 else "reference"
+    elif requested == "mamba_ssm":
+        if device != "cuda":
+            raise ValueError(f"scan_backend 'mamba_ssm' needs CUDA, not {device}: set scan_backend to 'auto'")
+        if not mamba_ssm_works():
+            raise ValueError("scan_backend 'mamba_ssm' needs mamba-ssm: pip install mamba-ssm, or choose 'auto'")
+        choice = "mamba_ssm" if dtype != torch.float64 else "reference"
     elif requested == "reference":
         choice = "reference"
     else:
         raise ValueError(f"unknown scan_backend {requested!r}; one of {', '.join(SCAN_BACKENDS)}")
     _say_once("scan", choice, device, dtype)
     return choice
+
+
+@functools.cache
+def mamba_ssm_works() -> bool:
+    """Whether mamba-ssm is installed and its extension loads here (a build for another torch does not)."""
+    if not _importable("mamba_ssm"):
+        return False
+    try:
+        importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except ImportError as error:
+        _warn_once(f"mamba-ssm is installed but does not load ({error})")
+        return False
+    return True
 
 
 @functools.cache
@@ -123,8 +154,7 @@ def selective_scan(
     dtype = u.dtype
     u, delta, A, B, C, D = (x if x.dtype == torch.float64 else x.float() for x in (u, delta, A, B, C, D))
     choice = scan_backend(backend, u.device.type, u.dtype)
-    run = selective_scan_cpu if choice == "cpu" else selective_scan_reference
-    return run(u, delta, A, B, C, D, cu_seqlens, reverse).to(dtype)
+    return _SCANS[choice](u, delta, A, B, C, D, cu_seqlens, reverse).to(dtype)
 
 
 def conv_silu(

@@ -276,8 +276,8 @@ def conv_silu_backward(
     width = high - low
     length = stop - start
     taps = block(weight, low, high)
-    filters = np.zeros((CONV_WIDTH, width), np.float32)
-    offsets = np.zeros(width, np.float32)
+    filters = np.zeros((CONV_WIDTH, width), np.float64)  # sums over thousands of steps that may cancel
+    offsets = np.zeros(width, np.float64)
     g = np.zeros((length + CONV_WIDTH - 1, width), np.float32)
     x0, x1 = np.zeros(width, np.float32), np.zeros(width, np.float32)  # x_t, x_{t-1}, x_{t-2}, x_{t-3}
     x2, x3 = np.zeros(width, np.float32), np.zeros(width, np.float32)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .attention import TrunkLayer
-from .bimamba import BiMambaLayer
 from .configuration_dnachunker import DNAChunkerConfig
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
+from .mixers import MIXERS
 from .objectives import mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, unpack
@@ -37,7 +37,7 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
     config: DNAChunkerConfig
     base_model_prefix = "dnachunker"
     supports_gradient_checkpointing = True
-    _no_split_modules = [BiMambaLayer.__name__, TrunkLayer.__name__]  # noqa: RUF012  (as the base class has it)
+    _no_split_modules = [*(layer.__name__ for layer in MIXERS.values()), TrunkLayer.__name__]  # noqa: RUF012  (as the base class has it)
 
     def _init_weights(self, module: nn.Module) -> None:
         initialize(module, self.config)

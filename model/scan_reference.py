@@ -11,7 +11,7 @@ from torch.nn import functional as F
 PIECE = 64  # time steps whose exponentials are computed at once
 
 
-def _time_grid(cu_seqlens: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+def time_grid(cu_seqlens: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Where each step of each sequence lies, and back.
 
     Returns:
@@ -46,7 +46,7 @@ def selective_scan(
     Returns:
         y (T, Dm), dtype of u.
     """
-    grid, step, sequence = _time_grid(cu_seqlens, reverse)
+    grid, step, sequence = time_grid(cu_seqlens, reverse)
     if not len(u):
         return u * delta
     drive = delta * u
@@ -72,7 +72,7 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor
     Returns:
         f (T, D), dtype of z.
     """
-    grid, step, sequence = _time_grid(cu_seqlens, reverse)
+    grid, step, sequence = time_grid(cu_seqlens, reverse)
     if not len(z):
         return z * gate.unsqueeze(-1)
     state = z.new_zeros(grid.shape[1], z.shape[1])
@@ -96,7 +96,7 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, rever
     Returns:
         y (T, Dm), dtype of x.
     """
-    _, step, _ = _time_grid(cu_seqlens, reverse)
+    _, step, _ = time_grid(cu_seqlens, reverse)
     width = weight.shape[1]
     total = bias + weight[:, -1] * x
     for k in range(1, width):

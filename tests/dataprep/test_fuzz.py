@@ -23,7 +23,7 @@ from dataprep.catalog import read_list
 from dataprep.config import BedSplit
 from dataprep.genome import stage_genome
 from dataprep.repeats import RepeatSource, read_repeats
-from dataprep.shard_format import block_from_packed, decode_block, decode_packed, encode_block
+from dataprep.shard_format import block_from_packed, decode_block, encode_block
 from dataprep.splits import divide
 from failures import BadInput
 
@@ -123,7 +123,7 @@ def read_mask(kind: str) -> Callable[[bytes, Path], None]:
 
 def decode(data: bytes, _: Path) -> None:
     block = decode_block(data)
-    assert decode_packed(data).size == block.bases
+    assert block.packed.size == block.bases
 
 
 def decode_recompressed(data: bytes, folder: Path) -> None:

@@ -172,10 +172,27 @@ def gradients(model: DNAChunkerForMaskedLM, losses: list[Tensor]) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("size", [1, 2])
+def test_ratio_loss_alone_brings_both_stages_to_their_target() -> None:
+    torch.manual_seed(0)
+    model = DNAChunkerForMaskedLM(DNAChunkerConfig(**SMALL))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids = masked_bases((2, 256), 0)
+    rates = []
+    for _ in range(100):
+        output = model(ids)
+        output.ratio_loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rates.append(torch.stack(output.natural_rates).mean(1))
+    assert (rates[0] > 0.4).all()
+    # a boundary is a threshold, so the rates swing about the target: their average is what settles
+    assert torch.stack(rates[50:]).mean(0).tolist() == pytest.approx([0.33, 0.33], abs=0.03)
+
+
+@pytest.mark.parametrize("size", [1, 4])
 def test_micro_batching_changes_neither_loss_nor_gradient(size: int) -> None:
     model = build()
-    ids = masked_bases((4, 60), 3)
+    ids = masked_bases((8, 60), 3)
     ids[2, 35:] = PAD_ID
     labels = labels_for(ids)
     weights = torch.where(torch.rand(ids.shape) < 0.5, 0.1, 1.0)
@@ -183,7 +200,7 @@ def test_micro_batching_changes_neither_loss_nor_gradient(size: int) -> None:
     expected = gradients(model, [whole.loss])
     total = (weights * (labels != -100)).sum()
     pieces = [
-        model(a, labels=b, loss_weights=c, loss_normalizer=total, sequence_normalizer=4)
+        model(a, labels=b, loss_weights=c, loss_normalizer=total, sequence_normalizer=8)
         for a, b, c in zip(ids.split(size), labels.split(size), weights.split(size), strict=True)
     ]
     losses = [piece.loss for piece in pieces]
@@ -222,6 +239,12 @@ def test_boundaries_may_come_with_the_batch() -> None:
     assert all(torch.equal(a, b) for a, b in zip(output.boundaries, every, strict=True))
     with pytest.raises(ValueError, match="boundaries"):
         build(router="fixed")(ids)
+    fixed = build(router="fixed")
+    fixed(ids, labels=ids, boundaries=every).loss.backward()
+    assert all(parameter.grad is not None for parameter in fixed.parameters())
+    assert set(dict(build().named_parameters())) - set(dict(fixed.named_parameters())) == {
+        f"dnachunker.hierarchy.routers.{stage}.probability.{name}" for stage in range(2) for name in ("query", "key")
+    }
     learned = build().eval()
     with torch.no_grad():
         own = learned(ids)
