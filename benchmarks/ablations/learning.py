@@ -124,6 +124,11 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: (list(RUNS).index(entry["run"]), entry["step"]))
 
 
+def read_steps(folder: Path, run: str) -> list[dict[str, Any]]:
+    """The step events of a run."""
+    return [event for event in read_events(folder / "runs" / run) if event["event"] == "step"]
+
+
 def evaluations_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The held-out evaluations of each run, as far as it has come."""
     runs = [name for name in RUNS if (folder / "runs" / name).exists()]
@@ -153,6 +158,10 @@ def table(folder: Path) -> None:
     for name, told in evaluations.items():
         near = [[e for e in told if abs(e["steps_done"] - step) <= 8] for step in shown]
         lines.append(row(TITLES[name], *(f"{events[0]['masked_loss']:.4f}" if events else "" for events in near)))
+    last = {name: read_steps(folder, name)[-1]["steps_done"] for name in evaluations}
+    short = [f"{TITLES[name]} ({step * BATCH * WINDOW / 1e6:.2f})" for name, step in last.items() if step < STEPS]
+    if short:
+        lines += ["", f"Stopped early, at so many million bases: {', '.join(short)}."]
     columns = (
         "", "million bases", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked",
         "masked", "router gradient, MLM", "ratio loss", "kept under a shift of one", "warnings",
