@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test test-faults lint bench clean
 
 help:
 	@echo "make setup   create $(VENV) with everything installed"
 	@echo "make demo    genomes to shards to a trained model to a Hugging Face folder, in minutes"
 	@echo "make test    the whole test suite"
+	@echo "make test-faults  training under kills, full disks, NaN, hangs: about ten minutes"
 	@echo "make lint    formatting, lint and types"
 	@echo "make bench   timings of the hot paths"
 
@@ -29,6 +30,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,10 +1,12 @@
 """Ranks on this machine, started by DeepSpeed's launcher and supervised by the command that asked for them."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,11 @@ from .commands import launcher_command, worker_environment
 # Tells each rank where to leave the exit code it means: DeepSpeed's launcher returns the code of whichever rank it
 # happens to notice first.
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
+# Tells each rank whom to outlive only for as long as saving takes.
+SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"
+
+# After one rank has ended, the others have this long: they end by themselves, or hang in a collective with it.
+_GRACE_SECONDS = 8.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
 
@@ -38,13 +45,44 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
         variables = worker_environment(environment, processes, cores=available_cores(), gpus=len(gpus))
         launcher = subprocess.Popen(
             [sys.executable, *command],
-            env={**variables, EXIT_FOLDER_VARIABLE: folder},
+            env={**variables, EXIT_FOLDER_VARIABLE: folder, SUPERVISOR_VARIABLE: str(os.getpid())},
             # its own session: Ctrl-C must reach the ranks as a request to save, not the launcher as a kill
             start_new_session=True,
         )
         with _Forwarding(launcher):
-            returned = launcher.wait()
+            returned = _wait(launcher)
         return _exit_code(Path(folder), returned)
+
+
+def _wait(launcher: "subprocess.Popen[bytes]") -> int:
+    """The launcher's exit code, once it and every rank it started are gone."""
+    ranks: set[psutil.Process] = set()
+    deadline = None
+    while launcher.poll() is None or any(_runs(process) for process in ranks):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended; ranks that are left save and follow
+            ranks |= set(filter(_is_rank, psutil.Process(launcher.pid).children()))
+        if deadline is None and launcher.poll() is None and not all(_runs(process) for process in ranks):
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            for process in filter(_runs, ranks):
+                process.kill()  # also ends one that is stopped, or stuck in a driver
+        time.sleep(0.1)
+    return launcher.wait()
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """Whether a child of the launcher is a rank rather than one of the tools it asks about the machine."""
+    try:
+        return "RANK" in process.environ()
+    except psutil.Error:
+        return False
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -1,33 +1,44 @@
 """Builds every part of a run from its config, fresh or from the newest checkpoint."""
 
+import json
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
 from dataprep.corpus_index import Corpus
-from failures import BadInput
+from failures import GuardTripped
 from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
-from .checkpoint import choose_checkpoint, save_checkpoint
+from .checkpoint import require_space, save_checkpoint
 from .config import PretrainConfig
+from .curriculum import Curriculum
 from .distributed import Rank
 from .engine import TrainingEngine
 from .evaluation import HeldOut
-from .guards import StopSignals
+from .frame_cache import FrameCache
+from .guards import LossGuards, RollBack, Verdict
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .masking import MaskingRates
-from .optimizer import build_adamw
+from .mixing import mixture_of
+from .optimizer import build_adamw, learning_rate
+from .provenance import code_version, machines
+from .remote_copy import RemoteCopies
+from .resume import find_checkpoint, load_checkpoint, needs_resharding
 from .run_lock import RunLock
-from .run_state import RunState, complete_checkpoints, identity_of, read_state, require_same_run
-from .sample_order import SampleOrder, held_out_windows
+from .run_state import RunState, identity_of, read_state, require_same_run
+from .sample_order import Windows, held_out_windows
+from .signals import StopSignals
+from .skipped_batches import SkippedBatches
+from .speed import Speed, matrix_rate
 from .telemetry import read_events
-from .window_reader import WindowReader
+from .watchdog import Watchdog
+from .window_reader import BadBlockPolicy, WindowReader
 
 _PROBE_WINDOWS = 2
 
@@ -35,53 +46,75 @@ _PROBE_WINDOWS = 2
 class Run:
     """A run ready to train: its parts, and how to save them."""
 
-    def __init__(self, config: PretrainConfig, rank: Rank, signals: StopSignals) -> None:
+    def __init__(self, config: PretrainConfig, rank: Rank, signals: StopSignals, watchdog: Watchdog) -> None:
         self.config = config
         self.rank = rank
         self.signals = signals
+        self.watchdog = watchdog
         self.folder = Path(config.run)
         self._lock = RunLock(self.folder) if rank.is_main else None
         self._corpus = Corpus.open(config.data.corpus)
         self._accumulation = config.accumulation(rank.world_size)
         micro_batch = config.data.global_batch // rank.world_size // self._accumulation
 
-        model = build_model(config)
-        optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
-        self.engine = TrainingEngine(model, optimizer, config, rank)
-        self.first_step, resumed = self._resume()
+        checkpoint, damage = find_checkpoint(self.folder, rank)
+        state = read_state(checkpoint) if checkpoint else None
+        if state:
+            require_same_run(state, config, self._corpus.fingerprint)
+        self.first_step = state.steps_done if state else 0
+        self.guards = LossGuards(config.guards, state.guards if state else None)
+        self.skipped = SkippedBatches(self.folder)
 
-        reader = WindowReader(
-            self._corpus, config.data.train_split, seq_len=config.data.seq_len,
-            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
-            cached_blocks=config.data.streams // rank.world_size * (config.data.shuffle_blocks + 1),
-        )  # fmt: skip
+        model = build_model(config)
+        if not checkpoint:
+            require_space(self.folder, model.num_parameters())
+        optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
+        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=needs_resharding(state, rank))
+        if checkpoint and state:
+            load_checkpoint(self.engine, checkpoint, state, rank)
+
+        self._curriculum = self._build_curriculum()
         rates = MaskingRates(**config.masking.model_dump())
+        reader = self._build_reader()
         self.held_out = self._build_held_out(reader, rates, micro_batch)
         self.data = TrainingData(
-            self._build_order(), reader, rates, rank,
-            global_batch=config.data.global_batch, accumulation=self._accumulation, first_step=self.first_step,
+            self._curriculum, reader, rates, rank, accumulation=self._accumulation,
+            first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
-        self.journal.say(
-            describe_backends(
-                config.engine.scan_backend,
-                config.engine.attention_backend,
-                rank.device.type,
-                torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
-            )
+        self._copies = (
+            RemoteCopies(self.folder, config.checkpoint.copy_to, self.journal.say)
+            if config.checkpoint.copy_to and rank.is_main
+            else None
         )
+        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        self._describe(dtype, checkpoint.name if checkpoint else None, damage)
+        self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
+
+    def _describe(self, dtype: torch.dtype, resumed: str | None, damage: list[str]) -> None:
+        config, rank = self.config, self.rank
+        self.journal.say(
+            describe_backends(config.engine.scan_backend, config.engine.attention_backend, rank.device.type, dtype)
+        )
+        for line in damage:
+            self.journal.say(f"not used: {line}")
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             zero_stage=config.engine.zero_stage, device=str(rank.device), versions=self._versions(),
+            corpus=self._corpus.fingerprint, code=code_version(), machines=machines(rank), damaged=damage,
             say=f"resumed from {resumed}" if resumed else None,
         )  # fmt: skip
 
-    def save(self, steps_done: int) -> Path:
+    def save(self, steps_done: int) -> None:
         """Write a checkpoint; collective."""
         config = self.config
+        self.watchdog.enter("save", steps_done)
         state = RunState(
             steps_done=steps_done,
-            samples_seen=steps_done * config.data.global_batch,
+            samples_seen=self._curriculum.samples_before(steps_done),
+            updates=self.engine.updates,
+            skipped_batches=self.skipped.numbers,
+            guards=self.guards.state(),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
@@ -90,14 +123,24 @@ class Run:
             identity=identity_of(config),
             versions=self._versions(),
         )
-        return save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, keep=config.checkpoint.keep)
+        folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
+        self.journal.write("checkpoint", steps_done=steps_done, folder=folder.name)
+        if self._copies:
+            self._copies.add(folder)
 
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and note where the model cuts one of them; collective."""
-        result = self.held_out.evaluate(self.engine)
+        on_batch = partial(self.watchdog.enter, "evaluate", steps_done)
+        result = self.held_out.evaluate(self.engine, on_batch)
         line = f"step {steps_done}: {evaluation_line(result)}"
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
         self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
+        number = -(-steps_done // self.config.evaluation.every)
+        if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
+            found = self.held_out.diagnose(self.engine, on_batch)
+            self.journal.write("diagnostics", steps_done=steps_done, **found)
+            for name, message in zip(found["warnings"], found["messages"], strict=True):
+                self.journal.say(f"warning: {name}: {message}")
 
     def owes_evaluation(self) -> bool:
         """Whether the run was interrupted at a step whose evaluation was due (the same answer on every rank)."""
@@ -105,47 +148,88 @@ class Run:
         told = any(e["event"] == "evaluation" and e["steps_done"] == self.first_step for e in read_events(self.folder))
         return self.rank.any(self.rank.is_main and owed and not told)
 
+    def learning_rate(self, step: int) -> float:
+        """The schedule's rate at optimizer step `step`, lowered for a while after a resume where that is asked for."""
+        config = self.config
+        rate = learning_rate(step, config.steps, config.optimizer.lr, config.schedule)
+        if self.first_step and step - self.first_step < config.checkpoint.rewarm:
+            rate *= (step - self.first_step + 1) / (config.checkpoint.rewarm + 1)
+        return rate
+
+    def act_on(self, verdict: Verdict, step: int, windows: Windows) -> None:
+        """Record what a guard found at `step`, with the windows of all ranks; collective.
+
+        Raises:
+            RollBack: the batch is left out from now on; start again from the last checkpoint.
+            GuardTripped: the verdict says so, or that has happened `guards.spike_limit` times.
+        """
+        settings = self.config.guards
+        where = [name for mine in self.rank.gather(self.data.locate(windows)) for name in mine]
+        batch = self.skipped.batch_of(step)
+        record = {"kind": verdict.kind, "detail": verdict.detail, "step": step, "batch": batch, "windows": where}
+        if self.rank.is_main and (verdict.kind == "nonfinite" or settings.spike != "log"):
+            dumps = self.folder / "dumps"
+            dumps.mkdir(exist_ok=True)
+            (dumps / f"step-{step:08d}-{verdict.kind}.json").write_text(json.dumps(record, indent=1) + "\n")
+        say = f"guard: step {step}: {verdict.detail}"
+        self.journal.write("guard", steps_done=step + 1, say=say, **{**record, "windows": where[:8]})
+        if verdict.stop:
+            raise GuardTripped(verdict.stop)
+        if verdict.kind == "spike" and settings.spike == "roll_back":
+            if len(self.skipped.numbers) >= settings.spike_limit:
+                raise GuardTripped(
+                    f"step {step}: {verdict.detail}; {settings.spike_limit} batches have been left out already "
+                    f"(guards.spike_limit). Lower optimizer.lr, or look at the windows in {self.folder / 'dumps'}"
+                )
+            self.rank.barrier()
+            if self.rank.is_main:
+                self.skipped.add(batch)
+            raise RollBack(f"step {step}: {verdict.detail}; going back, without batch {batch}")
+
     def close(self) -> None:
         """Stop background work and flush the journal."""
+        self.watchdog.enter("close", self.config.steps)
         self.data.close()
+        if self._copies:
+            self._copies.close()
         self.journal.close()
+        self.engine.close()
         if self._lock is not None:
             self._lock.release()
 
-    def _resume(self) -> tuple[int, str | None]:
-        if not complete_checkpoints(self.folder):
-            return 0, None
-        checkpoint = choose_checkpoint(self.folder)
-        state = read_state(checkpoint)
-        require_same_run(state, self.config, self._corpus.fingerprint, self.rank.world_size)
-        self.engine.load(checkpoint)
-        if self.engine.updates != state.steps_done:
-            raise BadInput(
-                f"{checkpoint}: the engine counts {self.engine.updates} updates where the checkpoint says "
-                f"{state.steps_done}; remove this checkpoint folder to use the one before it"
-            )
-        return state.steps_done, checkpoint.name
-
-    def _build_order(self) -> SampleOrder:
+    def _build_curriculum(self) -> Curriculum:
         data = self.config.data
         blocks = self._corpus.blocks(data.train_split)
-        weights = np.array([data.source_weights.get(str(source), 1.0) for source in blocks.source])
-        return SampleOrder(
-            blocks.bases, seed=self.config.seed, seq_len=data.seq_len, streams=data.streams,
-            shuffle_blocks=data.shuffle_blocks, weights=weights, reverse_complement=data.reverse_complement,
-        )  # fmt: skip
+        mixture = mixture_of(blocks, self._corpus.sources, data.mixing, data.corpus)
+        return Curriculum.of(data, blocks.bases, mixture, seed=self.config.seed, batch_of=self.skipped.batch_of)
+
+    def _build_reader(self) -> WindowReader:
+        data, loader = self.config.data, self.config.loader
+        return WindowReader(
+            self._corpus,
+            data.train_split,
+            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
+            cached_blocks=data.streams // self.rank.world_size * (data.shuffle_blocks + 1),
+            threads=loader.workers + 1,
+            frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
+            bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
+        )
 
     def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
         settings = self.config.evaluation
-        reader = WindowReader(self._corpus, settings.split, seq_len=self.config.data.seq_len)
+        reader = WindowReader(self._corpus, settings.split)
         windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
         species = self._corpus.blocks(settings.split).species
         # spread over the corpus: block order follows contigs, so every n-th block samples all of them
         stride = -(-int(train_reader.block_bases.sum()) // settings.baseline_bases)
-        tables = MarkovTables(
-            train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)
+        tables = MarkovTables.cached(
+            f"{self._corpus.fingerprint[:16]}-{self.config.data.train_split}-{stride}",
+            lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
         )
-        return HeldOut(reader, windows, species[windows.block], rates, tables, self.rank, micro_batch=micro_batch)
+        return HeldOut(
+            reader, windows, species[windows.block], rates, tables, self.rank,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+        )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:
         """A few masked held-out windows and the logits the training model gives them, to check an export by."""

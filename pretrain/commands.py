@@ -86,8 +86,8 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
         from .worker import run_worker
 
-        check_run(config, int(os.environ["WORLD_SIZE"]))
-        if os.environ["RANK"] == "0":
+        if os.environ["RANK"] == "0":  # for all: they share the run folder
+            check_run(config, int(os.environ["WORLD_SIZE"]))
             store_config(config)
         run_worker(config)
 

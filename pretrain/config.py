@@ -1,6 +1,6 @@
 """What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,6 +12,27 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+class MixingSettings(Config):
+    """How often an epoch sees each genome."""
+
+    by: Literal["source", "species", "clade"] = Field("source", description="what `temperature` and `weights` speak of")
+    temperature: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="shares go with bases ** (1 / temperature): 1 is natural, a large one makes all equal"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="relative weights by name, 1 where not named; default: the weights in the corpus index",
+    )
+
+
+class StageSettings(Config):
+    """A part of the run with windows of its own length."""
+
+    from_step: Annotated[int, Field(ge=0)]
+    seq_len: Positive
+    global_batch: Positive
+
+
 class DataSettings(Config):
     """Which windows are seen, in which order. Part of the run's identity: a resume refuses a change."""
 
@@ -19,12 +40,35 @@ class DataSettings(Config):
     train_split: str = "train"
     seq_len: Positive = Field(1024, description="window length in bases")
     global_batch: Positive = Field(8, description="windows in one optimizer step, over all ranks")
+    curriculum: tuple[StageSettings, ...] = Field(
+        (), description="later stages with another window length, each {from_step, seq_len, global_batch}"
+    )
     streams: Positive = Field(64, description="interleaved streams of the order; the world size must divide it")
     shuffle_blocks: Positive = Field(4, description="consecutive blocks whose windows are shuffled together")
     reverse_complement: bool = Field(True, description="read half of the windows from the other strand")
-    source_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="times a source is seen in an epoch; 1 where not named"
-    )
+    mixing: MixingSettings = MixingSettings()
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> Self:
+        steps = [stage.from_step for stage in self.stages]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"curriculum: from_step must grow from stage to stage, from 1 on, and is {steps[1:]}")
+        return self
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """All stages, the first included."""
+        return StageSettings(from_step=0, seq_len=self.seq_len, global_batch=self.global_batch), *self.curriculum
+
+
+class LoaderSettings(Config):
+    """How windows are read. Changes nothing about which; may differ between resumes."""
+
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="reader threads of a rank; 0 reads when a step asks")
+    on_bad_block: Literal["fail", "skip"] = Field("fail", description="skip reads a damaged block as N, with no loss")
+    max_bad_blocks: Annotated[int, Field(ge=0)] = Field(16, description="faults a rank skips before it stops")
+    cache: str | None = Field(None, description="folder that keeps blocks of a remote corpus; none by default")
+    cache_gib: Annotated[float, Field(gt=0)] = Field(50.0, description="most the cache holds, for all ranks together")
 
 
 class ModelSettings(Config):
@@ -107,6 +151,9 @@ class EngineSettings(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
     activation_checkpointing: bool = False
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
+    )
     scan_backend: Literal["auto", "reference", "cpu"] = Field("auto", description="see model/kernels.py")
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
 
@@ -123,6 +170,7 @@ class EvaluationSettings(Config):
     split: str = "valid"
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
+    diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
     baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
 
 
@@ -131,6 +179,22 @@ class CheckpointSettings(Config):
 
     every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
     keep: Positive = Field(2, description="newest checkpoints kept")
+    keep_every: Positive | None = Field(None, description="also keep for good every checkpoint of such a multiple")
+    copy_to: str | None = Field(None, description="folder or fsspec URL each checkpoint is copied to in the background")
+    rewarm: Annotated[int, Field(ge=0)] = Field(0, description="steps over which a resumed run's lr rises again")
+
+
+class GuardSettings(Config):
+    """What training does when something is wrong; see docs/operations.md for what each warning means."""
+
+    nonfinite_limit: Positive = Field(3, description="stop (exit 4) after so many steps in a row with NaN or infinity")
+    spike: Literal["log", "dump", "roll_back"] = Field(
+        "log", description="on a loss spike: log it, also dump its windows, or also go back a checkpoint and skip them"
+    )
+    spike_score: Annotated[float, Field(gt=0)] = Field(8.0, description="robust z-score of a loss that is a spike")
+    spike_window: Annotated[int, Field(ge=8)] = Field(128, description="steps the score looks back on")
+    spike_limit: Positive = Field(5, description="roll-backs before training stops (exit 4)")
+    hang_seconds: Annotated[float, Field(gt=0)] = Field(1200.0, description="end the job when a rank is stuck so long")
 
 
 class TrackingSettings(Config):
@@ -140,6 +204,7 @@ class TrackingSettings(Config):
     uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
     experiment: str = "dnachunker"
     run_name: str | None = Field(None, description="default: the run folder's name")
+    parent_run: str | None = Field(None, description="id of the MLflow run to nest this one under, as in a sweep")
 
     @field_validator("uri")
     @classmethod
@@ -167,12 +232,14 @@ class PretrainConfig(Config):
     log_every: Positive = 1
     model: ModelSettings = ModelSettings()
     data: DataSettings = Field(description="at least data.corpus, or --corpus")
+    loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    guards: GuardSettings = GuardSettings()
     tracking: TrackingSettings = TrackingSettings()
     launch: LaunchSettings = LaunchSettings()
 
@@ -192,4 +259,11 @@ class PretrainConfig(Config):
                 f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows each of {world_size} ranks "
                 f"takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
             )
-        return per_rank // micro_batch
+        passes = per_rank // micro_batch
+        for stage in self.data.curriculum:
+            if stage.global_batch % (world_size * passes):
+                raise ValueError(
+                    f"data.curriculum: global_batch={stage.global_batch} from step {stage.from_step} on does not "
+                    f"divide into {world_size} ranks x {passes} forward passes of a step; all stages have as many"
+                )
+        return passes

@@ -12,8 +12,9 @@ from typing import Any
 from dataprep.corpus_index import Corpus
 from failures import BadInput, Failure
 
+from .preflight import read_config
 from .telemetry import read_events
-from .tracking import read_cursor
+from .tracking import read_cursor, redacted, tracking_uri
 
 SUMMARY = "summary.json"
 _MARKER = ".dnachunker-demo"  # only a folder that holds this is ever cleared
@@ -107,6 +108,11 @@ def _dnachunker(*arguments: str | Path) -> None:
         raise failure
 
 
+def _mlflow_line(run: Path) -> str:
+    uri = tracking_uri(run, read_config(run))
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else f"# tracked at {redacted(uri)}"
+
+
 def _say(line: str) -> None:
     print(f"\n== {line}", flush=True)
 
@@ -128,7 +134,7 @@ def _print_table(output: Path, summary: dict[str, Any], seconds: float) -> None:
     print(
         f"\nLook at it:   {output / 'report.html'}   (summary: {output / SUMMARY})\n"
         "Next:\n"
-        f"  mlflow ui --backend-store-uri sqlite:///{output / 'run' / 'mlflow.db'}\n"
+        f"  {_mlflow_line(output / 'run')}\n"
         f"  dnachunker pretrain --config tiny --corpus {output / 'corpus'} --run runs/longer steps=1000\n"
         "  dnachunker shard --help     # your own genomes"
     )

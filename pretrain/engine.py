@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,30 @@ def start_process_group(rank: Rank) -> None:
 class TrainingEngine:
     """A model and its optimizer under ZeRO. Collective: every rank calls the same methods in the same order."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, rank: Rank):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: PretrainConfig,
+        rank: Rank,
+        *,
+        load_universal: bool = False,
+    ) -> None:
+        """
+        Args:
+            load_universal: `load` will be given a universal checkpoint, made for any world size by `reshard.py`.
+
+        Raises:
+            BadInput: engine.deepspeed holds a key or value that DeepSpeed does not take.
+        """
         self._rank = rank
+        self._universal = load_universal
         self._zero_stage = config.engine.zero_stage
         self._accumulation = config.accumulation(rank.world_size)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=deepspeed_config(config, rank.world_size)
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, rank.world_size, load_universal=load_universal),
         )
 
     def forward(self, **inputs: Any) -> Any:
@@ -59,17 +78,34 @@ class TrainingEngine:
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear the gradients; call once after the last micro-batch of a step.
 
+        Gradients that are not finite are thrown away on every rank: `updates` then stays as it was.
+
         Returns:
             The gradients' 2-norm over all ranks before clipping.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        # at stage 0 DeepSpeed reports no norm, but every rank holds all gradients
-        norm = self._whole_gradient_norm() if self._zero_stage == 0 else None
-        self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float(norm)
+        if self._zero_stage:  # ZeRO looks for itself, and skips
+            self._engine.step()
+            # bf16 and fp32 gradients that overflow leave no norm, or that of the step before
+            skipped = bool(getattr(self._optimizer, "overflow", False))
+            return float("nan") if skipped else float(self._engine.get_global_grad_norm())
+        # at stage 0 DeepSpeed reports no norm and applies anything, but every rank holds all gradients
+        norm = self._whole_gradient_norm()
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._skip_update()
+        return norm
+
+    def _skip_update(self) -> None:
+        """What DeepSpeed does at stages 1 to 3 when gradients are not finite, for stage 0."""
+        self._optimizer.zero_grad()
+        self._engine.zero_grad()
+        self._engine.micro_steps += 1
+        self._engine.global_steps += 1
+        self._engine.global_samples += self._engine.train_batch_size()
+        self._engine.skipped_steps += 1
 
     def _whole_gradient_norm(self) -> float:
         gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
@@ -80,14 +116,31 @@ class TrainingEngine:
         self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote with the same world size and ZeRO stage.
+        """Restore what `save` wrote, with the same ZeRO stage; at another world size from its universal form.
 
         Raises:
-            RuntimeError: DeepSpeed loaded nothing, or not the step the checkpoint was made at.
+            RuntimeError: DeepSpeed found nothing to load.
         """
+        chosen = [{key: group[key] for key in group if key != "params"} for group in self._optimizer.param_groups]
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=ENGINE_STATE, load_lr_scheduler_states=False)
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
+        if self._universal:
+            # stage 3 gives every group the first one's settings, and with them its weight decay, and all parameters
+            # one and the same step counter, which AdamW would then advance once for each
+            for group, settings in zip(self._optimizer.param_groups, chosen, strict=True):
+                group.update(settings)
+            for state in self._optimizer.optimizer.state.values():
+                state["step"] = state["step"].clone()
+
+    def close(self) -> None:
+        """Let go of the model, so that another engine may take its place."""
+        self._engine.destroy()
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The model to call for measurements; gathers its parameters as it goes where ZeRO-3 has scattered them."""
+        return self._engine
 
     @property
     def updates(self) -> int:

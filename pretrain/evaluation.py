@@ -1,6 +1,6 @@
 """Held-out evaluation: the headline is the loss over [MASK] positions, beside Markov baselines on the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,22 @@ from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
+from .block_cache import UInt8Array
+from .diagnostics import (
+    COMPRESSION_RANGE,
+    LEAST_REPEAT_CHUNKS,
+    LEAST_SHIFT_OVERLAP,
+    LEAST_TRUNK_NATS,
+    summarise,
+    warnings_of,
+    window_sums,
+)
 from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
 from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, uncorrupted_ids
 from .sample_order import Windows
-from .window_reader import UInt8Array, WindowReader
+from .window_reader import WindowReader
 
 _SEGMENT_BASES = 1000  # shown in a report
 # One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
@@ -39,12 +49,14 @@ class HeldOut:
         tables: MarkovTables,
         rank: Rank,
         *,
+        seq_len: int,
         micro_batch: int,
     ) -> None:
         """
         Args:
             windows: the same list on every rank; this rank takes every W-th of it.
             species: of each window.
+            seq_len: bases of a window.
             micro_batch: windows in one forward pass.
         """
         self._rank = rank
@@ -56,13 +68,15 @@ class HeldOut:
         mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
         self._mine = mine
         self._windows = windows.take(np.array(mine))
-        self._packed = reader.read(self._windows)
+        self._packed = reader.read(self._windows, seq_len)
         self._rates = rates
         self._tables = tables
         self._micro_batch = micro_batch
 
-    def evaluate(self, engine: TrainingEngine) -> dict[str, Any]:
+    def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
+
+        `on_batch` is called before each forward pass: a long evaluation is no hang.
 
         `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
         left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked.
@@ -71,6 +85,7 @@ class HeldOut:
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
         with torch.no_grad():
             for begin in range(0, len(self._mine), self._micro_batch):
+                on_batch()
                 rows = slice(begin, begin + self._micro_batch)
                 table[self._mine[rows]] = self._score(engine, self._packed[rows], self._windows.take(rows))
         engine.train()
@@ -98,6 +113,33 @@ class HeldOut:
             "stage0": stages[0],
             "stage1": stages[1],
         }
+
+    def diagnose(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Figures of the known silent failures and the names of the thresholds they cross; collective.
+
+        Returns:
+            Those of `diagnostics.diagnose`, `warnings` (names), `messages` (lines for people) and `thresholds`.
+        """
+        total: torch.Tensor | float = 0.0
+        for begin in range(0, len(self._mine), self._micro_batch):
+            on_batch()
+            rows = slice(begin, begin + self._micro_batch)
+            sums = window_sums(engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)))
+            owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
+            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
+        assert isinstance(total, torch.Tensor), "there is at least one window"
+        metrics = summarise(self._rank.sum_tensor(total))
+        found = warnings_of(metrics)
+        return {
+            **metrics,
+            "warnings": [warning.name for warning in found],
+            "messages": [warning.message for warning in found],
+            "thresholds": {
+                "trunk_cost": LEAST_TRUNK_NATS, "shift_overlap": LEAST_SHIFT_OVERLAP,
+                "repeat_chunks_share": LEAST_REPEAT_CHUNKS,
+                "least_compression": COMPRESSION_RANGE[0], "most_compression": COMPRESSION_RANGE[1],
+            },
+        }  # fmt: skip
 
     def batch(self, count: int) -> Batch:
         """This rank's first `count` windows, corrupted as in every evaluation."""

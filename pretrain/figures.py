@@ -19,9 +19,16 @@ _MODEL, _FAINT, _SECOND, _INK, _MUTED = "#1f6feb", "#a9c7f7", "#c2410c", "#1f232
 _BASELINE_STYLE = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}
 
 
-def loss_figure(steps: Events, evaluations: Events) -> str:
-    """Masked-LM loss of each step and on held-out sequence, beside the Markov baselines."""
+def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
+    """Masked-LM loss of each step and on held-out sequence, beside the Markov baselines.
+
+    Args:
+        marks: resumes and guards, drawn as vertical lines.
+    """
     figure, axes = _figure("Masked-LM loss (nats per base)")
+    for index, event in enumerate(marks):
+        label = "resumed, or a guard fired" if not index else None
+        axes.axvline(event["steps_done"], color="#d29922", lw=1, alpha=0.6, label=label)
     x = [event["steps_done"] for event in steps]
     axes.plot(x, [event["mlm_loss"] for event in steps], color=_FAINT, lw=1, label="training, all selected positions")
     if evaluations:
@@ -60,6 +67,39 @@ def compression_figure(steps: Events, evaluations: Events) -> str:
     axes.set_ylim(0, 1.05)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return _svg(figure, "Compression against steps")
+
+
+def chunk_length_figure(steps: Events) -> str:
+    """Lengths of the chunks of the masked input: the median, and the middle four fifths."""
+    figure, axes = _figure("Chunk length as trained (bases: median, 10th to 90th percentile)")
+    x = [event["steps_done"] for event in steps]
+    for stage, colour in (("stage0", _MODEL), ("stage1", _SECOND)):
+        low, middle, high = ([event["chunk_length"][stage][p] for event in steps] for p in ("p10", "p50", "p90"))
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+        axes.plot(x, middle, color=colour, lw=1.5, label=f"stage {stage[-1]}")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return _svg(figure, "Chunk length against steps")
+
+
+def rate_figure(steps: Events) -> str:
+    """Learning rate of each step."""
+    figure, axes = _figure("Learning rate")
+    axes.plot([e["steps_done"] for e in steps], [e["lr"] for e in steps], color=_MODEL, lw=1.5)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1e}" if value else "0"))
+    return _svg(figure, "Learning rate against steps")
+
+
+def utilisation_figure(steps: Events) -> str:
+    """Model FLOPs as a share of what the devices can multiply, and time spent waiting for data."""
+    figure, axes = _figure("Utilisation and waiting for data (% of a step)")
+    x = [event["steps_done"] for event in steps]
+    axes.plot(x, [100 * e["utilisation"] for e in steps], color=_MODEL, lw=1.2, label="model-FLOPs utilisation")
+    axes.plot(x, [100 * e["data_wait"] / e["seconds"] for e in steps], color=_SECOND, lw=1.2, label="waiting for data")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return _svg(figure, "Utilisation against steps")
 
 
 def speed_figure(steps: Events) -> str:

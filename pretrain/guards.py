@@ -1,81 +1,84 @@
-"""What stops a run in good order: signals, and losses that are not finite."""
+"""Judges the losses of a run: values that are not finite, and spikes."""
 
 import math
-import os
-import signal
-import time
-from collections.abc import Callable
-from types import FrameType
+import statistics
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
 
-from failures import GuardTripped
+from .config import GuardSettings
 
-from .distributed import Rank
-
-# Schedulers signal every process of a job, and the supervisor passes its own signal on: within this time it is one
-# request that arrived several times; later it is a person who wants the process gone.
-_ONE_REQUEST_SECONDS = 5.0
+_FEWEST = 8  # losses a score needs to stand on
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
-class StopSignals:
-    """Turns SIGTERM, SIGINT and SIGUSR1 on any rank into one agreed stop at the next step border."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard has to say about a step."""
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    kind: str  # "nonfinite" or "spike"
+    detail: str
+    stop: str = ""  # why training must end, if it must
 
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self._first_time = 0.0
-        for number in self._SIGNALS:
-            signal.signal(number, self._note)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._first_time = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self._first_time > _ONE_REQUEST_SECONDS:
-            os._exit(128 + number)  # the last complete checkpoint is what remains
+class RollBack(Exception):
+    """A spike is to be undone: go back to the last checkpoint and leave this batch out."""
 
-    def agreed(self, rank: Rank) -> bool:
-        """Whether any rank was signalled; the same answer on every rank (collective)."""
-        return rank.any(self.received is not None)
 
-    def ignore(self) -> None:
-        """From now on let nothing interrupt this process: it is about to end anyway.
+class LossGuards:
+    """Judges each step by values that are the same on every rank, so that all ranks come to the same verdict.
 
-        The launcher terminates the other ranks as soon as one has ended with a code other than 0.
+    Its state is part of a checkpoint: a resumed run judges as an uninterrupted one would.
+    """
+
+    def __init__(self, settings: GuardSettings, state: dict[str, Any] | None = None) -> None:
+        state = state or {}
+        self._settings = settings
+        self._in_a_row = int(state.get("nonfinite_in_a_row", 0))
+        self._losses: deque[float] = deque(state.get("losses", []), maxlen=settings.spike_window)
+
+    def judge(self, loss: float, grad_norm: float, *, applied: bool, step: int) -> Verdict | None:
+        """A verdict when something is wrong with `step`; None when all is well.
+
+        Args:
+            loss: summed over all ranks.
+            grad_norm: over all ranks, before clipping.
+            applied: whether the optimizer made the update.
+
+        Returns:
+            With `stop`: NaN or infinity in `nonfinite_limit` steps in a row, or an update made in spite of one.
         """
-        for number in self._SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        if math.isfinite(loss) and math.isfinite(grad_norm) and applied:
+            self._in_a_row = 0
+            return self._judge_height(loss)
+        self._in_a_row += 1
+        found = f"loss {loss}, gradient norm {grad_norm}"
+        stop = ""
+        if applied:
+            stop = (
+                f"step {step}: {found}, and the update was made; nothing is saved since the last checkpoint. Run the "
+                f"same command again to continue from it, with a lower optimizer.lr if this repeats"
+            )
+        elif self._in_a_row >= self._settings.nonfinite_limit:
+            stop = (
+                f"step {step}: {found}; {self._in_a_row} steps in a row were not finite (guards.nonfinite_limit) and "
+                f"no rank applied them. Look at their windows in dumps/, lower optimizer.lr, run the command again"
+            )
+        return Verdict("nonfinite", f"{found}; no rank applied the step ({self._in_a_row} in a row)", stop)
 
+    def state(self) -> dict[str, Any]:
+        """What `__init__` takes back."""
+        return {"nonfinite_in_a_row": self._in_a_row, "losses": list(self._losses)}
 
-def require_finite(loss: float, *, step: int, windows: Callable[[], list[str]]) -> None:
-    """Refuse to apply a step whose loss, summed over all ranks, is NaN or infinite.
-
-    Every rank sees the same sum, so all stop together and none has applied the step.
-
-    Args:
-        windows: gives the coordinates of this rank's windows; asked only when they are needed.
-
-    Raises:
-        GuardTripped: naming the step and this rank's windows.
-    """
-    if not math.isfinite(loss):
-        named = windows()
-        raise GuardTripped(
-            f"step {step}: the loss is {loss}; no rank applied the step. Windows of this rank: {' '.join(named[:8])}"
-            f"{' ...' if len(named) > 8 else ''}. Lower optimizer.lr or resume from the last checkpoint"
-        )
-
-
-def require_applied(grad_norm: float, *, updates: int, step: int) -> None:
-    """Stop when the update of `step` was skipped, or was made with gradients that are not finite.
-
-    DeepSpeed skips such an update in silence at some ZeRO stages and applies it at others; either way nothing has
-    been saved since the last checkpoint. Every rank sees the same norm and count, so all stop together.
-
-    Raises:
-        GuardTripped: naming the step.
-    """
-    if not math.isfinite(grad_norm) or updates != step + 1:
-        raise GuardTripped(
-            f"step {step}: the gradients are not finite (norm {grad_norm}); the step is not saved. Lower optimizer.lr, "
-            f"or run the same command again to continue from the last checkpoint"
-        )
+    def _judge_height(self, loss: float) -> Verdict | None:
+        verdict = None
+        if len(self._losses) >= _FEWEST:
+            median = statistics.median(self._losses)
+            spread = _MAD_TO_SIGMA * statistics.median(abs(value - median) for value in self._losses)
+            # losses that hardly vary must not make a tremor a spike
+            score = (loss - median) / max(spread, 0.01 * abs(median), 1e-12)
+            if score >= self._settings.spike_score:
+                verdict = Verdict("spike", f"loss {loss:.4f} is {score:.1f} deviations above the median {median:.4f}")
+        if verdict is None:  # a spike must not raise the level it is measured against
+            self._losses.append(loss)
+        return verdict

@@ -11,7 +11,7 @@ from .distributed import Rank
 from .markov import ORDERS
 from .progress import Progress
 from .telemetry import EventLog
-from .tracking import MlflowMirror, forget_run
+from .tracking import MlflowMirror
 
 
 class Journal:
@@ -23,10 +23,8 @@ class Journal:
         if self._active:
             self._log = EventLog(run)
             self._progress = Progress(config.steps, steps_done)
-            if not steps_done:
-                forget_run(run)
             if config.tracking.enabled:
-                self._mirror = MlflowMirror(run, config, self._progress.say)
+                self._mirror = MlflowMirror(run, config, self._progress.say, fresh=not steps_done)
 
     def write(self, event: str, *, say: str | None = None, **values: Any) -> None:
         """Record an event; `say` also prints a line."""
@@ -35,7 +33,7 @@ class Journal:
             if event == "step":
                 self._progress.step(record)
             if self._mirror is not None:
-                self._mirror.send(record)
+                self._mirror.wake()
         self.say(say)
 
     def say(self, line: str | None) -> None:

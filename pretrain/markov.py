@@ -3,7 +3,10 @@
 They see only the left context, uncorrupted. A model that does not beat order 0 has learned nothing.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +21,23 @@ FloatArray = npt.NDArray[np.float64]
 class MarkovTables:
     """Log-probabilities of a base given up to five preceding ones."""
 
-    def __init__(self, blocks: Iterable[npt.NDArray[np.integer]]) -> None:
+    def __init__(self, counts: Sequence[FloatArray]) -> None:
         """
         Args:
-            blocks: training sequence as (n,) arrays of base codes without repeat bits; code 4 and up breaks contexts.
+            counts: for order k, (4 ** (k + 1),) occurrences of each word of k + 1 bases, more than 0.
+        """
+        self._counts = counts
+        self._log = []
+        for table in counts:
+            table = table.reshape(-1, 4)
+            self._log.append(np.log(table / table.sum(axis=1, keepdims=True)).reshape(-1))
+
+    @classmethod
+    def counted(cls, blocks: Iterable[npt.NDArray[np.integer]]) -> "MarkovTables":
+        """Tables of training sequence.
+
+        Args:
+            blocks: (n,) arrays of base codes without repeat bits; code 4 and up breaks contexts.
         """
         counts = [np.full(4 ** (k + 1), _PSEUDOCOUNT) for k in range(_LONGEST + 1)]
         for codes in blocks:
@@ -33,10 +49,27 @@ class MarkovTables:
                     word[order:] += index[: len(codes) - order] * 4**order
                 fits = known >= order
                 counts[order] += np.bincount(word[fits], minlength=4 ** (order + 1))
-        self._log = []
-        for table in counts:
-            table = table.reshape(-1, 4)
-            self._log.append(np.log(table / table.sum(axis=1, keepdims=True)).reshape(-1))
+        return cls(counts)
+
+    @classmethod
+    def cached(cls, name: str, blocks: Callable[[], Iterable[npt.NDArray[np.integer]]]) -> "MarkovTables":
+        """Tables kept in the user's cache folder under `name`, which must stand for the content of `blocks`."""
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = root / "dnachunker" / f"markov-{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls([stored[f"order{k}"] for k in range(_LONGEST + 1)])
+        except (OSError, ValueError, KeyError, BadZipFile):
+            pass  # absent, or cut short: count
+        tables = cls.counted(blocks())
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(partial, allow_pickle=False, **{f"order{k}": table for k, table in enumerate(tables._counts)})
+            partial.replace(path)
+        except OSError:
+            pass  # nowhere to keep them
+        return tables
 
     def losses(self, codes: npt.NDArray[np.integer], order: int) -> FloatArray:
         """Negative log-likelihood, nats, of each base of one window.

@@ -1,6 +1,7 @@
 """Everything about a run that can be refused before a process is started or a GPU is billed. Torch-free."""
 
 import os
+import shutil
 from pathlib import Path
 
 from dataprep.corpus_index import Corpus
@@ -8,32 +9,27 @@ from failures import BadInput
 from typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
+from .mixing import mixture_of
 from .run_lock import RunLock
-from .run_state import complete_checkpoints, read_state, require_same_run
+from .run_state import RunState, complete_checkpoints, read_state, require_same_run
 
 CONFIG = "config.yaml"
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_BYTES = 32 << 20  # below a container's default of 64 MB, which is enough
 
 
 def check_run(config: PretrainConfig, world_size: int) -> None:
     """Refuse a run that cannot work.
 
     Raises:
-        BadInput: no corpus, a split without blocks, an unknown source, sizes that do not divide, or a run folder
-            that is something else.
+        BadInput: no corpus, a split without blocks, weights that fit no source, sizes that do not divide, or a
+            run folder that is something else.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
         if split not in corpus.splits:
             raise BadInput(f"{config.data.corpus}: no split {split!r} ({key}); it has {', '.join(corpus.splits)}")
-    names = [source.name for source in corpus.sources]
-    unknown = sorted(set(config.data.source_weights) - set(names))
-    if unknown:
-        raise BadInput(
-            f"data.source_weights: {config.data.corpus} has no source {unknown[0]!r}; it has {', '.join(names)}"
-        )
-    weights = config.data.source_weights
-    if names and all(weights.get(name) == 0 for name in names):
-        raise BadInput("data.source_weights: every source has weight 0, so there is nothing to train on")
+    mixture_of(corpus.blocks(config.data.train_split), corpus.sources, config.data.mixing, config.data.corpus)
     try:
         config.accumulation(world_size)
     except ValueError as error:
@@ -41,14 +37,29 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     run = Path(config.run)
     if run.exists() and not run.is_dir():
         raise BadInput(f"{run}: the run folder is a file; choose another path with --run")
-    if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
+    # hidden names are ours: a lock, or what other ranks of this job note already
+    if run.is_dir() and any(path.name[0] != "." for path in run.iterdir()) and not (run / CONFIG).exists():
         raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
-        require_same_run(read_state(checkpoints[-1]), config, corpus.fingerprint, world_size)
+        require_same_run(_newest_state(checkpoints), config, corpus.fingerprint)
+    if world_size > 1 and _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < _SHARED_MEMORY_BYTES:
+        raise BadInput(
+            f"{_SHARED_MEMORY}: ranks of one machine exchange data there and less than "
+            f"{_SHARED_MEMORY_BYTES >> 20} MB are free; in a container, raise --shm-size"
+        )
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+
+
+def _newest_state(checkpoints: list[Path]) -> RunState:
+    for checkpoint in reversed(checkpoints[1:]):
+        try:
+            return read_state(checkpoint)
+        except BadInput:
+            continue  # damaged: the resume uses the one before it, and says so
+    return read_state(checkpoints[0])
 
 
 def store_config(config: PretrainConfig) -> Path:

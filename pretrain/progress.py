@@ -27,7 +27,8 @@ class Progress:
     def step(self, event: dict[str, Any]) -> None:
         """Show one `step` event."""
         compression = "/".join(f"{value:.2f}" for value in event["compression"].values())
-        text = f"loss {event['loss']:.4f}, {event['bases_per_second']:,.0f} bases/s, compression {compression}"
+        loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
+        text = f"loss {loss}, {event['bases_per_second']:,.0f} bases/s, compression {compression}"
         self._done = event["steps_done"]
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)

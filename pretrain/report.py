@@ -9,7 +9,15 @@ from markupsafe import Markup
 from failures import BadInput
 from typed_config import to_yaml
 
-from .figures import compression_figure, gradient_figure, loss_figure, speed_figure
+from .figures import (
+    chunk_length_figure,
+    compression_figure,
+    gradient_figure,
+    loss_figure,
+    rate_figure,
+    speed_figure,
+    utilisation_figure,
+)
 from .markov import ORDERS
 from .preflight import read_config
 from .telemetry import read_events
@@ -31,6 +39,7 @@ def write_report(run: Path) -> Path:
         raise BadInput(f"{run}: no step has been logged yet, so there is nothing to report")
     evaluations = [event for event in events if event["event"] == "evaluation"]
     segmentations = [event for event in events if event["event"] == "segmentation"]
+    diagnostics = [event for event in events if event["event"] == "diagnostics"]
     starts = [event for event in events if event["event"] in ("start", "resume")]
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -47,19 +56,58 @@ def write_report(run: Path) -> Path:
         figures=[
             Markup(figure)  # our own SVG, not user text
             for figure in (
-                loss_figure(steps, evaluations),
+                loss_figure(steps, evaluations, [e for e in events if e["event"] in ("resume", "guard")]),
                 compression_figure(steps, evaluations),
+                chunk_length_figure(steps),
                 gradient_figure(steps),
+                rate_figure(steps),
                 speed_figure(steps),
+                utilisation_figure(steps),
             )
         ],
         segmentation=segmentations[-1] if segmentations else None,
         rows=_chunk_rows(segmentations[-1]) if segmentations else [],
-        history=[event for event in events if event["event"] not in ("step", "evaluation", "segmentation")],
+        diagnostics=diagnostics[-1] if diagnostics else None,
+        checks=_checks(diagnostics[-1]) if diagnostics else [],
+        history=[{"event": e["event"], "steps_done": e["steps_done"], "what": _what(e)} for e in events if _notable(e)],
     )
     partial = run / f".{REPORT}.partial"
     partial.write_text(page, encoding="utf-8")
     return partial.replace(run / REPORT)
+
+
+def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the diagnostics table: what was measured, what is expected, and whether it is so."""
+    limits = found["thresholds"]
+    rows = [
+        ("mask leakage: nats lost without the trunk (mean)", "trunk_mean_cost", limits["trunk_cost"], None),
+        ("mask leakage: nats lost without the trunk (shuffled)", "trunk_shuffle_cost", limits["trunk_cost"], None),
+    ]
+    for stage in range(2):
+        low, high = limits["least_compression"], limits["most_compression"]
+        rows += [
+            (f"boundaries kept after a shift by one base, stage {stage}", f"shift_overlap_stage{stage}",
+             limits["shift_overlap"], None),
+            (f"chunks per position, unmasked, stage {stage}", f"compression_stage{stage}", low, high),
+        ]  # fmt: skip
+    return [
+        {"name": name, "value": found[key], "expected": f"{low} to {high}" if high else f"at least {low}",
+         "good": found[key] is not None and low <= found[key] <= (high or float("inf"))}
+        for name, key, low, high in rows
+    ]  # fmt: skip
+
+
+def _notable(event: dict[str, Any]) -> bool:
+    return event["event"] not in ("step", "evaluation", "segmentation", "diagnostics") or bool(event.get("warnings"))
+
+
+def _what(event: dict[str, Any]) -> str:
+    if event["event"] in ("start", "resume"):
+        damaged = "".join(f"; not used: {line}" for line in event["damaged"])
+        return f"{event['world_size']} ranks, ZeRO stage {event['zero_stage']}{damaged}"
+    if event["event"] == "diagnostics":
+        return f"warning: {', '.join(sorted(set(event['warnings'])))}"
+    return str(event.get("folder") or event.get("signal") or event.get("detail") or "")
 
 
 def _chunk_rows(segmentation: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,9 @@ class RunState(Config):
     format: int = 1
     steps_done: int
     samples_seen: int
+    updates: int  # optimizer updates: steps, less those whose gradients were not finite
+    skipped_batches: list[int]  # by number in the sample order: see guards.spike=roll_back
+    guards: dict[str, Any]
     world_size: int
     zero_stage: int
     precision: str
@@ -36,6 +39,11 @@ def complete_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first; staging folders of interrupted saves are not among them."""
     folder = run / CHECKPOINTS
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done when a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_state(checkpoint: Path) -> RunState:
@@ -59,8 +67,8 @@ def identity_of(config: PretrainConfig) -> dict[str, Any]:
     return values
 
 
-def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint: str, world_size: int) -> None:
-    """Refuse to continue a run under another order, model, schedule or number of ranks.
+def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint: str) -> None:
+    """Refuse to continue a run under another order, model or schedule. The number of ranks may change.
 
     Raises:
         BadInput: naming the first field that changed and both values.
@@ -76,7 +84,6 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
         "the corpus's content": (state.corpus_fingerprint, corpus_fingerprint),
         "engine.zero_stage": (state.zero_stage, config.engine.zero_stage),
         "engine.precision": (state.precision, config.engine.precision),
-        "the number of ranks (--processes)": (state.world_size, world_size),
     }
     for name, (before, after) in facts.items():
         if before != after:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from .distributed import Rank
@@ -9,6 +10,8 @@ from .masking import Batch
 
 _STAGES = ("stage0", "stage1")
 _LOSSES = ("loss", "mlm_loss", "ratio_loss")
+_LONGEST = 64  # bases; longer chunks count as this long in the percentiles
+_PERCENTILES = (10, 50, 90)
 
 
 class StepTally:
@@ -26,19 +29,22 @@ class StepTally:
             batch.attention_mask.sum(), batch.input_ids.new_tensor(len(batch.input_ids)),
             *(stage.sum() for stage in counts),
         ]  # fmt: skip
-        row = torch.stack([value.detach().double() for value in values])
+        lengths = [_length_histogram(ids) for ids in output.chunk_ids]
+        row = torch.cat([torch.stack([value.detach().double() for value in values]), *lengths])
         self._sums = row if self._sums is None else self._sums + row
 
     def over_all(self, rank: Rank) -> dict[str, Any]:
         """The step's metrics over all ranks (collective).
 
         Losses; `bases`; and by stage `compression` (chunks per position of the masked input), `forced_share` (of
-        the chunks, those only mask protection starts) and `natural_rate` (positions where the router itself does).
+        the chunks, those only mask protection starts), `natural_rate` (positions where the router itself does) and
+        `chunk_length` (percentiles in bases, 64 standing for longer ones too).
         """
         assert self._sums is not None, "no micro-batch was added"
         total = rank.sum_tensor(self._sums).tolist()
         losses, (bases, sequences), per_stage = total[:3], total[3:5], total[5:]
         chunks, forced, natural = per_stage[0:2], per_stage[2:4], per_stage[4:6]
+        histograms = np.array(per_stage[6:]).reshape(len(_STAGES), _LONGEST + 1)
         positions = [bases, chunks[0]]
         return {
             **dict(zip(_LOSSES, losses, strict=True)),
@@ -46,4 +52,23 @@ class StepTally:
             "compression": {stage: chunks[i] / positions[i] for i, stage in enumerate(_STAGES)},
             "forced_share": {stage: forced[i] / chunks[i] for i, stage in enumerate(_STAGES)},
             "natural_rate": {stage: natural[i] / sequences for i, stage in enumerate(_STAGES)},
+            "chunk_length": {stage: _percentiles(histograms[i]) for i, stage in enumerate(_STAGES)},
         }
+
+
+def _length_histogram(chunk_ids: torch.Tensor) -> torch.Tensor:
+    """(65,) float64: how many chunks are 0, 1, ... bases long, from (B, L) chunk indices; does not sync the device."""
+    rows, length = chunk_ids.shape
+    first = torch.arange(rows, device=chunk_ids.device)[:, None] * length
+    valid = chunk_ids >= 0
+    one = valid.long().flatten()
+    lengths = torch.zeros(rows * length, dtype=torch.long, device=chunk_ids.device)
+    lengths.scatter_add_(0, (chunk_ids.clamp(min=0) + first).flatten(), one)
+    histogram = torch.zeros(_LONGEST + 1, dtype=torch.double, device=chunk_ids.device)
+    return histogram.scatter_add_(0, lengths.clamp(max=_LONGEST), (lengths > 0).double())
+
+
+def _percentiles(histogram: Any) -> dict[str, float]:
+    reached = np.cumsum(histogram)
+    wanted = [reached[-1] * share / 100 for share in _PERCENTILES]
+    return {f"p{p}": float(np.searchsorted(reached, w)) for p, w in zip(_PERCENTILES, wanted, strict=True)}

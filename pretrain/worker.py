@@ -7,38 +7,49 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from failures import Failure, Interrupted
+from failures import Failure, GuardTripped, Interrupted
 
 from .config import PretrainConfig
-from .guards import StopSignals
+from .guards import RollBack
+from .out_of_memory import is_out_of_memory, out_of_memory_line
+from .signals import StopSignals
+from .watchdog import Watchdog
 
 # Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
+SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"  # its process id
 _PEER_REPORT_SECONDS = 3.0
 
 
 def run_worker(config: PretrainConfig) -> NoReturn:
     """Train as the rank the environment names; ends the process with the exit code."""
     signals = StopSignals()  # before the slow imports, so that a signal during start-up is not lost
+    watchdog = Watchdog(
+        Path(config.run), _rank(), int(os.environ.get("WORLD_SIZE", "1")), limit=config.guards.hang_seconds,
+        supervisor=int(os.environ.get(SUPERVISOR_VARIABLE, "0")), orphaned=signals.request, leave=_leave,
+    )  # fmt: skip
     try:
-        _train(config, signals)
-        _leave(signals, 0)
+        _train(config, signals, watchdog)
+        _leave(0)
     except Failure as failure:
         # on an agreed stop every rank is here; one rank speaks for all
         if not isinstance(failure, Interrupted) or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
-        _leave(signals, failure.code)
+        _leave(failure.code)
     except Exception as error:
+        if is_out_of_memory(error):
+            print(f"dnachunker: {out_of_memory_line(config, _rank(), *watchdog.place)}", file=sys.stderr, flush=True)
+            _leave(GuardTripped.code)
         if _another_rank_failed(signals):
             # A peer failed and the launcher is taking this rank down: its report is the one that counts.
             line = f"dnachunker: rank {_rank()} stopped because another rank did ({type(error).__name__})"
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        _leave(signals, 1)
+        _leave(1)
 
 
-def _train(config: PretrainConfig, signals: StopSignals) -> None:
+def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
     from .assembly import Run
     from .distributed import Rank
     from .engine import start_process_group, stop_process_group
@@ -46,23 +57,28 @@ def _train(config: PretrainConfig, signals: StopSignals) -> None:
 
     rank = Rank.from_environment()
     start_process_group(rank)
-    run = Run(config, rank, signals)
-    together = False
-    try:
-        train(run)
-        together = True
-    except Interrupted:
-        together = True  # agreed: every rank is here
-        raise
-    finally:
-        signals.ignore()
-        run.close()
-        if together:  # nobody leaves before rank 0 has written everything: the launcher ends the others when one does
-            stop_process_group(rank)
+    together = again = True
+    while again:
+        run = Run(config, rank, signals, watchdog)
+        together = again = False
+        try:
+            train(run)
+            together = True
+        except RollBack:
+            again = True
+        except Interrupted:
+            together = True  # agreed: every rank is here
+            raise
+        finally:
+            if not again:
+                signals.ignore()
+            run.close()
+            if together:  # nobody leaves before rank 0 has written everything: the launcher ends the others then
+                stop_process_group(rank)
+    watchdog.close()
 
 
-def _leave(signals: StopSignals, code: int) -> NoReturn:
-    signals.ignore()
+def _leave(code: int) -> NoReturn:
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     if folder:
         Path(folder, f"rank-{_rank()}").write_text(str(code))

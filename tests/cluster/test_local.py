@@ -23,6 +23,14 @@ if sys.argv[1] == "codes":
     code = int(sys.argv[2 + rank])
     time.sleep(0 if code else 60)
     leave(code)
+if sys.argv[1] == "killed":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as if stuck in a collective
+    pathlib.Path(sys.argv[2], str(rank)).touch()
+    while not pathlib.Path(sys.argv[2], "0").exists():
+        time.sleep(0.1)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(100)
 def saved(number, frame):
     with open(pathlib.Path(sys.argv[2], f"received-{rank}"), "a") as file:
         file.write("x")
@@ -48,6 +56,12 @@ def test_a_rank_that_fails_ends_the_others(environment: dict[str, str]) -> None:
     began = time.monotonic()
     assert run_local(["small_rank", "codes", "0", "4"], 2, environment) == 4
     assert time.monotonic() - began < 45
+
+
+def test_a_killed_rank_takes_along_those_that_hang_with_it(environment: dict[str, str], tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert run_local(["small_rank", "killed", str(tmp_path)], 2, environment) == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 25  # the launcher alone would wait 30 s for the rank that does not listen
 
 
 def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_a_run_interrupted_by_sigterm_continues_to_the_bit(quiet: Path, sample_c
     assert of_kind(run, "evaluation")[-1]["masked_loss"] == of_kind(quiet, "evaluation")[-1]["masked_loss"]
 
 
+def test_ranks_whose_supervisor_is_killed_save_and_leave(sample_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*pretrain_command(sample_corpus, run, *FAST), "steps=100000", "tracking.enabled=false"]
+    code, printed = train_until(3, signal.SIGKILL, command, run)  # its output ends when the last rank has gone
+    assert code == -signal.SIGKILL
+    saved = of_kind(run, "interrupt")[-1]["steps_done"]
+    assert f"saved after step {saved} of 100000" in printed
+    assert (run / "checkpoints" / f"step-{saved:08d}").is_dir()
+
+
 def test_other_world_sizes_and_zero_stages_take_the_same_steps(
     quiet: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
@@ -143,7 +153,7 @@ def test_a_report_is_one_page_with_the_curves_and_chunks(quiet: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "dnachunker", "report", str(quiet)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (quiet / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 7
     assert "src=" not in page.replace("xlink", "")
     segment = of_kind(quiet, "segmentation")[-1]
     assert page.count('class="c') >= len(segment["stage0"])
@@ -189,9 +199,9 @@ def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: P
     shutil.copytree(sample_corpus, corpus)
     shard = corpus / "train-000000.tar.zst"
     content = bytearray(shard.read_bytes())
-    first = Corpus.open(corpus).blocks("train")
-    damaged = int(first.offset[5]) + int(first.length[5]) // 2  # one block: only one rank may read it
-    content[damaged] ^= 0x10
+    blocks = Corpus.open(corpus).blocks("train")
+    for offset, length in zip(blocks.offset, blocks.length, strict=True):
+        content[int(offset) + int(length) // 2] ^= 1
     shard.write_bytes(content)
     done = train(corpus, tmp_path / "run", *FAST, "steps=60", "data.streams=2", "tracking.enabled=false")
     assert done.returncode == 2, done.stderr

@@ -14,7 +14,7 @@ def codes(letters: str) -> np.ndarray:
 
 
 def test_order_0_is_the_composition() -> None:
-    tables = MarkovTables([codes("AAAC" * 1000)])
+    tables = MarkovTables.counted([codes("AAAC" * 1000)])
     losses = tables.losses(codes("ACG"), 0)
     share = np.array([3000.5, 1000.5, 0.5]) / 4002
     np.testing.assert_allclose(losses, -np.log(share))
@@ -22,14 +22,14 @@ def test_order_0_is_the_composition() -> None:
 
 @pytest.mark.parametrize("order", [3, 5])
 def test_a_periodic_sequence_is_predicted_once_the_context_is_known(order: int) -> None:
-    tables = MarkovTables([codes("ACGTTGCA" * 500)])
+    tables = MarkovTables.counted([codes("ACGTTGCA" * 500)])
     losses = tables.losses(codes("ACGTTGCA" * 2), order)
     assert (losses[order:] < 0.01).all()
     assert losses[0] > 1  # no context yet: as good as order 0
 
 
 def test_context_ends_at_n_and_n_is_not_scored() -> None:
-    tables = MarkovTables([codes("ACGT" * 500), codes("ACGT" * 500)])
+    tables = MarkovTables.counted([codes("ACGT" * 500), codes("ACGT" * 500)])
     losses = tables.losses(codes("ACGTNACG"), 3)
     assert math.isnan(losses[4])
     np.testing.assert_allclose(losses[5], tables.losses(codes("A"), 0)[0])
@@ -38,5 +38,5 @@ def test_context_ends_at_n_and_n_is_not_scored() -> None:
 
 
 def test_a_block_shorter_than_the_order_is_counted() -> None:
-    tables = MarkovTables([codes("AC"), codes("N"), codes("A")])
+    tables = MarkovTables.counted([codes("AC"), codes("N"), codes("A")])
     assert tables.losses(codes("A"), 5)[0] == pytest.approx(-math.log(2.5 / 5))

@@ -1,0 +1,135 @@
+"""What the training loop costs beside a bare DeepSpeed loop on the same batches, and what a dead tracking server costs.
+
+python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5]
+
+One rank, preset tiny. Each round trains the same steps three ways, one after the other; the table gives medians over
+the rounds of seconds a step and of the ratio within a round, by the wall clock and by CPU time, which other work on the
+machine disturbs less.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+from dnachunker import main as dnachunker
+from pretrain.assembly import Run
+from pretrain.config import PretrainConfig
+from pretrain.distributed import Rank
+from pretrain.engine import start_process_group
+from pretrain.preflight import store_config
+from pretrain.signals import StopSignals
+from pretrain.trainer import train
+from pretrain.watchdog import Watchdog
+from typed_config import load_config
+
+Seconds = tuple[float, float]  # by the wall clock, and by the CPU clock
+
+_WARM_UP = 3
+_DEAD = "http://127.0.0.1:9"  # nothing listens on the discard port
+
+
+def build(corpus: str, folder: Path, steps: int, tracking: str | None) -> Run:
+    """A fresh run of preset tiny that evaluates and saves only at its end."""
+    settings: dict[str, Any] = {"data.corpus": corpus, "run": str(folder), "steps": _WARM_UP + steps}
+    settings |= {"evaluation.every": 10**6, "evaluation.windows": 1, "checkpoint.every": 10**6}
+    settings |= {"tracking.enabled": tracking is not None, "tracking.uri": tracking}
+    config = load_config(PretrainConfig, "tiny", kind="pretrain", settings=settings)
+    store_config(config)
+    watchdog = Watchdog(folder, 0, 1, limit=3600, orphaned=lambda _: None, leave=sys.exit)
+    return Run(config, Rank.from_environment(), StopSignals(), watchdog)
+
+
+def close(run: Run) -> None:
+    """Let go of everything, without waiting for a server that is not there."""
+    run.close()
+    run.watchdog.close()
+
+
+def time_trainer(corpus: str, folder: Path, steps: int, tracking: str | None) -> Seconds:
+    """A step of `trainer.train`, from one step's log line to the next."""
+    run = build(corpus, folder, steps, tracking)
+    stamps: list[Seconds] = []
+    honest = run.journal.write
+
+    def write(event: str, **values: Any) -> None:
+        honest(event, **values)
+        if event == "step":
+            stamps.append(now())
+
+    run.journal.write = write  # type: ignore[method-assign]
+    train(run)
+    close(run)
+    return since(stamps[_WARM_UP - 1], stamps[-1], steps)
+
+
+def time_bare(corpus: str, folder: Path, steps: int) -> Seconds:
+    """A step of forward, backward and update alone, on the batches the trainer sees."""
+    run = build(corpus, folder, steps, None)
+    engine: Any = run.engine.network
+    batches = [run.data.draw().micro_batches[0] for _ in range(_WARM_UP + steps)]
+    for index, batch in enumerate(batches):
+        if index == _WARM_UP:
+            began = now()
+        loss = engine(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels,
+            loss_weights=batch.loss_weights, loss_normalizer=float(batch.weight_sum),
+            sequence_normalizer=len(batch.labels),
+        ).loss  # fmt: skip
+        engine.backward(loss)
+        engine.step()
+    seconds = since(began, now(), steps)
+    close(run)
+    return seconds
+
+
+def now() -> Seconds:
+    """Wall clock, and this process's CPU clock, which other work on the machine does not move."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(first: Seconds, last: Seconds, steps: int) -> Seconds:
+    """Seconds a step by both clocks."""
+    return (last[0] - first[0]) / steps, (last[1] - first[1]) / steps
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", help="default: the embedded sample, sharded for the occasion")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    start_process_group(Rank.from_environment())
+    found: dict[str, list[Seconds]] = {"bare": [], "trainer": [], "dead": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = options.corpus or str(Path(scratch, "corpus"))
+        if not options.corpus:
+            dnachunker(["shard", "--config", "sample", "--output", corpus])
+        for number in range(options.rounds):
+            place = Path(scratch, str(number))
+            found["bare"].append(time_bare(corpus, place / "bare", options.steps))
+            found["trainer"].append(time_trainer(corpus, place / "trainer", options.steps, None))
+            found["dead"].append(time_trainer(corpus, place / "dead", options.steps, _DEAD))
+    print("| | seconds a step | CPU seconds a step | speed (wall) | speed (CPU) |\n| --- | --- | --- | --- | --- |")
+    for name, label, base in (
+        ("bare", "bare DeepSpeed loop", "bare"),
+        ("trainer", "trainer, of the bare loop", "bare"),
+        ("dead", "trainer with a dead tracking server, of the trainer", "trainer"),
+    ):
+        pairs = list(zip(found[name], found[base], strict=True))
+        seconds = [statistics.median(own[clock] for own, _ in pairs) for clock in range(2)]
+        speeds = [statistics.median(other[clock] / own[clock] for own, other in pairs) for clock in range(2)]
+        print(f"| {label} | {seconds[0]:.3f} | {seconds[1]:.3f} | {speeds[0]:.3f} | {speeds[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

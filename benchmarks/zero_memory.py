@@ -1,0 +1,132 @@
+"""Bytes of parameters, gradients and optimizer a rank holds under ZeRO stages 0 to 3, beside the theory.
+
+python benchmarks/zero_memory.py [--ranks 2 4] [--width 256]
+
+bf16 with fp32 master weights, ranks as processes of this machine. Theory for P parameters on N ranks (Rajbhandari et
+al. 2020, arXiv 1910.02054): 2 P + 2 P + 12 P bytes, of which stage 1 divides the last term by N, stage 2 also the
+gradients, stage 3 all.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from pretrain.assembly import build_model
+from pretrain.config import PretrainConfig
+from pretrain.distributed import Rank
+from pretrain.engine import TrainingEngine, start_process_group
+from pretrain.optimizer import build_adamw
+from typed_config import validate_config
+
+
+def storage_bytes(tensors: Any) -> int:
+    """Bytes of the distinct storages behind some tensors."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists and dicts."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in tensors_in(item)]
+
+
+def measure(stage: int, world_size: int, width: int) -> dict[str, int]:
+    """What this rank holds between backward and step, when there is most."""
+    rank = Rank.from_environment()
+    start_process_group(rank)
+    values = {
+        "run": "r", "steps": 9, "engine": {"zero_stage": stage, "precision": "bf16"},
+        "data": {"corpus": "c", "global_batch": world_size, "seq_len": 64},
+        "model": {
+            "width": width, "encoder_layers": [1, 1], "decoder_layers": [1, 1], "trunk_layers": 4, "num_heads": 4,
+        },
+    }  # fmt: skip
+    config = validate_config(PretrainConfig, values, origin="benchmark")
+    model = build_model(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
+    training = TrainingEngine(model, optimizer, config, rank)
+    engine: Any = training.network
+    ids = torch.randint(7, 11, (1, 64))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids, dtype=torch.bool), "labels": ids}
+    inputs |= {"loss_weights": torch.ones(1, 64), "loss_normalizer": 64.0, "sequence_normalizer": 1}
+    for step in range(2):
+        engine.backward(engine(**inputs).loss)
+        if step == 0:
+            engine.step()  # the optimizer's states exist only after a first one
+    zero = engine.optimizer
+    held = [getattr(p, "ds_tensor", p) for p in model.parameters()]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients += tensors_in(getattr(zero, "averaged_gradients", {}))
+    if stage == 3:
+        gradients += [zero.grad_partitions_flat_buffer]
+    base = getattr(zero, "optimizer", zero)
+    states = tensors_in([dict(state) for state in base.state.values()])
+    states += [parameter for group in base.param_groups for parameter in group["params"]]
+    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition"):
+        states += tensors_in(getattr(zero, name, []))
+    return {
+        "P": parameters, "parameters": storage_bytes(held), "gradients": storage_bytes(gradients),
+        "optimizer": storage_bytes(states),
+    }  # fmt: skip
+
+
+def theory(parameters: int, stage: int, ranks: int) -> float:
+    """Bytes a rank holds."""
+    return parameters * (
+        2 / (ranks if stage >= 3 else 1) + 2 / (ranks if stage >= 2 else 1) + 12 / (ranks if stage >= 1 else 1)
+    )
+
+
+def main() -> None:
+    """Print the table, with the rank that holds most."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--width", type=int, default=256)
+    options = parser.parse_args()
+    print("| ranks | stage | parameters | gradients | optimizer | sum | theory | sum / theory |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for ranks in options.ranks:
+        for stage in range(4):
+            most = max(run_ranks(stage, ranks, options.width), key=lambda found: sum(found.values()))
+            parts = [most[name] / 1e6 for name in ("parameters", "gradients", "optimizer")]
+            expected = theory(most["P"], stage, ranks) / 1e6
+            cells = [*(f"{part:.1f}" for part in (*parts, sum(parts), expected)), f"{sum(parts) / expected:.2f}"]
+            print(f"| {ranks} | {stage} | {' | '.join(cells)} |", flush=True)
+
+
+def run_ranks(stage: int, ranks: int, width: int) -> list[dict[str, int]]:
+    """Measure in forked processes, which need not import everything again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for rank in range(ranks):
+            if (pid := os.fork()) == 0:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_SIZE=str(ranks))
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                Path(folder, str(rank)).write_text(json.dumps(measure(stage, ranks, width)))
+                os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+        return [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Run as a script: forks training ranks from a process that has imported everything, and injects faults into them.
+
+A rank takes many seconds to import torch and DeepSpeed, which a suite with fifty starts cannot afford. Each line on
+stdin is a job, {"arguments": [...], "world_size": W, "port": P, "log": FILE, "fault": {...}}; the answers are the
+ranks' process ids, and when all are gone their exit codes. Like a launcher, it ends the other ranks when one fails.
+
+Faults patch or limit the one rank they name, from outside: the code under test knows nothing of them.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_GRACE_SECONDS = 6.0
+
+
+def nan_loss(steps: list[int]) -> None:
+    """The loss is NaN in these optimizer steps."""
+    from pretrain.engine import TrainingEngine
+
+    honest = TrainingEngine.forward
+
+    def forward(self: Any, **inputs: Any) -> Any:
+        output = honest(self, **inputs)
+        if "labels" in inputs and self._engine.global_steps in steps:
+            output.loss = output.loss * float("nan")
+        return output
+
+    TrainingEngine.forward = forward  # type: ignore[method-assign]
+
+
+def kill_in_backward(step: int) -> None:
+    """The rank is killed while it computes gradients."""
+    from pretrain.engine import TrainingEngine
+
+    honest = TrainingEngine.backward
+
+    def backward(self: Any, loss: Any) -> None:
+        if self._engine.global_steps == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        honest(self, loss)
+
+    TrainingEngine.backward = backward  # type: ignore[method-assign]
+
+
+def freeze_in_backward(step: int) -> None:
+    """The rank stops doing anything while it computes gradients, as with SIGSTOP or a lost machine."""
+    from pretrain.engine import TrainingEngine
+
+    honest = TrainingEngine.backward
+
+    def backward(self: Any, loss: Any) -> None:
+        if self._engine.global_steps == step:
+            time.sleep(4)  # until the watchdog has noted where
+            os.kill(os.getpid(), signal.SIGSTOP)
+        honest(self, loss)
+
+    TrainingEngine.backward = backward  # type: ignore[method-assign]
+
+
+def watch_writes(log: str, kill_at: int) -> None:
+    """Note every write, rename and removal in checkpoints/; the rank is killed at number `kill_at` (1-based)."""
+    import safetensors.torch
+    import torch
+
+    import pretrain.checkpoint
+
+    written = 0
+
+    def boundary(what: str) -> None:
+        nonlocal written
+        written += 1
+        with open(log, "a") as file:
+            file.write(what + "\n")
+        if written == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and arguments[1][:1] in ("w", "x", "a")
+        if (writes or event in ("os.rename", "os.mkdir", "shutil.rmtree")) and "/checkpoints/" in str(arguments[0]):
+            boundary(f"{event} {Path(str(arguments[0])).name}")
+
+    def around(save: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(content: Any, path: Any, *rest: Any, **named: Any) -> None:
+            boundary(f"before {Path(path).name}")
+            save(content, path, *rest, **named)
+            with open(path, "r+b") as file:  # as if killed half-way
+                half = os.path.getsize(path) // 2
+                whole = file.read()
+                file.truncate(half)
+                boundary(f"within {Path(path).name}")
+                file.seek(0)
+                file.write(whole)
+
+        return wrapped
+
+    torch.save = around(torch.save)
+    pretrain.checkpoint.save_file = around(safetensors.torch.save_file)
+    sys.addaudithook(hook)
+
+
+def spike(step: int, once: str) -> None:
+    """The guards see a loss that is far too high at `step`, the first time it comes by."""
+    from pretrain.guards import LossGuards
+
+    honest = LossGuards.judge
+
+    def judge(self: Any, loss: float, grad_norm: float, **named: Any) -> Any:
+        marker = Path(f"{once}-{os.environ['RANK']}")
+        if named["step"] == step and not marker.exists():
+            marker.touch()
+            loss += 100.0
+        return honest(self, loss, grad_norm, **named)
+
+    LossGuards.judge = judge  # type: ignore[method-assign]
+
+
+def keep_ledger(path: str) -> None:
+    """Write down the windows each step draws."""
+    from pretrain.batches import TrainingData
+
+    honest = TrainingData.draw
+
+    def draw(self: Any) -> Any:
+        step = self._next_step
+        data = honest(self)
+        with open(f"{path}-{os.environ['RANK']}", "a") as file:
+            file.write(json.dumps([step, self.locate(data.windows)]) + "\n")
+        return data
+
+    TrainingData.draw = draw  # type: ignore[method-assign]
+
+
+def small_files(limit: int) -> None:
+    """No file may grow beyond `limit` bytes, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    function.__name__: function
+    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, spike, keep_ledger, small_files)
+}
+
+
+def be_rank(job: dict[str, Any], rank: int) -> None:
+    """In a forked child: become one rank of the job; does not return."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world_size"]), LOCAL_SIZE=str(job["world_size"]),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]), **job.get("environment", {}),
+    )  # fmt: skip
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    fault = dict(job.get("fault") or {})
+    if fault and fault.pop("rank") in (rank, "all"):
+        FAULTS[fault.pop("kind")](**fault)
+    from dnachunker import main
+
+    os._exit(main(job["arguments"]))
+
+
+def serve(job: dict[str, Any]) -> None:
+    """Start the ranks of a job and answer with their ids, then with their exit codes."""
+    ranks: dict[int, int] = {}
+    for rank in range(job["world_size"]):
+        if (pid := os.fork()) == 0:
+            be_rank(job, rank)
+        ranks[pid] = rank
+    print(json.dumps(list(ranks)), flush=True)
+    codes: dict[int, int] = {}
+    deadline = None
+    while ranks:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            codes[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
+            deadline = deadline or time.monotonic() + _GRACE_SECONDS
+        elif deadline and time.monotonic() > deadline:
+            for left in ranks:
+                os.kill(left, signal.SIGKILL)
+        time.sleep(0.02)
+    print(json.dumps([codes[rank] for rank in sorted(codes)]), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what the imports print is no answer
+    import pretrain.assembly
+    import pretrain.trainer  # noqa: F401
+
+    os.dup2(answers, 1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        serve(json.loads(line))

@@ -1,0 +1,170 @@
+"""Every fault of a training run we can stage: afterwards the same command continues as if nothing had happened."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+STEPS = 12
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Training loss by step, as if the run had never been interrupted."""
+    return {event["steps_done"]: event["loss"] for event in of_kind(run, "step")}
+
+
+def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
+    from pretrain.telemetry import read_events
+
+    return [event for event in read_events(run) if event["event"] == kind]
+
+
+def test_sigterm_to_one_rank_saves_and_stops_all(ranks: Any, quiet: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = ranks.start(run)
+    job.signal_at(2, 1, signal.SIGTERM)
+    assert job.end() == [3, 3], job.printed()
+    saved = of_kind(run, "interrupt")[0]["steps_done"]
+    ranks.finish(run)
+    assert of_kind(run, "resume")[-1]["steps_done"] == saved
+    assert losses(run) == losses(quiet)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_takes_the_others_along_and_a_restart_continues(
+    ranks: Any, quiet: Path, tmp_path: Path, rank: int
+) -> None:
+    run = tmp_path / "run"
+    began = time.monotonic()
+    job = ranks.start(run, fault={"kind": "kill_in_backward", "rank": rank, "step": 6})
+    codes = job.end()
+    assert codes[rank] == -signal.SIGKILL
+    assert codes[1 - rank] != 0
+    assert time.monotonic() - began < 110
+    ranks.finish(run)
+    assert of_kind(run, "resume")[-1]["steps_done"] == 4
+    assert losses(run) == losses(quiet)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_kill_at_any_write_of_a_save_loses_no_complete_checkpoint(
+    ranks: Any, quiet: Path, tmp_path: Path, rank: int
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "writes"
+    at_each_step = ["checkpoint.every=1", "evaluation.every=1000"]
+    number, saved = 1, 0
+    while True:
+        log.write_text("")
+        fault = {"kind": "watch_writes", "rank": rank, "log": str(log), "kill_at": number}
+        job = ranks.start(run, *at_each_step, fault=fault)
+        codes = job.end()
+        if codes == [0, 0]:
+            break  # all boundaries of a save are behind us
+        assert codes[rank] == -signal.SIGKILL, job.printed()
+        resumed = [event["steps_done"] for event in of_kind(run, "resume")]
+        assert (resumed[-1] if resumed else 0) >= saved, "a complete checkpoint was lost"
+        saved = max(saved, *resumed, 0)
+        number += 3 if rank else 1
+    assert number > 2
+    assert losses(run) == losses(quiet)
+    assert not list((run / "checkpoints").glob(".step-*"))
+
+
+def test_a_full_disk_during_a_save_is_one_line_and_the_checkpoint_before_it_is_used(
+    ranks: Any, quiet: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = ranks.start(run)
+    job.signal_at(4, 0, signal.SIGTERM)
+    assert job.end() == [3, 3]
+    largest = max(path.stat().st_size for path in (run / "checkpoints").rglob("*.pt"))
+    job = ranks.start(run, fault={"kind": "small_files", "rank": 1, "limit": largest // 2})
+    assert 1 in job.end()
+    assert "cannot be written" in job.printed()
+    assert "Traceback" not in job.printed()
+    ranks.finish(run)
+    assert losses(run) == losses(quiet)
+
+
+def test_nan_on_one_rank_is_applied_by_none_at_any_stage(ranks: Any, tmp_path: Path) -> None:
+    found = {}
+    for stage, rank in ((0, 1), (1, 1), (3, 1), (0, 0)):
+        run = tmp_path / f"{stage}-{rank}"
+        override = f"engine.zero_stage={stage}"
+        job = ranks.start(run, override, fault={"kind": "nan_loss", "rank": rank, "steps": [2, 6, 7, 8]})
+        assert job.end() == [4, 4], job.printed()
+        assert "3 steps in a row" in job.printed()
+        assert [event["step"] for event in of_kind(run, "guard")] == [2, 6, 7, 8]
+        dump = json.loads((run / "dumps" / "step-00000008-nonfinite.json").read_text())
+        assert len(dump["windows"]) == 8, "the windows of all ranks"
+        ranks.finish(run, override)
+        assert of_kind(run, "resume")[-1]["steps_done"] == 8
+        found[stage, rank] = losses(run)
+    # whichever rank it was and whatever ZeRO does about it, the same updates were left out
+    for steps in found.values():
+        finite = {step: loss for step, loss in steps.items() if step not in (3, 7, 8)}
+        assert finite == pytest.approx({step: found[0, 0][step] for step in finite}, abs=1e-4)
+    assert found[0, 1] == found[0, 0]
+
+
+def test_a_spike_is_rolled_back_and_its_batch_left_out(ranks: Any, quiet: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fault = {"kind": "spike", "rank": "all", "step": 9, "once": str(tmp_path / "spiked")}
+    job = ranks.start(run, "guards.spike=roll_back", fault=fault)
+    assert job.end() == [0, 0], job.printed()
+    assert json.loads((run / "skipped_batches.json").read_text()) == [9]
+    assert of_kind(run, "resume")[-1]["steps_done"] == 8
+    dump = json.loads((run / "dumps" / "step-00000009-spike.json").read_text())
+    assert len(dump["windows"]) == 8
+    before, after = losses(quiet), losses(run)
+    assert {step: after[step] for step in range(1, 10)} == {step: before[step] for step in range(1, 10)}
+    assert after[10] != before[10], "step 10 takes the batch after the one left out"
+    assert len(after) == STEPS
+
+
+def test_a_frozen_rank_is_named_with_its_phase_and_ends_the_job(ranks: Any, quiet: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fault = {"kind": "freeze_in_backward", "rank": 1, "step": 5}
+    job = ranks.start(run, "guards.hang_seconds=24", fault=fault)
+    assert job.end() == [1, -signal.SIGKILL]
+    assert "rank 1 has been silent" in job.printed()
+    assert "backward of step 5" in job.printed()
+    ranks.finish(run)
+    assert losses(run) == losses(quiet)
+
+
+def test_a_corrupt_newest_checkpoint_is_named_and_the_one_before_it_used(
+    ranks: Any, quiet: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = ranks.start(run)
+    job.signal_at(9, 0, signal.SIGTERM)
+    assert job.end() == [3, 3]
+    newest = max((run / "checkpoints").glob("step-*"))
+    damaged = next(newest.rglob("*model_states.pt"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    job = ranks.finish(run)
+    assert damaged.name in job.printed()
+    assert of_kind(run, "resume")[-1]["steps_done"] == 8
+    assert losses(run) == losses(quiet)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_become_one_and_two_again(ranks: Any, tmp_path: Path, stage: int) -> None:
+    override = f"engine.zero_stage={stage}"
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    ranks.finish(straight, override)
+    for world_size, until in ((2, 3), (1, 6)):
+        job = ranks.start(run, override, world_size=world_size)
+        job.signal_at(until, 0, signal.SIGTERM)
+        assert job.end() == [3] * world_size, job.printed()
+    ranks.finish(run, override)
+    assert losses(run) == pytest.approx(losses(straight), abs=1e-6)
+    assert not list((run / "checkpoints").glob(".*"))

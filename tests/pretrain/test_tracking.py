@@ -1,0 +1,122 @@
+"""The MLflow replay: a server that goes away and comes back gets every point once, and training never waits for it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.config import PretrainConfig
+from pretrain.preflight import store_config
+from pretrain.telemetry import EventLog
+from pretrain.tracking import MlflowMirror, read_cursor, redacted
+from typed_config import validate_config
+
+
+def config_of(run: Path, uri: str | None) -> PretrainConfig:
+    values = {"run": str(run), "steps": 9, "data": {"corpus": "c"}, "tracking": {"uri": uri}}
+    return validate_config(PretrainConfig, values, origin="test")
+
+
+def write_steps(log: EventLog, mirror: MlflowMirror, steps: range) -> None:
+    for step in steps:
+        log.write("step", steps_done=step, loss=1.0 / step, system={"node0": {"cpu_percent": 50.0}})
+        mirror.wake()
+
+
+def history(uri: str, run: Path, name: str) -> list[tuple[int, float]]:
+    query = f"run_id={read_cursor(run)['run_id']}&metric_key={name}"
+    with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/metrics/get-history?{query}") as answer:
+        return [(point.get("step", 0), point["value"]) for point in json.load(answer).get("metrics", [])]
+
+
+def start_server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen([*command, *store], stdout=quiet, stderr=quiet, start_new_session=True, cwd=folder)
+    until(lambda: answers(port), "the server never answered")
+    return server
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], Any], complaint: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.tracking._RETRY_SECONDS", (0.2, 1.0))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri, run, said = f"http://127.0.0.1:{port}", tmp_path / "run", []
+    store_config(config_of(run, uri))
+    server = start_server(tmp_path, port)
+    try:
+        log = EventLog(run)
+        mirror = MlflowMirror(run, config_of(run, uri), said.append, fresh=True)
+        log.write("start", steps_done=0, world_size=2, machines=[{"host": "a"}], versions={}, code={"commit": "abc"})
+        write_steps(log, mirror, range(1, 4))
+        until(lambda: read_cursor(run).get("step") == 3, "the first steps never arrived")
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        write_steps(log, mirror, range(4, 7))
+        until(lambda: said, "the failure was not told")
+        server = start_server(tmp_path, port)
+        until(lambda: read_cursor(run).get("step") == 6, "it did not catch up while the run went on")
+        write_steps(log, mirror, range(7, 9))
+        mirror.close()
+        assert [line.partition(" (")[0] for line in said] == [
+            "tracking: MLflow fails", "tracking: MLflow answers again and has caught up",
+        ]  # fmt: skip
+
+        # a second process repeats steps, as after a crash, with a cursor that a lost answer left behind
+        (run / "mlflow.json").write_text(json.dumps(read_cursor(run) | {"step": 5}))
+        mirror = MlflowMirror(run, config_of(run, uri), said.append, fresh=False)
+        log.write("resume", steps_done=6, world_size=2)
+        write_steps(log, mirror, range(7, 10))
+        log.write("finish", steps_done=9)
+        mirror.close()
+        log.close()
+        assert history(uri, run, "train/loss") == [(step, 1.0 / step) for step in range(1, 10)]
+        assert len(history(uri, run, "system/node0/cpu_percent")) == 9
+        with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/runs/get?run_id={read_cursor(run)['run_id']}") as answer:
+            record = json.load(answer)["run"]
+        assert record["info"]["status"] == "FINISHED"
+        assert {"key": "data.seq_len", "value": "1024"} in record["data"]["params"]
+        tags = {tag["key"]: tag["value"] for tag in record["data"]["tags"]}
+        assert json.loads(tags["code"]) == {"commit": "abc"}
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_passwords_in_urls_do_not_reach_logs() -> None:
+    assert redacted("GET http://ada:secret@host:5000/x failed") == "GET http://***@host:5000/x failed"
