@@ -100,32 +100,46 @@ def router_gradients(model: DNAChunkerForMaskedLM, batch: Batch) -> dict[str, li
     return norms
 
 
-def measure(folder: Path) -> dict[str, dict[str, Any]]:
-    """Per run that has been exported: its evaluations, its last step, diagnostics and router gradients."""
-    corpus, found = Corpus.open(str(folder / "corpus")), {}
-    for name in (name for name in RUNS if (folder / "exports" / name).exists()):
-        events = read_events(folder / "runs" / name)
-        step = json.loads((folder / "exports" / name / "export.json").read_text())["step"]
-        model = DNAChunkerForMaskedLM.from_pretrained(folder / "exports" / name)
-        batches = list(held_out(corpus))
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """Diagnostics and router gradients of every export, named RUN or RUN-STEP, in the order of RUNS and steps."""
+    batches, found = list(held_out(Corpus.open(str(folder / "corpus")))), []
+    for path in (folder / "exports").iterdir():
+        run, step = path.name.partition("-")[0], json.loads((path / "export.json").read_text())["step"]
+        model = DNAChunkerForMaskedLM.from_pretrained(path)
         metrics = diagnose(model, batches)
-        found[name] = {
-            "evaluations": [event for event in events if event["event"] == "evaluation"],
-            "step": step,
-            "masked": next(e for e in events if e["event"] == "step" and e["steps_done"] == step)["compression"],
-            "diagnostics": metrics,
-            "warnings": [warning.name for warning in warnings_of(metrics)],
-            "gradients": router_gradients(model, batches[0]),
-        }
-        print(name, json.dumps(metrics), found[name]["warnings"], found[name]["gradients"], flush=True)
-    return found
+        trained = next(
+            e for e in read_events(folder / "runs" / run) if e["event"] == "step" and e["steps_done"] == step
+        )
+        found.append(
+            {
+                "run": run,
+                "step": step,
+                "masked": trained["compression"],
+                "diagnostics": metrics,
+                "warnings": [warning.name for warning in warnings_of(metrics)],
+                "gradients": router_gradients(model, batches[0]),
+            }
+        )
+        print(json.dumps(found[-1]), flush=True)
+    return sorted(found, key=lambda entry: (list(RUNS).index(entry["run"]), entry["step"]))
+
+
+def read_steps(folder: Path, run: str) -> list[dict[str, Any]]:
+    """The step events of a run."""
+    return [event for event in read_events(folder / "runs" / run) if event["event"] == "step"]
+
+
+def evaluations_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The held-out evaluations of each run, as far as it has come."""
+    runs = [name for name in RUNS if (folder / "runs" / name).exists()]
+    return {name: [e for e in read_events(folder / "runs" / name) if e["event"] == "evaluation"] for name in runs}
 
 
 def table(folder: Path) -> None:
     """Write the figure and the table."""
-    found = measure(folder)
+    found, evaluations = measure(folder), evaluations_of(folder)
     RESULTS.mkdir(exist_ok=True)
-    baselines = found["baseline"]["evaluations"][-1]
+    baselines = evaluations["baseline"][-1]
     lines = [
         "# What each safeguard is worth",
         "",
@@ -139,25 +153,27 @@ def table(folder: Path) -> None:
         "Held-out [MASK] loss in nats (128 windows), after so many million bases:",
         "",
     ]
-    # runs may have been evaluated at different steps: those of the rarest, and elsewhere the nearest to them
-    rarest = min((run["evaluations"] for run in found.values()), key=lambda evaluations: len(evaluations))
-    shown = [event["steps_done"] for event in rarest]
+    shown = [e["steps_done"] for e in evaluations["baseline"][2::3]]
     lines += row("", *(f"{step * BATCH * WINDOW / 1e6:.2f}" for step in shown)), rule(len(shown) + 1)
-    for name, run in found.items():
-        nearest = [min(run["evaluations"], key=lambda e, at=step: abs(e["steps_done"] - at)) for step in shown]
-        lines.append(row(TITLES[name], *(f"{event['masked_loss']:.4f}" for event in nearest)))
+    for name, told in evaluations.items():
+        near = [[e for e in told if abs(e["steps_done"] - step) <= 8] for step in shown]
+        lines.append(row(TITLES[name], *(f"{events[0]['masked_loss']:.4f}" if events else "" for events in near)))
+    last = {name: read_steps(folder, name)[-1]["steps_done"] for name in evaluations}
+    short = [f"{TITLES[name]} ({step * BATCH * WINDOW / 1e6:.2f})" for name, step in last.items() if step < STEPS]
+    if short:
+        lines += ["", f"Stopped early, at so many million bases: {', '.join(short)}."]
     columns = (
         "", "million bases", "[MASK] loss", "trunk by its mean costs", "shuffled costs", "compression, unmasked",
         "masked", "router gradient, MLM", "ratio loss", "kept under a shift of one", "warnings",
     )  # fmt: skip
-    lines += ["", "Of the exported model, over every held-out window; pairs are stage 0 / stage 1:", "", row(*columns)]
+    lines += ["", "Of the exported models, over every held-out window; pairs are stage 0 / stage 1:", "", row(*columns)]
     lines.append(rule(len(columns)))
-    for name, run in found.items():
-        metrics, gradients, masked = run["diagnostics"], run["gradients"], run["masked"]
+    for entry in found:
+        metrics, gradients, masked = entry["diagnostics"], entry["gradients"], entry["masked"]
         lines.append(
             row(
-                TITLES[name],
-                f"{run['step'] * BATCH * WINDOW / 1e6:.2f}",
+                TITLES[entry["run"]],
+                f"{entry['step'] * BATCH * WINDOW / 1e6:.2f}",
                 f"{metrics['masked_loss']:.4f}",
                 f"{metrics['trunk_mean_cost']:+.4f}",
                 f"{metrics['trunk_shuffle_cost']:+.4f}",
@@ -166,11 +182,11 @@ def table(folder: Path) -> None:
                 " / ".join(f"{norm:.1e}" for norm in gradients["mlm_loss"]),
                 " / ".join(f"{norm:.1e}" for norm in gradients["ratio_loss"]),
                 pair(metrics["shift_overlap_stage0"], metrics["shift_overlap_stage1"]),
-                ", ".join(run["warnings"]) or "none",
+                ", ".join(entry["warnings"]) or "none",
             )
         )
     (RESULTS / "ablations.md").write_text("\n".join(lines) + "\n")
-    draw(found).savefig(RESULTS / "ablations.svg", metadata={"Date": None})
+    draw(evaluations).savefig(RESULTS / "ablations.svg", metadata={"Date": None})
 
 
 def pair(first: float, second: float) -> str:
@@ -185,18 +201,17 @@ def rule(columns: int) -> str:
     return row("---", *["---:"] * (columns - 1))
 
 
-def draw(found: dict[str, dict[str, Any]]) -> Figure:
+def draw(evaluations: dict[str, list[dict[str, Any]]]) -> Figure:
     """Held-out [MASK] loss against bases, one line a run, baselines as grey lines."""
     figure = Figure(figsize=(7.2, 4), layout="constrained")
     axes = figure.subplots()
     colours = dict(zip(RUNS, ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309"), strict=True))
-    for name in found:
-        evaluations = found[name]["evaluations"]
-        x = [event["steps_done"] * BATCH * WINDOW / 1e6 for event in evaluations]
-        y = [event["masked_loss"] for event in evaluations]
+    for name, told in evaluations.items():
+        x = [event["steps_done"] * BATCH * WINDOW / 1e6 for event in told]
+        y = [event["masked_loss"] for event in told]
         axes.plot(x, y, "o-", ms=3, lw=2 if name == "baseline" else 1.2, color=colours[name], label=TITLES[name])
     for order in ORDERS:
-        level = found["baseline"]["evaluations"][-1][f"order{order}_loss"]
+        level = evaluations["baseline"][-1][f"order{order}_loss"]
         axes.axhline(level, color="#6e7781", lw=1, ls=(0, (4, 2)))
         axes.annotate(f"order {order}", (0.05, level), color="#6e7781", fontsize=8, va="bottom")
     axes.set(xlabel="training bases (millions)", ylabel="held-out [MASK] loss (nats)", xlim=(0, None))
