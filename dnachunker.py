@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports only the light `commands` module of each package."""
     from dataprep import commands as dataprep
     from pretrain import commands as pretrain
+    from pretrain import plan
 
     parser = argparse.ArgumentParser(
         prog="dnachunker",
@@ -43,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     corpus = verbs.add_parser("corpus", help=dataprep.CORPUS_HELP)
     dataprep.add_corpus_arguments(corpus)
     corpus.set_defaults(run_verb=dataprep.run_corpus)
+    planned = verbs.add_parser("plan", help=plan.PLAN_HELP)
+    plan.add_plan_arguments(planned)
+    planned.set_defaults(run_verb=plan.run_plan)
     pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
     return parser
 

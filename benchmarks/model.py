@@ -4,6 +4,7 @@ python benchmarks/model.py [--threads 2] [--skip-172m]
 """
 
 import argparse
+import os
 import resource
 import statistics
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+# as `dnachunker pretrain` starts its ranks: OpenMP threads that spin take the core from the scan's own threads
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 

@@ -15,15 +15,6 @@ GAP, TOO_MUCH_N, TOO_SHORT, DUPLICATE = "gap", "too_much_n", "too_short", "dupli
 _FIRST_SPLITS = ("train", "valid", "test")  # others follow by name
 
 
-class Stretch(NamedTuple):
-    """Bases start..end (0-based, half-open) of one contig of one source."""
-
-    source: str
-    contig: str
-    start: int
-    end: int
-
-
 class PlannedBlock(NamedTuple):
     """Where one block lies; coordinates 0-based, half-open."""
 

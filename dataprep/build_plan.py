@@ -5,7 +5,7 @@ The plan depends on the config and the inputs alone, so any number of workers, a
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,16 +17,16 @@ from dataprep.blocks import (
     Dropped,
     PlannedBlock,
     PlannedShard,
-    Stretch,
     contig_key_names,
     cut_blocks,
     split_at_gaps,
 )
 from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
 from dataprep.corpus_index import FORMAT, FORMAT_VERSION, LeakageReport
-from dataprep.genome import Contig, StagedGenome, hash_file, stage_genome
+from dataprep.genome import StagedGenome, hash_file, stage_genome
 from dataprep.repeats import RepeatSource
 from dataprep.splits import Interval, divide
+from dataprep.staged_sequence import BASES, Contig, Stretch
 from failures import BadInput
 
 
@@ -43,13 +43,23 @@ class PlannedSource:
     genome: StagedGenome
     contigs: dict[str, Contig]
 
-    def genome_here(self) -> StagedGenome:
-        """The staged genome on this machine: one that shares no disk with the driver stages it for itself."""
-        store = Path(self.genome.store)
-        if not store.exists():
-            store.parent.mkdir(parents=True, exist_ok=True)
-            return stage_genome(Path(self.genome.path), store.parent, self.repeat_file)
-        return self.genome
+    def read(self, contig: str, start: int, end: int) -> Stretch:
+        """Bases start..end (0-based, half-open) of a contig, soft-masked as the config's `repeats` says.
+
+        A machine that shares no disk with the one that staged the genome stages it for itself.
+
+        Raises:
+            BadInput: the file is not the one that was staged.
+        """
+        stem = Path(self.genome.stem)
+        if not stem.with_suffix(BASES).exists():
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            if stage_genome(Path(self.genome.path), stem.parent, self.repeat_file).stem != self.genome.stem:
+                raise BadInput(
+                    f"{self.genome.path}: changed during the build, or differs between the machines of the cluster"
+                )
+        stretch = self.genome.read(self.contigs[contig], start, end)
+        return stretch._replace(soft_runs=stretch.soft_runs[:0]) if self.repeats == "none" else stretch
 
 
 @dataclass(frozen=True)
@@ -112,18 +122,15 @@ def cut_source(
     config: CorpusConfig,
     source: PlannedSource,
     intervals: Sequence[Interval],
-    gaps: Iterable[Stretch],
+    gaps: Mapping[str, Sequence[tuple[int, int]]],
     dropped: Dropped,
 ) -> list[PlannedBlock]:
     """The blocks of one source: its intervals without the gaps, cut; what is left out is noted in `dropped`.
 
     Args:
-        gaps: runs of N (anything with `contig`, `start`, `end`), ascending and disjoint within each contig.
+        gaps: contig -> start,end of its long runs of N, ascending and disjoint.
     """
-    by_contig: dict[str, list[tuple[int, int]]] = {}
-    for gap in gaps:
-        by_contig.setdefault(gap.contig, []).append((gap.start, gap.end))
-    outside, inside = split_at_gaps(intervals, by_contig)
+    outside, inside = split_at_gaps(intervals, gaps)
     for piece in inside:
         dropped.note(source.name, piece.split, GAP, piece.end - piece.start)
     return cut_blocks(

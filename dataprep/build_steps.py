@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
-from dataprep.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, Stretch, plan_shards
+from dataprep.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
 from dataprep.build_folder import BuildFolder
 from dataprep.build_plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
 from dataprep.config import CorpusConfig
@@ -17,6 +18,7 @@ from dataprep.progress import Progress
 from dataprep.shard_task import (
     ShardJob,
     ShardManifest,
+    Staged,
     StageJob,
     attempt,
     shard_task,
@@ -24,54 +26,60 @@ from dataprep.shard_task import (
     stage_task,
     write_manifest,
 )
-from dataprep.splits import Interval
-from dataprep.survey import BlockFacts, block_jobs, digest_task, gap_jobs, gap_task, join_gaps, survey_task
+from dataprep.survey import BlockFacts, block_jobs, digest_task, survey_task
 from failures import Failure
 
 
 class Pool(Protocol):
-    """Where tasks run: this process, processes of this machine, or Ray."""
+    """Where tasks run: threads of this process, or Ray."""
 
     def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
         """Call `task(job, shared)` for every job; yields (job number, result) as they finish."""
 
 
-class InProcess:
-    """A pool of no workers: everything happens here, in order."""
+class Threads:
+    """A pool of this process: nearly all the work is done in compiled code that holds no interpreter lock."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
 
     def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
-        for number, job in enumerate(jobs):
-            yield number, attempt(task, job, shared).unwrap()
+        with ThreadPoolExecutor(self.workers, "worker") as pool:
+            running = {pool.submit(attempt, task, job, shared): number for number, job in enumerate(jobs)}
+            try:
+                for future in as_completed(running):
+                    yield running[future], future.result().unwrap()
+            finally:
+                pool.shutdown(cancel_futures=True)  # after a failure nobody wants the rest
 
 
-def stage_genomes(config: CorpusConfig, folder: BuildFolder, pool: Pool, quiet: bool) -> dict[str, StagedGenome]:
+def stage_genomes(config: CorpusConfig, folder: BuildFolder, pool: Pool, quiet: bool) -> dict[str, Staged]:
     """Check every genome and give it random access; by source."""
     wanted = {name: stage_job(source) for name, source in config.sources.items()}
     jobs = sorted(set(wanted.values()), key=str)
-    genomes: dict[StageJob, StagedGenome] = {}
+    staged: dict[StageJob, Staged] = {}
     if not quiet:
         size = sum(os.path.getsize(job.path) for job in jobs)
         print(f"reading {len(jobs)} genomes, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
-    for number, genome in pool.map(stage_task, jobs, str(folder.genomes)):
-        genomes[jobs[number]] = genome
+    for number, result in pool.map(stage_task, jobs, (str(folder.genomes), config.n_gap)):
+        staged[jobs[number]] = result
         if not quiet:
-            print(_describe(genome), file=sys.stderr, flush=True)
-    return {name: genomes[job] for name, job in wanted.items()}
+            print(_describe(result.genome), file=sys.stderr, flush=True)
+    return {name: staged[job] for name, job in wanted.items()}
 
 
-def plan_build(config: CorpusConfig, genomes: Mapping[str, StagedGenome], pool: Pool, quiet: bool) -> BuildPlan:
+def plan_build(config: CorpusConfig, staged: Mapping[str, Staged], pool: Pool, quiet: bool) -> BuildPlan:
     """Decide every block and shard: split rules, runs of N, blocks of mostly N, duplicates; and measure leakage.
 
     Raises:
         BadInput: a rule that does not fit a genome, overlapping splits, duplicates across splits, nothing to train on.
     """
-    sources, intervals = choose_sources(config, genomes)
+    sources, intervals = choose_sources(config, {name: result.genome for name, result in staged.items()})
     dropped = Dropped()
-    gaps = _find_gaps(config, sources, intervals, pool, quiet)
     blocks = [
         block
         for name, source in sources.items()
-        for block in cut_source(config, source, intervals[name], gaps.get(name, ()), dropped)
+        for block in cut_source(config, source, intervals[name], staged[name].gaps, dropped)
     ]
     check_trainable(blocks)
     rate = corpus_rate(sum(block.end - block.start for block in blocks))
@@ -125,23 +133,6 @@ def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) 
             resumed += was_there
             progress.add(plan.shards[number].bases)
     return [manifests[number] for number in range(len(jobs))], resumed
-
-
-def _find_gaps(
-    config: CorpusConfig,
-    sources: Mapping[str, PlannedSource],
-    intervals: Mapping[str, Sequence[Interval]],
-    pool: Pool,
-    quiet: bool,
-) -> dict[str, list[Stretch]]:
-    if not config.n_gap:
-        return {}
-    jobs = [job for name in sources for job in gap_jobs(name, intervals[name], config.n_gap)]
-    found = [gap for gaps in _in_order(pool, gap_task, jobs, sources) for gap in gaps]
-    gaps: dict[str, list[Stretch]] = {}
-    for gap in join_gaps(found, config.n_gap):
-        gaps.setdefault(gap.source, []).append(gap)
-    return gaps
 
 
 def _survey(

@@ -30,6 +30,7 @@ CORPUS_EXAMPLE = """\
 example:
   dnachunker corpus info corpora/sample
   dnachunker corpus verify corpora/sample
+  dnachunker corpus verify corpora/yeast --fasta sacCer3.fa
   dnachunker corpus show corpora/sample NC_017366.1:1000-1200
 """
 
@@ -69,14 +70,14 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
     parser.add_argument("--output", metavar="DIR", help="folder of the new corpus")
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="parallel processes (default: all cores; 0: only this one)"
+        "--workers", type=_count, metavar="N", help="tasks at a time (default: all cores; 0: one, in this process)"
     )
     parser.add_argument(
         "--ray",
         metavar="local|none|ADDRESS",
         default="local",
-        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: plain "
-        "processes of this machine, which start seconds sooner",
+        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: threads of "
+        "this process, which start seconds sooner",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
@@ -115,6 +116,13 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="corpus_verb", required=True, metavar="info|verify|show")
     info = verbs.add_parser("info", help="totals and provenance")
     verify = verbs.add_parser("verify", help="check every checksum and decode every block; exit 2 if any is bad")
+    verify.add_argument(
+        "--fasta",
+        action="append",
+        default=[],
+        metavar="[SOURCE=]FILE",
+        help="also compare every base with the FASTA a source was made from; may be repeated",
+    )
     show = verbs.add_parser("show", help="print a stretch of a contig")
     for verb in (info, verify, show):
         verb.add_argument("corpus", metavar="DIR")
@@ -139,10 +147,17 @@ def run_corpus(args: argparse.Namespace) -> int:
         from failures import BadInput
 
         faults = verify_corpus(corpus)
+        if args.fasta and not faults:
+            from dataprep.compare_fasta import compare_with_fasta
+
+            faults = compare_with_fasta(corpus, args.fasta)
         if faults:
             raise BadInput(f"{faults[0]} ({len(faults)} faults in all)" if len(faults) > 1 else faults[0])
         blocks = sum(totals.blocks for totals in corpus.index.splits.values())
-        print(f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified")
+        print(
+            f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified"
+            + (f", and every base as in {', '.join(args.fasta)}" if args.fasta else "")
+        )
     return 0
 
 
@@ -161,5 +176,5 @@ def describe_build(summary: "BuildSummary") -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
     return int(text)

@@ -140,8 +140,7 @@ class CorpusConfig(Config):
         shard_bases: a shard is closed before it would exceed this many bases (2**26 is about 16 MiB). One worker
             writes one shard at a time, so a genome has work for about bases / shard_bases of them.
         compression_level: of zstd; bases hardly shrink below 2 bits, so a high level buys little.
-        workers: parallel processes; 0 builds in this process; null takes all cores, unless the
-            inputs are small.
+        workers: pieces of work at a time; 0 builds in this process, one at a time; null takes all cores.
     """
 
     sources: dict[str, SourceConfig] = Field(min_length=1)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dataprep.shard_format import Block, CorruptBlock, decode_block, decode_packed
-from dataprep.storage import exists, join, read_bytes, read_range
+from dataprep.shard_format import Block, CorruptBlock, check_end_of_archive, decode_block, decode_members
+from dataprep.storage import MissingFile, ShortRead, exists, join, read_bytes, read_range, read_to_end
 from failures import BadInput
 
 FORMAT = "dnachunker-corpus"
@@ -177,6 +177,8 @@ class BlockTable:
 TEXT_COLUMNS = ("key", "split", "source", "species", "clade", "assembly", "contig", "shard")
 COLUMNS = tuple(field.name for field in fields(BlockTable))
 
+StoredBases = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]
+
 
 class Corpus:
     """An opened corpus; immutable, cheap to pickle (it reopens nothing), safe to share between processes."""
@@ -248,10 +250,28 @@ class Corpus:
         """The stored bytes of the block at `row`.
 
         Raises:
-            BadInput: the shard is missing or too short.
+            CorruptBlock: the shard is missing or too short; names shard and offset.
+            BadInput: it cannot be read now (permissions, network).
         """
         location = self.shard_location(str(blocks.shard[row]))
-        return read_range(location, int(blocks.offset[row]), int(blocks.length[row]))
+        try:
+            return read_range(location, int(blocks.offset[row]), int(blocks.length[row]))
+        except (ShortRead, MissingFile) as error:
+            raise self._located(error, blocks, row) from error
+
+    def check_shard_end(self, blocks: BlockTable, row: int) -> None:
+        """Check that the shard of the block at `row`, the last one in it, ends right after it as the format says.
+
+        Raises:
+            CorruptBlock: the shard is longer or shorter than the index says, or its end frame is damaged.
+        """
+        name = str(blocks.shard[row])
+        end = int(blocks.offset[row]) + int(blocks.length[row])
+        record = next(shard for shard in self.index.shards if shard.name == name)
+        try:
+            check_end_of_archive(read_to_end(self.shard_location(name), end, record.bytes - end))
+        except (ShortRead, MissingFile, CorruptBlock) as error:
+            raise self._located(error, blocks, row) from error
 
     def read_block(self, blocks: BlockTable, row: int) -> Block:
         """The decoded, verified block at `row`.
@@ -268,27 +288,27 @@ class Corpus:
             raise self._located(error, blocks, row) from error
         return block
 
-    def read_packed(self, blocks: BlockTable, row: int) -> NDArray[np.uint8]:
-        """(bases,) uint8 packed codes (code | 8 where soft-masked) of the block at `row`.
+    def decode_frame(self, blocks: BlockTable, row: int, frame: bytes) -> StoredBases:
+        """The 2-bit bases, runs of N and soft-masked runs in the `frame` of the block at `row`; all promises checked.
 
         Raises:
             CorruptBlock: naming shard and offset.
         """
-        frame = self.read_frame(blocks, row)
         try:
-            packed = decode_packed(frame, crc32=int(blocks.crc32[row]))
-            if packed.size != blocks.bases[row]:
-                raise CorruptBlock(f"it holds {packed.size} bases, not {blocks.bases[row]}")
+            key, _, sequence, n_runs, soft_runs = decode_members(frame, int(blocks.crc32[row]))
+            if key != blocks.key[row] or sequence.size != -(-int(blocks.bases[row]) // 4):
+                raise CorruptBlock(f"it holds block {key} of {sequence.size} bytes, not {blocks.key[row]}")
         except CorruptBlock as error:
             raise self._located(error, blocks, row) from error
-        return packed
+        return sequence, n_runs, soft_runs
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "index": self.index}  # without the cached table
 
-    def _located(self, error: CorruptBlock, blocks: BlockTable, row: int) -> CorruptBlock:
+    def _located(self, error: BadInput, blocks: BlockTable, row: int) -> CorruptBlock:
         location = self.shard_location(str(blocks.shard[row]))
-        return CorruptBlock(f"{location}: block {blocks.key[row]} at offset {int(blocks.offset[row])}: {error}")
+        reason = str(error).removeprefix(f"{location}: ")
+        return CorruptBlock(f"{location}: block {blocks.key[row]} at offset {int(blocks.offset[row])}: {reason}")
 
     @cached_property
     def _all_blocks(self) -> BlockTable:
@@ -296,16 +316,15 @@ class Corpus:
         import pyarrow.parquet as pq
 
         location = join(self.path, BLOCKS_NAME)
-        try:
-            data = read_bytes(location)
-        except FileNotFoundError as error:
-            raise BadInput(f"{location}: missing; the corpus is incomplete, copy or build it again") from error
+        data = read_range(location, 0, self.index.blocks.bytes)
         if hashlib.sha256(data).hexdigest() != self.index.blocks.sha256:
             raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
         # not `read_table`, which imports pandas wherever it is installed
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(COLUMNS), use_threads=False)
-        arrays: dict[str, Any] = {
-            name: np.array(column.to_pylist(), dtype=np.str_) if name in TEXT_COLUMNS else column.to_numpy()
+        arrays: dict[str, Any] = {  # through DLPack, because `to_numpy` imports pandas too
+            name: np.array(column.to_pylist(), dtype=np.str_)
+            if name in TEXT_COLUMNS
+            else np.from_dlpack(column.combine_chunks())
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
         return BlockTable(**arrays)

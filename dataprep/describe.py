@@ -11,6 +11,7 @@ from failures import BadInput
 
 _LINE = 80  # bases a line
 _MAX_SHOWN = 1_000_000
+_MAX_RUNS = 12  # of a kind, named
 
 
 def describe_corpus(corpus: Corpus) -> str:
@@ -69,6 +70,8 @@ def _provenance(source: SourceRecord) -> str:
 def show_region(corpus: Corpus, region: str) -> str:
     """The letters of `[SOURCE/]CONTIG:START-END` (0-based, half-open), soft-mask in lower case, unused bases as `.`.
 
+    Above them: the blocks they come from, and the runs of N and of soft-mask.
+
     Raises:
         BadInput: not a region, no such contig, or outside it.
     """
@@ -94,7 +97,18 @@ def show_region(corpus: Corpus, region: str) -> str:
     counts = (
         f"N {sum(map(text.count, 'Nn')):,}, soft-masked {sum(map(str.islower, text)):,}, unused {text.count('.'):,}"
     )
-    return "\n".join([f"{source} {contig}:{start:,}-{end:,} ({counts})", *notes, *lines])
+    runs = [
+        _runs("N", text, "[Nn]+", start),
+        _runs("soft-masked", text, "[acgtn]+", start),
+    ]
+    return "\n".join([f"{source} {contig}:{start:,}-{end:,} ({counts})", *notes, *filter(None, runs), *lines])
+
+
+def _runs(what: str, text: str, pattern: str, start: int) -> str:
+    """A line with the places of the runs of `pattern`; empty if there are none."""
+    places = [f"{start + run.start():,}-{start + run.end():,}" for run in re.finditer(pattern, text)]
+    more = f" and {len(places) - _MAX_RUNS:,} more" if len(places) > _MAX_RUNS else ""
+    return f"  {what} {' '.join(places[:_MAX_RUNS])}{more}" if places else ""
 
 
 def _find_contig(corpus: Corpus, wanted: str) -> tuple[str, str, int]:
@@ -116,7 +130,7 @@ def _overlap(table: BlockTable, row: int, start: int, end: int) -> tuple[int, in
 
 
 def _letters_of(corpus: Corpus, table: BlockTable, row: int, start: int, end: int) -> np.ndarray:
-    packed = corpus.read_packed(table, row)
+    packed = corpus.read_block(table, row).packed
     first = int(table.start[row])
     piece = packed[max(start - first, 0) : end - first]
     return np.frombuffer(piece.tobytes().translate(LETTERS), np.uint8)

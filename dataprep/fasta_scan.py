@@ -1,4 +1,4 @@
-"""One pass over a FASTA file that checks every byte and turns letters into packed codes.
+"""One pass over a FASTA file that checks every byte and stages its letters.
 
 Policies: lower case is soft-mask; IUPAC letters other than ACGT count as N, by letter; line ends may be LF or CRLF and
 the last may be missing; blanks inside lines are ignored; a record without sequence is skipped and counted. Everything
@@ -6,73 +6,49 @@ else that is not a nucleotide FASTA is refused with file, contig and line.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from dataprep.fasta_index import LineGrid
+from dataprep.base_loops import SKIPPED, translate
 from dataprep.packed_codes import PACKED_REPEAT_BIT
+from dataprep.staged_sequence import StageWriter
 from failures import BadInput
 from model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-_LINE_BREAKS = b"\n\r\t "  # deleted from sequence
-_AMBIGUOUS = CODE_N + 1  # staged as N once counted
-_ILLEGAL = 0xFF
+_LINE_BREAKS = b"\n\r\t "  # left out of sequence
+_AMBIGUOUS = 0x10  # beside the code of N: a letter to be counted
+_ILLEGAL = 0x80
 _MAX_HEADER_BYTES = 2**20
 _PROTEIN_SHARE = 0.1  # more ambiguous letters than this is protein or RNA: DNA assemblies have far under 0.1 %
 
 
-def _letter_table() -> bytes:
-    table = bytearray([_ILLEGAL]) * 256
+def _letter_table() -> np.ndarray:
+    table = np.full(256, _ILLEGAL, np.uint8)
     codes = {letter: code for code, letter in enumerate(BASES)} | {"N": CODE_N}
     for letter in BASES + IUPAC_AMBIGUOUS:
-        code = codes.get(letter, _AMBIGUOUS)
+        code = codes.get(letter, CODE_N | _AMBIGUOUS)
         table[ord(letter)] = code
         table[ord(letter.lower())] = code | PACKED_REPEAT_BIT
-    return bytes(table)
+    table[list(_LINE_BREAKS)] = SKIPPED
+    return table
 
 
-_TO_PACKED = _letter_table()
-_FOLD_AMBIGUOUS = bytes(code - 1 if code & 7 == _AMBIGUOUS and code < 16 else code for code in range(256))
-_TO_FOLDED = _TO_PACKED.translate(_FOLD_AMBIGUOUS)
-
-
-@dataclass(frozen=True)
-class Contig:
-    """One record: `offset` of its first base in the staged file, `line` of its header in the FASTA (from 1)."""
-
-    name: str
-    length: int
-    offset: int
-    line: int
-
-
-def pack_letters(letters: bytes) -> bytes:
-    """Packed codes of FASTA letters that a scan has accepted; line breaks and blanks are dropped."""
-    return letters.translate(_TO_FOLDED, _LINE_BREAKS)
+_TO_CODE = _letter_table()
 
 
 class FastaScan:
-    """Takes the file chunk by chunk; Python runs per header and per chunk, never per line.
+    """Takes the file chunk by chunk; Python runs per header and per chunk, never per line. Codes go to `sink`."""
 
-    Packed codes go to `sink`, contigs one after another; with a `grid` instead, the place of every line is checked, so
-    that the file itself can serve as the store.
-    """
-
-    def __init__(self, path: Path, *, sink: BinaryIO | None = None, grid: LineGrid | None = None) -> None:
+    def __init__(self, path: Path, sink: StageWriter) -> None:
         self.path = path
-        self.contigs: list[Contig] = []
         self.ambiguous: Counter[str] = Counter()
         self._sink = sink
-        self._grid = grid
-        self._file_offset = 0  # of the chunk being fed
+        self._codes = np.empty(0, np.uint8)
         self._lines: dict[str, int] = {}  # contig -> line of its header
         self._header: bytearray | None = None  # the header being read
         self._name: str | None = None  # the contig being read
         self._written = 0  # bases, all contigs
-        self._offset = 0  # of this contig's first base
         self._line = 1
         self._last_byte = ord("\n")
 
@@ -93,8 +69,6 @@ class FastaScan:
             else:
                 end = chunk.find(b">", position)
                 segment = chunk[position : end if end >= 0 else len(chunk)]
-                if self._grid is not None and self._name is not None:
-                    self._grid.add(self._file_offset + position, segment)
                 self._add_sequence(segment)
                 if end < 0:
                     break
@@ -104,14 +78,13 @@ class FastaScan:
                 self._header = bytearray()
                 position = end + 1
         self._last_byte = chunk[-1]
-        self._file_offset += len(chunk)
 
     def finish(self) -> None:
         if self._header is not None:
             self._open_contig(bytes(self._header))
         self._close_contig()
         if not self._written:
-            raise BadInput(f"{self.path}: no sequence in {len(self.contigs)} FASTA records")
+            raise BadInput(f"{self.path}: no sequence in {len(self._lines)} FASTA records")
         foreign = sum(self.ambiguous.values()) / self._written
         if foreign > _PROTEIN_SHARE:
             letters = ", ".join(letter for letter, _ in self.ambiguous.most_common(5))
@@ -134,14 +107,10 @@ class FastaScan:
             )
         self._lines[name] = self._line
         self._name = name
-        self._offset = self._written
 
     def _close_contig(self) -> None:
         if self._name is not None:
-            length = self._written - self._offset
-            self.contigs.append(Contig(self._name, length, self._offset, self._lines[self._name]))
-            if self._grid is not None:
-                self._grid.close(self._name, length)
+            self._sink.close_contig(self._name, self._lines[self._name])
         self._name = None
 
     def _add_sequence(self, segment: bytes) -> None:
@@ -151,48 +120,25 @@ class FastaScan:
                 raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
             self._line += segment.count(b"\n")
             return
-        joined, breaks = _join_lines(segment)
-        packed = joined.translate(_TO_PACKED)
-        if _ILLEGAL in packed:  # a line break in an odd place, or truly illegal
-            packed, breaks = segment.translate(_TO_PACKED, _LINE_BREAKS), segment.count(b"\n")
-            if _ILLEGAL in packed:
-                self._refuse_letter(segment)
-        # IUPAC letters are rare: tell them apart only where there are any
-        if _AMBIGUOUS in packed or _AMBIGUOUS | PACKED_REPEAT_BIT in packed:
+        if len(segment) > self._codes.size:
+            self._codes = np.empty(len(segment), np.uint8)
+        letters = np.frombuffer(segment, np.uint8)
+        count, seen = translate(letters, _TO_CODE, self._codes)
+        if seen & _ILLEGAL:
+            self._refuse_letter(segment)
+        if seen & _AMBIGUOUS:
             for letter in IUPAC_AMBIGUOUS.replace("N", ""):
-                if count := segment.count(letter.encode()) + segment.count(letter.lower().encode()):
-                    self.ambiguous[letter] += count
-            packed = packed.translate(_FOLD_AMBIGUOUS)
-        if self._sink is not None:
-            self._sink.write(packed)
-        self._written += len(packed)
-        self._line += breaks
+                if found := segment.count(letter.encode()) + segment.count(letter.lower().encode()):
+                    self.ambiguous[letter] += found
+        self._sink.add(self._codes[:count])
+        self._written += count
+        self._line += int(np.count_nonzero(letters == ord("\n")))
 
     def _refuse_letter(self, segment: bytes) -> None:
         for position, byte in enumerate(segment):
-            if _TO_PACKED[byte] == _ILLEGAL and byte not in _LINE_BREAKS:
+            if _TO_CODE[byte] == _ILLEGAL:
                 self._line += segment.count(b"\n", 0, position)
                 raise BadInput(f"{self._where()}: {chr(byte)!r} is not a nucleotide letter; is this DNA in FASTA?")
 
     def _where(self) -> str:
         return f"{self.path}, line {self._line}" + (f", contig {self._name}" if self._name else "")
-
-
-def _join_lines(segment: bytes) -> tuple[bytes, int]:
-    """Sequence without the line breaks that lie on a grid, and how many those were.
-
-    Deleting bytes one by one takes longer than all else that is done to them; where lines are equally long, as almost
-    everywhere, rows of a matrix are copied instead.
-    """
-    first = segment.find(b"\n")
-    width = segment.find(b"\n", first + 1) - first
-    rows = (len(segment) - first - 1) // width if first >= 0 and width > 0 else 0
-    if not rows:
-        return segment, 0
-    end = first + 1 + rows * width
-    grid = np.frombuffer(segment, np.uint8, rows * width, first + 1).reshape(rows, width)
-    if not (grid[:, -1] == ord("\n")).all():
-        return segment, 0
-    tail = segment[end:]
-    last = tail.endswith(b"\n")
-    return b"".join((segment[:first], grid[:, :-1].tobytes(), tail[:-1] if last else tail)), 1 + rows + last

@@ -1,45 +1,50 @@
-"""Genomes of a build: checked FASTA or .2bit files with random access to the packed codes of any stretch.
-
-A plain FASTA file with even lines is read where it lies; anything else is decoded once into the build folder.
-"""
+"""Genomes of a build: FASTA or .2bit files, checked and staged once, with random access to any stretch."""
 
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dataprep.decompress import is_plain, is_twobit, read_plain
-from dataprep.fasta_index import LineGrid, read_letters
-from dataprep.fasta_scan import Contig, FastaScan, pack_letters
-from dataprep.repeats import RepeatSource, mark_repeats
+from dataprep.decompress import is_twobit, read_plain
+from dataprep.fasta_scan import FastaScan
+from dataprep.repeats import RepeatSource, read_repeats
+from dataprep.staged_sequence import (
+    BASES,
+    EDGES,
+    Contig,
+    Runs,
+    StageWriter,
+    Stretch,
+    n_runs,
+    read_stretch,
+    replace_soft_mask,
+    staged_bytes,
+)
 from dataprep.twobit import read_twobit
 from failures import BadInput
 
-_CODES, _INDEX = ".codes", ".fai"
-_PACKED_NAMES = (".gz", ".bgz", ".bz2", ".zip", ".zst")
+_RECORD = ".json"
 
 
 @dataclass(frozen=True)
 class StagedGenome:
-    """A checked genome file, and where its packed codes lie; plain data, sent between processes.
+    """A checked genome file, and where it is staged; plain data, sent between processes.
 
     Attributes:
-        path, mtime_ns: the FASTA or .2bit file as given.
-        store: `.codes` file of uint8 packed codes, contigs one after another; or `.fai` index of the FASTA file itself.
+        path: the FASTA or .2bit file as given.
+        stem: of the two staged files; see `staged_sequence`.
         bytes, sha256: of the file (compressed, if it is).
         ambiguous: letters counted as N that were not N -> how many.
         empty_records: headers without sequence, which are not in `contigs`.
-        repeats_sha256: of the file of repeats that was marked in the store, if one was.
+        repeats_sha256: of the file of repeats that replaced the soft-mask, if one did.
     """
 
     path: str
-    mtime_ns: int
-    store: str
+    stem: str
     bytes: int
     sha256: str
     contigs: tuple[Contig, ...]
@@ -51,22 +56,22 @@ class StagedGenome:
     def file(self) -> str:
         return Path(self.path).name
 
-    def read(self, contig: Contig, start: int, end: int) -> NDArray[np.uint8]:
-        """(end - start,) uint8 packed codes of a 0-based, half-open stretch of `contig`.
+    @property
+    def is_here(self) -> bool:
+        """Whether the staged files are on this machine, whole."""
+        sizes = staged_bytes(self.contigs)
+        try:
+            return tuple(os.path.getsize(f"{self.stem}{suffix}") for suffix in (BASES, EDGES)) == sizes
+        except OSError:
+            return False
 
-        Raises:
-            BadInput: the FASTA file changed after it was checked.
-        """
-        if self.store.endswith(_INDEX):
-            letters = b""
-            if _modified(Path(self.path)) == self.mtime_ns:
-                letters = read_letters(self.path, self.store, contig.name, start, end)
-            codes = np.frombuffer(pack_letters(letters), np.uint8)
-        else:
-            codes = np.fromfile(self.store, np.uint8, end - start, offset=contig.offset + start)
-        if codes.size != end - start:
-            raise BadInput(f"{self.path}: changed while the corpus was being built; run this again")
-        return codes
+    def read(self, contig: Contig, start: int, end: int) -> Stretch:
+        """Bases start..end (0-based, half-open) of `contig`."""
+        return read_stretch(Path(self.stem), contig, start, end)
+
+    def n_runs(self, contig: Contig) -> Runs:
+        """(k, 2) int64 start,end of every run of N of `contig`."""
+        return n_runs(Path(self.stem), contig)
 
 
 def glance(path: Path) -> None:
@@ -88,78 +93,48 @@ def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) 
     Raises:
         BadInput: the file is not a nucleotide FASTA or .2bit, or not one of repeats; nothing stays in `folder`.
     """
-    modified = _modified(path)
-    digest, size = hash_file(path)
     repeats_digest = hash_file(Path(repeats.path))[0] if repeats else None
-    stem = f"{digest}-{repeats.kind}-{repeats_digest}" if repeats else digest
-    record = folder / f"{stem}.json"
-    if staged := _reuse(record, path, modified):
-        return staged
-    store = folder / f"{stem}{_INDEX}"
-    # pyfaidx takes a name in .gz for bgzip, whatever is inside
-    in_place = is_plain(path) and not is_twobit(path) and path.suffix.lower() not in _PACKED_NAMES
-    scan = _index(path, store) if in_place and not repeats else None
-    if scan is None:
-        store = folder / f"{stem}{_CODES}"
-        scan = _decode(path, store, repeats)
-    contigs = tuple(contig for contig in scan.contigs if contig.length)
-    staged = StagedGenome(
-        path=str(path),
-        mtime_ns=modified,
-        store=str(store),
-        bytes=size,
-        sha256=digest,
-        contigs=contigs,
-        ambiguous=dict(scan.ambiguous),
-        empty_records=len(scan.contigs) - len(contigs),
-        repeats_sha256=repeats_digest,
-    )
-    part = record.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(staged)), "utf-8")
-    os.replace(part, record)
+    with ThreadPoolExecutor(1) as beside, tempfile.TemporaryDirectory(dir=folder) as work:
+        hashing = beside.submit(hash_file, path)
+        done_before = any(folder.glob(f"*{_RECORD}"))  # else the hash can wait
+        if done_before and (staged := _reuse(_stem(folder, hashing.result()[0], repeats, repeats_digest), path)):
+            return staged
+        part = Path(work) / "genome"
+        contigs, ambiguous = _decode(path, part)
+        used = [contig for contig in contigs if contig.length]
+        if repeats:
+            used = replace_soft_mask(part, used, read_repeats(repeats, {c.name: c.length for c in used}))
+        digest, size = hashing.result()
+        stem = _stem(folder, digest, repeats, repeats_digest)
+        for suffix in (EDGES, BASES):  # whoever sees the bases finds the edges too
+            os.replace(part.with_suffix(suffix), stem.with_suffix(suffix))
+        staged = StagedGenome(
+            path=str(path),
+            stem=str(stem),
+            bytes=size,
+            sha256=digest,
+            contigs=tuple(used),
+            ambiguous=dict(ambiguous),
+            empty_records=len(contigs) - len(used),
+            repeats_sha256=repeats_digest,
+        )
+        record = part.with_suffix(_RECORD)
+        record.write_text(json.dumps(asdict(staged)), "utf-8")
+        os.replace(record, stem.with_suffix(_RECORD))
     return staged
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What reading a file through has shown."""
-
-    contigs: Sequence[Contig]
-    ambiguous: Mapping[str, int]
-
-
-def _index(path: Path, store: Path) -> _Scan | None:
-    """Check a plain file and write its `.fai`; None, and nothing written, if its lines are uneven."""
-    grid = LineGrid()
-    scan = FastaScan(path, grid=grid)
-    for chunk in read_plain(path):
-        scan.feed(chunk)
-    scan.finish()
-    if not grid.uniform:
-        return None
-    grid.write(store)
-    return _Scan(scan.contigs, scan.ambiguous)
-
-
-def _decode(path: Path, store: Path, repeats: RepeatSource | None) -> _Scan:
-    """Check a file of any kind and write its packed codes."""
-    part = store.with_suffix(f".{os.getpid()}.part")
-    try:
-        with open(part, "wb", buffering=2**22) as sink:
-            if is_twobit(path):
-                found = _Scan(read_twobit(path, sink), {})
-            else:
-                scan = FastaScan(path, sink=sink)
-                for chunk in read_plain(path):
-                    scan.feed(chunk)
-                scan.finish()
-                found = _Scan(scan.contigs, scan.ambiguous)
-        if repeats:
-            mark_repeats(part, found.contigs, repeats)
-        os.replace(part, store)
-    finally:
-        part.unlink(missing_ok=True)
-    return found
+def _decode(path: Path, part: Path) -> tuple[Sequence[Contig], Mapping[str, int]]:
+    """Check a file of any kind and stage it; its contigs, empty ones included, and what was read as N by letter."""
+    with StageWriter(part) as sink:
+        if is_twobit(path):
+            read_twobit(path, sink)
+            return sink.contigs, {}
+        scan = FastaScan(path, sink)
+        for chunk in read_plain(path):
+            scan.feed(chunk)
+        scan.finish()
+        return sink.contigs, scan.ambiguous
 
 
 def hash_file(path: Path) -> tuple[str, int]:
@@ -177,24 +152,16 @@ def hash_file(path: Path) -> tuple[str, int]:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError as error:
-        raise BadInput(f"{path}: no such file; check the path in the config") from error
+def _stem(folder: Path, digest: str, repeats: RepeatSource | None, repeats_digest: str | None) -> Path:
+    return folder / (f"{digest}-{repeats.kind}-{repeats_digest}" if repeats else digest)
 
 
-def _reuse(record: Path, path: Path, modified: int) -> StagedGenome | None:
+def _reuse(stem: Path, path: Path) -> StagedGenome | None:
     try:
-        values = json.loads(record.read_text("utf-8"))
+        values = json.loads(stem.with_suffix(_RECORD).read_text("utf-8"))
         values["contigs"] = tuple(Contig(**contig) for contig in values["contigs"])
         # the content is the same, but both files may have moved
-        store = record.with_suffix(Path(values["store"]).suffix)
-        staged = StagedGenome(**(values | {"path": str(path), "mtime_ns": modified, "store": str(store)}))
-        if store.suffix == _CODES:
-            complete = store.stat().st_size == sum(contig.length for contig in staged.contigs)
-        else:
-            complete = store.is_file() and is_plain(path)
+        staged = StagedGenome(**(values | {"path": str(path), "stem": str(stem)}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return staged if complete else None
+    return staged if staged.is_here else None

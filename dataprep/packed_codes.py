@@ -45,20 +45,6 @@ def pack_bases(codes: NDArray[np.uint8]) -> bytes:
     return packed + bytes([last])
 
 
-def split_packed(packed: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.uint32], NDArray[np.uint32]]:
-    """(n,) packed codes -> what a shard stores: 2-bit bytes, runs of N and runs of soft-masked letters, (k, 2) each."""
-    flags = packed & np.uint8(PACKED_REPEAT_BIT | CODE_N)
-    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1  # few: both kinds of runs begin and end here or at the ends
-    starts = np.concatenate([[0], edges])
-    ends = np.append(edges, packed.size)
-    runs = []
-    for flag in (CODE_N, PACKED_REPEAT_BIT):
-        inside = (flags[starts] & np.uint8(flag)) != 0
-        joined = find_runs(inside)  # stretches that differ in the other flag only are one run
-        runs.append(np.stack([starts[joined[:, 0]], ends[joined[:, 1] - 1]], axis=1).astype(RUN_DTYPE))
-    return pack_bases(packed), runs[0], runs[1]
-
-
 def unpack_bases(sequence: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return _UNPACK_AS_WORD.take(sequence).view(np.uint8)[:length]
 

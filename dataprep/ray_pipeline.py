@@ -1,7 +1,7 @@
 """Build a corpus: stage the genomes, plan, write the shards in parallel, publish.
 
-The steps run in this process, in processes of this machine, or as Ray tasks on any number of machines. Each task
-writes what it makes to disk itself, so only plans and small results pass between processes.
+The steps run in threads of this process, or as Ray tasks on any number of machines. Each task writes what it makes to
+disk itself, so only plans and small results pass between processes.
 """
 
 import logging
@@ -15,21 +15,19 @@ from typing import Any
 
 from dataprep.build_folder import BuildFolder, check_output, write_file
 from dataprep.build_plan import identity, repeat_file_digest, split_file_digest
-from dataprep.build_steps import InProcess, Pool, plan_build, stage_genomes, write_shards
+from dataprep.build_steps import Pool, Threads, plan_build, stage_genomes, write_shards
 from dataprep.card import CARD_NAME, render_card
 from dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
 from dataprep.fetch import localise
 from dataprep.genome import glance, hash_file
 from dataprep.index_builder import build_index
-from dataprep.process_pool import ProcessPool
 from dataprep.shard_task import Outcome, attempt, no_room
 from dataprep.splits import read_bed
 from dataprep.storage import is_url, join, size_of
 from failures import BadInput, Failure
 
 LOCAL_RAY = "local"
-_TOO_SMALL_TO_SHARE = 2**24  # bytes of input that one process has read before others have started
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
 
 
@@ -75,9 +73,8 @@ def build_corpus(
     Args:
         output: a local folder, or a URL that fsspec can write to (s3, gs ...).
         overwrite: replace a corpus that is there, even one of the same config and inputs.
-        workers: overrides `config.workers`; 0 runs in this process. With neither given, small inputs run here and
-            others on all cores.
-        ray: None for processes of this machine; `local` for a private Ray instance; or the address of a Ray cluster,
+        workers: threads or Ray tasks at a time; overrides `config.workers`. With neither given, all cores.
+        ray: None for threads of this process; `local` for a private Ray instance; or the address of a Ray cluster,
             of which `workers` then bounds the share (None: all of it).
 
     Raises:
@@ -92,11 +89,9 @@ def build_corpus(
     check_output(destination, overwrite=overwrite)
     _look_at_inputs(config)
     count = workers if workers is not None else config.workers
-    if count is None and ray is None and _bytes_of_inputs(config) < _TOO_SMALL_TO_SHARE:
-        count = 0
     with BuildFolder(destination) as folder, _one_line_if_full(), _pool(count, ray) as pool:
-        genomes = stage_genomes(config, folder, pool, quiet)
-        plan = plan_build(config, genomes, pool, quiet)
+        staged = stage_genomes(config, folder, pool, quiet)
+        plan = plan_build(config, staged, pool, quiet)
         folder.make_way()
         manifests, resumed = write_shards(plan, folder, pool, quiet)
         index, table = build_index(plan, manifests, identity(config))
@@ -115,10 +110,6 @@ def _look_at_inputs(config: CorpusConfig) -> None:
         rule = config.split_rule(name)
         if isinstance(rule, BedSplit):
             read_bed(resolve_path(rule.path))
-
-
-def _bytes_of_inputs(config: CorpusConfig) -> int:
-    return sum(resolve_path(source.path).stat().st_size for source in config.sources.values())
 
 
 @contextmanager
@@ -208,9 +199,7 @@ class _RayPool:
 def _pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:
     if ray:
         return _RayPool(ray, workers)
-    if workers == 0:
-        return nullcontext(InProcess())
-    return ProcessPool(workers or _cores())
+    return nullcontext(Threads(_cores() if workers is None else max(workers, 1)))
 
 
 def _cores() -> int:

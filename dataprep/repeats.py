@@ -1,21 +1,16 @@
-"""Which bases are repeats: lower case, nothing, or the intervals of a BED or RepeatMasker file."""
+"""Repeats by the intervals of a BED or RepeatMasker file."""
 
-import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataprep.decompress import read_plain
-from dataprep.fasta_scan import Contig
-from dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs
+from dataprep.staged_sequence import Runs
 from failures import BadInput
 
-Runs = NDArray[np.int64]  # (k, 2) start,end of maximal runs, in order
-_STEP = 2**24  # bases at a time
 _MAX_LINE_BYTES = 2**16
 
 
@@ -26,44 +21,11 @@ class RepeatSource(NamedTuple):
     path: str
 
 
-def apply_repeats(packed: NDArray[np.uint8], policy: str) -> NDArray[np.uint8]:
-    """Packed codes with the repeat bit as the source's `repeats` policy says; (n,) uint8 in and out.
-
-    Repeats that come from a file were marked when the genome was staged, so only `none` changes anything.
-    """
-    if policy == "none":
-        return packed & np.uint8(PACKED_REPEAT_BIT - 1)
-    return packed
-
-
-def mark_repeats(store: Path, contigs: Sequence[Contig], repeats: RepeatSource) -> None:
-    """Set the repeat bits of a staged `.codes` file, in place, to the intervals of a file.
-
-    Raises:
-        BadInput: no such file, a malformed line, an interval beyond its contig, or no contig in common.
-    """
-    lengths = {contig.name: contig.length for contig in contigs}
-    runs = read_repeats(repeats, lengths)
-    none = np.empty((0, 2), np.int64)
-    with open(store, "r+b") as handle:
-        for contig in contigs:
-            own = runs.get(contig.name, none)
-            for start in range(0, contig.length, _STEP):
-                handle.seek(contig.offset + start)
-                data = handle.read(min(_STEP, contig.length - start))
-                packed = np.frombuffer(data, np.uint8) & np.uint8(PACKED_REPEAT_BIT - 1)
-                mark_runs(packed, own, start, bit=PACKED_REPEAT_BIT)
-                handle.seek(contig.offset + start)
-                handle.write(packed.tobytes())
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
 def read_repeats(repeats: RepeatSource, lengths: Mapping[str, int]) -> dict[str, Runs]:
     """Maximal runs of repeats by contig; contigs that `lengths` does not name are passed over.
 
     Raises:
-        BadInput: see `mark_repeats`.
+        BadInput: no such file, a malformed line, an interval beyond its contig, or no contig in common.
     """
     path = Path(repeats.path)
     edges = {name: array("q") for name in lengths}  # millions of them: 8 bytes each, not 36

@@ -168,17 +168,15 @@ def decode_block(frame: bytes, *, crc32: int | None = None) -> Block:
     return Block(key=key, codes=codes, n_runs=n_runs, soft_runs=soft_runs, **coordinates)
 
 
-def decode_packed(frame: bytes, *, crc32: int | None = None) -> NDArray[np.uint8]:
-    """(bases,) uint8 packed codes of one frame: 0-4, | PACKED_REPEAT_BIT where soft-masked; the loader's path.
+def check_end_of_archive(frame: bytes) -> None:
+    """Check what `encode_end_of_archive` wrote.
 
     Raises:
-        CorruptBlock: as `decode_block`.
+        CorruptBlock: it is something else.
     """
-    _, coordinates, bases, n_runs, soft_runs = decode_members(frame, crc32)
-    packed = unpack_bases(bases, coordinates["end"] - coordinates["start"])
-    mark_n(packed, n_runs)
-    mark_soft(packed, soft_runs)
-    return packed
+    stream = _decompress(frame)
+    if len(stream) < 2 * _TAR_RECORD or any(stream):
+        raise CorruptBlock("what follows the last block is not the end of a tar archive")
 
 
 def members_to_block(key: str, members: dict[str, bytes]) -> Block:

@@ -12,7 +12,7 @@ from dataprep.blocks import PlannedShard
 from dataprep.build_plan import PlannedSource, repeat_source
 from dataprep.config import SourceConfig, resolve_path
 from dataprep.genome import StagedGenome, hash_file, stage_genome
-from dataprep.repeats import RepeatSource, apply_repeats
+from dataprep.repeats import RepeatSource
 from dataprep.shard_writer import BlockRow, ShardWriter
 from dataprep.storage import size_of, upload
 from failures import BadInput, Failure
@@ -93,9 +93,23 @@ def stage_job(source: SourceConfig) -> StageJob:
     return StageJob(str(resolve_path(source.path)), repeat_source(source))
 
 
-def stage_task(job: StageJob, folder: str) -> StagedGenome:
-    """Check and stage one genome; see `genome.stage_genome`."""
-    return stage_genome(Path(job.path), Path(folder), job.repeats)
+class Staged(NamedTuple):
+    """A staged genome, and start,end of its long runs of N by contig."""
+
+    genome: StagedGenome
+    gaps: dict[str, list[tuple[int, int]]]
+
+
+def stage_task(job: StageJob, place: tuple[str, int]) -> Staged:
+    """Check and stage one genome in a folder; runs of N of the given length are reported (none, if that is 0)."""
+    folder, n_gap = place
+    genome = stage_genome(Path(job.path), Path(folder), job.repeats)
+    gaps: dict[str, list[tuple[int, int]]] = {}
+    for contig in genome.contigs if n_gap else ():
+        runs = genome.n_runs(contig)
+        if len(long := runs[runs[:, 1] - runs[:, 0] >= n_gap]):
+            gaps[contig.name] = [(start, end) for start, end in long.tolist()]
+    return Staged(genome, gaps)
 
 
 def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[ShardManifest, bool]:
@@ -108,10 +122,10 @@ def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[Sha
     with ShardWriter(path, level=job.level) as writer:
         for planned in job.shard.blocks:
             source = sources[planned.source]
-            packed = source.genome_here().read(source.contigs[planned.contig], planned.start, planned.end)
+            stretch = source.read(planned.contig, planned.start, planned.end)
             coordinates = planned._asdict() | {name: getattr(source, name) for name in _OF_THE_SOURCE}
             key = coordinates.pop("key")
-            rows.append(writer.add(apply_repeats(packed, source.repeats), key, coordinates))
+            rows.append(writer.add(stretch, key, coordinates))
     if job.url:
         upload(path, job.url)
         path.unlink()

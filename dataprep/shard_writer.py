@@ -7,11 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dataprep.packed_codes import count_gc, run_bases, split_packed
+from dataprep.packed_codes import count_gc, run_bases
 from dataprep.shard_format import encode_end_of_archive, encode_parts
+from dataprep.staged_sequence import Stretch
 
 
 class BlockRow(NamedTuple):
@@ -38,12 +36,12 @@ class ShardWriter:
         self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._handle = open(self._part, "wb")  # noqa: SIM115 - closed by __exit__
 
-    def add(self, packed: NDArray[np.uint8], key: str, coordinates: dict[str, Any]) -> BlockRow:
-        """Append one block, given as (bases,) packed codes; `coordinates` are those of `shard_format.COORDINATES`."""
-        sequence, n_runs, soft_runs = split_packed(packed)
-        frame, tar_bytes = encode_parts(key, coordinates, sequence, n_runs, soft_runs, self.level)
-        gc = count_gc(np.frombuffer(sequence, np.uint8))
-        row = BlockRow(run_bases(n_runs), run_bases(soft_runs), gc, self.bytes, len(frame), zlib.crc32(frame))
+    def add(self, stretch: Stretch, key: str, coordinates: dict[str, Any]) -> BlockRow:
+        """Append one block; `coordinates` are those of `shard_format.COORDINATES`."""
+        _, bases, n_runs, soft_runs = stretch
+        frame, tar_bytes = encode_parts(key, coordinates, bases.tobytes(), n_runs, soft_runs, self.level)
+        counts = run_bases(n_runs), run_bases(soft_runs), count_gc(bases)
+        row = BlockRow(*counts, self.bytes, len(frame), zlib.crc32(frame))
         self._tar_bytes += tar_bytes
         self._append(frame)
         return row

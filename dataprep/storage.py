@@ -1,10 +1,12 @@
 """Where the bytes of a corpus come from and go to: local paths, or URLs (http, s3, gs, memory ...) through fsspec.
 
-A local path is read with plain system calls; fsspec is imported only when a URL is met. What fails at a URL is tried
-again a few times, a little later each time, unless the answer was that the file is not there or not ours to touch.
+A local path is read with plain system calls; fsspec is imported only when a URL is met. What fails at a URL, stalls or
+comes back short is tried again, a little later each time, unless the answer was that the file is not there or not ours
+to touch.
 """
 
 import os
+import random
 import re
 import time
 from collections.abc import Callable
@@ -14,12 +16,18 @@ from typing import Any, TypeVar
 from failures import BadInput, Failure
 
 _T = TypeVar("_T")
-_RETRY_AFTER_SECONDS = (0.3, 1.0, 3.0)
+_RETRY_AFTER_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_STALL_SECONDS = 20.0  # an HTTP answer that makes no progress for this long is given up and asked for again
+_PASSING_STATUS = (408, 425, 429)  # HTTP answers below 500 that mean: later
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: `C:\` is not a scheme
 
 
 class ShortRead(BadInput):
     """A file ended before the bytes that the index promises; the message names file, offset and counts."""
+
+
+class MissingFile(BadInput):
+    """A file that the index lists is not there."""
 
 
 def is_url(location: str) -> bool:
@@ -106,24 +114,67 @@ def read_range(location: str, offset: int, length: int) -> bytes:
 
     Raises:
         ShortRead: the file ends earlier.
-        BadInput: no such file, or it cannot be read.
+        MissingFile: no such file.
+        BadInput: it cannot be read.
     """
-    try:
-        if is_url(location):
-            filesystem, path = _filesystem(location)
-            data = bytes(_patiently(lambda: filesystem.cat_file(path, start=offset, end=offset + length)))
-        else:
-            data = _read_local_range(location, offset, length)
-    except FileNotFoundError as error:
-        raise BadInput(f"{location}: no such file, but the index lists it; the corpus is incomplete") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInput(f"{location}: bytes {offset}-{offset + length} cannot be read: {reason}") from error
+    data = _read_up_to(location, offset, length, least=length)
     if len(data) != length:
         raise ShortRead(
             f"{location}: {len(data)} bytes at offset {offset} where the index promises {length}; truncated"
         )
     return data
+
+
+def read_to_end(location: str, offset: int, expected: int) -> bytes:
+    """The bytes from `offset` to the end of a file, of which there should be `expected`.
+
+    Raises:
+        ShortRead: the file ends earlier, or goes on after them.
+        MissingFile: no such file.
+        BadInput: it cannot be read.
+    """
+    data = _read_up_to(location, offset, expected + 1, least=expected)
+    if len(data) != expected:
+        found = "more" if len(data) > expected else f"only {offset + len(data)}"
+        raise ShortRead(f"{location}: the index promises {offset + expected} bytes and there are {found}; altered")
+    return data
+
+
+def _read_up_to(location: str, offset: int, length: int, *, least: int) -> bytes:
+    """What a file has from `offset`, at most `length` bytes; a URL that gives fewer than `least` is asked again."""
+    try:
+        if not is_url(location):
+            return _read_local_range(location, offset, length)
+        filesystem, path = _filesystem(location)
+
+        def ask() -> bytes:
+            try:
+                data = bytes(filesystem.cat_file(path, start=offset, end=offset + length))
+            except Exception as error:
+                if getattr(error, "status", None) == 416:  # the file ends before `offset`
+                    return b""
+                raise
+            if len(data) < least:
+                raise _Short(data)
+            if len(data) > length:
+                raise BadInput(f"{location}: the server ignores byte ranges; copy the corpus to a disk or another one")
+            return data
+
+        try:
+            return _patiently(ask)
+        except _Short as short:
+            return short.data
+    except FileNotFoundError as error:
+        raise MissingFile(f"{location}: no such file, but the index lists it; the corpus is incomplete") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"{location}: bytes {offset}-{offset + length} cannot be read: {reason}") from error
+
+
+class _Short(OSError):
+    def __init__(self, data: bytes) -> None:
+        super().__init__("short answer")
+        self.data = data
 
 
 def _read_local_range(path: str, offset: int, length: int) -> bytes:
@@ -141,20 +192,41 @@ def _read_local_range(path: str, offset: int, length: int) -> bytes:
 
 
 def _patiently(call: Callable[[], _T]) -> _T:
-    for seconds in _RETRY_AFTER_SECONDS:
+    """What `call` returns, tried again while it fails in a way that passes; other errors come as OSError."""
+    for seconds in (*_RETRY_AFTER_SECONDS, None):
         try:
             return call()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError:
-            time.sleep(seconds)
-    return call()
+        except Exception as error:
+            if not _is_passing(error) or seconds is None:
+                if isinstance(error, OSError) or not _is_of_http(error):
+                    raise
+                raise OSError(f"{type(error).__name__}: {error}") from error
+            time.sleep(seconds * random.uniform(0.5, 1.0))  # so that many ranks do not return all at once
+    raise AssertionError("unreachable")
+
+
+def _is_passing(error: Exception) -> bool:
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return False
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status:
+        return status >= 500 or status in _PASSING_STATUS
+    return isinstance(error, OSError) or _is_of_http(error)
+
+
+def _is_of_http(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "aiohttp"  # not all of its errors are OSErrors
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
     import fsspec  # here because a local corpus should not pay for it
 
     try:
+        if url.startswith(("http://", "https://")):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, connect=_STALL_SECONDS, sock_read=_STALL_SECONDS)
+            return fsspec.core.url_to_fs(url, client_kwargs={"timeout": timeout})
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # an unknown scheme, or one whose package is not installed
         raise BadInput(f"{url}: {error}") from error

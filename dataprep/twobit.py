@@ -1,4 +1,4 @@
-"""UCSC .2bit files as packed codes: versions 0 and 1, either byte order, with blocks of N and of soft-mask.
+"""UCSC .2bit files, staged: versions 0 and 1, either byte order, with blocks of N and of soft-mask.
 
 Layout (https://genome.ucsc.edu/FAQ/FAQformat.html#format7): a header of four words; an index of names with the offset
 of each record; per record the length, the N blocks, the mask blocks (each a count, the starts, the sizes), a zero word,
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.decompress import TWOBIT_MAGICS
-from dataprep.fasta_scan import Contig
 from dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs, unpack_bases
+from dataprep.staged_sequence import StageWriter
 from failures import BadInput
 from model.alphabet import CODE_N
 
@@ -24,11 +24,8 @@ _STEP = 2**22  # bases at a time
 _MAX_RECORDS = 2**24
 
 
-def read_twobit(path: Path, sink: BinaryIO) -> list[Contig]:
-    """Write the packed codes of every sequence to `sink`, one after another, in the order of the file's index.
-
-    Returns:
-        The contigs, empty ones included; `line` is the number of the record, from 1.
+def read_twobit(path: Path, sink: StageWriter) -> None:
+    """Stage every sequence, in the order of the file's index.
 
     Raises:
         BadInput: truncated, damaged, or not a .2bit file of a known version.
@@ -36,20 +33,14 @@ def read_twobit(path: Path, sink: BinaryIO) -> list[Contig]:
     try:
         with open(path, "rb") as handle:
             reader = _Reader(path, handle)
-            contigs: list[Contig] = []
-            written = 0
             for number, (name, offset) in enumerate(reader.index().items(), 1):
-                length = 0
                 for codes in reader.record(name, offset):
-                    sink.write(codes.tobytes())
-                    length += codes.size
-                contigs.append(Contig(name, length, written, number))
-                written += length
+                    sink.add(codes)
+                sink.close_contig(name, number)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    if not written:
-        raise BadInput(f"{path}: no sequence in {len(contigs)} records of this .2bit file")
-    return contigs
+    if not any(contig.length for contig in sink.contigs):
+        raise BadInput(f"{path}: no sequence in {len(sink.contigs)} records of this .2bit file")
 
 
 class _Reader:

@@ -1,6 +1,6 @@
-"""What a configuration costs: parameters by component, floating-point operations per base. Arithmetic only, no tensors.
+"""What a configuration costs: parameters by component, operations per base, memory. Arithmetic only, no tensors.
 
-    python -m model.cost          prints both for the 172M model
+`dnachunker plan --config dnachunker-172m` prints it.
 
 Operations are *model* FLOPs, the convention of model-FLOPs utilisation: two per parameter of a matrix product and
 position, attention scores and values, nothing for elementwise work, scans or recomputation; backward twice forward.
@@ -116,18 +116,41 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
     return Flops(forward, BACKWARD_PER_FORWARD * forward)
 
 
-def main() -> None:
-    """Print the costs of the 172M model."""
-    config = DNAChunkerConfig()
-    counts = parameters(config)
-    for name, number in [*counts.items(), ("total", sum(counts.values()))]:
-        print(f"{name:14} {number:>12,}")
-    for length in (8_192, 32_768, 131_072):
-        flops = flops_per_base(config, length, (0.56, 0.31))
-        print(
-            f"{length:>7,} bases: {flops.forward / 1e6:.0f} MFLOP forward, {flops.backward / 1e6:.0f} backward a base"
-        )
+def state_bytes(config: DNAChunkerConfig) -> int:
+    """Bytes of weights, gradients and AdamW's two moments in float32, over all ranks together."""
+    return 16 * sum(parameters(config).values())
 
 
-if __name__ == "__main__":
-    main()
+def activation_bytes(
+    config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False
+) -> float:
+    """Bytes kept for the backward pass of one forward pass in float32, to about a tenth.
+
+    Args:
+        bases: of all sequences of the micro-batch together.
+        chunks_per_base: as in `flops_per_base`.
+        checkpointing: keep each layer's input and recompute the rest, one layer at a time.
+    """
+    layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
+    largest, values, density = 0.0, 0.0, 1.0
+    for stage, chunks in enumerate(chunks_per_base):
+        layers = config.encoder_layers[stage] + config.decoder_layers[stage]
+        # beside the layers: the router's projections, the residual, spreading and smoothing
+        values += density * (10 * config.width + layers * (config.width if checkpointing else layer))
+        largest = max(largest, density * layer)
+        density = chunks
+    values += density * config.trunk_layers * (config.width if checkpointing else trunk_layer)
+    values += 2 * config.width + 3 * config.vocab_size  # embedding, final norm, logits
+    largest = max(largest, density * trunk_layer)
+    return 4 * bases * (values + (largest if checkpointing else 0))
+
+
+def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:
+    """Numbers one encoder or decoder layer keeps for each position."""
+    width, inner, hidden = config.width, config.inner_width, matched_hidden_width(config)
+    if config.mixer == "transformer":
+        return 23 * width + 2 * hidden  # keys and values lie in memory three times, once for each block that sees them
+    if config.mixer == "conv":
+        return 2 * width + 10.5 * hidden
+    states = 2 * inner * config.state_size / 32  # the scan stores every 32nd state of each direction
+    return 3 * width + 12 * inner + 2 * (config.dt_rank + 2 * config.state_size) + states

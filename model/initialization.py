@@ -24,10 +24,10 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     Projections back into the residual stream are scaled down by the square root of how many the stream meets.
     """
     std = config.initializer_range
+    if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
+        init.zeros_(module.bias)
     if isinstance(module, nn.Linear | nn.Embedding):
         init.normal_(module.weight, std=std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)
     elif isinstance(module, BoundaryProbability):
@@ -38,7 +38,6 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     elif isinstance(module, nn.Conv1d):
         bound = 1 / math.sqrt(module.kernel_size[0])
         init.uniform_(module.weight, -bound, bound)
-        init.zeros_(module.bias)
     elif isinstance(module, BiMambaLayer | ConvolutionLayer):
         init.normal_(module.out_proj.weight, std=std / math.sqrt(_mixer_layers(config)))
     elif isinstance(module, LocalAttentionLayer):

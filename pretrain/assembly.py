@@ -3,9 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 import transformers
 
@@ -18,26 +16,29 @@ from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from .batches import TrainingData
 from .checkpoint import require_space, save_checkpoint
 from .config import PretrainConfig
+from .curriculum import Curriculum
 from .distributed import Rank
 from .engine import TrainingEngine
 from .evaluation import HeldOut
+from .frame_cache import FrameCache
 from .guards import LossGuards, RollBack, Verdict
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .masking import MaskingRates
+from .mixing import mixture_of
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
 from .resume import find_checkpoint, load_checkpoint, needs_resharding
 from .run_lock import RunLock
 from .run_state import RunState, identity_of, read_state, require_same_run
-from .sample_order import SampleOrder, Windows, held_out_windows
+from .sample_order import Windows, held_out_windows
 from .signals import StopSignals
-from .skipped_batches import SkippedBatches, SkippingOrder
+from .skipped_batches import SkippedBatches
 from .speed import Speed, matrix_rate
 from .telemetry import read_events
 from .watchdog import Watchdog
-from .window_reader import WindowReader
+from .window_reader import BadBlockPolicy, WindowReader
 
 _PROBE_WINDOWS = 2
 
@@ -72,19 +73,13 @@ class Run:
         if checkpoint and state:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
-        reader = WindowReader(
-            self._corpus, config.data.train_split, seq_len=config.data.seq_len,
-            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
-            cached_blocks=config.data.streams // rank.world_size * (config.data.shuffle_blocks + 1),
-        )  # fmt: skip
+        self._curriculum = self._build_curriculum()
         rates = MaskingRates(**config.masking.model_dump())
+        reader = self._build_reader()
         self.held_out = self._build_held_out(reader, rates, micro_batch)
-        order = cast(  # all that TrainingData asks of an order is `windows`
-            SampleOrder, SkippingOrder(self._build_order(), self.skipped, global_batch=config.data.global_batch)
-        )
         self.data = TrainingData(
-            order, reader, rates, rank,
-            global_batch=config.data.global_batch, accumulation=self._accumulation, first_step=self.first_step,
+            self._curriculum, reader, rates, rank, accumulation=self._accumulation,
+            first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
         self._copies = (
@@ -94,7 +89,7 @@ class Run:
         )
         dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         self._describe(dtype, checkpoint.name if checkpoint else None, damage)
-        self.speed = Speed(model.config, config.data.seq_len, rank, matrix_rate(rank.device, dtype))
+        self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 
     def _describe(self, dtype: torch.dtype, resumed: str | None, damage: list[str]) -> None:
         config, rank = self.config, self.rank
@@ -116,7 +111,7 @@ class Run:
         self.watchdog.enter("save", steps_done)
         state = RunState(
             steps_done=steps_done,
-            samples_seen=self.skipped.batch_of(steps_done) * config.data.global_batch,
+            samples_seen=self._curriculum.samples_before(steps_done),
             updates=self.engine.updates,
             skipped_batches=self.skipped.numbers,
             guards=self.guards.state(),
@@ -202,18 +197,27 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
-    def _build_order(self) -> SampleOrder:
+    def _build_curriculum(self) -> Curriculum:
         data = self.config.data
         blocks = self._corpus.blocks(data.train_split)
-        weights = np.array([data.source_weights.get(str(source), 1.0) for source in blocks.source])
-        return SampleOrder(
-            blocks.bases, seed=self.config.seed, seq_len=data.seq_len, streams=data.streams,
-            shuffle_blocks=data.shuffle_blocks, weights=weights, reverse_complement=data.reverse_complement,
-        )  # fmt: skip
+        mixture = mixture_of(blocks, self._corpus.sources, data.mixing, data.corpus)
+        return Curriculum.of(data, blocks.bases, mixture, seed=self.config.seed, batch_of=self.skipped.batch_of)
+
+    def _build_reader(self) -> WindowReader:
+        data, loader = self.config.data, self.config.loader
+        return WindowReader(
+            self._corpus,
+            data.train_split,
+            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
+            cached_blocks=data.streams // self.rank.world_size * (data.shuffle_blocks + 1),
+            threads=loader.workers + 1,
+            frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
+            bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
+        )
 
     def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
         settings = self.config.evaluation
-        reader = WindowReader(self._corpus, settings.split, seq_len=self.config.data.seq_len)
+        reader = WindowReader(self._corpus, settings.split)
         windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
         species = self._corpus.blocks(settings.split).species
         # spread over the corpus: block order follows contigs, so every n-th block samples all of them
@@ -222,7 +226,10 @@ class Run:
             f"{self._corpus.fingerprint[:16]}-{self.config.data.train_split}-{stride}",
             lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
         )
-        return HeldOut(reader, windows, species[windows.block], rates, tables, self.rank, micro_batch=micro_batch)
+        return HeldOut(
+            reader, windows, species[windows.block], rates, tables, self.rank,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+        )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:
         """A few masked held-out windows and the logits the training model gives them, to check an export by."""

@@ -12,6 +12,27 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+class MixingSettings(Config):
+    """How often an epoch sees each genome."""
+
+    by: Literal["source", "species", "clade"] = Field("source", description="what `temperature` and `weights` speak of")
+    temperature: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="shares go with bases ** (1 / temperature): 1 is natural, a large one makes all equal"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="relative weights by name, 1 where not named; default: the weights in the corpus index",
+    )
+
+
+class StageSettings(Config):
+    """A part of the run with windows of its own length."""
+
+    from_step: Annotated[int, Field(ge=0)]
+    seq_len: Positive
+    global_batch: Positive
+
+
 class DataSettings(Config):
     """Which windows are seen, in which order. Part of the run's identity: a resume refuses a change."""
 
@@ -19,12 +40,35 @@ class DataSettings(Config):
     train_split: str = "train"
     seq_len: Positive = Field(1024, description="window length in bases")
     global_batch: Positive = Field(8, description="windows in one optimizer step, over all ranks")
+    curriculum: tuple[StageSettings, ...] = Field(
+        (), description="later stages with another window length, each {from_step, seq_len, global_batch}"
+    )
     streams: Positive = Field(64, description="interleaved streams of the order; the world size must divide it")
     shuffle_blocks: Positive = Field(4, description="consecutive blocks whose windows are shuffled together")
     reverse_complement: bool = Field(True, description="read half of the windows from the other strand")
-    source_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="times a source is seen in an epoch; 1 where not named"
-    )
+    mixing: MixingSettings = MixingSettings()
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> Self:
+        steps = [stage.from_step for stage in self.stages]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"curriculum: from_step must grow from stage to stage, from 1 on, and is {steps[1:]}")
+        return self
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """All stages, the first included."""
+        return StageSettings(from_step=0, seq_len=self.seq_len, global_batch=self.global_batch), *self.curriculum
+
+
+class LoaderSettings(Config):
+    """How windows are read. Changes nothing about which; may differ between resumes."""
+
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="reader threads of a rank; 0 reads when a step asks")
+    on_bad_block: Literal["fail", "skip"] = Field("fail", description="skip reads a damaged block as N, with no loss")
+    max_bad_blocks: Annotated[int, Field(ge=0)] = Field(16, description="faults a rank skips before it stops")
+    cache: str | None = Field(None, description="folder that keeps blocks of a remote corpus; none by default")
+    cache_gib: Annotated[float, Field(gt=0)] = Field(50.0, description="most the cache holds, for all ranks together")
 
 
 class ModelSettings(Config):
@@ -188,6 +232,7 @@ class PretrainConfig(Config):
     log_every: Positive = 1
     model: ModelSettings = ModelSettings()
     data: DataSettings = Field(description="at least data.corpus, or --corpus")
+    loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -214,4 +259,11 @@ class PretrainConfig(Config):
                 f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows each of {world_size} ranks "
                 f"takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
             )
-        return per_rank // micro_batch
+        passes = per_rank // micro_batch
+        for stage in self.data.curriculum:
+            if stage.global_batch % (world_size * passes):
+                raise ValueError(
+                    f"data.curriculum: global_batch={stage.global_batch} from step {stage.from_step} on does not "
+                    f"divide into {world_size} ranks x {passes} forward passes of a step; all stages have as many"
+                )
+        return passes

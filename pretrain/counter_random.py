@@ -1,19 +1,29 @@
 """Randomness as a pure function of counters: the same key gives the same bits on any machine, rank or resume.
 
-The mixing step is the 64-bit finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). It exists twice,
-for numpy (planning the order on the host) and for torch (corrupting windows on any device), and both give
-the same bits: a test holds them together.
+The order of samples is planned on the host with 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood,
+OOPSLA 2014). Corruption needs a word for every base and takes 32 bits: one word decides whether, how and by what a
+base is replaced.
 """
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+GOLDEN_32 = 0x9E3779B9
+ROUNDS_32 = (0x7FEB352D, 0x846CA68B)
+_WORD = 0xFFFFFFFF
 
 UInt64Array = npt.NDArray[np.uint64]
+
+
+@numba.vectorize(["uint64(uint64, uint64)"], cache=True)
+def absorb(state, word):  # type: ignore[no-untyped-def]  # a numpy ufunc after decoration
+    """The state after one more 64-bit counter."""
+    state = state + (word + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def hash_counters(*counters: int | npt.NDArray[np.integer]) -> UInt64Array:
@@ -27,42 +37,29 @@ def hash_counters(*counters: int | npt.NDArray[np.integer]) -> UInt64Array:
     """
     state: UInt64Array = np.zeros((), np.uint64)
     for counter in counters:
-        word = np.asarray(counter).astype(np.uint64)
-        with np.errstate(over="ignore"):  # wrapping modulo 2**64 is the point
-            state = _finalise(state + (word + np.uint64(1)) * np.uint64(_GOLDEN))
-    return state
-
-
-def _finalise(bits: UInt64Array) -> UInt64Array:
-    with np.errstate(over="ignore"):
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MIX_1)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_MIX_2)
-        return bits ^ (bits >> np.uint64(31))
+        state = absorb(state, np.asarray(counter).astype(np.uint64))
+    return np.asarray(state)
 
 
 def hash_positions(keys: torch.Tensor, length: int) -> torch.Tensor:
-    """64 random bits for every position of every window, on the device of `keys`.
+    """32 random bits for every position of every window, on the device of `keys`.
 
-    Equals `hash_counters(position)` started from the state `key`.
+    A 32-bit finaliser (Wellons, "Prospecting for hash functions", 2018: lowbias32) over the position, stepped by the
+    golden ratio from the low half of the key and then crossed with the high half. `loops_cpu` has the same function
+    compiled; a test holds them together.
 
     Args:
         keys: (B,) int64, the bits of a uint64 key for each window.
         length: number of positions L.
 
     Returns:
-        (B, L) int64 holding the bits of uint64 values.
+        (B, L) int64 in [0, 2**32).
     """
     positions = torch.arange(1, length + 1, dtype=torch.int64, device=keys.device)
-    bits = keys[:, None] + positions[None, :] * _signed(_GOLDEN)
-    bits = (bits ^ _shift_right(bits, 30)) * _signed(_MIX_1)
-    bits = (bits ^ _shift_right(bits, 27)) * _signed(_MIX_2)
-    return bits ^ _shift_right(bits, 31)
-
-
-def _shift_right(bits: torch.Tensor, count: int) -> torch.Tensor:
-    # int64 shifts copy the sign bit; a uint64 shift brings in zeros
-    return (bits >> count) & ((1 << (64 - count)) - 1)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >= 1 << 63 else word
+    low, high = keys[:, None] & _WORD, (keys[:, None] >> 32) & _WORD
+    bits = ((low + positions[None, :] * GOLDEN_32) & _WORD) ^ high
+    first, second = ROUNDS_32
+    # int64 holds the product's low 32 bits whatever overflows above them
+    bits = ((bits ^ (bits >> 16)) * first) & _WORD
+    bits = ((bits ^ (bits >> 15)) * second) & _WORD
+    return bits ^ (bits >> 16)

@@ -12,6 +12,7 @@ from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
 
 from .batches import window_keys
+from .block_cache import UInt8Array
 from .diagnostics import (
     COMPRESSION_RANGE,
     LEAST_REPEAT_CHUNKS,
@@ -26,7 +27,7 @@ from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
 from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, uncorrupted_ids
 from .sample_order import Windows
-from .window_reader import UInt8Array, WindowReader
+from .window_reader import WindowReader
 
 _SEGMENT_BASES = 1000  # shown in a report
 # One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
@@ -48,12 +49,14 @@ class HeldOut:
         tables: MarkovTables,
         rank: Rank,
         *,
+        seq_len: int,
         micro_batch: int,
     ) -> None:
         """
         Args:
             windows: the same list on every rank; this rank takes every W-th of it.
             species: of each window.
+            seq_len: bases of a window.
             micro_batch: windows in one forward pass.
         """
         self._rank = rank
@@ -65,7 +68,7 @@ class HeldOut:
         mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
         self._mine = mine
         self._windows = windows.take(np.array(mine))
-        self._packed = reader.read(self._windows)
+        self._packed = reader.read(self._windows, seq_len)
         self._rates = rates
         self._tables = tables
         self._micro_batch = micro_batch

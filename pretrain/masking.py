@@ -4,14 +4,17 @@ Paper: 15 % of the A/C/G/T positions are selected; of these 80 % become [MASK], 
 N, pads and special tokens are never selected. Soft-masked (repeat) bases count less in the loss.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
+import numpy as np
 import torch
 
 from dataprep.packed_codes import PACKED_REPEAT_BIT
-from model.alphabet import CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
+from model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
 
 from .counter_random import hash_positions
+from .loops_cpu import corrupt_rows
 
 IGNORED_LABEL = -100
 _CODE_BITS = PACKED_REPEAT_BIT - 1
@@ -26,6 +29,13 @@ class MaskingRates:
     random: float = 0.1
     repeat_weight: float = 0.1
 
+    @property
+    def thresholds(self) -> tuple[int, int, int]:
+        """A 31-bit random word below the first selects a base; below the others it is masked, or else random."""
+        shares = (1.0, self.mask, self.mask + self.random)
+        below_select, below_mask, below_random = (round(self.select * share * 2**31) for share in shares)
+        return below_select, below_mask, below_random
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,33 +47,54 @@ class Batch:
     loss_weights: torch.Tensor  # (B, L) float32, 0 at unselected positions
     is_repeat: torch.Tensor  # (B, L) bool, soft-masked in the genome
 
+    @classmethod
+    def empty(cls, windows: int, length: int) -> Self:
+        """Room on the CPU for a batch yet to be written."""
+        kinds = (torch.int64, torch.bool, torch.int64, torch.float32, torch.bool)
+        return cls(*(torch.empty(windows, length, dtype=kind) for kind in kinds))
+
     @property
     def weight_sum(self) -> torch.Tensor:
         """() float64: what the masked-LM loss of these windows is divided by."""
         return self.loss_weights.sum(dtype=torch.float64)
 
 
-def corrupt(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates) -> Batch:
+def corrupt(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates, *, out: Batch | None = None) -> Batch:
     """Select and corrupt positions of a batch of windows.
 
     Args:
         packed: (B, L) uint8, base codes with the repeat bit, `CODE_PAD` beyond a window's end.
         keys: (B,) int64, the bits of each window's uint64 key.
+        out: a CPU batch of that shape to write over; fresh memory costs more than filling it.
 
     Returns:
         The batch, on the device of `packed`; the same keys and bases give the same batch on any device.
     """
+    if packed.device.type != "cpu":
+        return corrupt_tensors(packed, keys, rates)
+    batch = Batch.empty(*packed.shape) if out is None else out
+    arrays: list[Any] = [getattr(batch, field.name).numpy() for field in fields(Batch)]
+    corrupt_rows(
+        packed.numpy(), keys.numpy().view(np.uint64),
+        *map(np.uint32, rates.thresholds), np.float32(rates.repeat_weight),
+        *arrays,
+    )  # fmt: skip
+    return batch
+
+
+def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates) -> Batch:
+    """`corrupt` in plain tensor operations, for any device; on the CPU many times slower than the compiled loop."""
     codes = (packed & _CODE_BITS).to(torch.int64)
     is_repeat = (packed & PACKED_REPEAT_BIT) != 0
     is_pad = codes == CODE_PAD
     ids = torch.where(is_pad, PAD_ID, codes + FIRST_BASE_ID)
 
+    # one word a base: its high bits decide whether and how, its low two bits by which base
     bits = hash_positions(keys, packed.shape[1])
-    # high half: selected or not; next 16 bits: what happens; lowest 2 bits: which base. Independent uses.
-    selected = (((bits >> 32) & 0xFFFFFFFF) < round(rates.select * 2**32)) & (codes < 4)
-    action = (bits >> 16) & 0xFFFF
-    masked = selected & (action < round(rates.mask * 2**16))
-    replaced = selected & ~masked & (action < round((rates.mask + rates.random) * 2**16))
+    below_select, below_mask, below_random = rates.thresholds
+    selected = ((bits >> 1) < below_select) & (codes < CODE_N)
+    masked = selected & ((bits >> 1) < below_mask)
+    replaced = selected & ~masked & ((bits >> 1) < below_random)
     corrupted = torch.where(masked, MASK_ID, torch.where(replaced, (bits & 3) + FIRST_BASE_ID, ids))
 
     weights = torch.where(is_repeat, rates.repeat_weight, 1.0) * selected

@@ -9,6 +9,7 @@ from failures import BadInput
 from typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
+from .mixing import mixture_of
 from .run_lock import RunLock
 from .run_state import RunState, complete_checkpoints, read_state, require_same_run
 
@@ -21,22 +22,14 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     """Refuse a run that cannot work.
 
     Raises:
-        BadInput: no corpus, a split without blocks, an unknown source, sizes that do not divide, or a run folder
-            that is something else.
+        BadInput: no corpus, a split without blocks, weights that fit no source, sizes that do not divide, or a
+            run folder that is something else.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
         if split not in corpus.splits:
             raise BadInput(f"{config.data.corpus}: no split {split!r} ({key}); it has {', '.join(corpus.splits)}")
-    names = [source.name for source in corpus.sources]
-    unknown = sorted(set(config.data.source_weights) - set(names))
-    if unknown:
-        raise BadInput(
-            f"data.source_weights: {config.data.corpus} has no source {unknown[0]!r}; it has {', '.join(names)}"
-        )
-    weights = config.data.source_weights
-    if names and all(weights.get(name) == 0 for name in names):
-        raise BadInput("data.source_weights: every source has weight 0, so there is nothing to train on")
+    mixture_of(corpus.blocks(config.data.train_split), corpus.sources, config.data.mixing, config.data.corpus)
     try:
         config.accumulation(world_size)
     except ValueError as error:

@@ -4,7 +4,7 @@ Nothing here depends on the world size, on loader workers or on what was read be
 the number of samples seen, and any number of ranks draws the same global batches.
 
 An epoch, for E = (seed, epoch):
-  1. Blocks (with whole repeats and a hashed fraction where a source is weighted) are permuted by E.
+  1. Blocks (with whole repeats and a hashed fraction where genomes are mixed by weight) are permuted by E.
   2. Each gets a phase drawn from (E, block): its windows are [0, phase), [phase, phase + S), ..., remainder,
      so every base is seen exactly once an epoch and window borders move from epoch to epoch.
   3. The windows of the permuted blocks, in line, are cut into V streams whose counts differ by at most one.
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from .counter_random import UInt64Array, hash_counters
 from .keyed_permutation import Int64Array, permute
+from .mixing import Mixture
 
 # Domains keep the uses of one seed apart: two draws never share a counter tuple.
 _PERMUTE, _PHASE, _FRACTION, _SHUFFLE, _WINDOW, _STRAND = range(1, 7)
@@ -72,13 +73,13 @@ class SampleOrder:
         seq_len: int,
         streams: int,
         shuffle_blocks: int,
-        weights: npt.NDArray[np.float64] | None = None,
+        mixture: Mixture | None = None,
         reverse_complement: bool = True,
     ) -> None:
         """
         Args:
             block_bases: (n,) length of each block in bases, in the corpus's canonical order.
-            weights: (n,) times a block is seen in an epoch; 2.5 is twice, and a third time for half of them.
+            mixture: how often an epoch sees which blocks; without it, every block once.
 
         Raises:
             ValueError: no blocks, an empty block, or a non-positive size.
@@ -88,8 +89,8 @@ class SampleOrder:
             raise ValueError("the order needs at least one block, and no empty ones")
         if min(seq_len, streams, shuffle_blocks) < 1:
             raise ValueError("seq_len, streams and shuffle_blocks are at least 1")
-        self._weights = np.ones(len(self._bases)) if weights is None else np.asarray(weights, np.float64)
-        if not float(self._weights.max()) > 0:
+        self._mixture = Mixture.natural(len(self._bases)) if mixture is None else mixture
+        if not (self._mixture.repeats[self._mixture.group] > 0).any():
             raise ValueError("all blocks have weight 0")
         self._seed = seed
         self._seq_len = seq_len
@@ -138,8 +139,7 @@ class SampleOrder:
 
     def _plan(self, number: int) -> _Epoch:
         indices = np.arange(len(self._bases), dtype=np.int64)
-        drawn = hash_counters(_FRACTION, self._seed, number, indices).astype(np.float64) / 2.0**64
-        repeats = np.floor(self._weights).astype(np.int64) + (drawn < self._weights % 1.0)
+        repeats = self._repeats(number)
         blocks = np.repeat(indices, repeats)
         copies = np.arange(len(blocks)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         shuffled = np.lexsort((blocks, hash_counters(_PERMUTE, self._seed, number, blocks, copies)))
@@ -157,6 +157,24 @@ class SampleOrder:
         each, extra = divmod(int(first_window[-1]), streams)
         stream_begin = np.concatenate([[0], np.cumsum(each + (turn < extra))])
         return _Epoch(number, offset, blocks, phases, copies, first_window, stream_begin, turn)
+
+    def _repeats(self, number: int) -> Int64Array:
+        """(n,) times epoch `number` sees each block: whole repeats, and for the fraction blocks drawn by hash.
+
+        They are drawn until they hold the fraction of the group's bases, so an epoch misses a weight by less than a
+        block, not by the chance of independent draws.
+        """
+        group, wanted = self._mixture.group, self._mixture.repeats
+        repeats = np.floor(wanted).astype(np.int64)[group]
+        fraction = wanted % 1.0
+        if not fraction.any():
+            return repeats
+        drawn = np.lexsort((hash_counters(_FRACTION, self._seed, number, np.arange(len(group))), group))
+        bases, place = self._bases[drawn], group[drawn]
+        totals = np.bincount(group, weights=self._bases, minlength=len(wanted))
+        before = np.cumsum(bases) - bases - (np.cumsum(totals) - totals)[place]
+        repeats[drawn] += before + bases / 2 < (fraction * totals)[place]
+        return repeats
 
     def _draw(self, epoch: _Epoch, samples: Int64Array) -> Windows:
         stream = samples % self._streams

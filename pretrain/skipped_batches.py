@@ -1,21 +1,11 @@
-"""Batches a run leaves out after a loss spike, and what that does to the sample order."""
+"""Batches a run leaves out after a loss spike, and which batch each step takes then."""
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 from failures import BadInput
 
-from .sample_order import Windows
-
 _NAME = "skipped_batches.json"
-
-
-class Order(Protocol):
-    """The part of `SampleOrder` that drawing data needs."""
-
-    def windows(self, samples: range) -> Windows:
-        """The windows of the given sample numbers."""
 
 
 class SkippedBatches:
@@ -47,16 +37,3 @@ class SkippedBatches:
         partial = self._path.with_name(f".{_NAME}.partial")
         partial.write_text(json.dumps(self.numbers) + "\n")
         partial.replace(self._path)
-
-
-class SkippingOrder:
-    """A sample order without the left-out batches: step s takes the s-th batch that is left."""
-
-    def __init__(self, order: Order, skipped: SkippedBatches, *, global_batch: int) -> None:
-        self._order, self._skipped, self._global_batch = order, skipped, global_batch
-
-    def windows(self, samples: range) -> Windows:
-        """The windows of sample numbers that all belong to one step."""
-        step = samples.start // self._global_batch
-        shift = (self._skipped.batch_of(step) - step) * self._global_batch
-        return self._order.windows(range(samples.start + shift, samples.stop + shift, samples.step))

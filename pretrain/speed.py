@@ -20,15 +20,15 @@ class Speed:
         matrix_rate: FLOP per second one device reaches in matrix products; see `matrix_rate`.
     """
 
-    def __init__(self, network: DNAChunkerConfig, seq_len: int, rank: Rank, matrix_rate: float) -> None:
-        self._network, self._seq_len = network, seq_len
-        self._world_size, self._matrix_rate = rank.world_size, matrix_rate
+    def __init__(self, network: DNAChunkerConfig, rank: Rank, matrix_rate: float) -> None:
+        self._network, self._world_size, self._matrix_rate = network, rank.world_size, matrix_rate
 
-    def of_step(self, bases: float, compression: dict[str, float], seconds: float) -> dict[str, float]:
+    def of_step(self, bases: float, seq_len: int, compression: dict[str, float], seconds: float) -> dict[str, float]:
         """Rates of a step.
 
         Args:
             bases: over all ranks.
+            seq_len: bases of a window.
             compression: per stage, chunks per position of that stage.
 
         Returns:
@@ -39,7 +39,7 @@ class Speed:
         for share in compression.values():
             per_base *= share
             chunks_per_base.append(per_base)
-        flops = bases * flops_per_base(self._network, self._seq_len, chunks_per_base).total
+        flops = bases * flops_per_base(self._network, seq_len, chunks_per_base).total
         return {
             "bases_per_second": bases / seconds,
             "bases_per_second_per_device": bases / seconds / self._world_size,

@@ -35,7 +35,7 @@ def train(run: Run) -> None:
                 labels=batch.labels,
                 loss_weights=batch.loss_weights,
                 loss_normalizer=max(weight_sum, 1e-6),
-                sequence_normalizer=config.data.global_batch,
+                sequence_normalizer=data.global_batch,
             )
             phase("backward", step)
             engine.backward(output.loss)
@@ -52,7 +52,7 @@ def train(run: Run) -> None:
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
             seconds = time.perf_counter() - began
-            speed = run.speed.of_step(metrics["bases"], metrics["compression"], seconds)
+            speed = run.speed.of_step(metrics["bases"], data.seq_len, metrics["compression"], seconds)
             metrics |= {"lr": lr, "grad_norm": grad_norm, "seconds": seconds, "data_wait": data.wait, **speed}
             run.journal.write("step", steps_done=done, **metrics, system=load_of_machines(rank))
 

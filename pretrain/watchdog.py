@@ -75,7 +75,7 @@ class Watchdog:
             stuck = time.monotonic() - since
             with contextlib.suppress(OSError):  # a full disk is reported by those who need it
                 self._report({"number": number, "phase": phase, "step": step, "stuck": round(stuck, 1)})
-            if os.getppid() != self._parent or (self._supervisor and not psutil.pid_exists(self._supervisor)):
+            if os.getppid() != self._parent or (self._supervisor and not _lives(self._supervisor)):
                 self._orphaned("the process that started the ranks is gone")
             if stuck > self._limit:
                 speaker, line = blame(self._reports(), self._world_size, quiet_after=4 * self._beat)
@@ -104,6 +104,13 @@ class Watchdog:
 
     def _file(self, rank: int) -> Path:
         return self._folder / f"rank-{rank}.json"
+
+
+def _lives(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # dead, and nobody has asked how it died
+    except psutil.NoSuchProcess:
+        return False
 
 
 def blame(reports: dict[int, dict[str, Any]], world_size: int, *, quiet_after: float) -> tuple[int | None, str]:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "cluster": {"pretrain.config", "dataprep.config", *FOUNDATIONS},
     "failures": set(),
     "typed_config": {"failures"},
-    "dnachunker": {"dataprep.commands", "pretrain.commands", "cluster.local", *FOUNDATIONS},
+    "dnachunker": {"dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", *FOUNDATIONS},
 }  # fmt: skip
 
 # Heavy dependencies, and the only files that import them.
@@ -39,6 +39,13 @@ OWNERS = {
     "mlflow": {"pretrain/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},
+    "pyfaidx": {"dataprep/compare_fasta.py"},
+    "numba": {
+        "dataprep/base_loops.py",
+        "pretrain/loops_cpu.py",
+        "pretrain/counter_random.py",
+        "pretrain/keyed_permutation.py",
+    },
 }
 TORCH_FREE = ("dataprep", "cluster", "dnachunker.py", "typed_config.py", "failures.py")
 
@@ -93,7 +100,8 @@ def test_heavy_dependencies_have_one_owner(path: Path) -> None:
             assert relative in OWNERS[library], f"{relative} imports {library}"
         if library == "torch":
             assert not relative.startswith(TORCH_FREE), f"{relative} imports torch"
-        if library in ("mamba_ssm", "flash_attn", "triton", "numba"):
+        # model/ looks up numba like this too: it is copied by Hugging Face, whose import check must not ask for it
+        if library in ("mamba_ssm", "flash_attn", "triton"):
             pytest.fail(f"{relative} imports {library}: optional libraries are looked up with importlib")
 
 

@@ -11,6 +11,7 @@ import pytest
 from dataprep.config import CorpusConfig
 from dataprep.corpus_index import Corpus
 from dataprep.ray_pipeline import build_corpus
+from dataprep.staged_sequence import Stretch
 
 KEEP_ALL: dict[str, Any] = {"n_gap": 0, "max_n": 1.0, "duplicates": "keep"}
 
@@ -48,6 +49,22 @@ def reassemble() -> Callable[..., dict[str, str]]:
         return {contig: array.tobytes().decode() for contig, array in letters.items()}
 
     return _reassemble
+
+
+@pytest.fixture
+def letters_of() -> Callable[[Stretch], str]:
+    """The letters of a staged stretch, base by base."""
+
+    def _letters_of(stretch: Stretch) -> str:
+        letters = ["ACGT"[stretch.bases[i // 4] >> 6 - 2 * (i % 4) & 3] for i in range(stretch.length)]
+        for start, end in stretch.n_runs.tolist():
+            assert letters[start:end] == ["A"] * (end - start), "N is stored as A"
+            letters[start:end] = "N" * (end - start)
+        for start, end in stretch.soft_runs.tolist():
+            letters[start:end] = "".join(letters[start:end]).lower()
+        return "".join(letters)
+
+    return _letters_of
 
 
 @pytest.fixture

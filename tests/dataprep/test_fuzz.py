@@ -23,7 +23,7 @@ from dataprep.catalog import read_list
 from dataprep.config import BedSplit
 from dataprep.genome import stage_genome
 from dataprep.repeats import RepeatSource, read_repeats
-from dataprep.shard_format import block_from_packed, decode_block, decode_packed, encode_block
+from dataprep.shard_format import block_from_packed, decode_block, encode_block
 from dataprep.splits import divide
 from failures import BadInput
 
@@ -93,8 +93,11 @@ def read_genome(data: bytes, folder: Path) -> None:
     work.mkdir()
     genome = stage_genome(path, work)
     for contig in genome.contigs:
-        assert genome.read(contig, 0, contig.length).size == contig.length > 0
-        assert (genome.read(contig, 0, contig.length) & 7).max() <= 4
+        stretch = genome.read(contig, 0, contig.length)
+        assert stretch.bases.size == -(-contig.length // 4) > 0
+        for runs in (stretch.n_runs, stretch.soft_runs):
+            assert (np.diff(runs.ravel().astype(int)) > 0).all()
+            assert not runs.size or runs[-1, 1] <= contig.length
 
 
 def read_split_bed(data: bytes, folder: Path) -> None:
@@ -120,7 +123,7 @@ def read_mask(kind: str) -> Callable[[bytes, Path], None]:
 
 def decode(data: bytes, _: Path) -> None:
     block = decode_block(data)
-    assert decode_packed(data).size == block.bases
+    assert block.packed.size == block.bases
 
 
 def decode_recompressed(data: bytes, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """What FASTA may look like: every accepted form gives the same bases, every other gives one line and leaves nothing."""
 
 import gzip
-import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataprep.build_plan import PlannedSource
 from dataprep.corpus_index import Corpus
-from dataprep.fasta_scan import pack_letters
+from dataprep.fasta_scan import FastaScan
 from dataprep.genome import glance, stage_genome
+from dataprep.staged_sequence import StageWriter, read_stretch
 from failures import BadInput
 
 Build = Callable[..., Corpus]
@@ -169,52 +171,54 @@ def test_any_genome_comes_back_letter_by_letter(
     assert reassemble(corpus, "g") == {f"c{i}": text for i, text in enumerate(contigs) if text}
 
 
-EVEN = b">a x\nACGTA\nNNgta\nRC\n>b\nACGTACG\nACGTACG\n>c\nACG\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "in_place"),
-    [
-        ("even.fa", EVEN, True),
-        ("crlf.fa", EVEN.replace(b"\n", b"\r\n"), True),
-        ("unended.fa", EVEN.rstrip(), True),
-        ("uneven.fa", EVEN.replace(b"NNgta", b"NNgt"), False),
-        ("longer.fa", EVEN.replace(b"RC\n", b"RCACGT\n"), False),
-        ("mixed.fa", EVEN.replace(b"NNgta\n", b"NNgt\r\n"), False),
-        ("blank.fa", EVEN.replace(b"NNgta", b"NN ta"), False),
-        ("gap.fa", EVEN.replace(b"RC\n", b"\nRC\n"), False),
-        ("plain.fa.gz", EVEN, False),
-        ("packed.fa", gzip.compress(EVEN), False),
-    ],
-)
-def test_an_even_plain_file_is_read_where_it_lies(name: str, data: bytes, in_place: bool, tmp_path: Path) -> None:
-    """Through an index kept in the build folder, never beside the user's file; with the same bases as a staged copy."""
-    (tmp_path / "work").mkdir()
-    path = tmp_path / name
-    path.write_bytes(data)
-    genome = stage_genome(path, tmp_path / "work")
-    assert genome.store.endswith(".fai") == in_place
-    contigs = {contig.name: contig for contig in genome.contigs}
-    plain = data if data[:1] == b">" else EVEN
-    expected = {r.split()[0].decode(): r.split(b"\n", 1)[1] for r in plain.split(b">")[1:]}
-    for contig in contigs.values():
-        letters = pack_letters(expected[contig.name])
+@pytest.mark.parametrize("piece", [1, 3, 7, 10_000])
+def test_any_stretch_is_what_the_file_says(piece: int, tmp_path: Path, letters_of: Any, read_fasta: Any) -> None:
+    """However the file comes in chunks, and wherever a stretch begins and ends."""
+    text = {"a": "ACGTANNgtaRCn", "b": "acgtACGTACGTAC", "c": "NN", "d": "T"}
+    (tmp_path / "genome").mkdir()
+    with StageWriter(tmp_path / "genome" / "g") as sink:
+        scan = FastaScan(tmp_path / "g.fa", sink)
+        data = "".join(f">{name}\n{letters}\n" for name, letters in text.items()).encode()
+        for start in range(0, len(data), piece):
+            scan.feed(data[start : start + piece])
+        scan.finish()
+    expected = read_fasta(data)
+    assert [contig.name for contig in sink.contigs] == list(expected)
+    for contig in sink.contigs:
+        letters = expected[contig.name]
         assert contig.length == len(letters)
         for start in range(contig.length):
             for end in range(start + 1, contig.length + 1):
-                assert genome.read(contig, start, end).tobytes() == letters[start:end]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "work"])
-    assert stage_genome(path, tmp_path / "work") == genome
+                assert letters_of(read_stretch(tmp_path / "genome" / "g", contig, start, end)) == letters[start:end]
 
 
-def test_a_file_that_changes_under_the_build_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "g.fa"
-    path.write_bytes(EVEN)
-    genome = stage_genome(path, tmp_path)
-    path.write_bytes(EVEN.replace(b"ACGTA", b"CCCCC"))
-    os.utime(path, ns=(1, genome.mtime_ns + 1))
-    with pytest.raises(BadInput, match=r"g\.fa: changed while"):
-        genome.read(genome.contigs[0], 0, 3)
+def test_a_staged_genome_is_used_again_only_if_it_is_whole(tmp_path: Path) -> None:
+    path, work = tmp_path / "g.fa", tmp_path / "work"
+    work.mkdir()
+    path.write_bytes(GOOD)
+    genome = stage_genome(path, work)
+    first = sorted((file.name, file.stat().st_mtime_ns) for file in work.iterdir())
+    assert stage_genome(path, work) == genome
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in work.iterdir()) == first
+    edges = Path(genome.stem + ".edges")
+    edges.write_bytes(edges.read_bytes()[:-8])
+    assert stage_genome(path, work) == genome
+    assert genome.is_here
+
+
+def test_a_machine_without_the_staged_files_makes_them_of_the_same_genome(tmp_path: Path, letters_of: Any) -> None:
+    path, work = tmp_path / "g.fa", tmp_path / "work"
+    work.mkdir()
+    path.write_bytes(GOOD)
+    genome = stage_genome(path, work)
+    contigs = {contig.name: contig for contig in genome.contigs}
+    source = PlannedSource("g", "", "", "", "soft_mask", None, genome, contigs)
+    shutil.rmtree(work)
+    assert letters_of(source.read("chr1", 2, 11)) == "GTNNacgtn"
+    shutil.rmtree(work)
+    path.write_bytes(GOOD.replace(b"ACG", b"TTT"))
+    with pytest.raises(BadInput, match=r"g\.fa: changed during the build"):
+        source.read("chr1", 2, 11)
 
 
 def test_chunk_borders_do_not_matter(

@@ -58,11 +58,6 @@ def test_no_repeats_at_all(tmp_path: Path, reassemble: Any) -> None:
     assert reassemble(make(tmp_path, "bed", b""), "g") == {name: text.upper() for name, text in MASKED.items()}
 
 
-def test_runs_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reassemble: Any) -> None:
-    monkeypatch.setattr("dataprep.repeats._STEP", 3)
-    assert reassemble(make(tmp_path, "bed", BED.encode()), "g") == MASKED
-
-
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [

@@ -15,7 +15,6 @@ from dataprep.shard_format import (
     CorruptBlock,
     block_from_packed,
     decode_block,
-    decode_packed,
     encode_block,
 )
 
@@ -55,7 +54,6 @@ def test_decoding_returns_what_was_encoded(packed: np.ndarray) -> None:
     again = decode_block(frame)
     np.testing.assert_array_equal(again.codes, packed & 7)
     np.testing.assert_array_equal(again.packed, packed)
-    np.testing.assert_array_equal(decode_packed(frame), packed)
     np.testing.assert_array_equal(again.n_runs, block.n_runs)
     np.testing.assert_array_equal(again.soft_runs, block.soft_runs)
     assert {name: getattr(again, name) for name in PLACE} == PLACE

@@ -1,18 +1,14 @@
 """What is left out of a corpus and why: runs of N, blocks of mostly N, duplicates; and what the leakage report says."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dataprep import survey
 from dataprep.corpus_index import Corpus
 from dataprep.kmer_sketch import KMER, sample_kmers, sample_rate
-from dataprep.splits import Interval
-from dataprep.survey import Stretch, gap_jobs, gap_task, join_gaps
+from dataprep.packed_codes import find_runs, pack_bases
+from dataprep.staged_sequence import Stretch
 from failures import BadInput
 
 COMPLEMENT = str.maketrans("ACGTacgt", "TGCAtgca")
@@ -54,37 +50,6 @@ def test_long_runs_of_n_split_blocks_and_full_or_short_blocks_are_dropped(
     assert dropped(strict)["train", "too_much_n"] == (2, 128)
 
 
-runs = st.lists(st.tuples(st.sampled_from("AN"), st.integers(1, 40)), min_size=1, max_size=30)
-
-
-@given(runs, st.integers(1, 30), st.integers(1, 50), st.integers(1, 40))
-@settings(max_examples=300, deadline=None)
-def test_gaps_are_found_however_the_work_is_cut(letters: Any, n_gap: int, job_bases: int, read_bases: int) -> None:
-    text = "".join(letter * count for letter, count in letters)
-    codes = np.array([4 if letter == "N" else 0 for letter in text], np.uint8)
-
-    class _Source:
-        contigs = {"c": "c"}  # noqa: RUF012
-
-        def genome_here(self) -> "_Source":
-            return self
-
-        def read(self, contig: str, start: int, end: int) -> np.ndarray:
-            return codes[start:end]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey, "_JOB_BASES", job_bases)
-        patch.setattr(survey, "_READ_BASES", read_bases)
-        jobs = gap_jobs("s", [Interval("c", 0, len(text), "train")], n_gap)
-        found = [gap for job in jobs for gap in gap_task(job, {"s": _Source()})]  # type: ignore[dict-item]
-    expected, start = [], 0
-    for stretch in text.replace("NA", "N A").replace("AN", "A N").split():
-        if stretch[0] == "N" and len(stretch) >= n_gap:
-            expected.append(Stretch("s", "c", start, start + len(stretch)))
-        start += len(stretch)
-    assert join_gaps(found, n_gap) == expected
-
-
 def test_duplicates_are_dropped_within_a_split(build: Callable[..., Corpus]) -> None:
     one, two = dna(200), dna(200)
     letters = fasta(a=one, b=two, c=reverse(one).lower(), d=two[:199], e=one)
@@ -119,20 +84,27 @@ def test_leakage_counts_exact_31_mers_of_either_strand(build: Callable[..., Corp
     assert (other.kmers, other.share) == (0, 0.0)
 
 
+def stretch(codes: np.ndarray) -> Stretch:
+    bases = np.frombuffer(pack_bases(np.where(codes < 4, codes, 0).astype(np.uint8)), np.uint8)
+    return Stretch(codes.size, bases, find_runs(codes >= 4), find_runs(codes < 0))
+
+
 def test_a_sample_is_the_same_for_every_sequence_and_both_strands() -> None:
     packed = RANDOM.integers(0, 4, 300_000).astype(np.uint8)
     packed[1000:1010] = 4
     backward = np.where(packed < 4, 3 - packed, packed)[::-1].astype(np.uint8)
-    everything, _ = sample_kmers(packed, sample_rate(1.0))
+    everything, _ = sample_kmers(stretch(packed), sample_rate(1.0))
     assert everything.size == packed.size - KMER + 1 - (10 + KMER - 1)
     for share in (0.3, 0.01, 0.001):
         rate = sample_rate(share)
         assert rate.share == pytest.approx(share, rel=1e-3)
-        sample, fingerprint = sample_kmers(packed, rate)
-        again, same = sample_kmers(backward, rate)
+        sample, fingerprint = sample_kmers(stretch(packed), rate)
+        again, same = sample_kmers(stretch(backward), rate)
         assert (sorted(sample), fingerprint) == (sorted(again), same)
         assert sample.size == pytest.approx(share * everything.size, rel=0.25)
-        pieces = [sample_kmers(packed[i : i + 50_000 + KMER - 1], rate)[0] for i in range(0, packed.size, 50_000)]
+        pieces = [
+            sample_kmers(stretch(packed[i : i + 50_000 + KMER - 1]), rate)[0] for i in range(0, packed.size, 50_000)
+        ]
         assert sorted(np.concatenate(pieces)) == sorted(sample)
 
 
@@ -142,4 +114,4 @@ def test_a_sampled_kmer_is_spelled_right() -> None:
     numbers = [
         int("".join(str("ACGT".index(letter)) for letter in strand), 4) for strand in (letters, reverse(letters))
     ]
-    assert sample_kmers(packed, sample_rate(1.0))[0].tolist() == [min(numbers)]
+    assert sample_kmers(stretch(packed), sample_rate(1.0))[0].tolist() == [min(numbers)]

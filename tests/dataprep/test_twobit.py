@@ -1,6 +1,5 @@
 """A .2bit file gives the bases, N and soft-mask that its FASTA gives; whatever is wrong with it is one line."""
 
-import io
 import struct
 from collections.abc import Callable
 from itertools import groupby
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataprep.corpus_index import Corpus
-from dataprep.twobit import read_twobit
+from dataprep.genome import stage_genome
 from failures import BadInput
 
 LETTERS = {
@@ -65,14 +64,13 @@ def test_both_byte_orders_and_versions(
     assert corpus.sources[0].empty_records == 1
 
 
-def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, letters_of: Callable[..., str]) -> None:
     monkeypatch.setattr("dataprep.twobit._STEP", 8)
     path = tmp_path / "genome.2bit"
     path.write_bytes(twobit(LETTERS))
-    sink = io.BytesIO()
-    contigs = read_twobit(path, sink)
-    letters = sink.getvalue().translate(bytes(b"ACGTN"[i] if i < 5 else b"acgtn"[i % 8 % 5] for i in range(256)))
-    assert {c.name: letters[c.offset : c.offset + c.length].decode() for c in contigs} == LETTERS
+    genome = stage_genome(path, tmp_path)
+    found = {contig.name: letters_of(genome.read(contig, 0, contig.length)) for contig in genome.contigs}
+    assert found == {name: text for name, text in LETTERS.items() if text}
 
 
 def damaged() -> dict[str, tuple[bytes, str]]:
@@ -103,4 +101,4 @@ def test_no_truncation_passes(tmp_path: Path) -> None:
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(BadInput):
-            read_twobit(path, io.BytesIO())
+            stage_genome(path, tmp_path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import bimamba_layer_parameters, flops_per_base, parameters
+from model.cost import activation_bytes, bimamba_layer_parameters, flops_per_base, parameters
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 
@@ -25,3 +25,32 @@ def test_flops_of_the_paper_run() -> None:
     assert flops_per_base(config, 8192, (0.3, 0.1)).total < flops_per_base(config, 8192, (0.56, 0.31)).total
     with pytest.raises(ValueError, match="stage"):
         flops_per_base(config, 8192, (0.5,))
+
+
+@pytest.mark.parametrize("mixer", ["bimamba", "transformer", "conv"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_estimate_is_what_torch_keeps(mixer: str, checkpointing: bool) -> None:
+    config = DNAChunkerConfig(width=96, num_heads=6, trunk_layers=3, mixer=mixer)
+    model = DNAChunkerForMaskedLM(config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    bases = 1024
+    ids = torch.randint(7, 11, (1, bases))
+    every = [(torch.arange(bases) % stride == 0).expand(1, bases) for stride in (3, 9)]
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}  # by address; holding the tensors keeps an address from being used twice
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(ids, labels=ids, boundaries=every)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    chunks = [float(count.sum()) / bases for count in output.chunk_counts]
+    estimate = activation_bytes(config, bases, chunks, checkpointing=checkpointing)
+    if checkpointing:  # hooks see what is kept between layers, not the one layer that is being recomputed
+        assert measured < estimate < 0.5 * activation_bytes(config, bases, chunks)
+    else:
+        assert estimate == pytest.approx(measured, rel=0.1)

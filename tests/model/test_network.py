@@ -173,21 +173,20 @@ def gradients(model: DNAChunkerForMaskedLM, losses: list[Tensor]) -> Tensor:
 
 
 def test_ratio_loss_alone_brings_both_stages_to_their_target() -> None:
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     model = DNAChunkerForMaskedLM(DNAChunkerConfig(**SMALL))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    ids = masked_bases((4, 256), 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids = masked_bases((2, 256), 0)
     rates = []
-    for step in range(70):
-        for group in optimizer.param_groups:  # the rates swing about the target until the steps become small
-            group["lr"] = 3e-3 * (1 - step / 70)
+    for _ in range(100):
         output = model(ids)
         output.ratio_loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        rates.append([float(rate.mean()) for rate in output.natural_rates])
-    assert all(abs(rate - 0.33) > 0.03 for rate in rates[0])
-    assert rates[-1] == pytest.approx([0.33, 0.33], abs=0.03)
+        rates.append(torch.stack(output.natural_rates).mean(1))
+    assert (rates[0] > 0.4).all()
+    # a boundary is a threshold, so the rates swing about the target: their average is what settles
+    assert torch.stack(rates[50:]).mean(0).tolist() == pytest.approx([0.33, 0.33], abs=0.03)
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -86,16 +86,15 @@ def test_batch_sizes_must_divide() -> None:
 def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     config = tiny()
     state = RunState(
-        steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1, precision="fp32", device="cpu",
-        corpus_fingerprint="f",
-        identity=identity_of(config), versions={},
+        steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1,
+        precision="fp32", device="cpu", corpus_fingerprint="f", identity=identity_of(config), versions={},
     )  # fmt: skip
     require_same_run(state, tiny("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1"), "f")
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),
         ("seed=1", "seed was 0 and is now 1"),
         ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
-        ("data.source_weights.x=2", "data.source_weights.x was None and is now 2.0"),
+        ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
         ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
     ]:
         with pytest.raises(BadInput, match=message):

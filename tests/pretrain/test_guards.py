@@ -14,9 +14,8 @@ from pretrain.distributed import Rank
 from pretrain.guards import LossGuards
 from pretrain.out_of_memory import is_out_of_memory, out_of_memory_line
 from pretrain.run_lock import RunLock
-from pretrain.sample_order import Windows
 from pretrain.signals import StopSignals
-from pretrain.skipped_batches import SkippedBatches, SkippingOrder
+from pretrain.skipped_batches import SkippedBatches
 from pretrain.watchdog import blame
 from typed_config import validate_config
 
@@ -72,18 +71,12 @@ def test_a_spike_is_told_from_noise_and_does_not_hide_the_next() -> None:
     assert again.judge(2.5, 1.0, applied=True, step=42) == guards.judge(2.5, 1.0, applied=True, step=42)
 
 
-def test_left_out_batches_shift_the_order_and_are_remembered(tmp_path: Path) -> None:
+def test_left_out_batches_shift_those_after_them_and_are_remembered(tmp_path: Path) -> None:
     skipped = SkippedBatches(tmp_path)
     skipped.add(5)
     skipped.add(2)
     assert [SkippedBatches(tmp_path).batch_of(step) for step in range(6)] == [0, 1, 3, 4, 6, 7]
 
-    class Spy:
-        def windows(self, samples: range) -> Windows:
-            return samples  # type: ignore[return-value]
-
-    order = SkippingOrder(Spy(), skipped, global_batch=8)
-    assert list(order.windows(range(2 * 8 + 1, 3 * 8, 2))) == list(range(3 * 8 + 1, 4 * 8, 2))  # type: ignore[call-overload]
     (tmp_path / "skipped_batches.json").write_text("[2")
     with pytest.raises(BadInput, match="skipped_batches.json"):
         SkippedBatches(tmp_path)

@@ -1,6 +1,9 @@
 """Corruption: the stated rates, only on bases, and a pure function of the window's key."""
 
+from dataclasses import fields
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from model.alphabet import A_ID, CODE_N, CODE_PAD, MASK_ID, N_ID, PAD_ID, T_ID
 from pretrain.counter_random import hash_counters, hash_positions
-from pretrain.masking import IGNORED_LABEL, MaskingRates, corrupt, uncorrupted_ids
+from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, corrupt_tensors, uncorrupted_ids
 
 packed_windows = arrays(np.uint8, (3, 200), elements=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12]))
 
@@ -60,16 +63,60 @@ def test_n_and_pads_keep_their_ids() -> None:
     assert batch.weight_sum == 0
 
 
-def test_torch_and_numpy_hash_alike() -> None:
-    keys = hash_counters(11, np.arange(5))
-    bits = hash_positions(torch.from_numpy(keys.view(np.int64)), 7).numpy().view(np.uint64)
+@settings(max_examples=50, deadline=None)
+@given(
+    packed=packed_windows,
+    seed=st.integers(-(2**63), 2**63 - 1),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+)
+def test_the_compiled_loop_and_the_tensor_operations_agree_to_the_bit(
+    packed: np.ndarray, seed: int, shares: tuple[float, float, float]
+) -> None:
+    rates = MaskingRates(shares[0], shares[1], shares[2] * (1 - shares[1]), repeat_weight=0.25)
+    keys = torch.tensor([seed, seed ^ 1, seed ^ 2])
+    compiled = corrupt(torch.from_numpy(packed), keys, rates)
+    plain = corrupt_tensors(torch.from_numpy(packed), keys, rates)
+    for field in fields(Batch):
+        first, second = getattr(compiled, field.name), getattr(plain, field.name)
+        assert first.dtype == second.dtype
+        assert torch.equal(first, second), field.name
 
-    def mix(value: int) -> int:  # SplitMix64's finaliser in plain integers
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_shares_of_none_and_all_are_exact(share: float) -> None:
+    packed = torch.zeros((4, 4096), dtype=torch.uint8)
+    batch = corrupt(packed, torch.arange(4), MaskingRates(select=share, mask=1.0, random=0.0))
+    assert (batch.input_ids == MASK_ID).all() == (share == 1.0)
+    assert (batch.labels != IGNORED_LABEL).all() == (share == 1.0)
+    assert (batch.labels != IGNORED_LABEL).any() == (share == 1.0)
+
+
+def test_hashes_are_the_published_functions() -> None:
+    def splitmix(value: int) -> int:
         value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
         return value ^ (value >> 31)
 
-    for row, key in enumerate(keys.tolist()):
-        expected = [mix((key + position * 0x9E3779B97F4A7C15) % 2**64) for position in range(1, 8)]
-        assert bits[row].tolist() == expected
-    assert int(hash_counters(4)) == mix(5 * 0x9E3779B97F4A7C15 % 2**64)
+    def lowbias32(value: int) -> int:
+        value = (value ^ (value >> 16)) * 0x7FEB352D % 2**32
+        value = (value ^ (value >> 15)) * 0x846CA68B % 2**32
+        return value ^ (value >> 16)
+
+    keys = hash_counters(11, np.arange(5))
+    for counter, key in enumerate(keys.tolist()):
+        state = splitmix(12 * 0x9E3779B97F4A7C15 % 2**64)
+        assert key == splitmix((state + (counter + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    bits = hash_positions(torch.from_numpy(keys.view(np.int64)), 7).tolist()
+    for row, key in zip(bits, keys.tolist(), strict=True):
+        low, high = key % 2**32, key >> 32
+        assert row == [lowbias32((low + position * 0x9E3779B9) % 2**32 ^ high) for position in range(1, 8)]
+
+
+def test_neighbours_and_windows_are_corrupted_independently() -> None:
+    keys = torch.from_numpy(hash_counters(7, np.arange(256)).view(np.int64))
+    chosen = (hash_positions(keys, 4096).double() / 2**32 < 0.15).double() - 0.15
+    spread = chosen.var()
+    for shift in (1, 2, 3, 7, 64):
+        for axis in (0, 1):
+            pairs = chosen * chosen.roll(shift, axis)
+            assert abs(pairs.mean() / spread) < 4 / 1024  # four standard errors of 2^20 pairs

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.keyed_permutation import permute
+from pretrain.mixing import Mixture
 from pretrain.sample_order import SampleOrder, Windows, held_out_windows
 
 corpora = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
@@ -88,15 +89,29 @@ def test_epochs_and_seeds_differ_and_window_borders_move() -> None:
     assert sorted(first) != first, "nothing was shuffled"
 
 
-def test_weights_repeat_blocks_whole_and_in_part() -> None:
-    bases = np.full(400, 100)
-    weights = np.repeat([2.5, 0.25], 200)
-    order = SampleOrder(bases, seed=3, seq_len=100, streams=4, shuffle_blocks=2, weights=weights)
-    seen = np.zeros(2)
-    for number in range(20):
-        windows = epoch(order, number)
-        np.add.at(seen, windows.block // 200, windows.end - windows.start)
-    np.testing.assert_allclose(seen / (20 * 200 * 100), [2.5, 0.25], atol=0.03)
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=300),
+    repeats=st.lists(st.floats(0, 3), min_size=3, max_size=3).filter(lambda r: r[0] > 0),
+    number=st.integers(0, 3),
+)
+def test_an_epoch_meets_the_weights_to_within_a_block(lengths: list[int], repeats: list[float], number: int) -> None:
+    bases = np.array(lengths)
+    mixture = Mixture(np.arange(len(bases)) % 3, np.array(repeats))
+    order = SampleOrder(bases, seed=3, seq_len=500, streams=4, shuffle_blocks=2, mixture=mixture)
+    windows = epoch(order, number)
+    seen = np.bincount(mixture.group[windows.block], weights=windows.end - windows.start, minlength=3)
+    for group in range(3):
+        own = bases[mixture.group == group]
+        assert abs(seen[group] - repeats[group] * own.sum()) <= max(own, default=0)
+    assert len(set(windows.key.tolist())) == len(windows)  # a block seen twice is corrupted in two ways
+
+
+def test_a_fraction_is_made_of_other_blocks_each_epoch() -> None:
+    mixture = Mixture(np.zeros(64, np.int64), np.array([0.25]))
+    order = SampleOrder(np.full(64, 100), seed=3, seq_len=100, streams=4, shuffle_blocks=2, mixture=mixture)
+    chosen = [set(epoch(order, number).block.tolist()) for number in range(8)]
+    assert len(set().union(*chosen)) > 48
 
 
 def test_half_of_the_windows_come_from_the_other_strand() -> None:
@@ -106,7 +121,12 @@ def test_half_of_the_windows_come_from_the_other_strand() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    for bases, change in [([], {}), ([0], {}), ([5], {"seq_len": 0}), ([5], {"weights": np.zeros(1)})]:
+    for bases, change in [
+        ([], {}),
+        ([0], {}),
+        ([5], {"seq_len": 0}),
+        ([5], {"mixture": Mixture(np.zeros(1, int), np.zeros(1))}),
+    ]:
         with pytest.raises(ValueError, match=r"order needs|at least 1|weight 0"):
             SampleOrder(np.array(bases), **{"seed": 0, "seq_len": 4, "streams": 1, "shuffle_blocks": 1, **change})
 

@@ -1,0 +1,73 @@
+"""A corpus against the FASTA files it was made from, letter by letter, through a reader that shares no code with it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyfaidx
+
+from dataprep.corpus_index import Corpus, SourceRecord
+from failures import BadInput
+
+# letters as a corpus keeps them: A, C, G and T, anything else N, and the case
+_KEPT = bytes(c if chr(c) in "ACGTacgt" else ord("n") if chr(c).islower() else ord("N") for c in range(256))
+
+
+def compare_with_fasta(corpus: Corpus, files: Sequence[str]) -> list[str]:
+    """One line per block that differs from its genome, in canonical order, each with its first wrong coordinate.
+
+    The files are read by random access through pyfaidx, so they must be plain FASTA, or bgzip where Biopython is
+    installed; the index that takes goes to a temporary folder.
+
+    Args:
+        files: `SOURCE=PATH` of each genome to compare, or the path alone where the corpus has one source.
+
+    Raises:
+        BadInput: no such source or file, not a file that allows random access, or a block cannot be read.
+    """
+    return [line for item in files for line in _differences(corpus, *_source_and_path(corpus, item))]
+
+
+def _source_and_path(corpus: Corpus, item: str) -> tuple[SourceRecord, Path]:
+    records = {record.name: record for record in corpus.sources}
+    name, separator, path = item.partition("=")
+    if not separator and len(records) == 1:
+        return corpus.sources[0], Path(item)
+    if name not in records:
+        raise BadInput(f"--fasta {item}: write SOURCE=FILE; the sources of {corpus.path} are {', '.join(records)}")
+    return records[name], Path(path)
+
+
+def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[str]:
+    table = corpus.blocks()
+    rows = np.flatnonzero(table.source == source.name).tolist()
+    with tempfile.TemporaryDirectory() as folder, _open(path, folder) as fasta:
+        for row in rows:
+            block = corpus.read_block(table, row)
+            letters = fasta[block.contig][block.start : block.end] if block.contig in fasta else ""
+            found = np.frombuffer(letters.encode("ascii", "replace").translate(_KEPT), np.uint8)
+            stored = np.frombuffer(block.letters, np.uint8)
+            if source.repeats_file_sha256:  # its soft-mask is not that of the FASTA
+                found, stored = found & ~np.uint8(32), stored & ~np.uint8(32)
+            if found.size != stored.size:
+                yield f"{path}: {source.name}/{block.contig} has {found.size} of the {stored.size} bases from " + (
+                    f"{block.start} on that the corpus holds"
+                )
+            elif (wrong := np.flatnonzero(found != stored)).size:
+                first = int(wrong[0])
+                yield (
+                    f"{path}: {source.name}/{block.contig}:{block.start + first} is {chr(found[first])}, and in the "
+                    f"corpus {chr(stored[first])}; {wrong.size} of the {stored.size} bases of block {block.key} differ"
+                )
+
+
+def _open(path: Path, folder: str) -> pyfaidx.Fasta:
+    try:
+        return pyfaidx.Fasta(str(path), indexname=f"{folder}/index.fai", as_raw=True)
+    except (pyfaidx.FastaNotFoundError, FileNotFoundError) as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (pyfaidx.UnsupportedCompressionFormat, ImportError) as error:
+        raise BadInput(f"{path}: gzip allows no random access; compare with the unpacked file") from error
+    except (pyfaidx.FastaIndexingError, ValueError, OSError) as error:
+        raise BadInput(f"{path}: pyfaidx cannot index it: {' '.join(str(error).split())}") from error

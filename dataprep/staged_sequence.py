@@ -1,0 +1,178 @@
+"""Checked genomes on disk in the form shards store: 2 bits a base, and the places where N or soft-mask begins or ends.
+
+A staged genome is two files. `.bases` holds the contigs one after another, each from a whole byte on, N stored as A.
+`.edges` holds for each contig ascending int64 numbers `position << 4 | flags`: from that base on, the bases are N
+(flag 4), soft-masked (flag 8), both or neither; at first they are neither. Any stretch is read without the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.base_loops import EDGE_FLAG_BITS, find_edges, pack, shift
+from dataprep.packed_codes import PACKED_REPEAT_BIT, RUN_DTYPE
+from model.alphabet import CODE_N
+
+Runs = NDArray[np.int64]  # (k, 2) start,end of maximal runs, in order
+BASES, EDGES = ".bases", ".edges"
+_EDGE_DTYPE = np.dtype("<i8")
+_FLAG_MASK = (1 << EDGE_FLAG_BITS) - 1
+
+
+@dataclass(frozen=True)
+class Contig:
+    """One record of a genome file and where it is staged.
+
+    Attributes:
+        line: of its header in the FASTA, from 1; of a .2bit file, the number of the record.
+        offset: of its first byte in `.bases`.
+        first_edge, edges: which numbers of `.edges` are its own.
+    """
+
+    name: str
+    length: int
+    line: int
+    offset: int
+    first_edge: int
+    edges: int
+
+
+class Stretch(NamedTuple):
+    """Some bases of one contig.
+
+    Attributes:
+        bases: (ceil(length / 4),) uint8, 2 bits each as in a shard; unused bits are 0.
+        n_runs, soft_runs: (k, 2) start,end of the runs, relative to the stretch, as in a shard.
+    """
+
+    length: int
+    bases: NDArray[np.uint8]
+    n_runs: NDArray[np.uint32]
+    soft_runs: NDArray[np.uint32]
+
+
+class StageWriter:
+    """Takes packed codes contig by contig; a context manager. Memory does not grow with the genome."""
+
+    def __init__(self, stem: Path) -> None:
+        self.contigs: list[Contig] = []
+        self._bases = open(stem.with_suffix(BASES), "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._edges = open(stem.with_suffix(EDGES), "wb", buffering=2**20)  # noqa: SIM115
+        self._bytes = self._edge_count = 0  # written so far
+        self._out = np.empty(0, np.uint8)
+        self._found = np.empty(0, np.int64)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._length = self._carry = self._carried = self._flags = 0
+        self._offset, self._first_edge = self._bytes, self._edge_count
+
+    def add(self, codes: NDArray[np.uint8]) -> None:
+        """The next (n,) packed codes of the contig."""
+        if codes.size > self._found.size:
+            self._out, self._found = np.empty(codes.size // 4 + 1, np.uint8), np.empty(codes.size, np.int64)
+        count, self._flags = find_edges(codes, self._length, self._flags, self._found)
+        self._edges.write(self._found[:count].astype(_EDGE_DTYPE, copy=False).data)
+        self._edge_count += count
+        count, self._carry, self._carried = pack(codes, self._out, self._carry, self._carried)
+        self._write(self._out[:count])
+        self._length += codes.size
+
+    def close_contig(self, name: str, line: int) -> None:
+        """All bases since the last contig are those of `name`."""
+        if self._carried:
+            self._write(np.array([self._carry << 2 * (4 - self._carried)], np.uint8))
+        edges = self._edge_count - self._first_edge
+        self.contigs.append(Contig(name, self._length, line, self._offset, self._first_edge, edges))
+        self._reset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._bases.close()
+        finally:
+            self._edges.close()
+
+    def _write(self, data: NDArray[np.uint8]) -> None:
+        view = data.data
+        while view:  # an unbuffered file may take less than all
+            view = view[self._bases.write(view) :]
+        self._bytes += data.size
+
+
+def staged_bytes(contigs: Sequence[Contig]) -> tuple[int, int]:
+    """Sizes of the `.bases` and the `.edges` file of these contigs."""
+    return sum(-(-contig.length // 4) for contig in contigs), _EDGE_DTYPE.itemsize * sum(c.edges for c in contigs)
+
+
+def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
+    """Bases start..end (0-based, half-open) of `contig`, 0 <= start < end <= length."""
+    first = contig.offset + start // 4
+    last = contig.offset + -(-end // 4)
+    bases = np.fromfile(stem.with_suffix(BASES), np.uint8, last - first, offset=first)
+    if start % 4:
+        shifted = np.empty(-(-(end - start) // 4), np.uint8)
+        shift(bases, start % 4, shifted)
+        bases = shifted
+    if (end - start) % 4:
+        bases[-1] &= 0xFF << 2 * (4 - (end - start) % 4) & 0xFF
+    edges = _read_edges(stem, contig)
+    inside = slice(*np.searchsorted(edges, [(start + 1) << EDGE_FLAG_BITS, end << EDGE_FLAG_BITS]).tolist())
+    flags = int(edges[inside.start - 1]) & _FLAG_MASK if inside.start else 0
+    own = np.concatenate([[flags], edges[inside] - (start << EDGE_FLAG_BITS)])
+    return Stretch(end - start, bases, *(_runs(own, f, end - start).astype(RUN_DTYPE) for f in _FLAGS))
+
+
+def n_runs(stem: Path, contig: Contig) -> Runs:
+    """The runs of N of a whole contig."""
+    return _runs(_read_edges(stem, contig), CODE_N, contig.length)
+
+
+def replace_soft_mask(stem: Path, contigs: Sequence[Contig], soft: Mapping[str, Runs]) -> list[Contig]:
+    """Rewrite `.edges` so that exactly the runs of `soft`, by contig, are soft-masked; returns the contigs anew."""
+    none = np.empty((0, 2), np.int64)
+    part = stem.with_suffix(EDGES + ".part")
+    changed: list[Contig] = []
+    written = 0
+    with open(part, "wb") as sink:
+        for contig in contigs:
+            runs = {CODE_N: n_runs(stem, contig), PACKED_REPEAT_BIT: soft.get(contig.name, none)}
+            places = np.unique(np.concatenate([own.ravel() for own in runs.values()]))
+            places = places[places < contig.length]
+            edges = places << EDGE_FLAG_BITS
+            for flag, own in runs.items():
+                edges |= flag * (np.searchsorted(own.ravel(), places, "right") % 2)  # odd: inside a run
+            sink.write(edges.astype(_EDGE_DTYPE).tobytes())
+            changed.append(replace(contig, first_edge=written, edges=edges.size))
+            written += edges.size
+    part.replace(stem.with_suffix(EDGES))
+    return changed
+
+
+_FLAGS = (CODE_N, PACKED_REPEAT_BIT)
+
+
+def _read_edges(stem: Path, contig: Contig) -> NDArray[np.int64]:
+    """(k,) the contig's edges, not read from disk before they are used."""
+    if not contig.edges:
+        return np.empty(0, np.int64)
+    offset = _EDGE_DTYPE.itemsize * contig.first_edge
+    return np.memmap(stem.with_suffix(EDGES), _EDGE_DTYPE, "r", offset, (contig.edges,))
+
+
+def _runs(edges: NDArray[np.int64], flag: int, length: int) -> Runs:
+    """(k, 2) the maximal runs with `flag`, which may go on to the end at `length`."""
+    inside = (edges & flag) != 0
+    turns = edges[np.flatnonzero(inside != np.concatenate([[False], inside[:-1]]))] >> EDGE_FLAG_BITS
+    if turns.size % 2:
+        turns = np.append(turns, length)
+    return turns.reshape(-1, 2)

@@ -1,0 +1,44 @@
+"""`corpus verify --fasta` compares a corpus with its genome through an independent reader."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataprep.compare_fasta import compare_with_fasta
+from dataprep.corpus_index import Corpus
+from failures import BadInput
+
+GENOME = b">a first\nACGTacgtNNRYacgt\nGGGG\n>b/odd name\nTTTTccccTT\n"
+
+
+def test_a_corpus_equals_its_genome_and_a_changed_genome_is_told(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    corpus = build(GENOME)
+    genome = tmp_path / "genome.fa"
+    assert compare_with_fasta(corpus, [str(genome)]) == []
+    assert compare_with_fasta(corpus, [f"g={genome}"]) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "genome.fa"]  # no index is left behind
+
+    genome.write_bytes(GENOME.replace(b"GGGG", b"GGCG").replace(b"TTccccTT", b"TTcCccTT"))
+    assert compare_with_fasta(corpus, [str(genome)]) == [
+        f"{genome}: g/a:18 is C, and in the corpus G; 1 of the 4 bases of block {corpus.blocks().key[1]} differ",
+        f"{genome}: g/b/odd:5 is C, and in the corpus c; 1 of the 10 bases of block {corpus.blocks().key[2]} differ",
+    ]
+    genome.write_bytes(GENOME[:-4] + b"\n")
+    assert "has 7 of the 10 bases from 0 on" in compare_with_fasta(corpus, [str(genome)])[0]
+
+
+@pytest.mark.parametrize(
+    ("item", "message"), [("x=genome.fa", "the sources of .* are g"), ("nowhere.fa", "nowhere.fa: no such file")]
+)
+def test_what_cannot_be_compared_is_refused(build: Callable[..., Any], item: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        compare_with_fasta(build(GENOME), [item])
+
+
+def test_gzip_is_refused(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    corpus = build(GENOME)
+    (tmp_path / "genome.fa.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(BadInput, match=r"compare with the unpacked file|cannot index"):
+        compare_with_fasta(corpus, [str(tmp_path / "genome.fa.gz")])

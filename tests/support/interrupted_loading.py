@@ -1,0 +1,84 @@
+"""A program: ranks load an epoch, are killed at random moments and go on with another world size; prints the ledger.
+
+    python interrupted_loading.py CORPUS WORKERS KILLS SEED STEPS
+
+A process of its own, so that it can fork ranks cheaply: it starts no thread itself.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from loader_ledger import curriculum, ledger_lines, loader
+
+from dataprep.corpus_index import Corpus
+
+FINE = {"seq_len": 96, "global_batch": 12}
+
+
+def live(corpus: Corpus, ledger: Path, *, rank: int, world_size: int, first: int, end: int, workers: int) -> None:
+    """Load steps and write each down with one system call, as a training step that is over."""
+    data = loader(
+        corpus, curriculum(corpus, **FINE), first_step=first, end_step=end, rank=rank, world_size=world_size,
+        workers=workers, cached_blocks=3,
+    )  # fmt: skip
+    out = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for step in range(first, end):
+        lines = ledger_lines(data, data.draw(), rank, world_size)
+        os.write(out, (json.dumps([step, lines]) + "\n").encode())
+        time.sleep(0.005)
+    data.close()
+
+
+def finished_steps(ledger: Path) -> dict[int, dict[str, str]]:
+    """Steps with a whole line."""
+    text = ledger.read_text() if ledger.exists() else ""
+    return dict(json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n"))
+
+
+def wait_for_lines(ledger: Path, count: int) -> None:
+    """Wait until a rank has finished so many steps: how long it takes to start is the machine's affair."""
+    while count and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= count):
+        time.sleep(0.002)
+
+
+def main(path: str, workers: int, kills: int, seed: int, steps: int) -> None:
+    """Drive lives until all steps are done; a step counts when every rank of its life has finished it."""
+    corpus, chance = Corpus.open(path), random.Random(seed)
+    done: list[dict[str, str]] = []
+    sizes, resumed_at, killed = [], [], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        while len(done) < steps:
+            world_size = chance.choice([1, 2])
+            ledgers = [Path(scratch, f"rank{rank}") for rank in range(world_size)]
+            children = []
+            for rank, ledger in enumerate(ledgers):
+                ledger.unlink(missing_ok=True)
+                child = os.fork()
+                if child == 0:
+                    live(corpus, ledger, rank=rank, world_size=world_size, first=len(done), end=steps, workers=workers)
+                    os._exit(0)
+                children.append(child)
+            if killed < kills:
+                wait_for_lines(ledgers[0], chance.randrange(8))
+                time.sleep(chance.uniform(0.0, 0.01))
+                for child in children:
+                    os.kill(child, signal.SIGKILL)
+                killed += 1
+            for child in children:
+                os.waitpid(child, 0)
+            lives = [finished_steps(ledger) for ledger in ledgers]
+            while all(len(done) in life for life in lives):
+                done.append({sample: line for life in lives for sample, line in life[len(done)].items()})
+            sizes.append(world_size)
+            resumed_at.append(len(done))
+    print(json.dumps({"steps": done, "world_sizes": sizes, "resumed_at": resumed_at, "kills": killed}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,70 @@
+"""What the loader tests share: a loader over a corpus, and what it delivers as plain values."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from dataprep.corpus_index import Corpus
+from pretrain.batches import StepData, TrainingData
+from pretrain.config import DataSettings
+from pretrain.curriculum import Curriculum
+from pretrain.distributed import Rank
+from pretrain.masking import Batch, MaskingRates
+from pretrain.mixing import mixture_of
+from pretrain.window_reader import WindowReader
+
+SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "shuffle_blocks": 2}
+
+
+def curriculum(corpus: Corpus, *, batch_of: Callable[[int], int] = int, **changes: Any) -> Curriculum:
+    """The order of a run over a corpus."""
+    settings = DataSettings(corpus=corpus.path, **{**SETTINGS, **changes})
+    blocks = corpus.blocks("train")
+    mixture = mixture_of(blocks, corpus.sources, settings.mixing, corpus.path)
+    return Curriculum.of(settings, blocks.bases, mixture, seed=4, batch_of=batch_of)
+
+
+def loader(
+    corpus: Corpus,
+    order: Curriculum,
+    *,
+    first_step: int = 0,
+    end_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    accumulation: int = 1,
+    **reading: Any,
+) -> TrainingData:
+    """A rank's loader from some step on."""
+    return TrainingData(
+        order,
+        WindowReader(corpus, "train", threads=workers + 1, **reading),
+        MaskingRates(),
+        Rank(rank, world_size, 0, torch.device("cpu")),
+        accumulation=accumulation,
+        first_step=first_step,
+        end_step=end_step,
+        workers=workers,
+    )
+
+
+def ledger_lines(data: TrainingData, step: StepData, batch_rank: int, world_size: int) -> dict[int, str]:
+    """Sample of the step -> coordinates, strand and sha256 of every byte the model would get of that window."""
+    joined = {f.name: torch.cat([getattr(batch, f.name) for batch in step.micro_batches]) for f in fields(Batch)}
+    lines = {}
+    for row, where in enumerate(data.locate(step.windows)):
+        content = b"".join(column[row].numpy().tobytes() for column in joined.values())
+        lines[row * world_size + batch_rank] = f"{where} {hashlib.sha256(content).hexdigest()}"
+    return lines
+
+
+def drawn(data: TrainingData, steps: int, *, rank: int = 0, world_size: int = 1) -> list[dict[int, str]]:
+    """The ledger of the next steps of one rank; closes the loader."""
+    try:
+        return [ledger_lines(data, data.draw(), rank, world_size) for _ in range(steps)]
+    finally:
+        data.close()
