@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def time_bare(corpus: str, folder: Path, steps: int) -> Seconds:
     """A step of forward, backward and update alone, on the batches the trainer sees."""
     run = build(corpus, folder, steps, None)
     engine: Any = run.engine.network
-    batches = [run.data.draw().micro_batches[0] for _ in range(_WARM_UP + steps)]
+    # a draw may write over the batch before it
+    batches = [deepcopy(run.data.draw().micro_batches[0]) for _ in range(_WARM_UP + steps)]
     for index, batch in enumerate(batches):
         if index == _WARM_UP:
             began = now()

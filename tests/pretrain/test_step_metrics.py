@@ -26,7 +26,7 @@ def test_chunk_lengths_leave_out_pads_and_keep_sequences_apart() -> None:
 
 def test_utilisation_is_model_flops_over_what_all_devices_can_do() -> None:
     network = DNAChunkerConfig()
-    rates = Speed(network, 8192, TWO, matrix_rate=1e12).of_step(1e6, {"stage0": 0.5, "stage1": 0.6}, seconds=4.0)
+    rates = Speed(network, TWO, matrix_rate=1e12).of_step(1e6, 8192, {"stage0": 0.5, "stage1": 0.6}, seconds=4.0)
     flops = flops_per_base(network, 8192, (0.5, 0.3)).total
     assert rates["utilisation"] == pytest.approx(flops * 1e6 / 4 / 2 / 1e12)
     assert rates["bases_per_second"] == 2 * rates["bases_per_second_per_device"] == 250_000
