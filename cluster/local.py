@@ -23,6 +23,8 @@ SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"
 
 # After one rank has ended, the others have this long: they end by themselves, or hang in a collective with it.
 _GRACE_SECONDS = 8.0
+# The launcher starts all ranks within this long of the first.
+_START_SECONDS = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
 
@@ -50,20 +52,24 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
             start_new_session=True,
         )
         with _Forwarding(launcher):
-            returned = _wait(launcher)
+            returned = _wait(launcher, processes)
         return _exit_code(Path(folder), returned)
 
 
-def _wait(launcher: "subprocess.Popen[bytes]") -> int:
+def _wait(launcher: "subprocess.Popen[bytes]", processes: int) -> int:
     """The launcher's exit code, once it and every rank it started are gone."""
     ranks: set[psutil.Process] = set()
-    deadline = None
+    all_started = deadline = float("inf")
     while launcher.poll() is None or any(_runs(process) for process in ranks):
+        now = time.monotonic()
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended; ranks that are left save and follow
             ranks |= set(filter(_is_rank, psutil.Process(launcher.pid).children()))
-        if deadline is None and launcher.poll() is None and not all(_runs(process) for process in ranks):
-            deadline = time.monotonic() + _GRACE_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
+        if ranks:
+            all_started = min(all_started, now + _START_SECONDS)
+        # counted, not compared with those seen: a rank may fail before it is seen
+        if now > all_started and launcher.poll() is None and sum(map(_runs, ranks)) < processes:
+            deadline = min(deadline, now + _GRACE_SECONDS)
+        if now > deadline:
             for process in filter(_runs, ranks):
                 process.kill()  # also ends one that is stopped, or stuck in a driver
         time.sleep(0.1)
