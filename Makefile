@@ -6,13 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-faults lint bench clean
+.PHONY: help setup demo test test-slow lint bench clean
 
 help:
 	@echo "make setup   create $(VENV) with everything installed"
 	@echo "make demo    genomes to shards to a trained model to a Hugging Face folder, in minutes"
-	@echo "make test    the whole test suite"
-	@echo "make test-faults  training under kills, full disks, NaN, hangs: about ten minutes"
+	@echo "make test    the test suite, about ten minutes"
+	@echo "make test-slow  what takes longer: runs under kills, full disks, NaN and hangs, whole genomes"
 	@echo "make lint    formatting, lint and types"
 	@echo "make bench   timings of the hot paths"
 
@@ -31,8 +31,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m faults
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

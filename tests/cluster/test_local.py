@@ -10,8 +10,6 @@ import pytest
 
 from cluster.local import EXIT_FOLDER_VARIABLE, run_local
 
-pytestmark = pytest.mark.slow
-
 RANK = """
 import os, pathlib, signal, sys, time
 rank = int(os.environ["RANK"])

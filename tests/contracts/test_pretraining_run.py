@@ -14,8 +14,6 @@ import pytest
 from dataprep.corpus_index import Corpus
 from pretrain.telemetry import read_events
 
-pytestmark = pytest.mark.slow
-
 STEPS = 10
 FAST = [
     f"steps={STEPS}", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4",
@@ -99,6 +97,7 @@ def test_ranks_whose_supervisor_is_killed_save_and_leave(sample_corpus: Path, tm
     assert (run / "checkpoints" / f"step-{saved:08d}").is_dir()
 
 
+@pytest.mark.slow
 def test_other_world_sizes_and_zero_stages_take_the_same_steps(
     quiet: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +209,7 @@ def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: P
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_human_and_yeast_survive_an_interruption(real_genomes: Path, tmp_path: Path) -> None:
     """The whole path on real genomes: two species, chromosome-wise split, SIGTERM, resume, export."""
     config = tmp_path / "two_species.yaml"

@@ -20,7 +20,6 @@ def letters(count: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).choice(np.frombuffer(b"ACGTacgt", np.uint8), count).tobytes()
 
 
-@pytest.mark.slow
 def test_ten_thousand_tiny_contigs(build: Build, reassemble: Reassemble) -> None:
     """Each becomes a block of its own; none is lost, and the table names them all."""
     rng = random.Random(1)
