@@ -307,7 +307,7 @@ def table(results: dict[str, dict[tuple[str, int], list[float | str]]], versions
                 cells.append(f"{value:.2f}")
             else:
                 cells.append(f"{value:,.0f}" + (f" (ours {own / value:.1f}x)" if name != "dnachunker" else ""))
-        lines.append(f"| {f"{name} {versions[name]}".strip()} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([f"{name} {versions[name]}".strip(), *cells]) + " |")
     return "\n".join(lines)
 
 
