@@ -76,6 +76,7 @@ class FrameReader:
             kept = self._cache.get(name)
             if kept is not None and self._is_sound(kept, row):
                 return kept
+            self._cache.drop(name)
         frame = self._corpus.read_frame(self._blocks, row)
         if not self._is_sound(frame, row):  # once more: damage on the way differs from damage at rest
             frame = self._corpus.read_frame(self._blocks, row)

@@ -12,6 +12,7 @@ from failures import BadInput
 from .config import MixingSettings
 
 _WHOLE = 1e-9  # repeats this close to a whole number are that number
+_FIELD = {"source": "name", "species": "species", "clade": "clade"}  # of a source's record
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,3 @@ def mixture_of(blocks: BlockTable, sources: Sequence[SourceRecord], settings: Mi
     repeats = wanted * (bases[weights > 0].sum() / total)
     whole = np.round(repeats)
     return Mixture(group.astype(np.int64), np.where(np.abs(repeats - whole) < _WHOLE, whole, repeats))
-
-
-_FIELD = {"source": "name", "species": "species", "clade": "clade"}

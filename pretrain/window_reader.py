@@ -62,11 +62,6 @@ class WindowReader:
         """(n,) bases of each block of the split, in canonical order."""
         return self._blocks.bases
 
-    @property
-    def skipped(self) -> int:
-        """Faults passed over so far: blocks read as N, and shards whose end is damaged."""
-        return len(self._skipped)
-
     def read(self, windows: Windows, seq_len: int, out: UInt8Array | None = None) -> UInt8Array:
         """The given windows as (B, seq_len) uint8 codes with the repeat bit, `CODE_PAD` after a short one.
 
