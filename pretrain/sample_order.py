@@ -12,6 +12,7 @@ An epoch, for E = (seed, epoch):
 The n-th sample of the run is drawn from stream n mod V. Epochs follow each other without a gap.
 """
 
+import threading
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -97,6 +98,7 @@ class SampleOrder:
         self._streams = streams
         self._shuffle_blocks = shuffle_blocks
         self._reverse_complement = reverse_complement
+        self._planning = threading.RLock()  # reader threads draw from one order: none may count an epoch twice
         self._recent: dict[int, _Epoch] = {}
         self._offsets = [0]  # offsets[e]: samples before epoch e, as far as computed
 
@@ -124,18 +126,20 @@ class SampleOrder:
 
     def epoch_of(self, sample: int) -> int:
         """The epoch a sample belongs to."""
-        while sample >= self._offsets[-1]:
-            self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
-        return int(np.searchsorted(self._offsets, sample, side="right")) - 1
+        with self._planning:
+            while sample >= self._offsets[-1]:
+                self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
+            return int(np.searchsorted(self._offsets, sample, side="right")) - 1
 
     def _epoch(self, number: int) -> _Epoch:
-        if number not in self._recent:
-            while len(self._offsets) <= number:
-                self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
-            while len(self._recent) > 1:  # the current epoch and the one it flows into
-                del self._recent[min(self._recent, key=lambda e: abs(e - number))]
-            self._recent[number] = self._plan(number)
-        return self._recent[number]
+        with self._planning:
+            if number not in self._recent:
+                while len(self._offsets) <= number:
+                    self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
+                while len(self._recent) > 1:  # the current epoch and the one it flows into
+                    del self._recent[min(self._recent, key=lambda e: abs(e - number))]
+                self._recent[number] = self._plan(number)
+            return self._recent[number]
 
     def _plan(self, number: int) -> _Epoch:
         indices = np.arange(len(self._bases), dtype=np.int64)

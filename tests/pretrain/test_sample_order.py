@@ -1,5 +1,8 @@
 """The order is a permutation of every base, the same on any machine, and independent of how it is asked for."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -112,6 +115,21 @@ def test_a_fraction_is_made_of_other_blocks_each_epoch() -> None:
     order = SampleOrder(np.full(64, 100), seed=3, seq_len=100, streams=4, shuffle_blocks=2, mixture=mixture)
     chosen = [set(epoch(order, number).block.tolist()) for number in range(8)]
     assert len(set().union(*chosen)) > 48
+
+
+def test_threads_draw_from_one_order_what_one_would() -> None:
+    spec = {"seed": 5, "seq_len": 64, "streams": 4, "shuffle_blocks": 2}
+    straight = rows(SampleOrder(np.full(30, 500), **spec).windows(range(3000)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            order = SampleOrder(np.full(30, 500), **spec)
+            with ThreadPoolExecutor(4) as pool:
+                parts = pool.map(lambda n, order=order: rows(order.windows(range(n, n + 100))), range(0, 3000, 100))
+                assert [row for part in parts for row in part] == straight
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_half_of_the_windows_come_from_the_other_strand() -> None:
