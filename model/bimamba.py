@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import conv_silu, selective_scan
+from .kernels import conv_silu, fused_kernels, scan_backend, selective_scan
 from .packing import Packing
 
 
@@ -46,6 +46,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
+        self.backend = config.scan_backend
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
@@ -55,6 +56,28 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
         u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        if scan_backend(self.backend, u.device.type, u.dtype) == "triton":
+            return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         u = u.contiguous()
         y = self.forward_direction(u, packing) + self.backward_direction(u, packing)
         return x + self.out_proj(y * F.silu(z))
+
+    def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
+        """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).
+
+        Under ZeRO-3 the parameters below, used outside the modules that own them, are gathered as they are touched.
+        """
+        both = (self.forward_direction, self.backward_direction)
+        kernels, split = fused_kernels(), both[0].split
+
+        def stack(*tensors: Tensor) -> Tensor:
+            return torch.stack(tensors)
+
+        conv_weight, conv_bias = stack(*(way.conv_weight for way in both)), stack(*(way.conv_bias for way in both))
+        read = kernels.conv_silu_both_ways(u, conv_weight, conv_bias, packing.steps)  # (2, T, Dm)
+        projections = stack(*(way.x_proj.weight for way in both)).transpose(1, 2)
+        low_rank, B, C = torch.bmm(read, projections.to(read.dtype)).split(split, dim=-1)
+        raw = torch.bmm(low_rank, stack(*(way.dt_proj.weight for way in both)).transpose(1, 2).to(read.dtype))
+        A = -torch.exp(stack(*(way.A_log for way in both)).float())
+        skip, dt_bias = stack(*(way.D for way in both)), stack(*(way.dt_proj.bias for way in both))
+        return kernels.gated_scan(read, raw, B, C, z, A, skip, dt_bias, packing.steps)

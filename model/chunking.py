@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .kernels import smooth
+from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
 
 
@@ -13,7 +13,7 @@ def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first")
         return x[segmentation.starts]
     sums = x.new_zeros(len(segmentation.starts), x.shape[1]).index_add(0, segmentation.chunk, x)
     sizes = torch.bincount(segmentation.chunk, minlength=len(segmentation.starts))
-    return sums / sizes.unsqueeze(-1).to(x.dtype)
+    return sums / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler has none
 
 
 def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
@@ -31,11 +31,8 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
     """
     packing, gate = segmentation.packing, segmentation.gate
     with torch.autocast(z.device.type, enabled=False):
-        precise = z if z.dtype == torch.float64 else z.float()
-        gate = gate.to(precise.dtype)
-        f = smooth(precise, gate, packing.cu_seqlens, reverse=False, backend=backend)
-        h = smooth(precise, packing.shift(gate, 1.0, back=True), packing.cu_seqlens, reverse=True, backend=backend)
-        return ((f + h) / 2).to(z.dtype)
+        gates = torch.stack((gate, packing.shift(gate, 1.0, back=True)))
+        return smooth_gated(z, gates, packing.cu_seqlens, backend=backend)
 
 
 def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:

@@ -13,7 +13,7 @@ _CHOICES = {
     "chunk_pooling": ("first", "mean"),
     "mixer": ("bimamba", "transformer", "conv"),
     "router": ("learned", "fixed"),
-    "scan_backend": ("auto", "reference", "cpu", "mamba_ssm"),
+    "scan_backend": ("auto", "triton", "reference", "cpu", "mamba_ssm"),
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
 
@@ -36,6 +36,9 @@ class DNAChunkerConfig(PretrainedConfig):
         chunk_pooling: a chunk's vector is that of its `first` position, or the `mean` over its positions.
         mask_protection: masked positions are chunks of their own at every stage.
         residual_gating: the encoder's residual is left out where the chunk holds a mask.
+        chunk_capacity: per stage, places for chunks per base; None for as many as there are, which makes the host wait
+            for the device once a stage to count them. A batch with more chunks than places gets the loss NaN, so that
+            no optimizer learns from what was cut short; unused places cost what chunks cost.
         scan_backend, attention_backend: see kernels.py.
         initializer_range: standard deviation of normal initialisation.
         time_step_min, time_step_max: range of Mamba's initial step sizes.
@@ -74,6 +77,7 @@ class DNAChunkerConfig(PretrainedConfig):
         chunk_pooling: str = "first",
         mask_protection: bool = True,
         residual_gating: bool = True,
+        chunk_capacity: Sequence[float] | None = None,
         scan_backend: str = "auto",
         attention_backend: str = "auto",
         norm_eps: float = 1e-5,
@@ -105,6 +109,7 @@ class DNAChunkerConfig(PretrainedConfig):
         self.chunk_pooling = chunk_pooling
         self.mask_protection = mask_protection
         self.residual_gating = residual_gating
+        self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
         self.scan_backend = scan_backend
         self.attention_backend = attention_backend
         self.norm_eps = norm_eps
@@ -135,6 +140,10 @@ class DNAChunkerConfig(PretrainedConfig):
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "
                 f"they have {self.stages}, {len(self.decoder_layers)} and {len(self.target_ratios)}"
             )
+        if self.chunk_capacity is not None and (
+            len(self.chunk_capacity) != self.stages or any(not 0 < places <= 1 for places in self.chunk_capacity)
+        ):
+            raise ValueError(f"chunk_capacity is {self.chunk_capacity}; it needs a number in (0, 1] per stage, or None")
         if any(not 0 < ratio < 1 for ratio in self.target_ratios):
             raise ValueError(f"target_ratios are {self.target_ratios}; each must lie strictly between 0 and 1")
         if self.width % (2 * self.num_heads):

@@ -4,6 +4,7 @@ stage 0: encode -> route -> chunks;  stage 1: encode -> route -> chunks;  trunk;
 stage 1: spread, smooth, add the gated residual, decode;  stage 0: likewise.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,8 @@ def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
         starts = starts[stage.starts]
     chunks = stages[-1].chunks
     following = F.pad(starts[1:], (0, 1))[: len(starts)]
-    stops = torch.where(chunks.last, stages[0].packing.lengths[chunks.sequence], following)
+    lengths = stages[0].packing.lengths
+    stops = torch.where(chunks.last, lengths[chunks.sequence.clamp_max(len(lengths) - 1)], following)
     return (starts + stops - 1) // 2
 
 
@@ -76,6 +78,7 @@ class Hierarchy(nn.Module):
         self.pooling = config.chunk_pooling
         self.residual_gating = config.residual_gating
         self.backend = config.scan_backend
+        self.capacity = config.chunk_capacity
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
         self.routers = nn.ModuleList(Router(config) for _ in range(config.stages))
         self.trunk = Trunk(config)
@@ -101,12 +104,14 @@ class Hierarchy(nn.Module):
         residuals: list[Tensor] = []
         levels: list[Tensor] = []
         holds_mask = masked
+        bases = packing.total
         first_base = torch.arange(packing.total, device=x.device)  # of each element, packed
         for index, (encoder, router) in enumerate(zip(self.encoders, self.routers, strict=True)):
             x = encoder(x, packing)
             if keep_levels:
                 levels.append(self._at_bases(x, stages))
-            cut = router(x, packing, holds_mask, None if given is None else given[index][first_base])
+            places = None if self.capacity is None else math.ceil(self.capacity[index] * bases)
+            cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], places)
             stages.append(cut)
             residuals.append(x)
             x = gather_chunks(x, cut, self.pooling)

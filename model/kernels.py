@@ -1,17 +1,20 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `cpu` (compiled loops, float32 on the CPU) or `reference` (plain torch, anywhere);
-`mamba_ssm` (CUDA) has a scan, and leaves the other two to the reference.
+Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch; `cpu` (compiled loops,
+float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and leaves the other two to the
+reference.
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
 the tensors at hand. Optional libraries are looked up with importlib, so that Hugging Face's import check does not
-ask for them. A further scan backend is one more entry of `_SCANS` and one more branch in `scan_backend`.
+ask for them.
 """
 
 import functools
 import importlib
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -26,13 +29,14 @@ from .scan_reference import conv_silu as conv_silu_reference
 from .scan_reference import selective_scan as selective_scan_reference
 from .scan_reference import smooth as smooth_reference
 
-SCAN_BACKENDS = ("auto", "reference", "cpu", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "triton", "reference", "cpu", "mamba_ssm")
 ATTENTION_BACKENDS = ("auto", "flash_attn", "torch_varlen", "sdpa")
 
 _SCANS: dict[str, Callable[..., Tensor]] = {
     "reference": selective_scan_reference,
     "cpu": selective_scan_cpu,
     "mamba_ssm": selective_scan_mamba_ssm,
+    "triton": selective_scan_reference,  # of one direction alone; a layer calls `fused_kernels().gated_scan`
 }
 
 logger = logging.getLogger("dnachunker.kernels")
@@ -57,12 +61,14 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     if requested == "auto":
         if device == "cpu" and dtype != torch.float64 and NUMBA_AVAILABLE:
             choice = "cpu"
+        elif device == "cuda" and dtype != torch.float64 and triton_works(device):
+            choice = "triton"
         elif device == "cuda" and dtype != torch.float64 and mamba_ssm_works():
             choice = "mamba_ssm"
         else:
             choice = "reference"
             if dtype != torch.float64:
-                missing = "numba is not installed" if device == "cpu" else "mamba-ssm is not installed"
+                missing = "numba is not installed" if device == "cpu" else "triton is not installed"
                 _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
     elif requested == "cpu":
         if not NUMBA_AVAILABLE:
@@ -70,6 +76,12 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
         if device != "cpu":
             raise ValueError(f"scan_backend 'cpu' cannot run on {device}: set scan_backend to 'auto'")
         choice = "cpu" if dtype != torch.float64 else "reference"
+    elif requested == "triton":
+        if not triton_works(device):
+            raise ValueError(
+                f"scan_backend 'triton' needs CUDA and triton, on {device}: pip install triton, or set it to 'auto'"
+            )
+        choice = "triton" if dtype != torch.float64 else "reference"
     elif requested == "mamba_ssm":
         if device != "cuda":
             raise ValueError(f"scan_backend 'mamba_ssm' needs CUDA, not {device}: set scan_backend to 'auto'")
@@ -82,6 +94,24 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
         raise ValueError(f"unknown scan_backend {requested!r}; one of {', '.join(SCAN_BACKENDS)}")
     _say_once("scan", choice, device, dtype)
     return choice
+
+
+def triton_works(device: str) -> bool:
+    """Whether Triton's kernels run on this device type: on the CPU too where its interpreter is switched on."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return _importable("triton") and (device == "cuda" or (device == "cpu" and interpreted))
+
+
+@functools.cache
+def fused_kernels() -> SimpleNamespace:
+    """The Triton kernels as torch functions; their files are imported only where `triton_works`."""
+    from .scan_triton import gated_scan
+    from .triton_conv import conv_silu_both_ways
+    from .triton_smooth import smooth_both_ways
+
+    return SimpleNamespace(
+        gated_scan=gated_scan, conv_silu_both_ways=conv_silu_both_ways, smooth_both_ways=smooth_both_ways
+    )
 
 
 @functools.cache
@@ -166,7 +196,20 @@ def conv_silu(
     return conv_silu_reference(x, weight, bias, cu_seqlens, reverse)
 
 
-def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, reverse: bool, backend: str = "auto") -> Tensor:
-    """One direction of gated smoothing, shapes as `scan_reference.smooth`; float32 or float64 in and out."""
-    run = smooth_cpu if scan_backend(backend, z.device.type, z.dtype) == "cpu" else smooth_reference
-    return run(z, gate, cu_seqlens, reverse)
+def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
+    """The mean of the two directions of `scan_reference.smooth`; computed in at least float32.
+
+    Args:
+        z: (T, D). gates: (2, T), of the direction that reads forward and of the other, 1 where it enters a sequence.
+
+    Returns:
+        (T, D), dtype of z.
+    """
+    choice = scan_backend(backend, z.device.type, z.dtype)
+    if choice == "triton":
+        fused: Tensor = fused_kernels().smooth_both_ways(z, gates.float())
+        return fused
+    precise = z if z.dtype == torch.float64 else z.float()
+    run = smooth_cpu if choice == "cpu" else smooth_reference
+    f, h = (run(precise, gates[way].to(precise.dtype), cu_seqlens, way == 1) for way in (0, 1))
+    return ((f + h) / 2).to(z.dtype)

@@ -20,7 +20,7 @@ from .initialization import initialize
 from .mixers import MIXERS
 from .objectives import mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
-from .packing import Packing, pack, unpack
+from .packing import Packing, pack, take, unpack
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",
@@ -97,13 +97,13 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         present = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
         if present.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {tuple(present.shape)}, input_ids are {tuple(input_ids.shape)}")
-        packing, index = pack(present)
-        ids = input_ids.flatten()[index]
+        packing, index = pack(present, wait=self.config.chunk_capacity is None)
+        ids = take(input_ids, index, self.config.pad_token_id)
         given = None
         if boundaries is not None:
             if len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries):
                 raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
-            given = [b.flatten()[index].bool() for b in boundaries]
+            given = [take(b.bool(), index, False) for b in boundaries]
         masked = ids == self.config.mask_token_id
         found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
         return self.norm(found.hidden), found, packing, index
@@ -187,9 +187,12 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
         mlm = loss = None
         if labels is not None:
-            weights = None if loss_weights is None else loss_weights.flatten()[index]
-            mlm = mlm_loss(logits, labels.flatten()[index], weights, loss_normalizer)
+            weights = None if loss_weights is None else take(loss_weights, index, 0)
+            mlm = mlm_loss(logits, take(labels, index, -100), weights, loss_normalizer)
             loss = mlm + config.ratio_loss_weight * ratio
+            if config.chunk_capacity is not None:  # a batch that did not fit must not be learned from
+                lost = torch.stack([stage.overflowed for stage in found.stages]).any()
+                loss = torch.where(lost, torch.nan, loss)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape),
@@ -233,7 +236,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
-        means = sums / packing.lengths.clamp_min(1).unsqueeze(-1)
+        means = (sums / packing.lengths.clamp_min(1).unsqueeze(-1))[: len(packing.real_lengths)]
         logits = self.classifier(means.to(hidden.dtype)).float()
         shape = (input_ids.shape[0], input_ids.shape[1])
         chunks = describe_stages(found.stages, index, shape)

@@ -24,9 +24,11 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer:
     counted = (labels != -100).to(losses.dtype)
     if weights is not None:
         counted = counted * weights.to(losses.dtype)
-    total = counted.sum() if normalizer is None else torch.as_tensor(normalizer, dtype=losses.dtype)
     tiny = torch.finfo(losses.dtype).tiny
-    return (counted * losses).sum() / total.to(losses.device).clamp_min(tiny)
+    if isinstance(normalizer, float | int):  # stays on the host: to copy it over is to wait for the device
+        return (counted * losses).sum() / max(normalizer, tiny)
+    total = counted.sum() if normalizer is None else normalizer.to(losses.device, losses.dtype)
+    return (counted * losses).sum() / total.clamp_min(tiny)
 
 
 def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "natural") -> Tensor:
@@ -48,7 +50,7 @@ def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "nat
     b = packing.mean(counted.to(segmentation.probability.dtype))
     p = packing.mean(segmentation.probability)
     loss = b * p / target + (1 - b) * (1 - p) / (1 - target)
-    return torch.where(packing.lengths > 0, loss, 0.0)
+    return torch.where(packing.real_lengths > 0, loss, 0.0)
 
 
 def total_ratio_loss(

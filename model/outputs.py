@@ -94,15 +94,19 @@ def describe_stages(
             "forced_counts",
         )
     }
+    nowhere = shape[0] * shape[1]
     element = index  # where each element of the stage starts in the flattened input
     for stage, chunk in zip(stages, chunk_of_base(stages), strict=True):
         packing, chunks = stage.packing, stage.chunks
         fields["boundary_probabilities"].append(unpack(stage.probability.detach(), element, shape))
         fields["boundaries"].append(unpack(stage.boundary, element, shape, False))
-        fields["chunk_ids"].append(unpack(chunk - chunks.starts[stages[0].packing.sequence], index, shape, -1))
-        fields["chunk_counts"].append(chunks.lengths)
+        sequence = stages[0].packing.sequence.clamp_max(len(chunks.starts) - 1)
+        fields["chunk_ids"].append(unpack(chunk - chunks.starts[sequence], index, shape, -1))
+        fields["chunk_counts"].append(chunks.real_lengths)
         fields["natural_rates"].append(packing.mean(stage.natural.float()))
         only_forced = (stage.boundary & ~stage.natural).float()
         fields["forced_counts"].append(packing.sum(only_forced).round().to(torch.int64))
         element = element[stage.starts]
+        if chunks.filler:
+            element = torch.where(chunks.real, element, nowhere)
     return {name: tuple(values) for name, values in fields.items()}

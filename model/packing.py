@@ -11,13 +11,28 @@ from torch import Tensor
 class Packing:
     """The borders of B sequences laid end to end on T positions. Derived facts are computed once, when first asked.
 
+    How many positions there are is for the device to find out. Whoever wants to go on without waiting for it fixes T
+    beforehand; what is left over then belongs to `filler` more sequences, which are computed and never read.
+
     Attributes:
-        cu_seqlens: (B+1,) int32, cumulative lengths from 0 to T; a sequence may be empty.
+        cu_seqlens: (B+filler+1,) int32, cumulative lengths from 0 to T; a sequence may be empty.
         total: T.
+        longest: no sequence is longer; None where nobody said.
+        filler: how many sequences, all after the real ones, only fill T up.
     """
 
     cu_seqlens: Tensor
     total: int
+    longest: int | None = None
+    filler: int = 0
+
+    @classmethod
+    def filled_up(cls, cu_seqlens: Tensor, total: int, longest: int) -> "Packing":
+        """Sequences with borders cu_seqlens (B+1,), and as many more of length `longest` or less as make T `total`."""
+        count = -(-total // longest)
+        ends = cu_seqlens[-1] + longest * torch.arange(1, count + 1, device=cu_seqlens.device)
+        borders = torch.cat((cu_seqlens, ends)).clamp_max(total).int()
+        return cls(borders, total, longest, count)
 
     @cached_property
     def starts(self) -> Tensor:
@@ -31,7 +46,9 @@ class Packing:
 
     @cached_property
     def max_length(self) -> int:
-        """Longest sequence; reading it waits for the device."""
+        """No sequence is longer; unless that was given, reading it waits for the device."""
+        if self.longest is not None:
+            return self.longest
         return int(self.lengths.max()) if len(self.lengths) else 0
 
     @cached_property
@@ -39,6 +56,16 @@ class Packing:
         """(T,) int64: the sequence each position belongs to."""
         indices = torch.arange(len(self.lengths), device=self.lengths.device)
         return torch.repeat_interleave(indices, self.lengths, output_size=self.total)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(T,) bool: positions of sequences that are no filler."""
+        return self.sequence < len(self.lengths) - self.filler
+
+    @cached_property
+    def real_lengths(self) -> Tensor:
+        """(B,) int64: lengths of the sequences that are no filler."""
+        return self.lengths[: len(self.lengths) - self.filler]
 
     @cached_property
     def offset(self) -> Tensor:
@@ -55,6 +82,11 @@ class Packing:
         """(T,) bool: the last position of each sequence."""
         return self.offset == self.lengths[self.sequence] - 1
 
+    @cached_property
+    def steps(self) -> Tensor:
+        """(2, T) int32: how many positions of its sequence come before each one, read forward and read backward."""
+        return torch.stack((self.offset, self.lengths[self.sequence] - 1 - self.offset)).int()
+
     def shift(self, values: Tensor, fill: float | bool, *, back: bool = False) -> Tensor:
         """Values of the previous position (`back`: of the next), `fill` where the sequence has none.
 
@@ -68,30 +100,44 @@ class Packing:
         return torch.where(edge, torch.full_like(values, fill), values.roll(steps))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over each sequence. values (T,) float -> (B,), 0 for empty sequences; fixed order of addition."""
-        return torch.segment_reduce(values, "sum", lengths=self.lengths, initial=0)
+        """Sum over each real sequence. values (T,) float -> (B,), 0 for empty ones; fixed order of addition."""
+        # unsafe: the lengths are right, and looking whether they are waits for the device
+        sums = torch.segment_reduce(values, "sum", lengths=self.lengths, initial=0, unsafe=True)
+        return sums[: len(self.real_lengths)]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over each sequence. values (T,) float -> (B,), 0 for empty sequences."""
-        return self.sum(values) / self.lengths.clamp_min(1)
+        """Mean over each real sequence. values (T,) float -> (B,), 0 for empty ones."""
+        return self.sum(values) / self.real_lengths.clamp_min(1)
 
 
-def pack(present: Tensor) -> tuple[Packing, Tensor]:
+def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:
     """Leave pads out.
 
     Args:
         present: (B, L) bool, True where there is a token.
+        wait: for the device to count them. Otherwise T is B*L, and filler takes the place of pads.
 
     Returns:
-        The packing and (T,) int64, where each packed position lies in the flattened (B*L,) tensor.
+        The packing and (T,) int64, where each packed position lies in the flattened (B*L,) tensor; B*L for filler.
     """
-    index = present.flatten().nonzero().squeeze(1)
     borders = torch.zeros(len(present) + 1, dtype=torch.int32, device=present.device)
     borders[1:] = present.sum(1).cumsum(0)
+    if not wait and present.numel():
+        nowhere = present.numel()
+        index = torch.nonzero_static(present.flatten(), size=nowhere, fill_value=nowhere).squeeze(1)
+        return Packing.filled_up(borders, nowhere, present.shape[1]), index
+    index = present.flatten().nonzero().squeeze(1)
     return Packing(borders, len(index)), index
+
+
+def take(values: Tensor, index: Tensor, fill: float | bool) -> Tensor:
+    """Packed values (T,) out of (B, L) ones, `fill` where the index is B*L."""
+    flat = values.flatten()
+    return torch.cat((flat, flat.new_full((1,), fill)))[index]
 
 
 def unpack(values: Tensor, index: Tensor, shape: tuple[int, int], fill: float | bool = 0) -> Tensor:
     """Scatter packed values (T, ...) back to (B, L, ...), `fill` at pads."""
-    flat = torch.full((shape[0] * shape[1], *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
-    return flat.index_copy(0, index, values).view(*shape, *values.shape[1:])
+    count = shape[0] * shape[1]
+    flat = torch.full((count + 1, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
+    return flat.index_copy(0, index, values)[:count].view(*shape, *values.shape[1:])

@@ -21,6 +21,8 @@ class Segmentation:
         natural: (T,) bool, boundaries of the router itself, p >= 1/2 (or those supplied with the batch).
         forced: (T,) bool, boundaries demanded by mask protection.
         holds_mask: (T,) bool, positions that are, or hold, a mask.
+        capacity: C, where it is fixed beforehand, so that nobody waits for the device to count the chunks. Unused
+            places are filler; chunks beyond the last place are lost, and `overflowed` says so.
     """
 
     packing: Packing
@@ -28,6 +30,7 @@ class Segmentation:
     natural: Tensor
     forced: Tensor
     holds_mask: Tensor
+    capacity: int | None = None
 
     @cached_property
     def boundary(self) -> Tensor:
@@ -36,19 +39,36 @@ class Segmentation:
 
     @cached_property
     def starts(self) -> Tensor:
-        """(C,) int64: packed position of each chunk's first element; asking waits for the device."""
+        """(C,) int64: packed position of each chunk's first element; asking waits for the device if C is not fixed."""
+        if self.capacity is not None:
+            return torch.nonzero_static(self.boundary, size=self.capacity, fill_value=0).squeeze(1)
         return self.boundary.nonzero().squeeze(1)
 
     @cached_property
     def chunk(self) -> Tensor:
         """(T,) int64: packed index of the chunk each position belongs to."""
-        return self.boundary.cumsum(0) - 1
+        chunk = self.boundary.cumsum(0) - 1
+        return chunk if self.capacity is None else chunk.clamp_max(self.capacity - 1)
+
+    @cached_property
+    def _borders_of_chunks(self) -> Tensor:
+        """(B+1,) int64: chunks before each real sequence, and in all."""
+        counted = F.pad(self.boundary.cumsum(0), (1, 0))
+        return counted[self.packing.cu_seqlens[: len(self.packing.real_lengths) + 1].long()]
+
+    @cached_property
+    def overflowed(self) -> Tensor:
+        """() bool: there were more chunks than places."""
+        borders = self._borders_of_chunks
+        return borders[-1] > (len(self.starts) if self.capacity is None else self.capacity)
 
     @cached_property
     def chunks(self) -> Packing:
         """The packing of the chunks: same sequences, C positions."""
-        counted = F.pad(self.boundary.cumsum(0), (1, 0))
-        return Packing(counted[self.packing.cu_seqlens.long()].int(), len(self.starts))
+        if self.capacity is None:
+            return Packing(self._borders_of_chunks.int(), len(self.starts), self.packing.longest)
+        longest = min(self.packing.max_length, self.capacity)
+        return Packing.filled_up(self._borders_of_chunks.clamp_max(self.capacity), self.capacity, longest)
 
     @cached_property
     def chunk_holds_mask(self) -> Tensor:
@@ -93,12 +113,20 @@ class Router(nn.Module):
         self.mask_protection = config.mask_protection
         self.probability = BoundaryProbability(config.width) if config.router == "learned" else None
 
-    def forward(self, x: Tensor, packing: Packing, holds_mask: Tensor, given: Tensor | None = None) -> Segmentation:
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        holds_mask: Tensor,
+        given: Tensor | None = None,
+        capacity: int | None = None,
+    ) -> Segmentation:
         """Cut packed positions into chunks.
 
         Args:
             x: (T, D). holds_mask: (T,) bool.
             given: (T,) bool, natural boundaries to use instead of p >= 1/2; required when the router is fixed.
+            capacity: as in `Segmentation`.
 
         Raises:
             ValueError: a fixed router without boundaries.
@@ -113,4 +141,6 @@ class Router(nn.Module):
         forced = torch.zeros_like(natural)
         if self.mask_protection:
             forced = holds_mask | packing.shift(holds_mask, False)
-        return Segmentation(packing, probability, natural, forced, holds_mask)
+        if packing.filler:
+            natural, forced = natural & packing.real, forced & packing.real
+        return Segmentation(packing, probability, natural, forced, holds_mask, capacity)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 from .triton_scan import carry, emit, reach, triton
 from .triton_scan_backward import reach_back, retreat
@@ -53,11 +54,14 @@ class _GatedScan(Function):
         entering = torch.empty(chunks, 2, states, channels, dtype=torch.float32, device=u.device)
         spans = torch.empty(chunks, 2, channels, dtype=torch.float32, device=u.device)
         row = B.stride(1)
-        reach[(chunks, blocks, 2)](u, raw, B, dt_bias, rate, step, entering, spans, total, channels, row, **sizes)
+        delta = torch.empty(u.shape, dtype=torch.float32, device=u.device)
+        reach[(chunks, blocks, 2)](
+            u, raw, B, dt_bias, rate, step, delta, entering, spans, total, channels, row, **sizes
+        )
         _carry(entering, spans, rate, step, total, tiling, back=False)
         out = torch.empty(total, channels, dtype=u.dtype, device=u.device)
         emit[(chunks, blocks)](
-            u, raw, B, C, z, dt_bias, rate, skip, step, entering, out, total, channels, row, z.stride(0), **sizes
+            u, delta, B, C, z, rate, skip, step, entering, out, total, channels, row, z.stride(0), **sizes
         )
         ctx.save_for_backward(u, raw, B, C, z, rate, skip, dt_bias, step, entering, spans)
         ctx.tiling = tiling
@@ -73,9 +77,10 @@ class _GatedScan(Function):
         blocks = triton.cdiv(channels, tiling.width)
         sizes = {"N": states, "CHUNK": tiling.chunk, "WIDTH": tiling.width, "num_warps": tiling.warps}
         leaving = torch.empty_like(entering)
+        delta = torch.empty(u.shape, dtype=torch.float32, device=u.device)
         row, z_row = B.stride(1), z.stride(0)
         reach_back[(chunks, blocks, 2)](
-            grad, raw, C, z, dt_bias, rate, step, leaving, total, channels, row, z_row, **sizes
+            grad, raw, C, z, dt_bias, rate, step, delta, leaving, total, channels, row, z_row, **sizes
         )
         _carry(leaving, spans, rate, step, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
@@ -83,7 +88,7 @@ class _GatedScan(Function):
         dbc = torch.empty(blocks, 2, total, 2 * states, dtype=torch.float32, device=u.device)
         shared = torch.empty(chunks, 2, states + 2, channels, dtype=torch.float32, device=u.device)
         retreat[(chunks, blocks)](
-            grad, u, raw, B, C, z, dt_bias, rate, skip, step, entering, leaving,
+            grad, u, delta, B, C, z, rate, skip, step, entering, leaving,
             du, draw, dbc, dz, shared,
             total, channels, row, z_row, TILE=tiling.tile, **sizes,
         )  # fmt: skip
@@ -126,6 +131,9 @@ def gated_scan(
     """
     if not u.shape[1]:
         return (u.sum(0) + raw.sum(0)) * z
+    spare = triton.next_power_of_2(A.shape[2]) - A.shape[2]  # states that stay zero
+    if spare:
+        A, B, C = (F.pad(x, (0, spare)) for x in (A, B, C))
     if B.stride() != C.stride() or B.stride(2) != 1 or B.stride(0) != B.shape[1] * B.stride(1):
         B, C = B.contiguous(), C.contiguous()
     z = z if z.stride(1) == 1 else z.contiguous()

@@ -22,7 +22,7 @@ tl: Any = importlib.import_module("triton.language")
 
 
 @triton.jit
-def softplus(x):  # type: ignore[no-untyped-def]
+def softplus(x):
     """log(1 + e^x), exact to rounding for small e^x: log(w) e / (w - 1) with w = 1 + e makes up for w's rounding."""
     e = tl.exp(tl.minimum(x, 20.0))
     w = 1.0 + e
@@ -32,33 +32,36 @@ def softplus(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def dropping(step, way, t, T):  # type: ignore[no-untyped-def]
+def dropping(step, way, t, T):
     """What to add to the exponent of the decay at t: 0, or what makes it 0 where a sequence is entered."""
     place = tl.load(step + way * T + t, mask=t < T, other=1)
     return tl.where(place == 0, -1e30, 0.0)
 
 
 @triton.jit
-def time_step(raw, offset, dt_bias, valid):  # type: ignore[no-untyped-def]
-    """(delta, raw value plus bias); delta is 0 where there is no position, which leaves a state as it is."""
+def time_step(raw, delta, offset, dt_bias, valid):
+    """softplus(raw + dt_bias), written to `delta` too; 0 where there is no position, which leaves a state as it is."""
     x = tl.load(raw + offset, mask=valid, other=0.0).to(tl.float32) + dt_bias
-    return tl.where(valid, softplus(x), 0.0), x
+    steps = tl.where(valid, softplus(x), 0.0)
+    tl.store(delta + offset, steps, mask=valid)
+    return steps
 
 
 @triton.jit
 def reach(
-    u, raw, B, dt_bias, rate, step, ends, spans,
+    u, raw, B, dt_bias, rate, step, delta, ends, spans,
     T, D, row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """The state each chunk ends in, from zeros, and its summed time steps. Grid (chunks, ceil(D / WIDTH), 2).
 
     u, raw (2, T, D); B (2, T, N) with `row` from one position to the next and T * row from one direction to the other;
-    rate (2, N, D); writes ends (chunks, 2, N, D) and spans (chunks, 2, D) float32.
+    rate (2, N, D); writes delta (2, T, D), ends (chunks, 2, N, D) and spans (chunks, 2, D) float32. (The softplus costs
+    as much as the step itself, so later kernels read it.)
     """
     chunk, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -72,11 +75,11 @@ def reach(
         t = chunk * CHUNK + tl.where(way == 0, i, CHUNK - 1 - i)
         valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
         offset = (way * T + t) * D + d
-        delta, _ = time_step(raw, offset, bias, valid)
-        drive = delta * tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
+        dt = time_step(raw, delta, offset, bias, valid)
+        drive = dt * tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
         b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-        state = state * tl.exp2(a * delta[None, :] + dropping(step, way, t, T)) + b * drive[None, :]
-        span += delta
+        state = state * tl.exp2(a * dt[None, :] + dropping(step, way, t, T)) + b * drive[None, :]
+        span += dt
     tl.store(ends + ((chunk * 2 + way) * N + n) * D + d[None, :], state, mask=real[None, :])
     tl.store(spans + (chunk * 2 + way) * D + d, span, mask=real)
 
@@ -85,48 +88,40 @@ def reach(
 def carry(
     ends, spans, rate, step,
     T, D, chunks, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """Turn, in place, what each chunk makes of zeros into what it is entered with. Grid (ceil(N D / WIDTH), 2).
 
-    Chunks are taken in the order in which the direction reads them, or with BACK in the opposite one: that of gradients.
-    AHEAD of them are loaded together. A chunk in which a sequence is entered lets nothing through.
+    Chunks are taken in the order in which the direction reads them, or with BACK in the opposite one, that of
+    gradients. AHEAD of them are loaded together. A chunk in which a sequence is entered lets nothing through.
     """
     way = tl.program_id(1)
     e = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
-    real = e < N * D
-    a = tl.load(rate + way * N * D + e, mask=real, other=0.0)[None, :]
+    a = tl.load(rate + way * N * D + e, mask=e < N * D, other=0.0)
     rising = (way == 0) != BACK
-    rows = tl.arange(0, AHEAD)[:, None]
     state = tl.zeros([WIDTH], tl.float32)
     for group in range(0, chunks, AHEAD):
-        chunk = (tl.where(rising, group + rows, chunks - 1 - group - rows)).to(tl.int64)
-        there = (chunk >= 0) & (chunk < chunks)
-        first = chunk * CHUNK
-        count = tl.minimum(T - first, CHUNK)
-        last = first + tl.where(way == 0, count - 1, 0)  # as the direction reads
-        through = tl.load(step + way * T + last, mask=there, other=0) >= count
-        span = tl.load(spans + (chunk * 2 + way) * D + e[None, :] % D, mask=there & real[None, :], other=0.0)
-        place = ends + (chunk * 2 + way) * N * D + e[None, :]
-        local = tl.load(place, mask=there & real[None, :], other=0.0)
-        decay = tl.where(through, tl.exp2(a * span), 0.0)
-        entering = tl.zeros([AHEAD, WIDTH], tl.float32)
+        local, decay = (), ()
         for k in tl.static_range(AHEAD):
-            entering = tl.where(rows == k, state[None, :], entering)
-            state = pick(local, rows == k) + pick(decay, rows == k) * state
-        tl.store(place, entering, mask=there & real[None, :])
-
-
-@triton.jit
-def pick(values, here):  # type: ignore[no-untyped-def]
-    """The one slice along axis 0 where `here` is true. -0.0 is what adding leaves a float as it is: no sum is left."""
-    return tl.sum(tl.where(here, values, -0.0), axis=0)
+            chunk = tl.where(rising, group + k, chunks - 1 - group - k).to(tl.int64)
+            there = e < tl.where(group + k < chunks, N * D, 0)
+            count = tl.minimum(T - chunk * CHUNK, CHUNK)
+            last = chunk * CHUNK + tl.where(way == 0, count - 1, 0)  # as the direction reads
+            through = tl.load(step + way * T + last, mask=group + k < chunks, other=0) >= count
+            span = tl.load(spans + (chunk * 2 + way) * D + e % D, mask=there, other=0.0)
+            local = local + (tl.load(ends + (chunk * 2 + way) * N * D + e, mask=there, other=0.0),)
+            decay = decay + (tl.where(through, tl.exp2(a * span), 0.0),)
+        for k in tl.static_range(AHEAD):
+            chunk = tl.where(rising, group + k, chunks - 1 - group - k).to(tl.int64)
+            there = e < tl.where(group + k < chunks, N * D, 0)
+            tl.store(ends + (chunk * 2 + way) * N * D + e, state, mask=there)
+            state = local[k] + decay[k] * state
 
 
 @triton.jit
 def emit(
-    u, raw, B, C, z, dt_bias, rate, skip, step, entering, out,
+    u, delta, B, C, z, rate, skip, step, entering, out,
     T, D, row, z_row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """out = (y_forward + y_backward) * SiLU(z), y = C h + D u. Grid (chunks, ceil(D / WIDTH)).
 
     z (T, D) with `z_row` from one position to the next, skip (2, D), entering from `carry`; writes out (T, D), where
@@ -136,21 +131,20 @@ def emit(
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     n = tl.arange(0, N)[:, None]
     real = d < D
-    for way in tl.static_range(2):
+    for way in range(2):
         a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
         through = tl.load(skip + way * D + d, mask=real, other=0.0)
         state = tl.load(entering + ((chunk * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
         for i in range(CHUNK):
-            t = chunk * CHUNK + (i if way == 0 else CHUNK - 1 - i)
+            t = chunk * CHUNK + tl.where(way == 0, i, CHUNK - 1 - i)
             valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
             offset = (way * T + t) * D + d
-            delta, _ = time_step(raw, offset, bias, valid)
+            dt = tl.load(delta + offset, mask=valid, other=0.0)
             x = tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
             b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
             c = tl.load(C + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-            drive = (delta * x)[None, :]
-            state = state * tl.exp2(a * delta[None, :] + dropping(step, way, t, T)) + b * drive
+            drive = (dt * x)[None, :]
+            state = state * tl.exp2(a * dt[None, :] + dropping(step, way, t, T)) + b * drive
             y = tl.sum(c * state, axis=0) + through * x
             if way == 1:
                 gate = tl.load(z + t * z_row + d, mask=valid, other=0.0).to(tl.float32)

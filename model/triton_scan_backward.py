@@ -12,19 +12,19 @@ With s_t the gradient of h_t and g_t = exp(delta_t A) s_t what the position befo
 
 from typing import Any
 
-from .triton_scan import dropping, pick, sigmoid, time_step, tl, triton
+from .triton_scan import dropping, sigmoid, time_step, tl, triton
 
 LN_2: Any = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
 def reach_back(
-    grad, raw, C, z, dt_bias, rate, step, ends,
+    grad, raw, C, z, dt_bias, rate, step, delta, ends,
     T, D, row, z_row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """The gradient each chunk hands to the one read before it, from zeros. Grid (chunks, ceil(D / WIDTH), 2).
 
-    grad (T, D) is that of `out`; writes ends (chunks, 2, N, D).
+    grad (T, D) is that of `out`; writes delta (2, T, D), as `reach`, and ends (chunks, 2, N, D).
     """
     chunk, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -36,22 +36,39 @@ def reach_back(
     for i in range(CHUNK):
         t = chunk * CHUNK + tl.where(way == 0, CHUNK - 1 - i, i)
         valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
-        delta, _ = time_step(raw, (way * T + t) * D + d, bias, valid)
+        dt = time_step(raw, delta, (way * T + t) * D + d, bias, valid)
         gate = tl.load(z + t * z_row + d, mask=valid, other=0.0).to(tl.float32)
         dy = tl.load(grad + t * D + d, mask=valid, other=0.0).to(tl.float32) * gate * sigmoid(gate)
         c = tl.load(C + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
         handed += c * dy[None, :]
-        handed *= tl.exp2(a * delta[None, :] + dropping(step, way, t, T))
+        handed *= tl.exp2(a * dt[None, :] + dropping(step, way, t, T))
     tl.store(ends + ((chunk * 2 + way) * N + n) * D + d[None, :], handed, mask=real[None, :])
 
 
 @triton.jit
+def advance(state, a, u, delta, B, step, way, t, n, d, T, D, row, N: tl.constexpr):
+    """The state after position t, from the one before it."""
+    valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
+    offset = (way * T + t) * D + d
+    dt = tl.load(delta + offset, mask=valid, other=0.0)
+    x = tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
+    b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
+    return state * tl.exp2(a * dt[None, :] + dropping(step, way, t, T)) + b * (dt * x)[None, :]
+
+
+@triton.jit
+def slope_of_softplus(y):
+    """The derivative where softplus is y: 1 - e^-y, by its series where the difference would lose digits."""
+    return tl.where(y < 0.03, y * (1.0 - y * (0.5 - y * (1.0 / 6.0 - y / 24.0))), 1.0 - tl.exp(-y))
+
+
+@triton.jit
 def retreat(
-    grad, u, raw, B, C, z, dt_bias, rate, skip, step, entering, leaving,
+    grad, u, delta, B, C, z, rate, skip, step, entering, leaving,
     du, draw, dbc, dz, shared,
     T, D, row, z_row,
     N: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """All gradients of `emit`. Grid (chunks, ceil(D / WIDTH)).
 
     entering, leaving (chunks, 2, N, D) from `carry`, forward and back. Writes du, draw (2, T, D); dz (T, D), where the
@@ -62,10 +79,8 @@ def retreat(
     d = block * WIDTH + tl.arange(0, WIDTH)
     n = tl.arange(0, N)[:, None]
     real = d < D
-    rows = tl.arange(0, TILE)[:, None, None]
-    for way in tl.static_range(2):
+    for way in range(2):
         a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
         through = tl.load(skip + way * D + d, mask=real, other=0.0)
         place = ((chunk * 2 + way) * N + n) * D + d[None, :]
         handed = tl.load(leaving + place, mask=real[None, :], other=0.0)
@@ -76,57 +91,44 @@ def retreat(
             first = CHUNK - (tile + 1) * TILE  # of the tile, as the direction reads
             state = tl.load(entering + place, mask=real[None, :], other=0.0)
             for i in range(first):
-                t = chunk * CHUNK + (i if way == 0 else CHUNK - 1 - i)
-                valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
-                offset = (way * T + t) * D + d
-                delta, _ = time_step(raw, offset, bias, valid)
-                drive = delta * tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
-                b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-                state = state * tl.exp2(a * delta[None, :] + dropping(step, way, t, T)) + b * drive[None, :]
-            before = tl.zeros([TILE, N, WIDTH], tl.float32)  # the state that enters each position
+                t = chunk * CHUNK + tl.where(way == 0, i, CHUNK - 1 - i)
+                state = advance(state, a, u, delta, B, step, way, t, n, d, T, D, row, N)
+            before = ()  # the state that enters each position
             for k in tl.static_range(TILE):
-                i = first + k
-                t = chunk * CHUNK + (i if way == 0 else CHUNK - 1 - i)
-                valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
-                offset = (way * T + t) * D + d
-                delta, _ = time_step(raw, offset, bias, valid)
-                drive = delta * tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
-                b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-                before = tl.where(rows == k, state[None, :, :], before)
-                state = state * tl.exp2(a * delta[None, :] + dropping(step, way, t, T)) + b * drive[None, :]
+                t = chunk * CHUNK + tl.where(way == 0, first + k, CHUNK - 1 - first - k)
+                before = before + (state,)
+                state = advance(state, a, u, delta, B, step, way, t, n, d, T, D, row, N)
             for back in tl.static_range(TILE):
                 i = first + TILE - 1 - back
-                t = chunk * CHUNK + (i if way == 0 else CHUNK - 1 - i)
+                t = chunk * CHUNK + tl.where(way == 0, i, CHUNK - 1 - i)
                 valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
                 offset = (way * T + t) * D + d
-                delta, x = time_step(raw, offset, bias, valid)
-                value = tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
+                dt = tl.load(delta + offset, mask=valid, other=0.0)
+                x = tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
                 gate = tl.load(z + t * z_row + d, mask=valid, other=0.0).to(tl.float32)
                 dout = tl.load(grad + t * D + d, mask=valid, other=0.0).to(tl.float32)
                 b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
                 c = tl.load(C + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-                open_ = sigmoid(gate)
-                dy = dout * gate * open_
-                entered = pick(before, rows == TILE - 1 - back)
-                decay = tl.exp2(a * delta[None, :] + dropping(step, way, t, T))
-                drive = (delta * value)[None, :]
-                reached = decay * entered + b * drive
+                opened = sigmoid(gate)
+                dy = dout * gate * opened
                 s = handed + c * dy[None, :]
-                handed = decay * s
-                forgets = handed * entered  # gradient of the exponent, natural
+                y = tl.sum(c * state, axis=0) + through * x
+                dc = tl.sum(state * dy[None, :], axis=1, keep_dims=True)
+                state = before[TILE - 1 - back]
+                handed = s * tl.exp2(a * dt[None, :] + dropping(step, way, t, T))
+                forgets = handed * state  # gradient of the exponent, to base e
                 grad_drive = tl.sum(s * b, axis=0)
-                grad_delta = grad_drive * value + tl.sum(forgets * a, axis=0) * LN_2
-                grad_x = grad_delta * sigmoid(x)
-                grad_a += forgets * delta[None, :]
-                grad_skip += dy * value
-                grad_bias += tl.where(valid, grad_x, 0.0)
+                grad_dt = grad_drive * x + tl.sum(forgets * a, axis=0) * LN_2
+                grad_raw = grad_dt * slope_of_softplus(dt)
+                grad_a += forgets * dt[None, :]
+                grad_skip += dy * x
+                grad_bias += grad_raw
                 into = dbc + ((block * 2 + way) * T + t) * 2 * N + n
-                tl.store(into, tl.sum(s * drive, axis=1, keep_dims=True), mask=states)
-                tl.store(into + N, tl.sum(reached * dy[None, :], axis=1, keep_dims=True), mask=states)
-                tl.store(du + offset, (grad_drive * delta + dy * through).to(du.dtype.element_ty), mask=valid)
-                tl.store(draw + offset, grad_x.to(draw.dtype.element_ty), mask=valid)
-                y = tl.sum(c * reached, axis=0) + through * value
-                share = dout * y * open_ * (1.0 + gate * (1.0 - open_))
+                tl.store(into, tl.sum(s * (dt * x)[None, :], axis=1, keep_dims=True), mask=states)
+                tl.store(into + N, dc, mask=states)
+                tl.store(du + offset, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=valid)
+                tl.store(draw + offset, grad_raw.to(draw.dtype.element_ty), mask=valid)
+                share = dout * y * opened * (1.0 + gate * (1.0 - opened))
                 if way == 1:
                     share += tl.load(dz + t * D + d, mask=valid, other=0.0).to(tl.float32)
                 tl.store(dz + t * D + d, share.to(dz.dtype.element_ty), mask=valid)

@@ -154,7 +154,9 @@ class EngineSettings(Config):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
     )
-    scan_backend: Literal["auto", "reference", "cpu", "mamba_ssm"] = Field("auto", description="see model/kernels.py")
+    scan_backend: Literal["auto", "triton", "reference", "cpu", "mamba_ssm"] = Field(
+        "auto", description="see model/kernels.py"
+    )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
 
     @model_validator(mode="after")

@@ -183,7 +183,7 @@ def uncorrupted(batch: Batch) -> Tensor:
 def mean_in_class(output: Tensor, cut: Segmentation) -> Tensor:
     """Each chunk's vector replaced by the mean over its class: same sequence, holding a mask or not. (C, D)."""
     group = _class_of_chunk(cut)
-    count = 2 * len(cut.packing.lengths)
+    count = 2 * len(cut.chunks.lengths)
     sums = output.new_zeros(count, output.shape[1], dtype=torch.float32).index_add(0, group, output.float())
     sizes = torch.bincount(group, minlength=count).clamp_min(1)
     return (sums / sizes.unsqueeze(-1))[group].to(output.dtype)

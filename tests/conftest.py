@@ -10,6 +10,7 @@ import pytest
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # the promises tested here are stated for CPU ranks
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve the other processes
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels are tested without a GPU
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -61,7 +61,7 @@ ISOLATED = """
 
     class Blocked:
         def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in {"numba", "model", "pretrain", "dataprep", "mamba_ssm", "dnachunker"}:
+            if name.split(".")[0] in {"numba", "triton", "model", "pretrain", "dataprep", "mamba_ssm", "dnachunker"}:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     if sys.argv[2] == "without-numba":

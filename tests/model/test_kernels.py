@@ -144,7 +144,8 @@ def test_mamba_ssm_is_called_as_it_wants_to_be(mamba_ssm: None, lengths: list[in
     assert_close(*both)
 
 
-def test_mamba_ssm_is_chosen_on_cuda_where_it_loads(mamba_ssm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mamba_ssm_is_chosen_on_cuda_without_triton(mamba_ssm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "triton_works", lambda device: False)
     assert scan_backend("auto", "cuda", torch.bfloat16) == "mamba_ssm"
     assert scan_backend("auto", "cpu", torch.float32) == "cpu"
     assert scan_backend("mamba_ssm", "cuda", torch.float64) == "reference"

@@ -301,3 +301,36 @@ def test_weight_decay_spares_what_it_should(model) -> None:
 def test_a_config_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DNAChunkerConfig(**{**SMALL, **wrong})
+
+
+def test_places_fixed_beforehand_change_nothing_but_the_places(model) -> None:
+    """With room to spare, counting chunks on the device alone gives the same losses, gradients and outputs."""
+    exact, fixed = build().eval(), build(chunk_capacity=(0.9, 0.8)).eval()
+    ids = masked_bases((3, 60), 5)
+    ids[1, 41:] = PAD_ID
+    ids[2, 1:] = PAD_ID
+    outputs = []
+    for network in (exact, fixed):
+        output = network(ids, labels=labels_for(ids), loss_normalizer=7.0, output_hidden_states=True)
+        output.loss.backward()
+        outputs.append(output)
+    ours, theirs = outputs[1], outputs[0]
+    assert abs(float(ours.loss - theirs.loss)) <= 1e-6
+    for name in ("logits", "boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts", "forced_counts"):
+        for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+            assert a.shape == b.shape
+            assert (a.float() - b.float()).abs().max() <= 1e-5, name
+    for (name, a), b in zip(fixed.named_parameters(), exact.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
+
+
+def test_chunks_beyond_the_places_make_the_loss_nan() -> None:
+    ids = masked_bases((2, 60), 5)
+    loss = build(chunk_capacity=(0.2, 0.1))(ids, labels=labels_for(ids)).loss
+    assert torch.isnan(loss)
+
+
+@pytest.mark.parametrize("capacity", [(0.5,), (0.5, 0.0), (0.5, 1.5)])
+def test_a_capacity_that_makes_no_sense_is_refused(capacity: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="chunk_capacity"):
+        DNAChunkerConfig(chunk_capacity=capacity)

@@ -1,0 +1,142 @@
+"""Triton's kernels, run by Triton's interpreter, equal the plain-torch reference: results and every gradient.
+
+`tests/conftest.py` switches the interpreter on before anything can import triton. It is slow: shapes are as small as
+they can be and still have several programs along every axis, borders inside and across them, and unfilled places.
+"""
+
+import importlib.util
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed: pip install triton", allow_module_level=True)
+
+from model import scan_reference
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.kernels import scan_backend
+from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from model.packing import Packing
+from model.scan_triton import Tiling, gated_scan
+from model.triton_conv import conv_silu_both_ways
+from model.triton_smooth import smooth_both_ways
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+def packed(lengths: list[int]) -> Packing:
+    return Packing(torch.tensor([0, *lengths]).cumsum(0).int(), sum(lengths))
+
+
+def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+    """Results and gradients agree, relative to the largest value of each, for an uneven gradient of the result."""
+    found = []
+    for function in (ours, theirs):
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        y = function(*leaves)
+        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
+        found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    tolerance = TOLERANCE[inputs[0].dtype]
+    for index, (a, b) in enumerate(zip(*found, strict=True)):
+        assert a is not None
+        assert a.shape == b.shape
+        scale = max(1.0, float(b.float().abs().max()))
+        assert float((a.float() - b.float()).abs().max()) <= tolerance * scale, f"tensor {index}"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "channels", "states", "tiling", "dtype"),
+    [
+        ([5, 1, 0, 9], 6, 4, Tiling(chunk=4, tile=2, width=4, ahead=4), torch.float32),
+        ([14], 5, 3, Tiling(chunk=4, tile=4, width=8, ahead=4), torch.float32),  # three states: one is padding
+        ([2, 6], 4, 4, Tiling(chunk=4, tile=2, width=4, ahead=2), torch.bfloat16),
+    ],
+)
+def test_scan_of_both_directions(
+    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    packing = packed(lengths)
+    total, wide = packing.total, 2 * states + 3  # B and C are slices of what one projection made
+    exact = [-torch.rand(2, channels, states) * states, torch.randn(2, channels), torch.randn(2, channels)]
+    inputs = [torch.randn(2, total, channels), torch.randn(2, total, channels) - 1, torch.randn(2, total, wide)]
+    inputs = [x.to(dtype) for x in (*inputs, torch.randn(total, channels))] + exact
+
+    def ours(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+        _, B, C = rows.split((3, states, states), dim=-1)
+        return gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps, tiling)
+
+    def theirs(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+        _, B, C = rows.float().split((3, states, states), dim=-1)
+        delta = F.softplus(raw.float() + bias.unsqueeze(1))
+        directions = [(u[w].float(), delta[w], A[w], B[w], C[w], skip[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
+        y = torch.stack([scan_reference.selective_scan(*direction) for direction in directions]).sum(0)
+        return y * F.silu(z.float())
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packing, channels = packed([5, 1, 0, 2, 9]), 6
+    inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
+
+    def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv_silu_both_ways(wide[:, channels:], weight, bias, packing.steps, rows=4, width=4)
+
+    def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, borders = wide[:, channels:].float(), packing.cu_seqlens
+        return torch.stack([scan_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packing = packed([5, 1, 0, 2, 9])
+    inputs = [torch.randn(packing.total, 6).to(dtype), torch.rand(packing.total)]
+
+    def gates(gate: Tensor) -> Tensor:
+        gate = torch.where(packing.first, 1.0, gate)
+        return torch.stack((gate, packing.shift(gate, 1.0, back=True)))
+
+    def ours(z: Tensor, gate: Tensor) -> Tensor:
+        return smooth_both_ways(z, gates(gate), chunk=4, width=4, ahead=2)
+
+    def theirs(z: Tensor, gate: Tensor) -> Tensor:
+        both = [scan_reference.smooth(z.float(), gates(gate)[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
+        return (both[0] + both[1]) / 2
+
+    compare(ours, theirs, inputs)
+
+
+def test_the_network_trains_on_triton_as_on_the_reference() -> None:
+    sizes = {"width": 16, "encoder_layers": (1,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
+    ids = torch.randint(7, 11, (2, 12), generator=torch.Generator().manual_seed(0))
+    ids[:, ::4], ids[1, 9:] = 3, 4
+    labels = torch.where(ids == 3, 8, -100)
+    found = []
+    for backend in ("triton", "reference"):
+        torch.manual_seed(0)
+        config = DNAChunkerConfig(**sizes, target_ratios=(0.33,), state_size=4, expand=1, scan_backend=backend)
+        model = DNAChunkerForMaskedLM(config)
+        loss = model(ids, labels=labels).loss
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+def test_triton_is_chosen_on_cuda_and_by_name_alone_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scan_backend("auto", "cuda", torch.bfloat16) == "triton"
+    assert scan_backend("auto", "cpu", torch.float32) == "cpu"
+    assert scan_backend("triton", "cpu", torch.float32) == "triton"  # interpreted
+    assert scan_backend("triton", "cuda", torch.float64) == "reference"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="auto"):
+        scan_backend("triton", "cpu", torch.float32)
