@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow lint bench gpu-bench clean
 
 help:
 	@echo "make setup   create $(VENV) with everything installed"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow  what takes longer: runs under kills, full disks, NaN and hangs, whole genomes"
 	@echo "make lint    formatting, lint and types"
 	@echo "make bench   timings of the hot paths"
+	@echo "make gpu-bench  parity, bandwidth and training speed on one GPU, under eight minutes"
 
 setup: $(STAMP)
 
@@ -41,6 +42,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+gpu-bench: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo

@@ -127,7 +127,7 @@ def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:
         index = torch.nonzero_static(present.flatten(), size=nowhere, fill_value=nowhere).squeeze(1)
         return Packing.filled_up(borders, nowhere, present.shape[1]), index
     index = present.flatten().nonzero().squeeze(1)
-    return Packing(borders, len(index)), index
+    return Packing(borders, len(index), present.shape[1]), index
 
 
 def take(values: Tensor, index: Tensor, fill: float | bool) -> Tensor:

@@ -24,11 +24,15 @@ class Tiling(NamedTuple):
         warps: warps of a program.
     """
 
-    chunk: int = 32
+    chunk: int = 16
     tile: int = 4
     width: int = 32
     ahead: int = 16
     warps: int = 1
+
+
+SHORT = 128  # positions under which large chunks would leave the card idle
+SMALL = Tiling(chunk=8, tile=4, ahead=4)
 
 
 class _GatedScan(Function):
@@ -125,6 +129,7 @@ def gated_scan(
         B, C: (2, T, N), which may be slices of one (2, T, .) tensor. z: (T, Dm), which may be a slice likewise.
         A: (2, Dm, N), negative. skip: (2, Dm), Mamba's D. dt_bias: (2, Dm). Float32.
         step: (2, T) int32, `Packing.steps`.
+        tiling: chosen by T where it is None.
 
     Returns:
         (T, Dm), dtype of u; states and sums are float32.
@@ -139,6 +144,6 @@ def gated_scan(
     z = z if z.stride(1) == 1 else z.contiguous()
     y: Tensor = _GatedScan.apply(
         u.contiguous(), raw.contiguous(), B, C, z, A.float(), skip.float().contiguous(), dt_bias.float().contiguous(),
-        step, tiling or Tiling(),
+        step, tiling or (SMALL if u.shape[1] < SHORT else Tiling()),
     )  # fmt: skip
     return y

@@ -1,0 +1,131 @@
+"""Time of every kernel at the size of a layer of the default model, and its bandwidth counting the fewest bytes.
+
+The fewest bytes: every input read once, every output written once, nothing in between.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.kernels import fused_kernels, mamba_ssm_works
+from model.packing import Packing
+from model.scan_triton import Tiling, gated_scan
+
+from .inputs import packed, scan_inputs
+from .machine import Machine
+
+CHANNELS, STATES, WIDTH = 1280, 16, 640
+TILINGS = (
+    Tiling(),
+    Tiling(chunk=32),
+    Tiling(chunk=8),
+    Tiling(tile=2),
+    Tiling(tile=8),
+    Tiling(width=64, warps=2),
+    Tiling(width=64, tile=2),
+)
+
+
+def _sizes(machine: Machine) -> tuple[Packing, int, int, int]:
+    if machine.smoke:
+        return packed([3, 4], machine.device), 4, 2, 4
+    return packed([8192] * 8, machine.device), CHANNELS, STATES, WIDTH
+
+
+def of_each(machine: Machine) -> dict[str, dict[str, float]]:
+    """Per kernel: milliseconds forward and backward, GB/s of the fewest bytes, and that as a share of a plain copy."""
+    packing, channels, states, width = _sizes(machine)
+    total, kernels, half = packing.total, fused_kernels(), torch.bfloat16
+    inputs = scan_inputs(packing, channels, states, half)
+    weight = torch.randn(2, channels, 4, device=machine.device, requires_grad=True)
+    rows = torch.randn(total, width, device=machine.device).to(half).requires_grad_()
+    gate = torch.rand(2, total, device=machine.device, requires_grad=True)
+    packing.steps  # noqa: B018  (found once a batch, not once a layer)
+
+    def scan() -> Tensor:
+        B, C = inputs["rows"].split(states, dim=-1)
+        rest = (inputs[name] for name in ("z", "A", "skip", "dt_bias"))
+        result: Tensor = kernels.gated_scan(inputs["u"], inputs["raw"], B, C, *rest, packing.steps)
+        return result
+
+    # bf16: u, raw and z in, out; back the same again, gradients of out in, of u, raw and z out.
+    wide, narrow = 2 * total * channels, 2 * total * 2 * states * 2
+    cases: dict[str, tuple[Callable[[], Tensor], float, float]] = {
+        "scan": (scan, 6 * wide + narrow, 11 * wide + 2 * narrow),
+        "convolution": (
+            lambda: kernels.conv_silu_both_ways(inputs["z"], weight, inputs["skip"], packing.steps),
+            3 * wide,
+            4 * wide,
+        ),
+        "smoothing": (
+            lambda: kernels.smooth_both_ways(rows, gate),
+            2 * 2 * total * width + 8 * total,
+            3 * 2 * total * width + 16 * total,
+        ),
+    }
+    return {name: _measure(machine, *case) for name, case in cases.items()}
+
+
+def _measure(machine: Machine, run: Callable[[], Tensor], forward: float, backward: float) -> dict[str, float]:
+    y = run()
+    gradient = torch.randn_like(y)
+    seconds = machine.seconds_of(run)
+    whole = machine.seconds_of(lambda: run().backward(gradient))
+    back = max(whole - seconds, 1e-9)
+    return {
+        "forward_ms": round(1e3 * seconds, 3),
+        "backward_ms": round(1e3 * back, 3),
+        "forward_gb_s": round(forward / seconds / 1e9),
+        "backward_gb_s": round(backward / back / 1e9),
+        "forward_of_copy": round(forward / seconds / machine.copy_bytes, 3),
+        "backward_of_copy": round(backward / back / machine.copy_bytes, 3),
+    }
+
+
+def tilings(machine: Machine) -> dict[str, dict[str, float]]:
+    """The scan cut into programs in other ways than the default one, as long as time is left (each compiles)."""
+    packing, channels, states, _ = _sizes(machine)
+    inputs = scan_inputs(packing, channels, states, torch.bfloat16)
+    found = {}
+    for tiling in TILINGS[: 0 if machine.smoke else None]:
+        if machine.seconds_left() < 60:
+            break
+
+        def scan(tiling: Tiling = tiling) -> Tensor:
+            B, C = inputs["rows"].split(states, dim=-1)
+            rest = (inputs[name] for name in ("z", "A", "skip", "dt_bias"))
+            return gated_scan(inputs["u"], inputs["raw"], B, C, *rest, packing.steps, tiling)
+
+        measured = _measure(machine, scan, 1.0, 1.0)
+        found[str(tuple(tiling))] = {name: measured[name] for name in ("forward_ms", "backward_ms")}
+    return found
+
+
+def beside_mamba_ssm(machine: Machine) -> dict[str, float] | str:
+    """Both directions of one layer by mamba-ssm's scan, which flips and gates outside, and by ours."""
+    if not mamba_ssm_works():
+        return "mamba-ssm is not importable here"
+    packing, channels, states, _ = _sizes(machine)
+    count = len(packing.lengths)
+    fused = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    inputs = scan_inputs(packing, channels, states, torch.bfloat16)
+
+    def theirs() -> Tensor:
+        total: Any = 0
+        for way in (0, 1):
+            rows = [inputs["u"][way], inputs["raw"][way], *inputs["rows"][way].split(states, dim=-1)]
+            u, dt, B, C = (x.unflatten(0, (count, -1)).transpose(1, 2).contiguous() for x in rows)
+            if way:
+                u, dt, B, C = (x.flip(-1) for x in (u, dt, B, C))
+            A, skip, bias = (inputs[name][way] for name in ("A", "skip", "dt_bias"))
+            y = fused(u, dt, A, B, C, skip, None, bias, True)
+            total = total + (y.flip(-1) if way else y)
+        result: Tensor = total.transpose(1, 2).flatten(0, 1) * F.silu(inputs["z"])
+        return result
+
+    found = _measure(machine, theirs, 1.0, 1.0)
+    return {name: found[name] for name in ("forward_ms", "backward_ms")}
