@@ -1,8 +1,8 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch; `cpu` (compiled loops,
-float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and leaves the other two to the
-reference.
+Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch, and the router's cosines;
+`cpu` (compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and leaves
+the other two to the reference.
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
 the tensors at hand. Optional libraries are looked up with importlib, so that Hugging Face's import check does not
 ask for them.
@@ -106,11 +106,15 @@ def triton_works(device: str) -> bool:
 def fused_kernels() -> SimpleNamespace:
     """The Triton kernels as torch functions; their files are imported only where `triton_works`."""
     from .scan_triton import gated_scan
+    from .triton_boundary import boundary_probability
     from .triton_conv import conv_silu_both_ways
     from .triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
-        gated_scan=gated_scan, conv_silu_both_ways=conv_silu_both_ways, smooth_both_ways=smooth_both_ways
+        gated_scan=gated_scan,
+        conv_silu_both_ways=conv_silu_both_ways,
+        smooth_both_ways=smooth_both_ways,
+        boundary_probability=boundary_probability,
     )
 
 

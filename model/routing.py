@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_dnachunker import DNAChunkerConfig
+from .kernels import fused_kernels, scan_backend
 from .packing import Packing
 
 
@@ -89,8 +90,9 @@ class BoundaryProbability(nn.Module):
     gathers it again for the backward pass only where the module returns a tensor.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = backend
         self.query = nn.Parameter(torch.empty(width, width))
         self.key = nn.Parameter(torch.empty(width, width))
 
@@ -100,6 +102,9 @@ class BoundaryProbability(nn.Module):
             precise = x if x.dtype == torch.float64 else x.float()
             query = F.linear(precise, self.query.to(precise.dtype))
             key = F.linear(precise, self.key.to(precise.dtype))
+            if scan_backend(self.backend, x.device.type, precise.dtype) == "triton":
+                fused: Tensor = fused_kernels().boundary_probability(query, key, packing.steps)
+                return fused
             similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
             change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
             return torch.where(packing.first, 1.0, change)
@@ -111,7 +116,9 @@ class Router(nn.Module):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.mask_protection = config.mask_protection
-        self.probability = BoundaryProbability(config.width) if config.router == "learned" else None
+        self.probability = (
+            BoundaryProbability(config.width, config.scan_backend) if config.router == "learned" else None
+        )
 
     def forward(
         self,

@@ -43,6 +43,7 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     inputs = scan_inputs(packing, channels, states, half)
     weight = torch.randn(2, channels, 4, device=machine.device, requires_grad=True)
     rows = torch.randn(total, width, device=machine.device).to(half).requires_grad_()
+    query, key = (torch.randn(total, width, device=machine.device, requires_grad=True) for _ in range(2))
     gate = torch.rand(2, total, device=machine.device, requires_grad=True)
     packing.steps  # noqa: B018  (found once a batch, not once a layer)
 
@@ -65,6 +66,11 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
             lambda: kernels.smooth_both_ways(rows, gate),
             2 * 2 * total * width + 8 * total,
             3 * 2 * total * width + 16 * total,
+        ),
+        "router": (
+            lambda: kernels.boundary_probability(query, key, packing.steps),
+            2 * 4 * total * width,
+            4 * 4 * total * width,
         ),
     }
     return {name: _measure(machine, *case) for name, case in cases.items()}

@@ -36,6 +36,10 @@ def against_reference(machine: Machine) -> dict[str, Any]:
     return {name: float(f"{error:.2g}") for name, error in errors.items()}
 
 
+def _cosine(query: Tensor, key: Tensor) -> Tensor:
+    return F.cosine_similarity(query[1:], key[:-1], dim=-1)
+
+
 Case = tuple[str, Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]
 
 
@@ -73,6 +77,12 @@ def _cases(packing: Packing, channels: int, states: int, dtype: torch.dtype) -> 
             lambda x, g: kernels.smooth_both_ways(x, gates(g)),
             lambda x, g: sum(scan_reference.smooth(x, gates(g)[i], borders, i == 1) for i in (0, 1)) / 2,
             [z, gate],
+        ),
+        (
+            "router",  # always in float32
+            lambda q, k: kernels.boundary_probability(q.float(), k.float(), packing.steps),
+            lambda q, k: torch.where(packing.first, 1.0, F.pad((1 - _cosine(q, k)) / 2, (1, 0))),
+            [z, inputs["u"][0]],
         ),
     ]
 

@@ -21,6 +21,7 @@ from model.kernels import scan_backend
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from model.packing import Packing
 from model.scan_triton import Tiling, gated_scan
+from model.triton_boundary import boundary_probability
 from model.triton_conv import conv_silu_both_ways
 from model.triton_smooth import smooth_both_ways
 
@@ -113,6 +114,19 @@ def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
         return (both[0] + both[1]) / 2
 
     compare(ours, theirs, inputs)
+
+
+def test_boundary_probabilities() -> None:
+    torch.manual_seed(0)
+    packing = packed([5, 1, 0, 2, 9])
+    inputs = [torch.randn(packing.total, 6), torch.randn(packing.total, 6)]
+    inputs[1][2] = -inputs[0][3]  # p = 1, where it is clamped
+
+    def theirs(query: Tensor, key: Tensor) -> Tensor:
+        change = (1 - F.cosine_similarity(query[1:], key[:-1], dim=-1)) / 2
+        return torch.where(packing.first, 1.0, F.pad(change.clamp(0, 1), (1, 0)))
+
+    compare(lambda query, key: boundary_probability(query, key, packing.steps, rows=4, width=4), theirs, inputs)
 
 
 def test_the_network_trains_on_triton_as_on_the_reference() -> None:

@@ -16,7 +16,7 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from model import triton_conv, triton_scan, triton_scan_backward, triton_smooth
+    from model import triton_boundary, triton_conv, triton_scan, triton_scan_backward, triton_smooth
     from model.scan_triton import Tiling
 
     INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks"}
@@ -53,6 +53,8 @@ COMPILE = """
     compile(triton_smooth.smooth_retreat, 1, **smooth)
     for kernel in (triton_conv.conv_forward, triton_conv.conv_backward):
         compile(kernel, 4, TAPS=4, ROWS=16, WIDTH=128)
+    for kernel in (triton_boundary.boundary_forward, triton_boundary.boundary_backward):
+        compile(kernel, 4, ROWS=16, WIDTH=128)
 """
 
 
