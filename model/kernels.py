@@ -1,8 +1,8 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
 Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch, and the router's cosines;
-`cpu` (compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and leaves
-the other two to the reference.
+`cpu` (compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and
+leaves the other two to the reference.
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
 the tensors at hand. Optional libraries are looked up with importlib, so that Hugging Face's import check does not
 ask for them.
