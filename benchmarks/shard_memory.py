@@ -59,8 +59,8 @@ def main() -> None:
         generate(fasta, arguments.template, arguments.mbp * 10**6, bgzip=False, contig=arguments.mbp * 10**6)
         config.write_text(f"sources: {{g: {{path: {fasta}}}}}\n")
         lines = [
-            f"# Memory of building a corpus\n\n{datetime.date.today()}: one contig of {arguments.mbp} Mbp, .fa.gz. Written "
-            "by `benchmarks/shard_memory.py`.\n",
+            f"# Memory of building a corpus\n\n{datetime.date.today()}: one contig of {arguments.mbp} Mbp, .fa.gz. "
+            "Written by `benchmarks/shard_memory.py`.\n",
             "| build | process | peak MiB | allowed | seconds |\n| --- | --- | ---: | ---: | ---: |",
         ]
         for words in (["--ray", "none", "--workers", "2"], ["--ray", "local", "--workers", "2"]):

@@ -44,8 +44,9 @@ SAMPLE = ROOT / "dataprep" / "sample" / "helicobacter_pylori_F32.fa.gz"
 def generate(path: Path, template: Path, bases: int, bgzip: bool, contig: int = 50_000_000) -> None:
     """Copies of the template's letters in contigs of about `contig` bases.
 
-    Each copy is rotated and has one base in 100 changed. Lower case and N stay where the template has them; a template without lower case gets runs of it, about as many a
-    base as a human genome has. Compressed as `gzip -6` does: one member, or those of bgzip.
+    Each copy is rotated and has one base in 100 changed. Lower case and N stay where the template has them; a template
+    without lower case gets runs of it, about as many a base as a human genome has. Compressed as `gzip -6` does: one
+    member, or those of bgzip.
     """
     import numpy as np
 
