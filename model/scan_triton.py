@@ -142,8 +142,8 @@ def gated_scan(
     if B.stride() != C.stride() or B.stride(2) != 1 or B.stride(0) != B.shape[1] * B.stride(1):
         B, C = B.contiguous(), C.contiguous()
     z = z if z.stride(1) == 1 else z.contiguous()
-    y: Tensor = _GatedScan.apply(
-        u.contiguous(), raw.contiguous(), B, C, z, A.float(), skip.float().contiguous(), dt_bias.float().contiguous(),
-        step, tiling or (SMALL if u.shape[1] < SHORT else Tiling()),
-    )  # fmt: skip
+    exact = (A.float(), skip.float().contiguous(), dt_bias.float().contiguous())
+    tiling = tiling or (SMALL if u.shape[1] < SHORT else Tiling())
+    with torch.cuda.device_of(u):  # Triton launches on the current device
+        y: Tensor = _GatedScan.apply(u.contiguous(), raw.contiguous(), B, C, z, *exact, step, tiling)
     return y

@@ -98,5 +98,6 @@ def boundary_probability(query: Tensor, key: Tensor, step: Tensor, *, rows: int 
     """
     if not len(query):
         return (query + key).sum(1)
-    p: Tensor = _BoundaryProbability.apply(query.contiguous(), key.contiguous(), step, rows, width)
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        p: Tensor = _BoundaryProbability.apply(query.contiguous(), key.contiguous(), step, rows, width)
     return p

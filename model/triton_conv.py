@@ -111,5 +111,6 @@ def conv_silu_both_ways(
         (2, T, Dm), dtype of x; sums are float32.
     """
     x = x if x.stride(1) == 1 else x.contiguous()
-    y: Tensor = _ConvSiLU.apply(x, weight, bias.contiguous(), step, rows, width)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        y: Tensor = _ConvSiLU.apply(x, weight, bias.contiguous(), step, rows, width)
     return y

@@ -170,5 +170,6 @@ def smooth_both_ways(z: Tensor, gate: Tensor, *, chunk: int = 16, width: int = 6
     """
     if not len(z):
         return z * gate.sum()
-    out: Tensor = _Smooth.apply(z.contiguous(), gate.contiguous(), chunk, width, ahead)
+    with torch.cuda.device_of(z):  # Triton launches on the current device
+        out: Tensor = _Smooth.apply(z.contiguous(), gate.contiguous(), chunk, width, ahead)
     return out

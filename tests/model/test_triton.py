@@ -80,6 +80,17 @@ def test_scan_of_both_directions(
     compare(ours, theirs, inputs)
 
 
+def test_a_nan_does_not_vanish_in_the_scan() -> None:
+    torch.manual_seed(0)
+    packing = packed([3])
+    shapes = [(2, 3, 2), (2, 3, 2), (2, 3, 2), (2, 3, 2), (3, 2), (2, 2, 2), (2, 2), (2, 2)]
+    for which in range(len(shapes)):
+        inputs = [torch.rand(shape) for shape in shapes]
+        inputs[5] = -inputs[5]
+        inputs[which].view(-1)[1] = torch.nan
+        assert gated_scan(*inputs, packing.steps, Tiling(chunk=4, tile=2, width=2, ahead=2)).isnan().any(), which
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
