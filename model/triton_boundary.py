@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .triton_scan import tl, triton
+from .triton_scan import launched, tl, triton
 
 LEAST: Any = tl.constexpr(1e-8)  # a norm is taken to be no smaller, as in torch's cosine_similarity
 
@@ -31,7 +31,7 @@ def products(query, key, t, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return both, of_query, of_key
 
 
-@triton.jit
+@launched
 def boundary_forward(query, key, step, probability, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """p_t = (1 - cos(q_t, k_{t-1})) / 2, 1 where a sequence starts. query, key (T, D). Grid (ceil(T / ROWS),)."""
     t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -43,7 +43,7 @@ def boundary_forward(query, key, step, probability, T, D, ROWS: tl.constexpr, WI
     tl.store(probability + t, tl.where(place == 0, 1.0, change), mask=t < T)
 
 
-@triton.jit
+@launched
 def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Gradients of `boundary_forward`, on the same grid. Position t writes those of q_t and of k_{t-1}; the last
     position writes zeros for its own key, which nothing reads."""

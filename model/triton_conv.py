@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .triton_scan import sigmoid, tl, triton
+from .triton_scan import launched, sigmoid, tl, triton
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def before_silu(x, taps, bias, place, way, t, d, T, D, x_row, TAPS: tl.constexpr
     return total
 
 
-@triton.jit
+@launched
 def conv_forward(x, taps, bias, step, out, T, D, x_row, TAPS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """out (2, T, D) from x (T, D), taps (2, TAPS, D), bias (2, D). Grid (ceil(T / ROWS), ceil(D / WIDTH))."""
     t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -38,7 +38,7 @@ def conv_forward(x, taps, bias, step, out, T, D, x_row, TAPS: tl.constexpr, ROWS
         tl.store(out + (way * T + t) * D + d, result.to(out.dtype.element_ty), mask=(t < T) & (d < D))
 
 
-@triton.jit
+@launched
 def conv_backward(
     grad, x, taps, bias, step, dx, shared,
     T, D, x_row, TAPS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,

@@ -19,6 +19,8 @@ from typing import Any
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
+# Of kernels that are launched, not called: another number of positions is no reason to compile again.
+launched: Any = triton.jit(do_not_specialize=["T", "chunks"])
 
 
 @triton.jit
@@ -52,7 +54,7 @@ def time_step(raw, delta, offset, dt_bias, valid):
     return steps
 
 
-@triton.jit
+@launched
 def reach(
     u, raw, B, dt_bias, rate, step, delta, ends, spans,
     T, D, row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
@@ -84,7 +86,7 @@ def reach(
     tl.store(spans + (chunk * 2 + way) * D + d, span, mask=real)
 
 
-@triton.jit
+@launched
 def carry(
     ends, spans, rate, step,
     T, D, chunks, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr,
@@ -117,7 +119,7 @@ def carry(
             state = local[k] + decay[k] * state
 
 
-@triton.jit
+@launched
 def emit(
     u, delta, B, C, z, rate, skip, step, entering, out,
     T, D, row, z_row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,

@@ -12,12 +12,12 @@ With s_t the gradient of h_t and g_t = exp(delta_t A) s_t what the position befo
 
 from typing import Any
 
-from .triton_scan import dropping, sigmoid, time_step, tl, triton
+from .triton_scan import dropping, launched, sigmoid, time_step, tl, triton
 
 LN_2: Any = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
+@launched
 def reach_back(
     grad, raw, C, z, dt_bias, rate, step, delta, ends,
     T, D, row, z_row, N: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
@@ -62,7 +62,7 @@ def slope_of_softplus(y):
     return tl.where(y < 0.03, y * (1.0 - y * (0.5 - y * (1.0 / 6.0 - y / 24.0))), 1.0 - tl.exp(-y))
 
 
-@triton.jit
+@launched
 def retreat(
     grad, u, delta, B, C, z, rate, skip, step, entering, leaving,
     du, draw, dbc, dz, shared,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .triton_scan import tl, triton
+from .triton_scan import launched, tl, triton
 
 
-@triton.jit
+@launched
 def smooth_reach(
     values, gate, ends, through, T, D, scale, CHUNK: tl.constexpr, WIDTH: tl.constexpr, BACK: tl.constexpr
 ):
@@ -42,7 +42,7 @@ def smooth_reach(
     tl.store(through + chunk * 2 + way, left, mask=block == 0)
 
 
-@triton.jit
+@launched
 def smooth_carry(ends, through, D, chunks, WIDTH: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr):
     """Turn, in place, what each chunk makes of zeros into what it is entered with. Grid (ceil(D / WIDTH), 2)."""
     way = tl.program_id(1)
@@ -63,7 +63,7 @@ def smooth_carry(ends, through, D, chunks, WIDTH: tl.constexpr, AHEAD: tl.conste
             state = local[k] + left[k] * state
 
 
-@triton.jit
+@launched
 def smooth_emit(z, gate, entering, out, T, D, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
     """out = (f + h) / 2. Grid (chunks, ceil(D / WIDTH))."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -86,7 +86,7 @@ def smooth_emit(z, gate, entering, out, T, D, CHUNK: tl.constexpr, WIDTH: tl.con
         tl.store(out + t * D + d, result.to(out.dtype.element_ty), mask=d < tl.where(t < T, D, 0))
 
 
-@triton.jit
+@launched
 def smooth_retreat(grad, z, gate, entering, leaving, dz, dgate, T, D, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
     """Gradients of `smooth_emit`, on the same grid: dz (T, D); dgate (ceil(D / WIDTH), 2, T) float32 are shares.
 
