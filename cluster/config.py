@@ -70,7 +70,9 @@ class SlurmSettings(Config):
     )
     cpus_per_task: Positive | None = None
     memory: Annotated[str, Field(pattern=r"^[0-9]+[KMGT]?$")] | None = Field(None, description="of a node, as in --mem")
-    gres: Word | None = Field("gpu:{gpus}", description="{gpus} is the number of ranks on a node; null asks for none")
+    gres: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:{}-]+$")] | None = Field(
+        "gpu:{gpus}", description="{gpus} is the number of ranks on a node; null asks for none"
+    )
     signal_seconds: Positive = Field(
         120, description="SIGUSR1 comes so long before the time limit: save, stop, requeue"
     )
@@ -79,7 +81,7 @@ class SlurmSettings(Config):
     container_mounts: tuple[str, ...] = ()
     setup: str | None = Field(None, description="shell script that the job sources first: your own hook, trusted")
     exclude_after: Positive = Field(2, description="failures on one node after which the job avoids it")
-    port: Annotated[int, Field(ge=1024, le=65535)] = 29500
+    port: Annotated[int, Field(ge=1024, le=64500)] = 29500
 
 
 class KubernetesSettings(Config):
@@ -97,7 +99,7 @@ class KubernetesSettings(Config):
     gpu_resource: Word = "nvidia.com/gpu"
     node_selector: dict[str, str] = Field(default_factory=dict)
     user_id: Positive = 1000
-    port: Annotated[int, Field(ge=1024, le=65535)] = 29500
+    port: Annotated[int, Field(ge=1024, le=64500)] = 29500
 
 
 class RaySettings(Config):

@@ -81,6 +81,10 @@ def run_launch(arguments: argparse.Namespace) -> int:
     request = Request(run, cluster, arguments.prepare, arguments.dry_run)
     if cluster.kind == "hosts":
         return _on_hosts(request)
+    if cluster.kind == "slurm":
+        from .slurm import launch
+
+        return launch(request)
     return _on_this_machine(request)
 
 

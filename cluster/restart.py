@@ -7,7 +7,7 @@ not. A stop that the user asked for is final.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .config import RestartSettings
@@ -35,9 +35,15 @@ class Attempt:
 class Restarts:
     """Decides after each attempt whether there is another one, and when."""
 
-    def __init__(self, settings: RestartSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: RestartSettings, clock: Callable[[], float] = time.monotonic, crashes: Sequence[float] = ()
+    ) -> None:
+        """
+        Args:
+            crashes: when, by that clock, the job crashed before.
+        """
         self._settings, self._clock = settings, clock
-        self._crashes: list[float] = []
+        self._crashes = list(crashes)
 
     def pause_after(self, attempt: Attempt) -> float | None:
         """Seconds to wait before the next attempt; None: this was the last."""
