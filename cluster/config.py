@@ -98,7 +98,7 @@ class KubernetesSettings(Config):
     secret: Label | None = Field(None, description="Secret whose keys become environment variables of the ranks")
     gpu_resource: Word = "nvidia.com/gpu"
     node_selector: dict[str, str] = Field(default_factory=dict)
-    user_id: Positive = 1000
+    user_id: Positive = 1001
     port: Annotated[int, Field(ge=1024, le=64500)] = 29500
 
 

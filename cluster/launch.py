@@ -42,6 +42,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, metavar="N", help="machines (short for cluster.nodes=N)")
     parser.add_argument("--gpus", type=int, metavar="G", help="ranks on each (short for cluster.gpus=G)")
     parser.add_argument("--hostfile", metavar="FILE", help="short for cluster.hosts.hostfile=FILE")
+    parser.add_argument("--shard", metavar="FILE|PRESET", help="kubernetes: also build the corpus, from this config")
     parser.add_argument("--dry-run", action="store_true", help="print exactly what would run, and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the run, or of the cluster: cluster.KEY"
@@ -75,16 +76,32 @@ def _named(flags: Mapping[str, object]) -> dict[str, object]:
 
 def run_launch(arguments: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
+    from failures import BadInput
+
     from .request import Request
 
     run, cluster = read_configs(arguments)
     request = Request(run, cluster, arguments.prepare, arguments.dry_run)
     if cluster.kind == "hosts":
         return _on_hosts(request)
+    if arguments.shard and cluster.kind != "kubernetes":
+        raise BadInput("--shard belongs to kind kubernetes; here, run `dnachunker shard` (with --ray on a Ray cluster)")
     if cluster.kind == "slurm":
-        from .slurm import launch
+        from . import slurm
 
-        return launch(request)
+        return slurm.launch(request)
+    if cluster.kind == "kubernetes":
+        from dataprep.config import CorpusConfig
+        from typed_config import load_config
+
+        from . import kubernetes
+
+        corpus = load_config(CorpusConfig, arguments.shard, kind="corpus") if arguments.shard else None
+        return kubernetes.launch(request, corpus)
+    if cluster.kind == "ray":
+        from . import ray_cluster
+
+        return ray_cluster.launch(request)
     return _on_this_machine(request)
 
 
