@@ -2,8 +2,8 @@
 
 One JSON object a line, so nothing about a job, its paths or its secrets stands in a command line. The order of things:
 
-    > {"job": {"environment": …, "lost_seconds": …, "files": {path: sha256}}}
-    < {"hello": {"versions": …, "gpus": …, "unseen": […]}}
+    > {"job": {"environment": …, "lost_seconds": …, "files": {path: sha256}, "facts": null}}
+    < {"hello": {"versions": …, "gpus": …, "unseen": […]}}   and, for the doctor, "facts"
     > {"listen": PORT}        to the first machine, which then holds the port of the rendezvous
     < {"listening": PORT}
     > {"reach": [HOST, PORT]} to the others
@@ -25,18 +25,18 @@ import socket
 import sys
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
 
 from .local import run_node, visible_gpus
+from .node_facts import gather
 from .topology import Placement
+from .versions import versions
 
 SEPARATOR = "\x1e"
 REACH_SECONDS = 10.0
-_COMPARED = ("torch", "deepspeed", "transformers", "numpy", "dnachunker")
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ class _Agent:
                 job = order["job"]
                 os.environ.update(job["environment"])
                 self._lost_seconds = float(job["lost_seconds"])
-                self._speak.reply(hello=_hello(job["files"]))
+                self._speak.reply(hello=_hello(job["files"], job["facts"]))
             elif "listen" in order:
                 self._speak.reply(**self._hold_port(int(order["listen"])))
             elif "reach" in order:
@@ -155,20 +155,10 @@ def _relay_output() -> _Speaker:
     return _Speaker(output, read)
 
 
-def _hello(files: dict[str, str]) -> dict[str, Any]:
+def _hello(files: dict[str, str], facts: dict[str, Any] | None) -> dict[str, Any]:
     unseen = [path for path, digest in files.items() if _digest(path) != digest]
-    return {"versions": versions(), "gpus": len(visible_gpus()), "unseen": unseen}
-
-
-def versions() -> dict[str, str]:
-    """Versions that must be equal on every machine of a job."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _COMPARED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # a package started from its source folder
-    return found
+    hello: dict[str, Any] = {"versions": versions(), "gpus": len(visible_gpus()), "unseen": unseen}
+    return hello | ({"facts": gather(**facts)} if facts and not unseen else {})
 
 
 def _digest(path: str) -> str | None:

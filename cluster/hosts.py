@@ -39,6 +39,7 @@ class HostsJob:
         environment: variables of the ranks, secrets included; they travel over ssh's standard input.
         files: sha256 of files that every machine must see, by path.
         divides: whether the run can be shared out over so many machines.
+        wanted_facts: arguments of `node_facts.gather`, whose answers `facts` then has by host.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class HostsJob:
         python: str,
         stop: StopRequests,
         say: Callable[[str], None],
+        wanted_facts: Mapping[str, Any] | None = None,
     ) -> None:
         self._cluster, self._settings = cluster, cluster.hosts
         self._names, self._ranks, self._worker = [host.name for host in hosts], ranks, list(worker)
@@ -62,6 +64,8 @@ class HostsJob:
         self._divides, self._workdir, self._python = divides, workdir, python
         self._stop, self._say = stop, say
         self._first = True
+        self._wanted_facts = wanted_facts
+        self.facts: dict[str, dict[str, Any]] = {}
 
     def attempt(self) -> Attempt:
         """Start the job and follow it to its end.
@@ -72,6 +76,7 @@ class HostsJob:
         events: queue.Queue[tuple[str, Any]] = queue.Queue()
         job = {
             "environment": self._environment, "lost_seconds": self._settings.lost_seconds, "files": self._files,
+            "facts": self._wanted_facts,
         }  # fmt: skip
         links: dict[str, _Link] = {}
         beating = threading.Event()
@@ -116,6 +121,7 @@ class HostsJob:
             if isinstance(hello, str):
                 unfit[name] = f"{name}: {hello}"
                 continue
+            self.facts[name] = hello.get("facts", {})
             model = next(iter(fit.values()), hello)
             if reason := _why_unfit(hello, model, self._ranks):
                 unfit[name] = f"{name}: {reason}"

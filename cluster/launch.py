@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .config import ClusterConfig
     from .request import Request
+    from .topology import Host
 
 LAUNCH_HELP = "train on several machines, with supervised restarts"
 
@@ -32,6 +33,13 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+    add_where_arguments(parser)
+    parser.add_argument("--shard", metavar="FILE|PRESET", help="kubernetes: also build the corpus, from this config")
+    parser.add_argument("--dry-run", action="store_true", help="print exactly what would run, and stop")
+
+
+def add_where_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, and where."""
     parser.add_argument("--config", required=True, metavar="FILE|PRESET", help="the run: YAML file or preset")
     parser.add_argument(
         "--on", required=True, metavar="KIND|FILE",
@@ -42,8 +50,6 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, metavar="N", help="machines (short for cluster.nodes=N)")
     parser.add_argument("--gpus", type=int, metavar="G", help="ranks on each (short for cluster.gpus=G)")
     parser.add_argument("--hostfile", metavar="FILE", help="short for cluster.hosts.hostfile=FILE")
-    parser.add_argument("--shard", metavar="FILE|PRESET", help="kubernetes: also build the corpus, from this config")
-    parser.add_argument("--dry-run", action="store_true", help="print exactly what would run, and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the run, or of the cluster: cluster.KEY"
     )
@@ -133,17 +139,16 @@ def _on_this_machine(request: "Request") -> int:
         return supervise(attempt, cluster.restart, say=say, wait=stop.wait)
 
 
-def _on_hosts(request: "Request") -> int:
+def hosts_and_ranks(cluster: "ClusterConfig") -> "tuple[list[Host], int]":
+    """The machines of a hostfile that take part, and the ranks of each.
+
+    Raises:
+        BadInput: no hostfile, too few machines in it, or no number of ranks.
+    """
     from failures import BadInput
 
-    from .commands import passed_variables, ssh_command
-    from .hosts import HostsJob
-    from .request import say, worker_of
-    from .restart import supervise
-    from .stop_requests import StopRequests
     from .topology import ranks_per_node, read_hostfile
 
-    cluster = request.cluster
     if not cluster.hosts.hostfile:
         raise BadInput("kind hosts needs a hostfile: --hostfile FILE, with a line `NAME slots=N` for each machine")
     hosts = read_hostfile(cluster.hosts.hostfile)
@@ -153,7 +158,18 @@ def _on_hosts(request: "Request") -> int:
     slots = {host.name: host.slots for host in hosts if host.slots}
     if cluster.gpus is None and len(slots) < len(hosts):
         raise BadInput(f"{cluster.hosts.hostfile}: say how many ranks each machine runs: `NAME slots=N`, or --gpus N")
-    ranks = ranks_per_node(slots, cluster.gpus) if slots else int(cluster.gpus or 0)
+    return hosts, ranks_per_node(slots, cluster.gpus) if slots else int(cluster.gpus or 0)
+
+
+def _on_hosts(request: "Request") -> int:
+    from .commands import passed_variables, ssh_command
+    from .hosts import HostsJob
+    from .request import say, worker_of
+    from .restart import supervise
+    from .stop_requests import StopRequests
+
+    cluster = request.cluster
+    hosts, ranks = hosts_and_ranks(cluster)
     request.require_divisible(len(hosts) * ranks)
     passed = passed_variables(os.environ, cluster.pass_environment)
     if request.dry_run:

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "failures": set(),
     "typed_config": {"failures"},
     "dnachunker": {
-        "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", *FOUNDATIONS,
+        "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
+        *FOUNDATIONS,
     },
 }  # fmt: skip
 
