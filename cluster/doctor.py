@@ -77,7 +77,14 @@ def run_doctor(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"kind {cluster.kind}: the doctor examines local and hosts; start it inside a job of the cluster"
         )
-    findings = list(examine(run, cluster, arguments.expect_gb_s))
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what the ranks' libraries print is no part of the answer
+    try:
+        findings = list(examine(run, cluster, arguments.expect_gb_s))
+    finally:
+        sys.stdout.flush()
+        os.dup2(answer, 1)
+        os.close(answer)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

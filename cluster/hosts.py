@@ -87,10 +87,12 @@ class HostsJob:
                 links[name].send(job=job)
             threading.Thread(target=self._beat, args=(links, beating), daemon=True).start()
             chosen, unfit = self._gather(links, events)
+            if self._stop.count:
+                return Attempt(3, asked=True)
             if unfit and self._first:
                 raise BadInput(next(iter(unfit.values())))
             if not chosen:
-                return Attempt(1, "; ".join(unfit.values()), asked=self._stop.count > 0)
+                return Attempt(1, "; ".join(unfit.values()) or "too few machines to share out the batch")
             for reason in unfit.values():
                 self._say(f"going on without a machine: {reason}")
             port = self._rendezvous([links[name] for name in chosen], events)
@@ -106,6 +108,8 @@ class HostsJob:
             return self._follow({name: links[name] for name in chosen}, events)
         finally:
             beating.set()
+            for link in links.values():
+                link.hang_up()
             for link in links.values():
                 link.close()
 
@@ -247,14 +251,17 @@ class _Link:
         except (OSError, ValueError):
             pass
 
-    def close(self) -> None:
-        """End the connection; an agent that is still there ends its ranks."""
+    def hang_up(self) -> None:
+        """Let the agent know that nobody supervises it any more; it ends its ranks."""
         try:
             with self._lock:
                 assert self._process.stdin is not None
                 self._process.stdin.close()
         except OSError:
             pass
+
+    def close(self) -> None:
+        """Wait for the connection to end, briefly."""
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from network_hosts import NetworkHosts
 
@@ -67,8 +68,11 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
             launch = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment, text=True)
         try:
             wait_until(lambda: len(losses(run)) >= 8, launch, log)
-            seen = "".join(" ".join(p.cmdline()) for name in hosts.names for p in hosts.ranks(name))
+            processes = [p for name in hosts.names for p in hosts.ranks(name)]
+            processes += [psutil.Process(launch.pid), *psutil.Process(launch.pid).children(recursive=True)]
+            seen = "".join(" ".join(p.cmdline()) for p in processes)
             assert "pretrain" in seen
+            assert "ServerAliveInterval" in seen
             assert secret not in seen
             hosts.down("h2")
             hosts.up("h2")  # it boots again at once
