@@ -87,28 +87,32 @@ def run_launch(arguments: argparse.Namespace) -> int:
     from .request import Request
 
     run, cluster = read_configs(arguments)
-    request = Request(run, cluster, arguments.prepare, arguments.dry_run)
-    if cluster.kind == "hosts":
-        return _on_hosts(request)
     if arguments.shard and cluster.kind != "kubernetes":
         raise BadInput("--shard belongs to kind kubernetes; here, run `dnachunker shard` (with --ray on a Ray cluster)")
-    if cluster.kind == "slurm":
-        from . import slurm
+    if cluster.workdir not in (None, os.getcwd()) and not os.path.isabs(run.run):
+        raise BadInput(f"run={run.run} would mean another folder in cluster.workdir than here; give its whole path")
+    request = Request(run, cluster, arguments.prepare, arguments.dry_run)
+    match cluster.kind:
+        case "local":
+            return _on_this_machine(request)
+        case "hosts":
+            return _on_hosts(request)
+        case "slurm":
+            from . import slurm
 
-        return slurm.launch(request)
-    if cluster.kind == "kubernetes":
-        from dataprep.config import CorpusConfig
-        from typed_config import load_config
+            return slurm.launch(request)
+        case "kubernetes":
+            from dataprep.config import CorpusConfig
+            from typed_config import load_config
 
-        from . import kubernetes
+            from . import kubernetes
 
-        corpus = load_config(CorpusConfig, arguments.shard, kind="corpus") if arguments.shard else None
-        return kubernetes.launch(request, corpus)
-    if cluster.kind == "ray":
-        from . import ray_cluster
+            corpus = load_config(CorpusConfig, arguments.shard, kind="corpus") if arguments.shard else None
+            return kubernetes.launch(request, corpus)
+        case "ray":
+            from . import ray_cluster
 
-        return ray_cluster.launch(request)
-    return _on_this_machine(request)
+            return ray_cluster.launch(request)
 
 
 def _on_this_machine(request: "Request") -> int:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -99,3 +100,36 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
     assert secret not in said
     assert secret not in (run / "config.yaml").read_text()
     assert len(re.findall("starting again", said)) == 2, said
+
+
+def test_a_stop_and_the_death_of_the_supervisor_both_save(sample_corpus: Path, tmp_path: Path) -> None:
+    run, log, folder = tmp_path / "run", tmp_path / "launch.log", tmp_path / "hosts"
+    folder.mkdir()
+
+    def interrupts() -> int:
+        return len([e for e in read_events(run) if e["event"] == "interrupt"])
+
+    with NetworkHosts(folder, 2) as hosts:
+        hostfile = tmp_path / "hostfile"
+        hostfile.write_text("".join(f"{address} slots=1\n" for address in hosts.addresses.values()))
+        command = [
+            sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", sample_corpus, "--run", run,
+            "--on", "hosts", "--hostfile", hostfile, *SMALL, "steps=100000", "evaluation.every=100000",
+            f"cluster.hosts.ssh_options=[{','.join(hosts.ssh_options)}]", "cluster.environment.OMP_NUM_THREADS='1'",
+        ]  # fmt: skip
+        for number, ending in enumerate((signal.SIGTERM, signal.SIGKILL), 1):
+            with log.open("a") as output:
+                launch = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, text=True)
+            try:
+                done = max(losses(run), default=0)
+                wait_until(lambda done=done: max(losses(run), default=0) > done + 2, launch, log)
+                launch.send_signal(ending)
+                assert launch.wait(60) == (3 if ending == signal.SIGTERM else -signal.SIGKILL), log.read_text()
+            finally:
+                launch.kill()
+            deadline = time.monotonic() + 40
+            while interrupts() < number or any(hosts.ranks(name) for name in hosts.names):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+    saved = [e["steps_done"] for e in read_events(run) if e["event"] == "interrupt"]
+    assert [e["steps_done"] for e in resumes(run)] == saved[:1]

@@ -29,7 +29,7 @@ def test_hosts_dry_run_prints_the_whole_commands(
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
     where = ["cluster.workdir=/data/my project", "cluster.python=/opt/py/bin/python", "cluster.environment.A='b c'"]
-    assert launch("--on", "hosts", "--hostfile", hostfile, "--dry-run", *where) == 0
+    assert launch("--on", "hosts", "--hostfile", hostfile, "--dry-run", *where, run="/data/runs/x") == 0
     ssh = (
         "ssh -T -oBatchMode=yes -oConnectTimeout=60 -oServerAliveInterval=7 -oServerAliveCountMax=3 -- {} "
         "'cd '\"'\"'/data/my project'\"'\"' && exec /opt/py/bin/python -P -m cluster.agent'"
@@ -37,7 +37,7 @@ def test_hosts_dry_run_prints_the_whole_commands(
     assert capsys.readouterr().out.splitlines() == [
         ssh.format("a"),
         ssh.format("b"),
-        "# on each of them, 2 ranks of: python -m dnachunker pretrain --config runs/x/config.yaml",
+        "# on each of them, 2 ranks of: python -m dnachunker pretrain --config /data/runs/x/config.yaml",
         "# with A='b c'",
         "# and, over standard input: DS_ACCELERATOR, MLFLOW_TRACKING_PASSWORD",
     ]
@@ -60,6 +60,8 @@ def test_hosts_dry_run_prints_the_whole_commands(
         (["--on", "local", "cluster.environment.A;B=1"], "environment"),
         (["--on", "local", "--nodes", "2"], "this machine alone"),
         (["--on", "moon"], "presets: "),
+        (["--on", "local", "--shard", "sample"], "belongs to kind kubernetes"),
+        (["--on", "local", "cluster.workdir=/elsewhere"], "give its whole path"),
         (["--on", "hosts", "--hostfile", "good.txt", "cluster.hosts.ssh_options=[ProxyCommand=id]"], "runs a program"),
         (["--on", "hosts", "--hostfile", "good.txt", "cluster.hosts.ssh_options=['-oProxyCommand=id']"], "ssh_options"),
         (["--on", "hosts", "--hostfile", "option.txt"], "option.txt:1: '-oProxyCommand=id' is not a host name"),
@@ -116,7 +118,7 @@ def test_no_text_of_the_user_becomes_a_command_in_a_batch_script(
         f"cluster.workdir={workdir}", f"cluster.python={tools}/python", "cluster.environment.A='$(touch PWNED) `id`'",
         "cluster.slurm.container='img;touch PWNED'", mounts, "cluster.slurm.modules=[cuda/12.4]",
     ]  # fmt: skip
-    assert launch("--on", "slurm", "--gpus", "2", "--dry-run", *settings, run=HOSTILE) == 0
+    assert launch("--on", "slurm", "--gpus", "2", "--dry-run", *settings, run=workdir / HOSTILE) == 0
     script = capsys.readouterr().out.partition("\n#!/bin/bash")[2].rpartition("\nsbatch ")[0]
     header = script.partition("trap")[0]
     assert all(line.startswith("#SBATCH --") for line in header.splitlines() if line and "SIGTERM" not in line)
