@@ -24,6 +24,7 @@ class RankMemory:
         activations: kept from the forward to the backward pass of one micro-batch.
         buckets: what gradients are reduced in.
         update: temporaries of the optimizer's update.
+        gradients_stay: they take their place while activations do; in a single pass they come as activations go.
     """
 
     parameters: float
@@ -32,7 +33,7 @@ class RankMemory:
     activations: float
     buckets: float
     update: float
-    accumulates: bool
+    gradients_stay: bool
 
     @property
     def states(self) -> float:
@@ -41,8 +42,7 @@ class RankMemory:
     @property
     def peak(self) -> float:
         """The most at one time."""
-        # a single pass has its activations before it has gradients
-        kept = self.gradients if self.accumulates else 0.0
+        kept = self.gradients if self.gradients_stay else 0.0
         backward = self.parameters + self.optimizer + max(self.activations + kept, self.gradients) + self.buckets
         return max(backward, self.states + self.update)
 
@@ -80,11 +80,14 @@ def rank_memory(
     activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing)
     if precision == "bf16":
         activations *= _BF16_ACTIVATIONS
-    buckets = value * (_BUCKET_VALUES if reserved_buckets else 0.0) if zero_stage else 0.0
+    touched = min(count, _BUCKET_VALUES) if zero_stage == 3 else 0.0  # stages 1 and 2 let go of it between passes
+    buckets = value * (_BUCKET_VALUES if reserved_buckets else touched) if zero_stage else 0.0
     owned = optimizer / (8 + master)  # values whose update this rank computes
     # gradients flattened and in fp32, and two temporaries of Adam's denominator
     update = (value + (4 if precision == "bf16" else 0) + 8) * owned if zero_stage else 0.0
-    return RankMemory(value * parts + gathered, gradients, optimizer, activations, buckets, update, passes > 1)
+    return RankMemory(
+        value * parts + gathered, gradients, optimizer, activations, buckets, update, passes > 1 or zero_stage == 3
+    )
 
 
 def checkpoint_bytes(count: int, zero_stage: int, precision: str) -> float:

@@ -98,6 +98,7 @@ TRUNK = {"width": 256, "num_heads": 8, "trunk_layers": 24, "encoder_layers": [1,
         (1, 1, 2048, {"zero_stage": 0, "precision": "fp32"}),
         (2, 4, 1024, {"zero_stage": 1, "precision": "fp32"}),
         (2, 4, 1024, {"zero_stage": 2, "precision": "bf16", "micro_batch": 1, "activation_checkpointing": True}),
+        (2, 2, 1024, {"zero_stage": 3, "precision": "fp32"}),
     ],
 )
 def test_the_planned_memory_is_what_a_rank_takes(ranks: int, batch: int, length: int, engine: dict[str, Any]) -> None:
