@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import SlurmCluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS = 40
 SMALL = [
@@ -32,7 +32,7 @@ def test_a_job_outlives_its_time_limit_and_a_requeue(sample_corpus: Path, tmp_pa
     folder.mkdir()
     with SlurmCluster(folder, 2) as slurm:
 
-        def wait_until(met: Callable[[], object], seconds: float = 150) -> None:
+        def wait_until(met: Callable[[], object], seconds: float = 300) -> None:
             deadline = time.monotonic() + seconds
             while not met():
                 logs = "".join(f"\n--- {p.name}\n{p.read_text()}" for p in sorted((run / "logs").glob("*.log")))
