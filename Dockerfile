@@ -8,7 +8,9 @@ RUN python3 -m venv /opt/dnachunker
 ENV PATH=/opt/dnachunker/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY . .
-RUN pip install . && pip install --no-build-isolation '.[cuda,s3]'
+# the CUDA extras build against the torch that is installed first
+RUN pip install 'setuptools>=77' wheel packaging ninja && pip install . \
+    && pip install --no-build-isolation '.[cuda,s3]'
 
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 # deepspeed's launcher looks for a compiler and ssh only when it is asked to use them
