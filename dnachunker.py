@@ -24,6 +24,7 @@ exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same comman
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports only the light `commands` module of each package."""
+    from cluster import doctor, launch
     from dataprep import commands as dataprep
     from pretrain import commands as pretrain
     from pretrain import plan
@@ -47,6 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     planned = verbs.add_parser("plan", help=plan.PLAN_HELP)
     plan.add_plan_arguments(planned)
     planned.set_defaults(run_verb=plan.run_plan)
+    launched = verbs.add_parser("launch", help=launch.LAUNCH_HELP)
+    launch.add_launch_arguments(launched)
+    launched.set_defaults(run_verb=launch.run_launch, prepare=pretrain.prepare_run)
+    examined = verbs.add_parser("doctor", help=doctor.DOCTOR_HELP)
+    doctor.add_doctor_arguments(examined)
+    examined.set_defaults(run_verb=doctor.run_doctor)
     pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
     return parser
 

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
 from .commands import launcher_command, worker_environment
+from .stop_requests import SIGNALS
+from .topology import Placement
 
 # Tells each rank where to leave the exit code it means: DeepSpeed's launcher returns the code of whichever rank it
 # happens to notice first.
@@ -26,24 +28,41 @@ _GRACE_SECONDS = 8.0
 # The launcher starts all ranks within this long of the first.
 _START_SECONDS = 2.0
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
+
+def run_local(
+    worker: Sequence[str],
+    processes: int,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    on_signal: Callable[[], None] | None = None,
+) -> int:
+    """Run `processes` ranks of `worker`, which are the whole job, to their end; see `run_node`."""
+    return run_node(worker, Placement(1, 0, processes), environment, on_signal=on_signal)
 
 
-def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, str] = os.environ) -> int:
-    """Run `processes` ranks of `worker` to their end.
+def run_node(
+    worker: Sequence[str],
+    placement: Placement,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    on_signal: Callable[[], None] | None = None,
+) -> int:
+    """Run this machine's ranks of `worker` to their end.
 
     A first SIGTERM, SIGINT, SIGUSR1 or SIGHUP is passed on to the ranks, which save and stop; a second one ends them.
 
     Args:
         worker: module name and arguments, as after `python -m`.
+        on_signal: also called when such a signal comes.
 
     Returns:
-        0 when all ranks succeeded, else the most telling exit code: 2 and 4 (do not restart) before 3 (restart).
+        0 when all of them succeeded, else the most telling exit code: 2 and 4 (do not restart) before 3 (restart).
     """
     with tempfile.TemporaryDirectory(prefix="dnachunker-") as folder:
+        processes = placement.ranks_per_node
         gpus = visible_gpus(environment)
         devices = gpus[:processes] if gpus else [str(rank) for rank in range(processes)]
-        command = launcher_command(worker, devices)
+        command = launcher_command(worker, devices, placement)
         variables = worker_environment(environment, processes, cores=available_cores(), gpus=len(gpus))
         launcher = subprocess.Popen(
             [sys.executable, *command],
@@ -51,7 +70,7 @@ def run_local(worker: Sequence[str], processes: int, environment: Mapping[str, s
             # its own session: Ctrl-C must reach the ranks as a request to save, not the launcher as a kill
             start_new_session=True,
         )
-        with _Forwarding(launcher):
+        with _Forwarding(launcher, on_signal):
             returned = _wait(launcher, processes)
         return _exit_code(Path(folder), returned)
 
@@ -109,13 +128,13 @@ def available_cores() -> int:
 class _Forwarding:
     """While entered, passes signals on to the ranks, which are the launcher's children."""
 
-    def __init__(self, launcher: "subprocess.Popen[bytes]") -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: "subprocess.Popen[bytes]", on_signal: Callable[[], None] | None) -> None:
+        self._launcher, self._on_signal = launcher, on_signal
         self._received = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> None:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._forward)
 
     def __exit__(self, *_: object) -> None:
@@ -124,6 +143,8 @@ class _Forwarding:
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         self._received += 1
+        if self._on_signal:
+            self._on_signal()
         try:
             launcher = psutil.Process(self._launcher.pid)
             ranks = launcher.children()

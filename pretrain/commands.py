@@ -3,7 +3,12 @@
 import argparse
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .config import PretrainConfig
 
 # Runs ranks of a module with arguments on this machine and returns their exit code.
 StartRanks = Callable[[list[str], int], int]
@@ -81,20 +86,28 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
 
-    from .preflight import check_run, store_config
-
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
         from .worker import run_worker
 
         if os.environ["RANK"] == "0":  # for all: they share the run folder
-            check_run(config, int(os.environ["WORLD_SIZE"]))
-            store_config(config)
+            prepare_run(config, int(os.environ["WORLD_SIZE"]))
         run_worker(config)
 
     processes = arguments.count_processes(config.launch.processes)
-    check_run(config, processes)
-    stored = store_config(config)
+    stored = prepare_run(config, processes)
     return int(arguments.start_ranks(["dnachunker", "pretrain", "--config", str(stored)], processes))
+
+
+def prepare_run(config: "PretrainConfig", world_size: int) -> "Path":
+    """Refuse a run that cannot work with so many ranks, then store its config; returns that file.
+
+    Raises:
+        BadInput: see `preflight.check_run` and `preflight.store_config`.
+    """
+    from .preflight import check_run, store_config
+
+    check_run(config, world_size)
+    return store_config(config)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     model = DNAChunkerForMaskedLM(config)
-    model.load_state_dict(_weights(checkpoint), strict=True)
+    model.load_state_dict(read_weights(checkpoint), strict=True)
     DNAChunkerConfig.register_for_auto_class()
     DNAChunkerModel.register_for_auto_class("AutoModel")
     DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
@@ -94,7 +94,8 @@ def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> N
     DNATokenizer().save_pretrained(folder)
 
 
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The model's weights in fp32, gathered from the shards of all ranks, of a verified checkpoint."""
     if read_state(checkpoint).zero_stage == 0:
         # the manifest has been verified: this run wrote the file
         states = torch.load(checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt", weights_only=False)

@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "cluster": {"pretrain.config", "dataprep.config", *FOUNDATIONS},
     "failures": set(),
     "typed_config": {"failures"},
-    "dnachunker": {"dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", *FOUNDATIONS},
+    "dnachunker": {
+        "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
+        *FOUNDATIONS,
+    },
 }  # fmt: skip
 
 # Heavy dependencies, and the only files that import them.

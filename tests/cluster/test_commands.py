@@ -5,13 +5,14 @@ import json
 
 from cluster.commands import launcher_command, worker_environment
 from cluster.local import EXIT_FOLDER_VARIABLE, visible_gpus
+from cluster.topology import Placement
 from pretrain import worker
 
 
 def test_the_launcher_command_names_every_rank_and_listens_on_loopback() -> None:
     worker = ["dnachunker", "pretrain", "--config", "a b; rm -rf.yaml"]
-    command = launcher_command(worker, ["2", "5", "GPU-8f3a"], port=29501)
-    ranks = base64.urlsafe_b64encode(json.dumps({"localhost": ["2", "5", "GPU-8f3a"]}).encode()).decode()
+    command = launcher_command(worker, ["2", "5", "GPU-8f3a"], Placement(1, 0, 3, port=29501))
+    ranks = base64.urlsafe_b64encode(json.dumps({"node-0": ["2", "5", "GPU-8f3a"]}).encode()).decode()
     assert command == [
         "-m", "deepspeed.launcher.launch", "--log_level=critical", f"--world_info={ranks}", "--node_rank=0",
         "--master_addr=127.0.0.1", "--master_port=29501", "--no_local_rank", "--module",

@@ -1,0 +1,129 @@
+"""How unevenly windows of a real corpus keep the ranks busy, and what that costs a synchronous step.
+
+python benchmarks/stragglers.py RUN [--corpus DIR] [--seq-len 8192] [--global-batch 128] [--batches 4]
+
+Runs the newest checkpoint of RUN over training batches in their real order, masks included, and turns the chunks of
+each window into model FLOPs: for the model of RUN, and for the paper's, whose trunk weighs more. Prints the variation
+of a window's work (the `--window-variation` of `dnachunker plan`) and, for real global batches shared out over W ranks,
+how much longer the busiest rank takes than the mean: as the order shares windows out, as the plan's formula expects,
+and if windows were dealt out by their (known) work, longest first to the least loaded rank.
+"""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataprep.corpus_index import Corpus
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.cost import flops_per_base
+from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from pretrain.batches import TrainingData
+from pretrain.checkpoint import choose_checkpoint
+from pretrain.config import DataSettings, ModelSettings
+from pretrain.curriculum import Curriculum
+from pretrain.distributed import Rank
+from pretrain.export import read_weights
+from pretrain.masking import MaskingRates
+from pretrain.mixing import mixture_of
+from pretrain.run_state import read_state
+from pretrain.scaling import expected_maximum
+from pretrain.window_reader import WindowReader
+
+Floats = NDArray[np.float64]
+
+
+def chunks_of_windows(
+    run: Path, data: DataSettings, batches: int
+) -> tuple[DNAChunkerConfig, NDArray[np.float64], Floats]:
+    """The run's network; by window (batches x G, stages) the chunks of each stage; and its bases."""
+    checkpoint = choose_checkpoint(run)
+    settings = ModelSettings.model_validate(read_state(checkpoint).identity["model"])
+    network = DNAChunkerConfig(**settings.model_dump())
+    model = DNAChunkerForMaskedLM(network).eval()
+    model.load_state_dict(read_weights(checkpoint))
+    corpus = Corpus.open(data.corpus)
+    blocks = corpus.blocks(data.train_split)
+    curriculum = Curriculum.of(data, blocks.bases, mixture_of(blocks, corpus.sources, data.mixing, data.corpus), seed=0)
+    reader = WindowReader(corpus, data.train_split, cached_blocks=data.streams * (data.shuffle_blocks + 1))
+    rank = Rank(0, 1, 0, torch.device("cpu"))
+    drawn = TrainingData(
+        curriculum, reader, MaskingRates(), rank, accumulation=data.global_batch, first_step=0, end_step=batches,
+    )  # fmt: skip
+    counts, bases = [], []
+    for _ in range(batches):
+        for batch in drawn.draw().micro_batches:
+            with torch.no_grad():
+                output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            counts.append([float(count.sum()) for count in output.chunk_counts])
+            bases.append(float(batch.attention_mask.sum()))
+    drawn.close()
+    return network, np.array(counts), np.array(bases)
+
+
+def work_of(network: DNAChunkerConfig, counts: Floats, bases: Floats) -> Floats:
+    """Model FLOPs of each window; pads cost nothing."""
+    return np.array([
+        flops_per_base(network, length, chunks / length).total * length
+        for chunks, length in zip(counts, bases, strict=True)
+    ])  # fmt: skip
+
+
+def excess_in_order(work: Floats, ranks: int) -> float:
+    """Busiest rank over the mean, less 1, when rank r takes windows r, r + W, …; the mean over batches (rows)."""
+    loads = np.array([[row[rank::ranks].sum() for rank in range(ranks)] for row in work])
+    return float((loads.max(1) / loads.mean(1)).mean() - 1)
+
+
+def excess_dealt_by_work(work: Floats, ranks: int) -> float:
+    """The same when windows are dealt out longest first, each rank taking as many."""
+    excess = []
+    for row in work:
+        loads, taken = np.zeros(ranks), np.zeros(ranks, int)
+        for value in np.sort(row)[::-1]:
+            free = np.flatnonzero(taken < len(row) // ranks)
+            rank = free[loads[free].argmin()]
+            loads[rank] += value
+            taken[rank] += 1
+        excess.append(loads.max() / loads.mean() - 1)
+    return float(np.mean(excess))
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--seq-len", type=int, default=8192)
+    parser.add_argument("--global-batch", type=int, default=128)
+    parser.add_argument("--batches", type=int, default=4)
+    options = parser.parse_args()
+    data = DataSettings(corpus=options.corpus, seq_len=options.seq_len, global_batch=options.global_batch)
+    network, counts, bases = chunks_of_windows(options.run, data, options.batches)
+    print(
+        f"{len(bases)} windows of at most {options.seq_len:,} bases; chunks a base "
+        + ", ".join(f"{share:.3f}" for share in counts.sum(0) / bases.sum())
+    )
+    print("| model | variation of a window's work | ranks | in order | formula | dealt by work |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, config in (("of the run", network), ("dnachunker-172m", DNAChunkerConfig())):
+        work = work_of(config, counts, bases).reshape(options.batches, -1)
+        variation = float(work.std() / work.mean())
+        ranks = 2
+        while ranks <= options.global_batch:
+            formula = variation / math.sqrt(options.global_batch / ranks) * expected_maximum(ranks)
+            shares = (excess_in_order(work, ranks), formula, excess_dealt_by_work(work, ranks))
+            print(f"| {name} | {variation:.3f} | {ranks} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+            ranks *= 4
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""What runs on each machine of a job: `python -m cluster.agent`, told what to do over its standard input.
+
+One JSON object a line, so nothing about a job, its paths or its secrets stands in a command line. The order of things:
+
+    > {"job": {"environment": …, "lost_seconds": …, "files": {path: sha256}, "facts": null}}
+    < {"hello": {"versions": …, "gpus": …, "unseen": […]}}   and, for the doctor, "facts"
+    > {"listen": PORT}        to the first machine, which then holds the port of the rendezvous
+    < {"listening": PORT}
+    > {"reach": [HOST, PORT]} to the others
+    < {"reached": true}       or {"reached": "why not"}
+    > {"go": {"worker": …, "placement": …}}
+    > {"beat": 1}             every few seconds, from the start
+
+Replies start with a record separator; everything else on its output is what the ranks print. A machine that hears no
+beat for `lost_seconds` ends its ranks at once: whoever supervises it has by then given it up, and starts the job again
+elsewhere. When its input ends, or at {"stop": 1}, the ranks are asked to save; {"kill": 1} ends them.
+"""
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from .local import run_node, visible_gpus
+from .node_facts import gather
+from .topology import Placement
+from .versions import versions
+
+SEPARATOR = "\x1e"
+REACH_SECONDS = 10.0
+
+
+def main() -> int:
+    """Serve one job; returns the exit code of this machine's ranks."""
+    speak = _relay_output()
+    agent = _Agent(speak)
+    try:
+        return agent.serve()
+    finally:
+        speak.close()
+
+
+class _Agent:
+    def __init__(self, speak: "_Speaker") -> None:
+        self._speak = speak
+        self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._heard = time.monotonic()
+        self._lost_seconds = float("inf")
+        self._running = False
+        self._listener: socket.socket | None = None
+        threading.Thread(target=self._listen_to_input, args=(sys.stdin,), daemon=True).start()
+        threading.Thread(target=self._watch_lease, daemon=True).start()
+
+    def serve(self) -> int:
+        while True:
+            order = self._orders.get()
+            if "job" in order:
+                job = order["job"]
+                os.environ.update(job["environment"])
+                self._lost_seconds = float(job["lost_seconds"])
+                self._speak.reply(hello=_hello(job["files"], job["facts"]))
+            elif "listen" in order:
+                self._speak.reply(**self._hold_port(int(order["listen"])))
+            elif "reach" in order:
+                self._speak.reply(reached=_reach(*order["reach"]))
+            elif "go" in order:
+                if self._listener:
+                    self._listener.close()  # rank 0 takes the port over
+                placement = Placement(**order["go"]["placement"])
+                self._running = True
+                return run_node(order["go"]["worker"], placement)
+            else:  # stop, kill or the end of input before anything ran
+                return 0
+
+    def _hold_port(self, port: int) -> dict[str, Any]:
+        try:
+            self._listener = socket.create_server(("", port), backlog=4096)
+        except OSError as error:
+            return {"listening": None, "reason": str(error.strerror)}
+        return {"listening": self._listener.getsockname()[1]}
+
+    def _listen_to_input(self, source: TextIO) -> None:
+        for line in source:
+            self._heard = time.monotonic()
+            order = json.loads(line)
+            if "kill" in order:
+                _end_everything()
+            elif "stop" in order and self._running:
+                os.kill(os.getpid(), signal.SIGTERM)  # `run_node` passes it on to the ranks
+            elif "beat" not in order:
+                self._orders.put(order)
+        # the supervisor is gone: save and leave, for as long as a machine may stay unreachable
+        self._heard = time.monotonic()
+        if self._running:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._orders.put({})
+
+    def _watch_lease(self) -> None:
+        while time.monotonic() - self._heard < self._lost_seconds:
+            time.sleep(0.2)
+        reason = f"{socket.gethostname()}: not heard from the supervisor for {self._lost_seconds:g} s; ending the ranks"
+        print(f"dnachunker: {reason}", file=sys.stderr, flush=True)
+        _end_everything()
+
+
+class _Speaker:
+    """Replies to the supervisor, and what the ranks print, on one output that may be gone."""
+
+    def __init__(self, output: int, printed: int) -> None:
+        self._output, self._lock = output, threading.Lock()
+        self._relay = threading.Thread(target=self._copy, args=(printed,), daemon=True)
+        self._relay.start()
+
+    def reply(self, **answer: Any) -> None:
+        self._write(f"{SEPARATOR}{json.dumps(answer)}\n".encode())
+
+    def close(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor in (1, 2):
+            os.close(descriptor)  # the last writers of the pipe, once the ranks are gone
+        self._relay.join(5)
+
+    def _copy(self, printed: int) -> None:
+        with os.fdopen(printed, "rb") as lines:
+            for line in lines:
+                self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                while line:
+                    line = line[os.write(self._output, line) :]
+        except OSError:
+            pass  # nobody listens any more; ranks that are saving must not fail for it
+
+
+def _relay_output() -> _Speaker:
+    output = os.dup(1)
+    os.set_inheritable(output, False)
+    read, write = os.pipe()
+    os.dup2(write, 1)
+    os.dup2(write, 2)
+    os.close(write)
+    return _Speaker(output, read)
+
+
+def _hello(files: dict[str, str], facts: dict[str, Any] | None) -> dict[str, Any]:
+    unseen = [path for path, digest in files.items() if _digest(path) != digest]
+    hello: dict[str, Any] = {"versions": versions(), "gpus": len(visible_gpus()), "unseen": unseen}
+    return hello | ({"facts": gather(**facts)} if facts and not unseen else {})
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _reach(host: str, port: int) -> bool | str:
+    try:
+        socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return True
+
+
+def _end_everything() -> None:
+    """Kill all that this process started, and this process."""
+    me = psutil.Process()
+    for process in me.children(recursive=True):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    me.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""The verb `doctor`: what is wrong with the machines of a run, before it starts, and what to do about it.
+
+It takes the way a launch takes: the same hosts, handshake, launcher and environment, with checks in place of training.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pretrain.config import PretrainConfig
+
+    from .config import ClusterConfig
+
+DOCTOR_HELP = "check the machines of a run before it starts"
+
+_CLOCK_SECONDS = 2.0
+_WRITE_RATE = 50e6  # bytes a second: a checkpoint of the 172M model in under a minute
+_SHARED_MEMORY = 1 << 30
+_OPEN_FILES = 4096
+_DISK_FREE = 20e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one machine, or of all together (`host` is then `all`).
+
+    Attributes:
+        state: ok, warn (training works, but not as it could) or fail.
+        remedy: what to do, unless it is ok.
+    """
+
+    host: str
+    check: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    from .launch import add_where_arguments
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Check the machines a run would start on: versions, GPUs, clocks, shared storage, disk and shared memory,\n"
+        "limits, ports, the tracking server, kernel backends, a sample of the corpus, and all-reduce between all\n"
+        "ranks. Kinds local and hosts. Exit code 2 if something fails; every failure says the remedy."
+    )
+    parser.epilog = (
+        "examples:\n  dnachunker doctor --config tiny --corpus corpora/sample --run runs/first --on local\n"
+        "  dnachunker doctor --config dnachunker-172m --corpus /data/hg38 --run /data/runs/paper \\\n"
+        "      --on hosts --hostfile hosts.txt --expect-gb-s 200 --json"
+    )
+    add_where_arguments(parser)
+    parser.add_argument("--expect-gb-s", type=float, metavar="X", help="all-reduce bus bandwidth to expect, in GB/s")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns the exit code."""
+    from failures import BadInput
+
+    from .launch import read_configs
+
+    run, cluster = read_configs(arguments)
+    if cluster.kind not in ("local", "hosts"):
+        raise BadInput(
+            f"kind {cluster.kind}: the doctor examines local and hosts; start it inside a job of the cluster"
+        )
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what the ranks' libraries print is no part of the answer
+    try:
+        findings = list(examine(run, cluster, arguments.expect_gb_s))
+    finally:
+        sys.stdout.flush()
+        os.dup2(answer, 1)
+        os.close(answer)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print(table(findings))
+    return 2 if any(finding.state == "fail" for finding in findings) else 0
+
+
+def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | None) -> Iterator[Finding]:
+    """All checks, machine by machine and then of all together."""
+    from failures import BadInput
+
+    shared = Path(run.run).absolute().parent
+    shared = next(parent for parent in (shared, *shared.parents) if parent.exists())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".dnachunker-doctor-", dir=shared))
+    except OSError as error:
+        yield Finding("all", "shared storage", "fail", f"{shared}: {error.strerror}", "choose another --run")
+        return
+    try:
+        output = folder / "ranks.json"
+        worker = ["pretrain.rank_check", "--output", str(output), "--precision", run.engine.precision]
+        worker += ["--corpus", run.data.corpus]
+        tracker = tracking_address(run.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+        wanted = {"folder": str(folder), "tracker": tracker if run.tracking.enabled else None}
+        try:
+            facts, code = (_on_hosts if cluster.kind == "hosts" else _here)(cluster, worker, wanted)
+        except BadInput as error:
+            yield Finding("all", "handshake", "fail", str(error), "see the message")
+            return
+        for host, known in facts.items():
+            yield from judge_host(host, known, on_gpus=any(f.get("gpus") for f in facts.values()))
+        yield from judge_together(facts)
+        if code or not output.exists():
+            yield Finding("all", "ranks", "fail", f"exit code {code}", "what the ranks printed is above")
+            return
+        yield from judge_ranks(json.loads(output.read_text()), expected)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _here(
+    cluster: "ClusterConfig", worker: list[str], wanted: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], int]:
+    from .local import run_local, visible_gpus
+    from .node_facts import gather
+
+    ranks = cluster.gpus or len(visible_gpus()) or 2
+    facts = {"localhost": gather(**wanted)}
+    return facts, run_local(worker, ranks, {**os.environ, **cluster.environment})
+
+
+def _on_hosts(
+    cluster: "ClusterConfig", worker: list[str], wanted: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], int]:
+    from .commands import passed_variables
+    from .hosts import HostsJob
+    from .launch import hosts_and_ranks
+    from .request import say
+    from .stop_requests import StopRequests
+
+    hosts, ranks = hosts_and_ranks(cluster)
+    mark = Path(wanted["folder"], "mark")
+    mark.write_text("seen by all\n")
+    with StopRequests() as stop:
+        job = HostsJob(
+            cluster, hosts, ranks, worker,
+            environment={**passed_variables(os.environ, cluster.pass_environment), **cluster.environment},
+            files={str(mark): hashlib.sha256(mark.read_bytes()).hexdigest()}, divides=lambda nodes: True,
+            workdir=cluster.workdir or os.getcwd(), python=cluster.python or sys.executable, stop=stop, say=say,
+            wanted_facts=wanted,
+        )  # fmt: skip
+        code = job.attempt().code
+    return job.facts, code
+
+
+def tracking_address(uri: str | None) -> str | None:
+    """host:port of a tracking server's URI; None where there is no server."""
+    parts = urlsplit(uri or "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def judge_host(host: str, facts: Mapping[str, Any], *, on_gpus: bool) -> Iterator[Finding]:
+    """What one machine's facts mean."""
+
+    def finding(check: str, good: bool, found: str, remedy: str, worst: str = "fail") -> Finding:
+        return Finding(host, check, "ok" if good else worst, found, "" if good else remedy)
+
+    faults = [f"{gpu['index']}: {gpu['fault']}" for gpu in facts["gpus"] if gpu["fault"]]
+    if on_gpus:
+        remedy = "reset or replace the GPU, or leave it out with CUDA_VISIBLE_DEVICES"
+        yield finding("GPUs", bool(facts["gpus"]) and not faults, "; ".join(faults) or str(len(facts["gpus"])), remedy)
+        unlimited = facts["locked_memory"] < 0
+        yield finding("locked memory", unlimited, "unlimited" if unlimited else f"{facts['locked_memory']:,} bytes",
+                      "raise `ulimit -l` to unlimited, or RDMA falls back to sockets", "warn")  # fmt: skip
+    free = facts["shared_memory_free"]
+    if free is not None:
+        remedy = "in a container raise --shm-size; ranks of one machine exchange data there"
+        yield finding("/dev/shm", free >= _SHARED_MEMORY, f"{free / 2**30:.1f} GiB free", remedy, "warn")
+    files = facts["open_files"]
+    yield finding("open files", files >= _OPEN_FILES or files < 0, f"{files:,}",
+                  f"raise `ulimit -n` to {_OPEN_FILES:,} or more", "warn")  # fmt: skip
+    yield finding("ports", facts["can_listen"], "can listen" if facts["can_listen"] else "cannot listen",
+                  "allow TCP between the machines")  # fmt: skip
+    if facts["tracker"] is not None:
+        remedy = "check MLFLOW_TRACKING_URI; training goes on without it and catches up later"
+        yield finding("tracking server", not facts["tracker"], facts["tracker"] or "reached", remedy, "warn")
+    if facts["storage_fault"]:
+        yield finding(
+            "shared storage", False, facts["storage_fault"], "mount it, writable, at the same path everywhere"
+        )
+        return
+    rate = f"writes {facts['write_rate'] / 1e6:,.0f} MB/s, reads {facts['read_rate'] / 1e6:,.0f} MB/s"
+    remedy = f"checkpoints will stall training: use storage that writes {_WRITE_RATE / 1e6:.0f} MB/s or more"
+    yield finding("shared storage", facts["write_rate"] >= _WRITE_RATE, rate, remedy, "warn")
+    yield finding("free disk", facts["disk_free"] >= _DISK_FREE, f"{facts['disk_free'] / 1e9:,.0f} GB",
+                  f"make room: {_DISK_FREE / 1e9:.0f} GB hold a few checkpoints", "warn")  # fmt: skip
+
+
+def judge_together(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """What the machines' facts mean beside each other."""
+    kinds = {json.dumps(known["versions"], sort_keys=True) for known in facts.values()}
+    shown = ", ".join(f"{name} {version}" for name, version in next(iter(facts.values()))["versions"].items())
+    remedy = "install the same versions everywhere"
+    same = len(kinds) == 1
+    yield Finding("all", "versions", "ok" if same else "fail", shown if same else "differ", "" if same else remedy)
+    clocks = [known["clock"] for known in facts.values() if "clock" in known]
+    if len(clocks) > 1:
+        skew = max(clocks) - min(clocks)
+        good = skew <= _CLOCK_SECONDS
+        remedy = "run an NTP client on every machine; logs and the watchdog compare times"
+        yield Finding("all", "clocks", "ok" if good else "warn", f"{skew:.2f} s apart", "" if good else remedy)
+
+
+def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Finding]:
+    """What the ranks found out together."""
+    ranks = found["ranks"]
+    backends = sorted({rank["backends"] for rank in ranks})
+    slow = any("reference" in backend for backend in backends)
+    if len(backends) > 1:
+        yield Finding("all", "kernels", "fail", " | ".join(backends), "install the same extras on every machine")
+    else:
+        remedy = "the selective scan runs as plain PyTorch: install the cuda extra"
+        yield Finding("all", "kernels", "warn" if slow else "ok", backends[0], remedy if slow else "")
+    faults = [f"{rank['host']}: {rank['corpus_fault']}" for rank in ranks if rank["corpus_fault"]]
+    if faults:
+        remedy = "`dnachunker corpus verify` finds all that is damaged; copy or build it again"
+        yield Finding("all", "corpus", "fail", faults[0], remedy)
+    else:
+        yield Finding("all", "corpus", "ok", f"a sample of its blocks decodes on each of {len(ranks)} ranks")
+    if "latency" in found:
+        rate = found["bus_bandwidth"] / 1e9
+        short = expected is not None and rate < 0.8 * expected
+        shown = f"{found['latency'] * 1e6:,.0f} us, {rate:,.2f} GB/s" + (f" of {expected:g}" if expected else "")
+        remedy = "look for a slow link: NCCL_DEBUG=INFO says which network is used; NCCL_SOCKET_IFNAME chooses it"
+        yield Finding("all", "all-reduce", "fail" if short else "ok", shown, remedy if short else "")
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings for people."""
+    lines = []
+    for item in findings:
+        lines.append(f"{item.state:5}{item.host:18}{item.check:17}{item.found}")
+        if item.remedy:
+            lines.append(f"{'':40}-> {item.remedy}")
+    return "\n".join(lines)

@@ -1,0 +1,286 @@
+"""Ranks on several machines, reached by ssh: one attempt of a job, from the first handshake to the last exit code.
+
+Every machine runs an agent (cluster/agent.py) that starts its ranks with DeepSpeed's launcher. Before any rank starts,
+the agents prove that they have the same software, see the same run folder and can reach the rendezvous. Afterwards two
+clocks of the same length guard the link: ssh's keepalives here, and the beats that each agent expects there.
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from failures import BadInput
+
+from .agent import REACH_SECONDS, SEPARATOR
+from .commands import ssh_command
+from .config import ClusterConfig
+from .restart import Attempt
+from .stop_requests import StopRequests
+from .topology import Host, Placement, largest_job, most_telling
+
+_GRACE_SECONDS = 10.0  # after one machine has ended, the others end by themselves, or hang in a collective with it
+_LOST_GRACE_SECONDS = 3.0  # after one was lost, they can only fail or hang
+_SSH_FAILED = 255  # what ssh returns for its own failures, and for a remote command that was killed
+
+
+class HostsJob:
+    """A job on the machines of a hostfile.
+
+    Args:
+        hosts: in order of preference; the first that takes part holds the rendezvous.
+        ranks: of each machine.
+        worker: module name and arguments, as after `python -m`.
+        environment: variables of the ranks, secrets included; they travel over ssh's standard input.
+        files: sha256 of files that every machine must see, by path.
+        divides: whether the run can be shared out over so many machines.
+        wanted_facts: arguments of `node_facts.gather`, whose answers `facts` then has by host.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        hosts: Sequence[Host],
+        ranks: int,
+        worker: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        files: Mapping[str, str],
+        divides: Callable[[int], bool],
+        workdir: str,
+        python: str,
+        stop: StopRequests,
+        say: Callable[[str], None],
+        wanted_facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._cluster, self._settings = cluster, cluster.hosts
+        self._names, self._ranks, self._worker = [host.name for host in hosts], ranks, list(worker)
+        self._environment, self._files = dict(environment), dict(files)
+        self._divides, self._workdir, self._python = divides, workdir, python
+        self._stop, self._say = stop, say
+        self._first = True
+        self._wanted_facts = wanted_facts
+        self.facts: dict[str, dict[str, Any]] = {}
+
+    def attempt(self) -> Attempt:
+        """Start the job and follow it to its end.
+
+        Raises:
+            BadInput: at the first attempt, when a machine cannot take part or reach the others, saying why.
+        """
+        events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        job = {
+            "environment": self._environment, "lost_seconds": self._settings.lost_seconds, "files": self._files,
+            "facts": self._wanted_facts,
+        }  # fmt: skip
+        links: dict[str, _Link] = {}
+        beating = threading.Event()
+        try:
+            for name in self._names:
+                command = ssh_command(name, self._settings, python=self._python, workdir=self._workdir)
+                links[name] = _Link(name, command, events)
+                links[name].send(job=job)
+            threading.Thread(target=self._beat, args=(links, beating), daemon=True).start()
+            chosen, unfit = self._gather(links, events)
+            if self._stop.count:
+                return Attempt(3, asked=True)
+            if unfit and self._first:
+                raise BadInput(next(iter(unfit.values())))
+            if not chosen:
+                return Attempt(1, "; ".join(unfit.values()) or "too few machines to share out the batch")
+            for reason in unfit.values():
+                self._say(f"going on without a machine: {reason}")
+            port = self._rendezvous([links[name] for name in chosen], events)
+            if isinstance(port, str):
+                if self._first:
+                    raise BadInput(port)
+                return Attempt(1, port)
+            self._first = False
+            for number, name in enumerate(chosen):
+                placement = Placement(len(chosen), number, self._ranks, chosen[0], port)
+                links[name].send(go={"worker": self._worker, "placement": asdict(placement)})
+            self._say(f"{len(chosen) * self._ranks} ranks on {', '.join(chosen)}; rendezvous {chosen[0]}:{port}")
+            return self._follow({name: links[name] for name in chosen}, events)
+        finally:
+            beating.set()
+            for link in links.values():
+                link.hang_up()
+            for link in links.values():
+                link.close()
+
+    def _gather(
+        self, links: Mapping[str, "_Link"], events: "queue.Queue[tuple[str, Any]]"
+    ) -> tuple[Sequence[str], dict[str, str]]:
+        """The machines that take part, in order, and why others cannot, by name."""
+        replies = self._replies(links.values(), events, "hello", self._settings.connect_seconds)
+        unfit: dict[str, str] = {}
+        fit: dict[str, dict[str, Any]] = {}
+        for name in links:
+            hello = replies[name]
+            if isinstance(hello, str):
+                unfit[name] = f"{name}: {hello}"
+                continue
+            self.facts[name] = hello.get("facts", {})
+            model = next(iter(fit.values()), hello)
+            if reason := _why_unfit(hello, model, self._ranks):
+                unfit[name] = f"{name}: {reason}"
+            else:
+                fit[name] = hello
+        least = self._cluster.restart.min_nodes or len(links)
+        chosen = largest_job(list(fit), wanted=len(links), least=least, divides=self._divides)
+        return chosen or [], unfit
+
+    def _rendezvous(self, chosen: Sequence["_Link"], events: "queue.Queue[tuple[str, Any]]") -> int | str:
+        """A port of the first machine that the others reach, or why there is none.
+
+        Raises:
+            BadInput: the port that the config names is taken.
+        """
+        first, others = chosen[0], chosen[1:]
+        first.send(listen=self._settings.port or 0)
+        port = self._replies([first], events, "listening", REACH_SECONDS)[first.name]
+        if not isinstance(port, int):
+            if self._settings.port:
+                raise BadInput(f"{first.name}: cannot listen on cluster.hosts.port={self._settings.port}; name another")
+            return f"{first.name}: found no port for the rendezvous"
+        for link in others:
+            link.send(reach=[first.name, port])
+        for name, reached in self._replies(others, events, "reached", 2 * REACH_SECONDS).items():
+            if reached is not True:
+                return (
+                    f"{name} cannot reach the rendezvous at {first.name}:{port} ({reached}); open the machines' ports "
+                    f"to each other, and see that {name} resolves the name {first.name}"
+                )
+        return port
+
+    def _replies(
+        self, links: "Sequence[_Link] | Any", events: "queue.Queue[tuple[str, Any]]", key: str, seconds: float
+    ) -> dict[str, Any]:
+        """What each machine answers; a text says why one did not."""
+        waiting = {link.name: link for link in links}
+        found: dict[str, Any] = {}
+        deadline = time.monotonic() + seconds
+        while waiting and (left := deadline - time.monotonic()) > 0 and not self._stop.count:
+            try:
+                name, event = events.get(timeout=min(left, 0.5))
+            except queue.Empty:
+                continue
+            if name in waiting and isinstance(event, int):
+                found[name] = f"does not start the agent ({waiting.pop(name).complaint or f'exit code {event}'})"
+            elif name in waiting and key in event:
+                found[name] = event[key]
+                del waiting[name]
+        return found | dict.fromkeys(waiting, f"has not answered within {seconds:g} s")
+
+    def _follow(self, links: Mapping[str, "_Link"], events: "queue.Queue[tuple[str, Any]]") -> Attempt:
+        codes: dict[str, int] = {}
+        deadline, told = float("inf"), 0
+        while len(codes) < len(links):
+            now = time.monotonic()
+            if now > deadline:
+                for name in links.keys() - codes:
+                    links[name].send(kill=1)
+                break
+            if self._stop.count > told:
+                told = self._stop.count
+                for link in links.values():
+                    link.send(**({"stop": 1} if told == 1 else {"kill": 1}))
+            try:
+                name, event = events.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if name in links and isinstance(event, int):
+                codes[name] = event
+                deadline = min(deadline, now + (_LOST_GRACE_SECONDS if event == _SSH_FAILED else _GRACE_SECONDS))
+                if event == _SSH_FAILED:
+                    self._say(f"lost {name}" + (f" ({links[name].complaint})" if links[name].complaint else ""))
+        lost = [name for name, code in codes.items() if code == _SSH_FAILED]
+        reason = f"{', '.join(lost)} did not last" if lost else ""
+        code = most_telling([1 if code == _SSH_FAILED else code for code in codes.values()])
+        # by half of it more, what still runs on a machine out of reach has ended itself
+        wait = self._settings.lost_seconds / 2 if lost or len(codes) < len(links) else 0.0
+        return Attempt(code, reason, asked=self._stop.count > 0, wait=wait)
+
+    def _beat(self, links: Mapping[str, "_Link"], stopped: threading.Event) -> None:
+        while not stopped.wait(self._settings.lost_seconds / 6):
+            for link in list(links.values()):
+                link.send(beat=1)
+
+
+def _why_unfit(hello: Mapping[str, Any], model: Mapping[str, Any], ranks: int) -> str:
+    """Why a machine cannot take part beside one that can; empty when it can."""
+    for path in hello["unseen"]:
+        return f"does not see {path} as this machine does; the run folder must be on storage that all machines share"
+    for package in sorted({**hello["versions"], **model["versions"]}):
+        here, there = hello["versions"].get(package), model["versions"].get(package)
+        if here != there:
+            return f"has {package} {here} where another machine has {there}; install the same versions everywhere"
+    if hello["gpus"] < ranks and (hello["gpus"] or model["gpus"]):
+        return f"sees {hello['gpus']} GPUs, fewer than the {ranks} ranks it is to run"
+    return ""
+
+
+class _Link:
+    """An ssh connection to one machine's agent. Its replies and, last, its exit code become events."""
+
+    def __init__(self, name: str, command: Sequence[str], events: "queue.Queue[tuple[str, Any]]") -> None:
+        self.name = name
+        self.complaint = ""  # the last thing ssh itself said
+        self._events = events
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must reach the ranks as a request to save, not ssh as a kill
+        )  # fmt: skip
+        self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._errors.start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, **order: Any) -> None:
+        """Tell the agent; nothing happens if it is gone, which its exit code will say."""
+        try:
+            with self._lock:
+                assert self._process.stdin is not None
+                self._process.stdin.write(json.dumps(order).encode() + b"\n")
+                self._process.stdin.flush()
+        except (OSError, ValueError):
+            pass
+
+    def hang_up(self) -> None:
+        """Let the agent know that nobody supervises it any more; it ends its ranks."""
+        try:
+            with self._lock:
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Wait for the connection to end, briefly."""
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for raw in self._process.stdout:
+            line = raw.decode(errors="replace").rstrip("\n")
+            if line.startswith(SEPARATOR):
+                self._events.put((self.name, json.loads(line[1:])))
+            else:
+                print(f"[{self.name}] {line}", flush=True)
+        self._errors.join(2)
+        self._events.put((self.name, self._process.wait()))
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for raw in self._process.stderr:
+            self.complaint = " ".join(raw.decode(errors="replace").split()) or self.complaint
+            print(f"[{self.name}] ssh: {self.complaint}", file=sys.stderr, flush=True)

@@ -1,0 +1,168 @@
+"""A run as Kubernetes objects: a JobSet for training, a KubeRay RayJob for building its corpus.
+
+Objects are built as data and written by a YAML library, so that no value can become another key.
+"""
+
+import shlex
+import subprocess
+from pathlib import PurePosixPath
+from typing import Any
+
+from yaml import safe_dump_all
+
+from dataprep.config import CorpusConfig
+from failures import BadInput, Failure
+from typed_config import to_yaml
+
+from .config import ClusterConfig, KubernetesSettings
+from .request import Request, say, worker_of
+
+_CONFIG = "/etc/dnachunker"
+_SAVE_SECONDS = 120  # between SIGTERM and the end of a pod: time to finish the step and save
+_FINAL_CODES = [2, 4]  # bad input, a guard: another start would fail in the same way
+
+
+def launch(request: Request, corpus: CorpusConfig | None = None) -> int:
+    """Show the manifests, or hand them to kubectl."""
+    text = safe_dump_all(manifests(request, corpus), sort_keys=False)
+    if request.dry_run:
+        print(text, end="")
+        return 0
+    try:
+        done = subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True)
+    except FileNotFoundError as error:
+        raise Failure("kubectl: not found; install it, or apply the output of --dry-run where it is") from error
+    if done.returncode:
+        raise BadInput(f"kubectl apply: exit code {done.returncode}; its message is above")
+    name = request.cluster.kubernetes.name
+    say(f"applied; `kubectl -n {request.cluster.kubernetes.namespace} get jobset {name}` shows it")
+    return 0
+
+
+def manifests(request: Request, corpus: CorpusConfig | None = None) -> list[dict[str, Any]]:
+    """The objects of a run; with `corpus`, also those that build the corpus the run names.
+
+    Raises:
+        BadInput: no number of ranks, or a run folder or corpus that no pod would see.
+    """
+    cluster, settings = request.cluster, request.cluster.kubernetes
+    if not cluster.gpus:
+        raise BadInput("kind kubernetes needs to know how many GPUs a pod has: --gpus G (and --nodes N)")
+    request.require_divisible((cluster.nodes or 1) * cluster.gpus)
+    _require_mounted(request.run.run, settings, "run")
+    if "://" not in request.run.data.corpus:
+        _require_mounted(request.run.data.corpus, settings, "data.corpus")
+    configs = {"run.yaml": to_yaml(request.run)}
+    if corpus is not None:
+        configs["corpus.yaml"] = to_yaml(corpus)
+    metadata = {"name": settings.name, "namespace": settings.namespace}
+    objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": configs}]
+    if corpus is not None:
+        objects.append(_ray_job(cluster, request.run.data.corpus))
+    return [*objects, _job_set(cluster)]
+
+
+def _job_set(cluster: ClusterConfig) -> dict[str, Any]:
+    settings, nodes, ranks = cluster.kubernetes, cluster.nodes or 1, cluster.gpus or 1
+    job = "workers"
+    first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet's headless service is named after the set
+    command = [
+        cluster.python or "python", "-P", "-m", "cluster.pod", "--nodes", str(nodes), "--ranks", str(ranks),
+        "--address", first_pod, "--port", str(settings.port), "--", *worker_of(f"{_CONFIG}/run.yaml"),
+    ]  # fmt: skip
+    pod = _pod(cluster, command, gpus=ranks)
+    pod["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": _SAVE_SECONDS}
+    batch_job = {
+        "completionMode": "Indexed", "completions": nodes, "parallelism": nodes,
+        "backoffLimit": 0,  # a rank alone cannot be restarted: the set is
+        "podFailurePolicy": {
+            "rules": [{
+                "action": "FailJob",
+                "onExitCodes": {"containerName": "ranks", "operator": "In", "values": _FINAL_CODES},
+            }]
+        },
+        "template": pod,
+    }  # fmt: skip
+    failure = {
+        "maxRestarts": cluster.restart.attempts,
+        "rules": [
+            {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+            {"name": "again", "action": "RestartJobSet"},
+        ],
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
+        "metadata": {"name": settings.name, "namespace": settings.namespace},
+        "spec": {
+            "failurePolicy": failure,
+            "replicatedJobs": [{"name": job, "replicas": 1, "template": {"spec": batch_job}}],
+        },
+    }  # fmt: skip
+
+
+def _ray_job(cluster: ClusterConfig, output: str) -> dict[str, Any]:
+    settings = cluster.kubernetes
+    build = ["dnachunker", "shard", "--config", f"{_CONFIG}/corpus.yaml", "--output", output, "--ray", "auto"]
+    head, workers = _pod(cluster, None, gpus=0), _pod(cluster, None, gpus=0)
+    return {
+        "apiVersion": "ray.io/v1", "kind": "RayJob",
+        "metadata": {"name": f"{settings.name}-corpus", "namespace": settings.namespace},
+        "spec": {
+            "entrypoint": shlex.join([cluster.python or "python", "-P", "-m", *build]),
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 600,
+            "backoffLimit": 2,  # a build continues from its finished shards
+            "rayClusterSpec": {
+                "headGroupSpec": {"rayStartParams": {}, "template": head},
+                "workerGroupSpecs": [{
+                    "groupName": "workers", "replicas": cluster.nodes or 1, "minReplicas": 1,
+                    "maxReplicas": cluster.nodes or 1, "rayStartParams": {}, "template": workers,
+                }],
+            },
+        },
+    }  # fmt: skip
+
+
+def _pod(cluster: ClusterConfig, command: list[str] | None, *, gpus: int) -> dict[str, Any]:
+    """A pod template: non-root, with resources, shared memory, the volume and the configs."""
+    settings = cluster.kubernetes
+    resources = {"cpu": str(settings.cpus), "memory": f"{settings.memory_gib}Gi"}
+    if gpus:
+        resources[settings.gpu_resource] = str(gpus)
+    # a home that the user may write to: compiled kernels are kept there
+    variables = {"HOME": "/tmp", **({} if gpus else {"DS_ACCELERATOR": "cpu"}), **cluster.environment}
+    container: dict[str, Any] = {
+        "name": "ranks",
+        "image": settings.image,
+        **({"command": command} if command else {}),
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            {"name": "data", "mountPath": settings.mount},
+            {"name": "config", "mountPath": _CONFIG, "readOnly": True},
+        ],
+    }
+    if settings.secret:
+        container["envFrom"] = [{"secretRef": {"name": settings.secret}}]
+    spec: dict[str, Any] = {
+        "containers": [container],
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": settings.user_id, "fsGroup": settings.user_id,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{settings.shared_memory_gib}Gi"}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": settings.volume_claim}},
+            {"name": "config", "configMap": {"name": settings.name}},
+        ],
+    }  # fmt: skip
+    if settings.node_selector:
+        spec["nodeSelector"] = dict(settings.node_selector)
+    return {"spec": spec}
+
+
+def _require_mounted(path: str, settings: KubernetesSettings, key: str) -> None:
+    if not PurePosixPath(path).is_relative_to(settings.mount) or ".." in PurePosixPath(path).parts:
+        raise BadInput(f"{key}={path}: not under cluster.kubernetes.mount={settings.mount}, so no pod would see it")

@@ -1,0 +1,112 @@
+"""The last line of a SLURM job's script: done, requeue, submit again without a bad node, or give up.
+
+Saved runs (exit code 3) and crashes are requeued, within the budget of `restart.attempts`. A node whose ranks vanished
+(no exit code left behind) in `exclude_after` crashes is avoided: what nodes a job may have cannot be changed while it
+runs, so the run then continues as a new job with --exclude.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .restart import Attempt, Restarts
+from .slurm import JobPlan, submit_job
+from .topology import most_telling
+
+_HISTORY = "crashes.json"
+
+
+@dataclass(frozen=True)
+class Crash:
+    """One crash of the run, by the clock of the node that noted it."""
+
+    when: float
+    suspects: tuple[str, ...]
+
+
+def read_exits(folder: Path, returned: int) -> tuple[int, tuple[str, ...]]:
+    """What the ranks of an attempt meant, and the nodes to suspect.
+
+    Args:
+        folder: holds `node-R` (its node's name) and, if it ended by itself, `rank-R` (its exit code) for each rank R.
+        returned: srun's exit code.
+
+    Returns:
+        The most telling code, and the nodes of ranks that vanished, unless ranks vanished on all nodes.
+    """
+    nodes = {path.name.removeprefix("node-"): path.read_text().strip() for path in folder.glob("node-*")}
+    meant = {path.name.removeprefix("rank-"): int(path.read_text()) for path in folder.glob("rank-*")}
+    vanished = {node for rank, node in nodes.items() if rank not in meant}
+    code = most_telling(list(meant.values()) + ([1] if vanished or not meant else [])) if returned else 0
+    survived = {node for rank, node in nodes.items() if rank in meant}
+    return code, tuple(sorted(vanished - survived)) if survived else ()
+
+
+def next_step(
+    code: int, suspects: Sequence[str], history: Sequence[Crash], plan: JobPlan, now: float
+) -> tuple[float | None, list[str], list[Crash]]:
+    """What follows an attempt.
+
+    Returns:
+        Seconds to wait before the next one (None: there is none), nodes it must avoid, and the history to keep.
+    """
+    restarts = Restarts(plan.restart, clock=lambda: now, crashes=[crash.when for crash in history])
+    crashed = code not in (0, 2, 3, 4)
+    kept = [*history, Crash(now, tuple(suspects))] if crashed else list(history)
+    kept = [crash for crash in kept if now - crash.when < plan.restart.window_hours * 3600]
+    counted = Counter(node for crash in kept for node in crash.suspects)
+    avoid = sorted(node for node, times in counted.items() if times >= plan.exclude_after)
+    return restarts.pause_after(Attempt(code)), avoid, kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Act; returns the exit code of the batch script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--code", type=int, required=True, help="exit code of srun")
+    parser.add_argument("--job", required=True, help="id of this job")
+    parser.add_argument("--exits", type=Path, required=True, help="folder with the exit codes of the ranks")
+    parser.add_argument("plan", type=Path)
+    parsed = parser.parse_args(arguments)
+    plan = JobPlan.model_validate_json(parsed.plan.read_text())
+    code, suspects = read_exits(parsed.exits, parsed.code)
+    notes = parsed.exits.parent / _HISTORY
+    history = [Crash(c["when"], tuple(c["suspects"])) for c in json.loads(notes.read_text())] if notes.exists() else []
+    pause, avoid, kept = next_step(code, suspects, history, plan, time.time())
+    notes.write_text(json.dumps([{"when": crash.when, "suspects": crash.suspects} for crash in kept]) + "\n")
+    _say(f"ranks ended with {code} (srun: {parsed.code})" + (f"; suspect: {', '.join(suspects)}" if suspects else ""))
+    if pause is None:
+        return code
+    if _state(parsed.job) not in ("RUNNING", "COMPLETING"):
+        _say("SLURM has cancelled or requeued the job already")
+        return code
+    if code != 3:
+        time.sleep(pause)
+    # also when it was found out in an earlier job: that one's --exclude does not outlive it
+    fresh = [node for node in avoid if node in suspects]
+    if fresh:
+        command = [plan.submit[0], f"--exclude={','.join(avoid)}", *plan.submit[1:]]
+        _say(f"continuing as job {submit_job(command, os.environ)} without {', '.join(avoid)}")
+        return code
+    subprocess.run(["scontrol", "requeue", parsed.job], check=True)
+    return code
+
+
+def _state(job: str) -> str:
+    shown = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True).stdout
+    fields = dict(field.partition("=")[::2] for field in shown.split())
+    return fields.get("JobState", "")
+
+
+def _say(line: str) -> None:
+    print(f"dnachunker: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

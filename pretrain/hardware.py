@@ -1,0 +1,38 @@
+"""Accelerators by name, as their makers' data sheets give them: dense rates, without sparsity."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One GPU and its share of what connects it.
+
+    Attributes:
+        bf16, fp32: FLOP per second of matrix products.
+        memory: bytes.
+        within_node: bytes per second and direction to the GPUs of the same machine.
+        between_nodes: bytes per second and direction over the network, for each GPU when all of a machine send.
+    """
+
+    name: str
+    bf16: float
+    fp32: float
+    memory: float
+    within_node: float
+    between_nodes: float
+
+    def rate(self, precision: str) -> float:
+        """FLOP per second at a precision, fp32 or bf16."""
+        return self.bf16 if precision == "bf16" else self.fp32
+
+
+HARDWARE = {
+    item.name: item
+    for item in (
+        Hardware("a100", 312e12, 19.5e12, 80e9, 300e9, 25e9),
+        Hardware("h100", 989e12, 67e12, 80e9, 450e9, 50e9),
+        Hardware("h200", 989e12, 67e12, 141e9, 450e9, 50e9),
+        Hardware("b200", 2250e12, 75e12, 180e9, 900e9, 50e9),
+        Hardware("l40s", 362e12, 91.6e12, 48e9, 32e9, 12.5e9),
+    )
+}

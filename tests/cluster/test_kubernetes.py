@@ -1,0 +1,146 @@
+"""Manifests against the schemas of what they are for.
+
+Core kinds, and the core kinds inside JobSet and RayJob: `kubernetes-validate` with strict checking. JobSet itself: the
+models of `kubeflow-trainer-api`, which drop what they do not know, so a round trip must lose nothing. Against the
+custom resource definitions (part of the operators' releases): when DNACHUNKER_CRDS names a folder with them.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yaml import safe_load, safe_load_all
+
+from dnachunker import main
+
+FLAGS = [
+    "launch", "--config", "tiny", "--corpus", "/data/corpora/hg38", "--run", "/data/runs/a b;$(id)",
+    "--on", "kubernetes", "--nodes", "4", "--gpus", "8", "--shard", "sample", "--dry-run",
+]  # fmt: skip
+KEYS = [
+    "data.global_batch=64", "cluster.kubernetes.name=paper", "cluster.kubernetes.secret=mlflow",
+    "cluster.environment.NCCL_DEBUG=INFO", "cluster.restart.attempts=7",
+]  # fmt: skip
+
+
+@pytest.fixture
+def objects(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
+    assert main([*FLAGS, *KEYS]) == 0
+    text = capsys.readouterr().out
+    assert "correct-horse" not in text, "secrets are named, never copied"
+    return {item["kind"]: item for item in safe_load_all(text)}
+
+
+def test_a_job_set_restarts_as_the_exit_codes_say(objects: dict[str, Any]) -> None:
+    spec = objects["JobSet"]["spec"]
+    assert spec["failurePolicy"] == {
+        "maxRestarts": 7,
+        "rules": [
+            {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+            {"name": "again", "action": "RestartJobSet"},
+        ],
+    }
+    (replicated,) = spec["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (4, 4, 0)
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["values"] == [2, 4]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["name"] == rule["onExitCodes"]["containerName"]
+    assert container["command"] == [
+        "python", "-P", "-m", "cluster.pod", "--nodes", "4", "--ranks", "8", "--address", "paper-workers-0-0.paper",
+        "--port", "29500", "--", "dnachunker", "pretrain", "--config", "/etc/dnachunker/run.yaml",
+    ]  # fmt: skip
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert container["envFrom"] == [{"secretRef": {"name": "mlflow"}}]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
+    assert safe_load(objects["ConfigMap"]["data"]["run.yaml"])["run"] == "/data/runs/a b;$(id)"
+
+
+def test_the_corpus_is_built_by_a_ray_job(objects: dict[str, Any]) -> None:
+    spec = objects["RayJob"]["spec"]
+    assert spec["entrypoint"] == (
+        "python -P -m dnachunker shard --config /etc/dnachunker/corpus.yaml --output /data/corpora/hg38 --ray auto"
+    )
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert "gpu" not in str(spec)
+
+
+def embedded(objects: dict[str, Any]) -> list[dict[str, Any]]:
+    """Core objects as they stand alone, whole or inside the custom ones."""
+    job = objects["JobSet"]["spec"]["replicatedJobs"][0]["template"]
+    cluster = objects["RayJob"]["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
+    name = {"metadata": {"name": "x"}}
+    return [
+        objects["ConfigMap"],
+        {"apiVersion": "batch/v1", "kind": "Job", **name, **job},
+        *({"apiVersion": "v1", "kind": "Pod", **name, **pod} for pod in pods),
+    ]
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.34"])
+def test_core_kinds_satisfy_the_official_schemas(objects: dict[str, Any], version: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    for item in embedded(objects):
+        validate(item, version, strict=True)
+    wrong = embedded(objects)[1]
+    wrong["spec"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
+    with pytest.raises(Exception, match="comand"):
+        validate(wrong, version, strict=True)
+
+
+def test_the_job_set_is_one(objects: dict[str, Any]) -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    read = models.JobsetV1alpha2JobSet.from_dict(objects["JobSet"])
+    assert read.to_dict() == objects["JobSet"], "a key that the models do not know would be lost"
+
+
+@pytest.mark.parametrize("kind", ["JobSet", "RayJob"])
+def test_custom_kinds_satisfy_their_definitions(objects: dict[str, Any], kind: str) -> None:
+    folder = os.environ.get("DNACHUNKER_CRDS")
+    if not folder:
+        pytest.skip("DNACHUNKER_CRDS is not set: a folder with jobset.yaml and rayjob.yaml, the operators' definitions")
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    definition = safe_load(Path(folder, f"{kind.lower()}.yaml").read_text())
+    served = objects[kind]["apiVersion"].partition("/")[2]
+    (schema,) = (v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == served)
+    _close(schema)
+    errors = [f"{list(e.absolute_path)}: {e.message}" for e in validator(schema).iter_errors(objects[kind])]
+    assert not errors
+
+
+def _close(schema: dict[str, Any]) -> None:
+    """Make unknown keys errors, as the API server's strict field validation does."""
+    properties = schema.get("properties")
+    if properties and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        schema.pop("type", None)
+    nested = [*(properties or {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for inner in nested:
+        if isinstance(inner, dict):
+            _close(inner)
+    if schema.get("properties", {}).get("metadata") == {"type": "object"}:
+        schema["properties"]["metadata"] = {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cluster.kubernetes.mount=/other"], "not under cluster.kubernetes.mount"),
+        (["cluster.kubernetes.name='a;b'"], "cluster.kubernetes.name"),
+        (["cluster.kubernetes.image='x y'"], "cluster.kubernetes.image"),
+        (["cluster.kubernetes.secret='a: b'"], "cluster.kubernetes.secret"),
+    ],
+)
+def test_what_no_pod_could_use_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FLAGS, *KEYS, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said.rpartition("cluster.")[2] in captured.err
+    assert len(captured.err.splitlines()) == 1

@@ -1,0 +1,71 @@
+"""Hostfiles, and what is left of a job when machines are."""
+
+import pytest
+
+from cluster.topology import Host, largest_job, most_telling, parse_hostfile, ranks_per_node, read_hostfile
+from failures import BadInput
+
+
+def test_a_hostfile_is_read_as_deepspeed_writes_it() -> None:
+    text = "# our machines\nnode-1 slots=8\n\nnode-2.example.org slots=8  # rack 2\n10.0.0.3\nfe80::1 slots=4\n"
+    assert parse_hostfile(text, "hosts") == [
+        Host("node-1", 8), Host("node-2.example.org", 8), Host("10.0.0.3"), Host("fe80::1", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-oProxyCommand=id slots=1", "not a host name"),
+        ("$(id) slots=1", "not a host name"),
+        ("a;b slots=1", "not a host name"),
+        ("a`id` slots=1", "not a host name"),
+        ("a|b", "not a host name"),
+        ("a' slots=1", "not a host name"),
+        ("../a slots=1", "not a host name"),
+        ("user@host slots=1", "not a host name"),
+        ("a slots=1; id", "is not `NAME slots=N`"),
+        ("a slots=1 b slots=2", "is not `NAME slots=N`"),
+        ("a slots=0", "not a number of ranks"),
+        ("a slots=-1", "not a number of ranks"),
+        ("a slots=٣", "not a number of ranks"),
+        ("a slots=99999", "not a number of ranks"),
+        ("ok slots=1\nok slots=2", "listed twice"),
+        ("# nothing", "names no machine"),
+    ],
+)
+def test_a_line_that_is_no_machine_is_refused(line: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        parse_hostfile(line, "hosts")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_hostfile_never_means_this_machine() -> None:
+    with pytest.raises(BadInput, match=r"nowhere\.txt: cannot be read"):
+        read_hostfile("nowhere.txt")
+
+
+def test_every_machine_runs_as_many_ranks() -> None:
+    assert ranks_per_node({"a": 8, "b": 4}, None) == 4
+    assert ranks_per_node({"a": 8, "b": 4}, 2) == 2
+    with pytest.raises(BadInput, match="b has room for 4"):
+        ranks_per_node({"a": 8, "b": 4}, 8)
+
+
+def test_a_job_continues_on_as_many_machines_as_share_out_its_batches() -> None:
+    def divides(nodes: int) -> bool:
+        return 64 % (8 * nodes) == 0
+
+    names = ["a", "b", "c", "d", "e"]
+    assert largest_job(names, wanted=4, least=1, divides=divides) == ["a", "b", "c", "d"]
+    assert largest_job(names[:3], wanted=4, least=1, divides=divides) == ["a", "b"]
+    assert largest_job(names[:3], wanted=4, least=3, divides=divides) is None
+    assert largest_job([], wanted=4, least=1, divides=divides) is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "one"),
+    [([0, 0], 0), ([3, 3], 3), ([0, 3], 3), ([3, 1], 1), ([1, 4], 4), ([4, 2, 1], 2), ([137, 3], 137), ([], 0)],
+)
+def test_the_code_that_says_most_speaks_for_a_job(codes: list[int], one: int) -> None:
+    assert most_telling(codes) == one

@@ -1,0 +1,98 @@
+"""Run as a script: peak memory of each rank of a training step, measured from outside torch.
+
+    python measured_memory.py RANKS JSON
+
+JSON holds what a pretraining config's `model`, `data` and `engine` sections override. Prints, for each rank, a JSON
+object with the growth of its resident memory (bytes) from just before the model exists to the peak, and the chunks a
+base that the model made. The process has run a small model before, so that lazy imports and compiled kernels are there.
+"""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from pretrain.assembly import build_model
+from pretrain.config import PretrainConfig
+from pretrain.distributed import Rank
+from pretrain.engine import TrainingEngine, start_process_group
+from pretrain.optimizer import build_adamw
+from typed_config import validate_config
+
+SMALL = {"width": 32, "num_heads": 2, "trunk_layers": 1, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
+
+
+def train(values: dict[str, Any], rank: Rank, steps: int) -> list[float]:
+    """Take some optimizer steps on random bases; returns the chunks a base of each stage."""
+    config = validate_config(PretrainConfig, {"run": "r", "steps": 9, **values}, origin="test")
+    model = build_model(config)
+    optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
+    engine = TrainingEngine(model, optimizer, config, rank)
+    accumulation = config.accumulation(rank.world_size)
+    windows = config.data.global_batch // rank.world_size // accumulation
+    torch.manual_seed(rank.rank)
+    for _ in range(steps):
+        for _ in range(accumulation):
+            ids = torch.randint(7, 11, (windows, config.data.seq_len))
+            output = engine.forward(
+                input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool), labels=ids,
+                loss_weights=torch.ones(ids.shape), loss_normalizer=float(ids.numel()),
+                sequence_normalizer=config.data.global_batch,
+            )  # fmt: skip
+            chunks = [float(count.sum()) / ids.numel() for count in output.chunk_counts]
+            engine.backward(output.loss)
+            del output
+        engine.step(1e-4)
+    engine.close()
+    return chunks
+
+
+def resident(field: str) -> int:
+    """Bytes, from this process's status: VmRSS now, VmHWM at most since it was last reset."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(field)
+
+
+def measure(values: dict[str, Any]) -> dict[str, Any]:
+    """What one rank needs."""
+    rank = Rank.from_environment()
+    start_process_group(rank)
+    small = {"data": {"corpus": "c", "global_batch": rank.world_size, "seq_len": 64}, "model": SMALL}
+    train({**small, "engine": {**values["engine"], "micro_batch": None}}, rank, 2)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    chunks = train(values, rank, 2)
+    return {"bytes": resident("VmHWM") - before, "chunks": chunks}
+
+
+def main(ranks: int, values: dict[str, Any]) -> None:
+    """Measure in forked processes, which need not import everything again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for rank in range(ranks):
+            if (pid := os.fork()) == 0:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_SIZE=str(ranks))
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                Path(folder, str(rank)).write_text(json.dumps(measure(values)))
+                os._exit(0)
+            children.append(pid)
+        codes = [os.waitpid(pid, 0)[1] for pid in children]
+        assert not any(codes), codes
+        print(json.dumps([json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))
