@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "cluster": {"pretrain.config", "dataprep.config", *FOUNDATIONS},
     "failures": set(),
     "typed_config": {"failures"},
-    "dnachunker": {"dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", *FOUNDATIONS},
+    "dnachunker": {
+        "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "downstream.commands", *FOUNDATIONS,
+    },
 }  # fmt: skip
 
 # Heavy dependencies, and the only files that import them.
@@ -138,9 +140,10 @@ def test_model_files_can_be_copied_by_hugging_face() -> None:
 def test_light_parts_load_no_heavy_library() -> None:
     light = [module_name(p) for p in sources() if module_name(p).partition(".")[0] in ("dataprep", "cluster")]
     light = [name for name in light if name not in ("dataprep.ray_pipeline", "dataprep.webdataset_view")]
+    commands = ("pretrain.commands", "downstream.commands")
     code = (
         "import importlib, sys\n"
-        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', 'pretrain.commands']!r}:\n"
+        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', *commands]!r}:\n"
         "    importlib.import_module(name)\n"
         "heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
