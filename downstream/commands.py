@@ -44,6 +44,37 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks) -> None:
     _add_config(finetune, "finetune", "learning_rate=1e-3 rc_average=false")
     finetune.set_defaults(run_verb=_finetune, start_ranks=start_ranks)
 
+    evaluate = verbs.add_parser(
+        "evaluate", formatter_class=_RAW, help="score an exported model on a benchmark suite: select, then test once",
+        description="Evaluate an exported model by a protocol: cross-validation on training data chooses among the\n"
+        "settings of a grid; the chosen one is trained with several seeds, and only these see the test data.\n"
+        "Every training is a cell with a file of its own, so a killed evaluation continues where it stopped.\n\n"
+        "suites: nt, nt-revised, genomic-benchmarks (fetched by `dnachunker tasks fetch`), or a folder of task folders",
+        epilog="examples:\n"
+        "  dnachunker evaluate --model exported/first --suite tasks --output runs/quick --config quick\n"
+        "  dnachunker evaluate --model exported/paper --suite nt --data data/nt --output runs/nt --ray local\n"
+        "  dnachunker evaluate --model exported/first --suite tasks --output runs/small --method probe \\\n"
+        "      --method kmer folds=5 seeds=5 training.epochs=3\n\n"
+        "presets: paper (10 folds, 20 settings, 10 seeds), quick. OUT/table.md, .csv and .html hold the scores beside\n"
+        "published rows, marked as such; OUT/selection.csv every setting's folds; OUT/cells every seed's predictions.",
+    )  # fmt: skip
+    evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
+    evaluate.add_argument("--suite", required=True, metavar="NAME|DIR", help="a suite, or a folder of task folders")
+    evaluate.add_argument("--data", metavar="DIR", help="where the tasks of a named suite are")
+    evaluate.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")
+    evaluate.add_argument("--method", action="append", choices=_METHODS, help="may be repeated (default: full)")
+    evaluate.add_argument(
+        "--ray", default="none", metavar="none|local|ADDRESS",
+        help="cells one after the other in this process (none, the default), as Ray tasks here, or on a cluster",
+    )  # fmt: skip
+    evaluate.add_argument("--workers", type=int, default=2, metavar="N", help="cells at a time with --ray local")
+    evaluate.add_argument(
+        "--mlflow", metavar="URI|none",
+        help="where results are tracked (default: MLFLOW_TRACKING_URI, else sqlite in OUT)",
+    )  # fmt: skip
+    _add_config(evaluate, "paper", "folds=5 training.epochs=3")
+    evaluate.set_defaults(run_verb=_evaluate)
+
 
 def _add_config(verb: argparse.ArgumentParser, preset: str, example: str) -> None:
     verb.add_argument(
@@ -76,4 +107,32 @@ def _finetune(arguments: argparse.Namespace) -> int:
     if tables:
         print(tables[0].read_text("utf-8"))
         print(f"wrote {', '.join(map(str, tables))}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from typed_config import load_config, to_yaml
+
+    from .protocol import ProtocolConfig
+
+    config = load_config(ProtocolConfig, arguments.config, arguments.overrides, kind="downstream")
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    from .evaluate import evaluate
+
+    output = Path(arguments.output)
+    local = f"sqlite:///{(output / 'mlflow.db').absolute()}"
+    uri = arguments.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or local
+    tables = evaluate(
+        Path(arguments.model), arguments.suite, Path(arguments.data) if arguments.data else None,
+        tuple(dict.fromkeys(arguments.method or ["full"])), output, config,
+        ray=None if arguments.ray == "none" else arguments.ray, workers=max(1, arguments.workers),
+        mlflow=None if uri == "none" else uri,
+    )  # fmt: skip
+    print(tables[0].read_text("utf-8"))
+    print(f"wrote {', '.join(map(str, tables))}")
     return 0

@@ -1,6 +1,7 @@
 """An exported folder as the rest of this package sees it: letters in, tensors out, through the Auto classes alone."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,6 +127,8 @@ def open_exported(folder: str | Path) -> Exported:
     missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
     if missing:
         raise BadInput(f"{path}: no exported model: {missing[0]} is missing; `dnachunker export RUN OUT` makes one")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers may import DeepSpeed, which would look and warn
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # that a new head's weights are new is no news
     exported = Exported(path.absolute(), torch.device("cuda" if torch.cuda.is_available() else "cpu"))

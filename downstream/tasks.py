@@ -20,7 +20,7 @@ from typed_config import Config, validate_config
 
 from .datasets import Labelled, data_suffix, join, read_labelled
 
-_SPLITS = {name: "validation" for name in ("dev", "valid", "val", "validation")} | {"train": "train", "test": "test"}
+_SPLITS = dict.fromkeys(("dev", "valid", "val", "validation"), "validation") | {"train": "train", "test": "test"}
 
 Metric = Literal["mcc", "f1", "accuracy", "auroc", "auprc"]
 

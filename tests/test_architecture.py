@@ -31,14 +31,14 @@ MAY_IMPORT = {
 
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
-    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py"},
+    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py", "downstream/ray_cells.py"},
     "deepspeed": {
         "pretrain/engine.py",
         "pretrain/deepspeed_config.py",
         "pretrain/reshard.py",
         "pretrain/export.py",
     },
-    "mlflow": {"pretrain/tracking.py"},
+    "mlflow": {"pretrain/tracking.py", "downstream/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},
     "pyfaidx": {"dataprep/compare_fasta.py"},
