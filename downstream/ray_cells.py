@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from failures import BadInput, Failure
 
@@ -31,15 +32,12 @@ def run_on_ray(cells: Sequence[Cell], address: str, workers: int) -> Iterator[Pa
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs we may not use
     local = address == LOCAL_RAY
     cores = len(os.sched_getaffinity(0))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if local:
+        options |= {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(
-            address=address,  # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
-            **({"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES} if local else {}),
-            runtime_env={"env_vars": {"PYTHONPATH": _ROOT}},
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
+        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _ROOT}}, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(f"--ray {address}: {' '.join(str(error).split())[:200]}") from error
     try:

@@ -41,7 +41,7 @@ OWNERS = {
     "mlflow": {"pretrain/tracking.py", "downstream/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
     "matplotlib": {"pretrain/figures.py"},
-    "pyfaidx": {"dataprep/compare_fasta.py"},
+    "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
         "pretrain/loops_cpu.py",
