@@ -146,7 +146,8 @@ function drawRuler(row) {
   pen.textBaseline = "alphabetic";
   for (let at = Math.ceil((shown.start + view.from) / step) * step; at <= shown.start + view.from + view.span; at += step) {
     const middle = x(at - shown.start - 0.5);  // the tick labelled 100 stands over the hundredth base
-    pen.fillText(comma(at), middle, row.top + 16);
+    const half = pen.measureText(comma(at)).width / 2;
+    if (middle - half > GUTTER && middle + half < strip.clientWidth) pen.fillText(comma(at), middle, row.top + 16);
     pen.fillRect(middle, row.top + 21, 1, 6);
   }
 }

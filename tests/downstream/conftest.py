@@ -48,3 +48,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with gzip.open(folder / name / f"{split}.csv.gz", "wt") as file:
                 file.write("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Contigs `a` (2,600 bases, soft-masked in part, with N), `b` (300) and `c` (90)."""
+    rng = np.random.default_rng(1)
+    contigs = {name: "".join(rng.choice(list("ACGT"), length)) for name, length in (("a", 2600), ("b", 300), ("c", 90))}
+    a = contigs["a"]
+    contigs["a"] = a[:700] + a[700:820].lower() + a[820:1500] + "N" * 40 + a[1540:]
+    path = tmp_path_factory.mktemp("genome") / "genome.fa"
+    path.write_text("".join(f">{name}\n" + "\n".join(text[i : i + 60] for i in range(0, len(text), 60)) + "\n"
+                            for name, text in contigs.items()))  # fmt: skip
+    return path
