@@ -98,6 +98,49 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks) -> None:
     segment.add_argument("--overwrite", action="store_true", help="replace an earlier segmentation in OUT")
     segment.set_defaults(run_verb=_segment)
 
+    variants = verbs.add_parser(
+        "score-variants", formatter_class=_RAW, help="what a model makes of the variants in a VCF",
+        description="Write the VCF again with INFO fields of one value for each ALT: DNC_LLR, the log-likelihood\n"
+        "ratio of the masked alleles, averaged over strands (negative: the reference is likelier); DNC_SHIFT0 and 1,\n"
+        "how far it moves chunk boundaries nearby at each stage, 0 to 1; DNC_STATUS, scored or why not:\n"
+        "reference_mismatch, unknown_contig, outside_contig, no_sequence (symbolic ALT), reference_n, no_change,\n"
+        "too_long, mostly_n. Lines that are not scored are also named on stderr.",
+        epilog="example:\n"
+        "  dnachunker score-variants --model exported/first --fasta hg38.fa --vcf in.vcf.gz --output scored.vcf\n\n"
+        "A killed command continues when it is given again. Where most lines contradict the genome, nothing is run.",
+    )  # fmt: skip
+    variants.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
+    variants.add_argument("--fasta", required=True, metavar="FILE", help="the VCF's reference, plain or gzipped")
+    variants.add_argument("--vcf", required=True, metavar="FILE", help="variants, plain or gzipped")
+    variants.add_argument("--output", required=True, metavar="FILE", help="VCF to create")
+    variants.add_argument(
+        "--context", type=int, metavar="BASES", help="window around a variant (default: pretraining's)"
+    )
+    variants.add_argument(
+        "--radius", type=int, default=100, metavar="BASES", help="of DNC_SHIFT* (default: %(default)s)"
+    )
+    variants.add_argument(
+        "--longest", type=int, default=50, metavar="BASES", help="allele scored (default: %(default)s)"
+    )
+    variants.set_defaults(run_verb=_score_variants)
+
+    embed = verbs.add_parser(
+        "embed", formatter_class=_RAW, help="vectors of sequences: one each, one per chunk, or one per base",
+        description="Run sequences through an exported model and store its vectors. mean: one vector per region,\n"
+        "chunk: one per chunk of --stage with its coordinates, both averaged over bases; base: one per base.",
+        epilog="examples:\n"
+        "  dnachunker embed --model exported/first --fasta seqs.fa --output means.parquet\n"
+        "  dnachunker embed --model exported/first --fasta hg38.fa --region chr2:1-100,000 --level base \\\n"
+        "      --output bases.zarr\n\n"
+        "Parquet holds a row per vector: contig, start, end, vector. Zarr holds for each region a group with the\n"
+        "array `vectors` (n, D), and `starts`, `ends`. Vectors are float32.",
+    )  # fmt: skip
+    _add_genome(embed)
+    embed.add_argument("--level", choices=("mean", "chunk", "base"), default="mean", help="default: %(default)s")
+    embed.add_argument("--stage", type=int, default=1, help="whose chunks: 0 inner, 1 outer (default: %(default)s)")
+    embed.add_argument("--output", required=True, metavar="OUT.parquet|OUT.zarr", help="to create")
+    embed.set_defaults(run_verb=_embed)
+
 
 def _add_genome(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
@@ -185,4 +228,29 @@ def _segment(arguments: argparse.Namespace) -> int:
     found = segment(Path(arguments.model), Path(arguments.fasta), output, options)
     lengths = ", ".join(f"stage {stage} {mean:.2f}" for stage, mean in enumerate(found["mean_chunk_bases"]))
     print(f"{found['bases']:,} bases; mean chunk length in bases: {lengths}; wrote {output}")
+    return 0
+
+
+def _score_variants(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .variants import VariantOptions, score_vcf
+
+    options = VariantOptions(arguments.context, arguments.radius, arguments.longest)
+    output = Path(arguments.output)
+    counts = score_vcf(Path(arguments.model), Path(arguments.fasta), Path(arguments.vcf), output, options)
+    print(f"{', '.join(f'{status} {count:,}' for status, count in sorted(counts.items()))}; wrote {output}")
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .embed import EmbedOptions, embed
+
+    options = EmbedOptions(
+        arguments.level, arguments.stage, tuple(arguments.region), arguments.window, arguments.flank
+    )  # fmt: skip
+    rows = embed(Path(arguments.model), Path(arguments.fasta), Path(arguments.output), options)
+    print(f"{rows:,} vectors; wrote {arguments.output}")
     return 0
