@@ -7,6 +7,8 @@ window's end is the contig's end there is no flank. A contig that fits into one 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from yaml import YAMLError, safe_load
 from failures import BadInput
 
 from .exported import Exported, batches
-from .genome import Genome, Region
+from .genome import Region
 
 _DEFAULT_WINDOW = 8192
 _BATCH_BASES = 65_536
@@ -82,8 +84,17 @@ def tile(region: Region, contig_length: int, window: int, flank: int) -> Iterato
         yield Window(region.contig, max(0, start - flank), min(contig_length, end + flank), start, end)
 
 
+class Source(Protocol):
+    """Where letters come from: a Genome."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def fetch(self, contig: str, start: int, end: int) -> str: ...
+
+
 def run_windows(
-    exported: Exported, network: nn.Module, genome: Genome, windows: Sequence[Window], *, hidden: bool = False
+    exported: Exported, network: nn.Module, genome: Source, windows: Sequence[Window], *, hidden: bool = False
 ) -> Iterator[WindowOutput]:
     """The network's findings, window by window in order.
 

@@ -40,7 +40,7 @@ OWNERS = {
     },
     "mlflow": {"pretrain/tracking.py", "downstream/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
-    "matplotlib": {"pretrain/figures.py"},
+    "matplotlib": {"pretrain/figures.py", "downstream/figures.py"},
     "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
