@@ -171,6 +171,8 @@ def _species(
 ) -> _Study:
     if not o.others:
         raise BadInput("species: --other is missing: FASTA files to compare with")
+    if len({fasta.name, *(path.name for path in o.others)}) <= len(o.others):
+        raise BadInput("species: two files have the same name; the table could not tell them apart")
     texts = {fasta.name: letters, **{path.name: _read(path, ())[1] for path in o.others}}
     cuts = {name: _cut(found, cutters) for name, found in texts.items()}
     rows = consistency_table(texts, cuts, k=o.context, seen=20)
