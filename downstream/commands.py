@@ -19,6 +19,30 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks) -> None:
     Args:
         start_ranks: how `finetune --processes N` starts its ranks; given by the front door.
     """
+    tasks = verbs.add_parser(
+        "tasks", formatter_class=_RAW, help="list benchmark suites, and fetch their tasks",
+        description="Benchmark suites by name: nt and nt-revised from the Hugging Face hub; genomic-benchmarks cut\n"
+        "anew from its published coordinates and reference genomes that you have.",
+        epilog="examples:\n"
+        "  dnachunker tasks list\n"
+        "  dnachunker tasks fetch nt --output data/nt\n"
+        "  dnachunker tasks fetch genomic-benchmarks --output data/gb --task human_nontata_promoters \\\n"
+        "      --genome Homo_sapiens.GRCh38=hg38.fa.gz",
+    )  # fmt: skip
+    inner = tasks.add_subparsers(dest="tasks_verb", required=True, metavar="list|fetch")
+    inner.add_parser("list", help="suites and their tasks")
+    fetch = inner.add_parser("fetch", help="make a folder of task folders")
+    fetch.add_argument("suite", help="nt, nt-revised or genomic-benchmarks")
+    fetch.add_argument("--output", required=True, metavar="DIR", help="folder to create or complete")
+    fetch.add_argument("--task", action="append", default=[], metavar="NAME", help="may be repeated (default: all)")
+    fetch.add_argument(
+        "--genome", action="append", default=[], metavar="NAME=FASTA",
+        help="reference by the beginning of its file name, such as Homo_sapiens.GRCh38=hg38.fa.gz; may be repeated",
+    )  # fmt: skip
+    fetch.add_argument("--source", metavar="URL|DIR", help="where coordinates are (default: the suite's repository)")
+    fetch.add_argument("--endpoint", metavar="URL", help="of the Hugging Face hub (default: HF_ENDPOINT or the public)")
+    tasks.set_defaults(run_verb=_tasks)
+
     finetune = verbs.add_parser(
         "finetune", formatter_class=_RAW, help="train an exported model to classify sequences, and test it once",
         description="Fine-tune an exported model on classification tasks, beside what it has to beat. A task is a\n"
@@ -198,6 +222,38 @@ def _add_config(verb: argparse.ArgumentParser, preset: str, example: str) -> Non
     )
     verb.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"override config keys, such as {example}")
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from failures import BadInput
+
+    if arguments.tasks_verb == "list":
+        from .tasks import SUITES, load_suite
+
+        for name in SUITES:
+            suite = load_suite(name)
+            print(f"{name}: {suite.title}; {suite.licence}; {suite.source}: {suite.repository}")
+            for task, facts in suite.tasks.items():
+                length = f"{facts.length:,} bases" if facts.length else "various lengths"
+                print(f"  {task:34} {facts.classes} classes, {length}")
+        return 0
+
+    from .hub import fetch_suite
+
+    genomes = {}
+    for text in arguments.genome:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise BadInput(f"--genome {text}: write NAME=FASTA, such as Homo_sapiens.GRCh38=hg38.fa.gz")
+        genomes[name] = Path(path)
+    for line in fetch_suite(
+        arguments.suite, Path(arguments.output), tasks=arguments.task, genomes=genomes,
+        source=arguments.source, endpoint=arguments.endpoint,
+    ):  # fmt: skip
+        print(line)
+    return 0
 
 
 def _finetune(arguments: argparse.Namespace) -> int:

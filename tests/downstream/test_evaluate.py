@@ -117,15 +117,12 @@ def check_tracking(output: Path) -> None:
 
 @pytest.mark.slow
 def test_ray_gives_the_same_table(evaluated: tuple[Path, list[str]], export: Path, tasks: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    output = tmp_path / "out"
-    for arguments in (("--ray", "local", "--workers", "2"), ()):
-        if not arguments:
-            output = tmp_path / "alone"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as each of two workers on two cores has
+    for name, ray in (("out", ("--ray", "local", "--workers", "2")), ("alone", ())):
+        one = command(export, tasks / "one", tmp_path / name, "--mlflow", "none", *ray)
         done = subprocess.run(
-            [sys.executable, "-m", "dnachunker", *command(export, tasks, output, "--mlflow", "none", *arguments)],
-            capture_output=True, text=True, env=environment,
-        )  # fmt: skip
+            [sys.executable, "-m", "dnachunker", *one], capture_output=True, text=True, env=environment
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "table.csv").read_text() == (tmp_path / "alone" / "table.csv").read_text()
 

@@ -81,3 +81,16 @@ def test_mistakes_give_one_line_and_leave_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_same_classifier(export: Path, tasks: Path, tmp_path: Path, dnachunker) -> None:
+    found = []
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        done = dnachunker(
+            "finetune", "--model", export, "--task", tasks / "one", "--output", output, "--processes", processes, *FAST
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(pq.read_table(output / "one" / "full" / "predictions.parquet").to_pandas().to_numpy())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
