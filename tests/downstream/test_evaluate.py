@@ -116,7 +116,7 @@ def check_tracking(output: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_table(evaluated: tuple[Path, list[str]], export: Path, tasks: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_same_table(export: Path, tasks: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as each of two workers on two cores has
     for name, ray in (("out", ("--ray", "local", "--workers", "2")), ("alone", ())):
         one = command(export, tasks / "one", tmp_path / name, "--mlflow", "none", *ray)
