@@ -16,7 +16,17 @@ from .methods import DESCRIPTIONS
 from .metrics import NAMES, bootstrap_interval
 from .output_folder import claim_folder, write_json, write_text
 from .progress import progress_bar
-from .protocol import Cell, ProtocolConfig, Setting, choose, read_result, selection_cells, settings_of, test_cells
+from .protocol import (
+    Cell,
+    ProtocolConfig,
+    Setting,
+    choose,
+    fold_rows,
+    read_result,
+    selection_cells,
+    settings_of,
+    test_cells,
+)
 from .ray_cells import run_on_ray
 from .tasks import Suite, Task, suite_tasks
 from .tracking import log_evaluation
@@ -54,7 +64,7 @@ def evaluate(
     exported = open_exported(model)
     described, tasks = suite_tasks(suite, data)
     for task in tasks:
-        task.read_training()  # what is wrong with the data is said now, not after hours
+        fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # what is wrong is said now, not after hours
     claim_folder(
         output,
         {"verb": "evaluate", "model": exported.fingerprint, "suite": described.name, "data": _sizes(tasks),

@@ -41,6 +41,8 @@ def finetune(
     found = [find_task(folder) for folder in tasks]
     if len({task.name for task in found}) < len(found):
         raise BadInput("two tasks have the same name; each needs a folder name of its own")
+    for task in found:
+        task.read_training()  # what is wrong with the data is said before anything is written
     ranks = join_ranks()
     if ranks.is_main:
         claim_folder(output, {"verb": "finetune", "model": exported.fingerprint, **config.model_dump(mode="json")})

@@ -138,3 +138,4 @@ def test_a_class_without_enough_sequences_and_a_missing_suite_give_one_line(
     shutil.copytree(tasks / "one", tmp_path / "data" / "one")
     assert main([*where, "--suite", str(tmp_path / "data"), "folds=50", "--mlflow", "none"]) == 2
     assert "50 folds need 50 sequences of each class" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
