@@ -41,11 +41,12 @@ CAUTION = (
 SAMPLE = ROOT / "dataprep" / "sample" / "helicobacter_pylori_F32.fa.gz"
 
 
-def generate(path: Path, template: Path, bases: int, bgzip: bool) -> None:
-    """Copies of the template's letters in contigs of about 50 Mbp, each rotated and with one base in 100 changed.
+def generate(path: Path, template: Path, bases: int, bgzip: bool, contig: int = 50_000_000) -> None:
+    """Copies of the template's letters in contigs of about `contig` bases.
 
-    Lower case and N stay where the template has them; a template without lower case gets runs of it, about as many a
-    base as a human genome has. Compressed as `gzip -6` does: one member, or those of bgzip.
+    Each copy is rotated and has one base in 100 changed. Lower case and N stay where the template has them; a template
+    without lower case gets runs of it, about as many a base as a human genome has. Compressed as `gzip -6` does: one
+    member, or those of bgzip.
     """
     import numpy as np
 
@@ -58,8 +59,8 @@ def generate(path: Path, template: Path, bases: int, bgzip: bool) -> None:
         sink = _Members(file) if bgzip else _OneMember(file)
         written = since_header = 0
         while written < bases:
-            if since_header == 0 or since_header > 50_000_000:
-                sink.write(b">chr%d\n" % (1 + written // 50_000_000))
+            if since_header == 0 or since_header > contig:
+                sink.write(b">chr%d\n" % (1 + written // contig))
                 since_header = 0
             copy = np.roll(letters, int(random.integers(letters.size)))
             changed = np.flatnonzero((random.random(copy.size) < 0.01) & (copy | 32 != ord("n")))

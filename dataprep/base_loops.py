@@ -1,4 +1,4 @@
-"""The loops over every base of a genome, compiled by numba: letters to codes, codes to 2 bits, k-mers to a sample.
+"""The loops over every base of a genome, compiled by numba: letters to codes, codes to 2 bits, runs, GC.
 
 They hold no interpreter lock, so that threads of one process run them side by side. The first call after an install
 compiles them, once, into numba's cache.
@@ -18,30 +18,110 @@ EDGE_FLAG_BITS = 4  # an edge is `position << EDGE_FLAG_BITS | flags`
 _FLAGS = np.uint8(CODE_N | PACKED_REPEAT_BIT)
 _FLAGS_OF_8 = np.uint64(0x0101010101010101) * np.uint64(_FLAGS)
 _ONES = np.uint64(0x0101010101010101)
-_KMER = np.uint64(2**62 - 1)  # the bits of a 31-mer
-_SCRAMBLE_LOW_16 = np.uint64(0x9E37 << 48)  # a product with it depends on the other factor's low 16 bits alone
+_PIECE = 2**14  # bytes of FASTA that are translated at a time, in the first-level cache
+_OTHER = 0x80
+_LINE_FEED = np.uint8(ord("\n"))
+_A, _C, _G, _T, _N = (np.uint8(ord(letter)) for letter in "ACGTN")
 
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_compiled
-def translate(letters: NDArray[np.uint8], table: NDArray[np.uint8], codes: NDArray[np.uint8]) -> tuple[int, int]:
+def translate(
+    letters: NDArray[np.uint8], table: NDArray[np.uint8], codes: NDArray[np.uint8], width: int, column: int
+) -> tuple[int, int, int, int, int]:
     """Look every byte up in the (256,) `table`, leaving out those that are `SKIPPED`.
+
+    Lines of A, C, G, T and N, all as long as the last one, are not looked up but computed, several letters at once:
+    `table` must hold `packed_codes` for these letters, and skip LF.
 
     Args:
         codes: at least as long as `letters`; its start is overwritten.
+        width, column: the length of the last whole line, and of what was read of the one that goes on (0 and 0 at
+            the start of a sequence).
 
     Returns:
-        How many codes were written, and the bitwise or of all values looked up.
+        How many codes were written, the bitwise or of all values looked up, how many line ends were met, and the next
+        width and column.
     """
-    count = 0
+    count = lines = 0
     seen = np.uint8(0)
-    for letter in letters:
-        value = table[letter]
-        codes[count] = value
-        count += value != SKIPPED
-        seen |= value
-    return count, int(seen)
+    flat = np.empty(_PIECE, np.uint8)
+    for first in range(0, letters.size, _PIECE):
+        piece = letters[first : first + _PIECE]
+        others = _to_codes(piece, flat)
+        ends = 0  # line ends where they would be if this line and all that follow were as long as the last
+        end = width - column
+        while 0 <= end < piece.size and piece[end] == _LINE_FEED:
+            ends += 1
+            end += width + 1
+        if ends == others:
+            start, end = 0, width - column
+            for _ in range(ends):
+                count += _copy(flat[start:end], codes[count:])
+                start = end + 1
+                end = start + width
+            count += _copy(flat[start : piece.size], codes[count:])
+            column = piece.size - start if ends else column + piece.size
+            lines += ends
+            continue
+        for letter in piece:
+            value = table[letter]
+            codes[count] = value
+            count += value != SKIPPED
+            seen |= value
+            column += 1
+            if letter == _LINE_FEED:
+                width, column = column - 1, 0
+                lines += 1
+    return count, int(seen), lines, width, column
+
+
+@_compiled
+def _to_codes(letters: NDArray[np.uint8], codes: NDArray[np.uint8]) -> int:
+    """The packed code of every letter in ACGTN, in either case; returns how many bytes are something else."""
+    for i in range(letters.size):
+        letter = letters[i]
+        upper = letter & np.uint8(0xDF)
+        two_bits = letter >> np.uint8(1) & np.uint8(3)  # of A, C, T and G: 0, 1, 2 and 3
+        code = two_bits ^ two_bits >> np.uint8(1)
+        is_n = upper == _N
+        known = (upper == _A) | (upper == _C) | (upper == _G) | (upper == _T) | is_n
+        soft = letter >> np.uint8(2) & np.uint8(PACKED_REPEAT_BIT)  # the bit that makes a letter lower case
+        codes[i] = (np.uint8(CODE_N) if is_n else code) | soft | (np.uint8(0) if known else np.uint8(_OTHER))
+    others = np.uint64(0)
+    words = codes[: letters.size // 8 * 8].view(np.uint64)
+    for i in range(words.size):
+        others += (words[i] >> np.uint64(7) & _ONES) * _ONES >> np.uint64(56)
+    for i in range(8 * words.size, letters.size):
+        others += np.uint64(codes[i] >> np.uint8(7))
+    return int(others)
+
+
+@_compiled
+def _copy(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> int:
+    for i in range(source.size):  # compiles to wide moves; assigning slices costs three times as much for a line
+        target[i] = source[i]
+    return source.size
+
+
+@_compiled
+def count_gc(bases: NDArray[np.uint8]) -> int:
+    """Number of C and G in 2-bit bytes; N and the unused bits of the last byte are stored as A and do not count."""
+    low = np.uint64(0x5555555555555555)  # a base is C or G if its two bits differ
+    pairs, nibbles = np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+    total = np.uint64(0)
+    words = bases[: bases.size // 8 * 8].view(np.uint64)
+    for i in range(words.size):
+        found = (words[i] ^ words[i] >> np.uint64(1)) & low
+        found = (found & pairs) + (found >> np.uint64(2) & pairs)
+        found = found + (found >> np.uint64(4)) & nibbles
+        total += found * _ONES >> np.uint64(56)
+    for i in range(8 * words.size, bases.size):
+        for shift_by in range(0, 8, 2):
+            pair = bases[i] >> np.uint8(shift_by)
+            total += np.uint64((pair ^ pair >> np.uint8(1)) & np.uint8(1))
+    return int(total)
 
 
 @_compiled
@@ -121,57 +201,3 @@ def shift(bases: NDArray[np.uint8], skipped: int, shifted: NDArray[np.uint8]) ->
         shifted[i] = bases[i] << left | bases[i + 1] >> right
     if shifted.size == bases.size:
         shifted[-1] = bases[-1] << left
-
-
-@_compiled
-def _reverse_complement(kmer: np.uint64) -> np.uint64:
-    """Of a 31-mer: pairs of bits swapped over ever longer distances, all inverted."""
-    for step, mask in ((2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F), (8, 0x00FF00FF00FF00FF)):
-        kmer = kmer >> np.uint64(step) & np.uint64(mask) | (kmer & np.uint64(mask)) << np.uint64(step)
-    kmer = kmer >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF) | (kmer & np.uint64(0x0000FFFF0000FFFF)) << np.uint64(
-        16
-    )
-    return ~(kmer >> np.uint64(32) | kmer << np.uint64(32)) >> np.uint64(2)
-
-
-@_compiled
-def choose_kmers(
-    bases: NDArray[np.uint8],
-    length: int,
-    threshold: int,
-    complement: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    kmers: NDArray[np.uint64],
-) -> int:
-    """The 31-mers whose middle 15 letters have a hash below `threshold` (of 2**16), on either strand alike.
-
-    Args:
-        bases: 2 bits each, of `length` bases.
-        complement: (256,) the reverse complement of the four bases of a byte.
-        starts, kmers: at least as long as there are 31-mers; overwritten with the places of those chosen and with
-            the smaller of each and its reverse complement.
-
-    Returns:
-        How many were chosen.
-    """
-    count = 0
-    forward = np.uint64(0)  # the last 32 bases, the newest in the low bits
-    backward = np.uint64(0)  # their reverse complement, the newest in the high bits
-    largest = (np.uint64(threshold) << np.uint64(48)) - np.uint64(1)
-    for i in range(bases.size):
-        older = forward >> np.uint64(56)
-        forward = forward << np.uint64(8) | np.uint64(bases[i])
-        backward = backward >> np.uint64(8) | np.uint64(complement[bases[i]]) << np.uint64(56)
-        for phase in range(4):  # of the k-mer that ends at the byte's last base but `phase`
-            # the middle is two 8-mers that share a letter; a sum of the strands' views does not know which is which
-            middle = (forward >> np.uint64(30 + 2 * phase)) + (backward >> np.uint64(32 - 2 * phase))
-            if middle * _SCRAMBLE_LOW_16 <= largest:
-                start = 4 * i - 27 - phase
-                if 0 <= start <= length - 31:
-                    kmer = (
-                        forward >> np.uint64(2 * phase) | older << np.uint64(1) << np.uint64(63 - 2 * phase)
-                    ) & _KMER
-                    starts[count] = start
-                    kmers[count] = min(kmer, _reverse_complement(kmer))
-                    count += 1
-    return count

@@ -50,6 +50,7 @@ class FastaScan:
         self._name: str | None = None  # the contig being read
         self._written = 0  # bases, all contigs
         self._line = 1
+        self._width = self._column = 0  # of the last line of sequence, and of the one being read
         self._last_byte = ord("\n")
 
     def feed(self, chunk: bytes) -> None:
@@ -107,6 +108,7 @@ class FastaScan:
             )
         self._lines[name] = self._line
         self._name = name
+        self._column = 0
 
     def _close_contig(self) -> None:
         if self._name is not None:
@@ -123,7 +125,9 @@ class FastaScan:
         if len(segment) > self._codes.size:
             self._codes = np.empty(len(segment), np.uint8)
         letters = np.frombuffer(segment, np.uint8)
-        count, seen = translate(letters, _TO_CODE, self._codes)
+        count, seen, lines, self._width, self._column = translate(
+            letters, _TO_CODE, self._codes, self._width, self._column
+        )
         if seen & _ILLEGAL:
             self._refuse_letter(segment)
         if seen & _AMBIGUOUS:
@@ -132,7 +136,7 @@ class FastaScan:
                     self.ambiguous[letter] += found
         self._sink.add(self._codes[:count])
         self._written += count
-        self._line += int(np.count_nonzero(letters == ord("\n")))
+        self._line += lines
 
     def _refuse_letter(self, segment: bytes) -> None:
         for position, byte in enumerate(segment):

@@ -2,7 +2,7 @@
 
 A k-mer is in the sample by its letters alone (as in FracMinHash), so samples of different sequences can be compared.
 Two hashes decide, both the same for a k-mer and its reverse complement: a cheap one of its middle 15 letters, computed
-for every position (`base_loops.choose_kmers`), and a strong one of the whole k-mer, for what is left.
+for every position (`kmer_loops.choose_kmers`), and a strong one of the whole k-mer, for what is left.
 """
 
 from typing import NamedTuple
@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.base_loops import choose_kmers
-from dataprep.packed_codes import pack_bases, unpack_bases
+from dataprep.kmer_loops import choose_kmers
 from dataprep.staged_sequence import Stretch
 
 KMER = 31  # odd, so that no k-mer is its own reverse complement; 62 bits
@@ -19,11 +18,6 @@ _PIECE = 2**18  # bases, a multiple of 4
 _FEWEST_FIRST = 2**9  # of 2**16: the share of positions that the first hash keeps at least, so that it stays fair
 _SCRAMBLE = np.uint64(0x9E3779B97F4A7C15)
 _SCRAMBLE_AGAIN = np.uint64(0xBF58476D1CE4E5B9)
-
-# of the four bases of a byte
-_COMPLEMENT = np.frombuffer(
-    b"".join(pack_bases(3 - unpack_bases(np.array([byte], np.uint8), 4)[::-1]) for byte in range(256)), np.uint8
-)
 
 
 class SampleRate(NamedTuple):
@@ -57,7 +51,7 @@ def sample_kmers(stretch: Stretch, rate: SampleRate) -> tuple[NDArray[np.uint64]
     for first in range(0, stretch.length - KMER + 1, _PIECE):
         length = min(_PIECE + KMER - 1, stretch.length - first)
         piece = stretch.bases[first // 4 : -(-(first + length) // 4)]
-        count = choose_kmers(piece, length, rate.first, _COMPLEMENT, starts, kmers)
+        count = choose_kmers(piece, length, rate.first, starts, kmers)
         found = kmers[:count]
         if len(stretch.n_runs):
             found = found[_free_of_n(starts[:count] + first, stretch.n_runs)]

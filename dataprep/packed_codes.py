@@ -18,9 +18,6 @@ LETTERS = bytes(b"ACGTNNNN"[i] if i < 8 else b"acgtnnnn"[i % 8] for i in range(1
 _UNPACK = np.array([[byte >> 6 & 3, byte >> 4 & 3, byte >> 2 & 3, byte & 3] for byte in range(256)], dtype=np.uint8)
 _UNPACK_AS_WORD = _UNPACK.view(np.uint32).reshape(256)
 
-_GC_OF_BYTE = ((_UNPACK == 1) | (_UNPACK == 2)).sum(axis=1).astype(np.uint8)  # how many of a byte's bases are C or G
-_GC_OF_TWO_BYTES = np.add.outer(_GC_OF_BYTE, _GC_OF_BYTE).ravel()  # whichever byte comes first
-
 
 def find_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """(k, 2) uint32 start,end of each maximal run of True in the (n,) `mask`, in order."""
@@ -47,13 +44,6 @@ def pack_bases(codes: NDArray[np.uint8]) -> bytes:
 
 def unpack_bases(sequence: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     return _UNPACK_AS_WORD.take(sequence).view(np.uint8)[:length]
-
-
-def count_gc(sequence: NDArray[np.uint8]) -> int:
-    """Number of C and G in 2-bit bytes; N and the unused bits of the last byte are stored as A and do not count."""
-    even = sequence.size // 2 * 2
-    gc = int(_GC_OF_TWO_BYTES.take(sequence[:even].view(np.uint16)).sum(dtype=np.int64))
-    return gc + int(_GC_OF_BYTE[sequence[even:]].sum())
 
 
 def run_bases(runs: NDArray[np.uint32]) -> int:

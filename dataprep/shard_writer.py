@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from dataprep.packed_codes import count_gc, run_bases
+from dataprep.base_loops import count_gc
+from dataprep.packed_codes import run_bases
 from dataprep.shard_format import encode_end_of_archive, encode_parts
 from dataprep.staged_sequence import Stretch
 

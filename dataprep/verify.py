@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep.base_loops import count_gc
 from dataprep.corpus_index import BlockTable, Corpus, ShardRecord
-from dataprep.packed_codes import count_gc, run_bases
+from dataprep.packed_codes import run_bases
 from dataprep.shard_format import COORDINATES, CorruptBlock, decode_members
 from dataprep.storage import is_url, read_range, size_of
 from failures import BadInput

@@ -44,6 +44,7 @@ OWNERS = {
     "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
+        "dataprep/kmer_loops.py",
         "pretrain/loops_cpu.py",
         "pretrain/counter_random.py",
         "pretrain/keyed_permutation.py",

@@ -1,7 +1,8 @@
 """What each safeguard of the model is worth: the same training with one of them off at a time.
 
-    python benchmarks/ablations/learning.py train FOLDER    # corpus, five runs, five exports: hours on two cores
-    python benchmarks/ablations/learning.py table FOLDER    # benchmarks/results/ablations.{md,svg}
+    python benchmarks/ablations/learning.py train FOLDER               # corpus, five runs and exports: 1-2 hours
+    python benchmarks/ablations/learning.py train FOLDER --runs forced # some of them, beside others elsewhere
+    python benchmarks/ablations/learning.py table FOLDER               # benchmarks/results/ablations.{md,svg}
 
 Preset `tiny` on the embedded Helicobacter pylori genome, its last tenth held out, 5.5 million bases a run.
 """
@@ -50,8 +51,8 @@ ORDERS = (0, 3, 5)
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def train(folder: Path) -> None:
-    """Build the corpus, train and export every run that is not there yet."""
+def train(folder: Path, runs: list[str]) -> None:
+    """Build the corpus, train and export the runs that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     bed = folder / "split.bed"
     bed.write_text(f"{CONTIG}\t0\t{HELD_OUT_FROM}\ttrain\n{CONTIG}\t{HELD_OUT_FROM}\t{BASES}\tvalid\n")
@@ -62,12 +63,12 @@ def train(folder: Path) -> None:
     )
     if not (folder / "corpus").exists():
         dnachunker("shard", "--config", config, "--output", folder / "corpus")
-    for name, overrides in RUNS.items():
+    for name in runs:
         run = folder / "runs" / name
         dnachunker(
             "pretrain", "--config", "tiny", "--corpus", folder / "corpus", "--run", run, "--processes", 1,
-            f"steps={STEPS}", "evaluation.every=37", "evaluation.windows=128", "checkpoint.every=74",
-            "checkpoint.keep=20", "tracking.enabled=false", *overrides,
+            f"steps={STEPS}", "evaluation.every=112", "evaluation.windows=128", "checkpoint.every=112",
+            "checkpoint.keep=20", "tracking.enabled=false", *RUNS[name],
         )  # fmt: skip
         if not (folder / "exports" / name).exists():
             dnachunker("export", run, folder / "exports" / name)
@@ -153,7 +154,7 @@ def table(folder: Path) -> None:
         "Held-out [MASK] loss in nats (128 windows), after so many million bases:",
         "",
     ]
-    shown = [e["steps_done"] for e in evaluations["baseline"][2::3]]
+    shown = [e["steps_done"] for e in evaluations["baseline"]]
     lines += row("", *(f"{step * BATCH * WINDOW / 1e6:.2f}" for step in shown)), rule(len(shown) + 1)
     for name, told in evaluations.items():
         near = [[e for e in told if abs(e["steps_done"] - step) <= 8] for step in shown]
@@ -224,8 +225,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "table"))
     parser.add_argument("folder", type=Path, help="corpus, runs and exports")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which to train")
     arguments = parser.parse_args()
-    (train if arguments.what == "train" else table)(arguments.folder)
+    if arguments.what == "train":
+        train(arguments.folder, arguments.runs)
+    else:
+        table(arguments.folder)
 
 
 if __name__ == "__main__":

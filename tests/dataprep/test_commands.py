@@ -107,6 +107,21 @@ def test_show_prints_the_letters_of_a_region(sample: Path, capsys: pytest.Captur
             run("corpus", "show", str(sample), region)
 
 
+def test_show_lists_the_runs_of_n_and_soft_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fasta = tmp_path / "g.fa"
+    fasta.write_text(">c\n" + "ACGT" * 25 + "acgtNNNNNnnacgt" + "A" * 85 + "\n")
+    config = tmp_path / "corpus.yaml"
+    config.write_text(f"sources: {{g: {{path: {fasta}}}}}\nmin_bases: 100\n")
+    assert run("shard", "--config", str(config), "--output", str(tmp_path / "out"), "--ray", "none") == 0
+    capsys.readouterr()
+    assert run("corpus", "show", str(tmp_path / "out"), "c:98-120") == 0
+    shown = capsys.readouterr().out
+    assert "(N 7, soft-masked 10, unused 0)" in shown
+    assert "  N 104-111\n" in shown
+    assert "  soft-masked 100-104 109-115\n" in shown
+    assert " 98  GTacgtNNNNNnnacgtAAAAA\n" in shown
+
+
 def test_print_config_builds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for preset in ("sample", "hg38", "multispecies"):
         assert run("shard", "--config", preset, "--print-config", "block_bases=4096") == 0

@@ -66,15 +66,21 @@ class Ranks:
         assert self._process.stdout.readline() == "ready\n"
 
     def start(
-        self, run: Path, *overrides: str, world_size: int = 2, fault: dict[str, Any] | None = None, **environment: str
+        self,
+        run: Path,
+        *overrides: str,
+        world_size: int = 2,
+        fault: dict[str, Any] | None = None,
+        corpus: Path | None = None,
+        **environment: str,
     ) -> Job:
-        """Start or continue a run."""
+        """Start or continue a run, on the sample unless another corpus is given."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         log = run.with_suffix(".log")
         log.write_text("")
-        arguments = ["pretrain", "--config", "tiny", "--corpus", str(self._corpus), "--run", str(run), *SMALL]
+        arguments = ["pretrain", "--config", "tiny", "--corpus", str(corpus or self._corpus), "--run", str(run), *SMALL]
         job = {
             "arguments": [*arguments, *overrides], "world_size": world_size, "port": port, "log": str(log),
             "fault": fault, "environment": environment,
@@ -114,3 +120,12 @@ def quiet(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("quiet") / "run"
     ranks.finish(run)
     return run
+
+
+@pytest.fixture(scope="session")
+def other_corpus(tmp_path_factory: pytest.TempPathFactory, dnachunker: Any) -> Path:
+    """The embedded sample with another part of it held out."""
+    corpus = tmp_path_factory.mktemp("other") / "corpus"
+    done = dnachunker("shard", "--config", "sample", "--output", corpus, "split.valid=0.2")
+    assert done.returncode == 0, done.stderr
+    return corpus

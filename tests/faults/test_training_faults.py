@@ -156,6 +156,29 @@ def test_a_corrupt_newest_checkpoint_is_named_and_the_one_before_it_used(
     assert losses(run) == losses(quiet)
 
 
+def test_a_changed_corpus_seed_or_batch_is_refused_by_name_and_nothing_is_lost(
+    ranks: Any, quiet: Path, other_corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = ranks.start(run)
+    job.signal_at(5, 0, signal.SIGTERM)
+    assert job.end() == [3, 3], job.printed()
+    before = (run / "config.yaml").read_bytes()
+    for changes, corpus, named in (
+        (["seed=7"], None, "seed was 0 and is now 7"),
+        (["data.global_batch=4"], None, "global_batch was 8 and is now 4"),
+        (["engine.zero_stage=2"], None, "engine.zero_stage was 1 and is now 2"),
+        ([], other_corpus, "the corpus's content was"),
+    ):
+        refused = ranks.start(run, *changes, corpus=corpus)
+        assert 2 in refused.end(), refused.printed()
+        assert named in refused.printed()
+        assert "Traceback" not in refused.printed()
+        assert (run / "config.yaml").read_bytes() == before
+    ranks.finish(run)
+    assert losses(run) == losses(quiet)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_ranks_become_one_and_two_again(ranks: Any, tmp_path: Path, stage: int) -> None:
     override = f"engine.zero_stage={stage}"

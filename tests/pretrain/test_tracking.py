@@ -1,5 +1,6 @@
 """The MLflow replay: a server that goes away and comes back gets every point once, and training never waits for it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,8 @@ from pretrain.tracking import MlflowMirror, read_cursor, redacted
 from typed_config import validate_config
 
 
-def config_of(run: Path, uri: str | None) -> PretrainConfig:
-    values = {"run": str(run), "steps": 9, "data": {"corpus": "c"}, "tracking": {"uri": uri}}
+def config_of(run: Path, uri: str | None, **tracking: str) -> PretrainConfig:
+    values = {"run": str(run), "steps": 9, "data": {"corpus": "c"}, "tracking": {"uri": uri, **tracking}}
     return validate_config(PretrainConfig, values, origin="test")
 
 
@@ -116,6 +117,24 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_a_run_of_a_sweep_is_nested_under_its_parent(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/tracking.db"
+    client = MlflowClient(tracking_uri=uri)
+    parent = client.create_run(client.create_experiment("sweep", (tmp_path / "artifacts").as_uri()))
+    run = tmp_path / "run"
+    config = config_of(run, uri, experiment="sweep", parent_run=parent.info.run_id)
+    store_config(config)
+    with contextlib.closing(EventLog(run)) as log:
+        mirror = MlflowMirror(run, config, print, fresh=True)
+        write_steps(log, mirror, range(1, 3))
+        mirror.close()
+    nested = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert [child.info.run_name for child in nested] == ["run"]
+    assert nested[0].data.metrics["train/loss"] == 0.5
 
 
 def test_passwords_in_urls_do_not_reach_logs() -> None:
