@@ -1,6 +1,7 @@
 """Annotated intervals from BED, GTF/GFF and RepeatMasker .out files."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -94,15 +95,10 @@ def _gff_name(attributes: str) -> str:
     return ""
 
 
-class _line:
+@contextmanager
+def _line(path: Path, number: int) -> Iterator[None]:
     """Turns what a malformed line raises into one message."""
-
-    def __init__(self, path: Path, number: int) -> None:
-        self._where = f"{path}: line {number}"
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError | IndexError):
-            raise BadInput(f"{self._where}: too few fields, or a coordinate that is no number") from error
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise BadInput(f"{path}: line {number}: too few fields, or a coordinate that is no number") from error

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from failures import BadInput
+
 from .annotations import Feature
 from .cutters import Cuts
 from .genome import Region
@@ -28,8 +30,13 @@ def length_table(
     A token belongs to the class its first base is in. Bases per token of a class is its bases over its token starts,
     so that every base counts once. The ratio is to `elsewhere`, and p how often cuts, rotated within their region by
     a random amount, give a ratio as far from 1 (two-sided, on the log scale).
+
+    Raises:
+        BadInput: no base is `elsewhere`.
     """
     classes = _class_masks(regions, letters, features)
+    if ELSEWHERE not in classes:
+        raise BadInput("lengths: the annotations cover every base of these regions; there is nothing to compare with")
     rows = []
     for way in cuts[0]:
         starts = [one[way] for one in cuts]
