@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from dnachunker import main
 from downstream.datasets import read_labelled
 
-FAST = ("epochs=2", "batch_size=16", "bootstrap=20", "learning_rate=3e-3")
+FAST = ("epochs=2", "batch_size=16", "kmer=3", "bootstrap=20", "learning_rate=3e-3")
 
 
 def finetune(export: Path, task: Path, output: Path, *methods: str, extra: tuple[str, ...] = ()) -> int:
