@@ -17,6 +17,7 @@ _EPILOG = """the path, in order:
   dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first
   dnachunker export runs/first exported/first                 a folder AutoModelForMaskedLM loads
   dnachunker report runs/first                                one HTML page about the run
+  dnachunker finetune --model exported/first --task TASK --output runs/task   a classifier, tested once
 
 `dnachunker VERB --help` explains a verb. Trailing a.b=c arguments override keys of a config.
 exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same command again), 4 a training guard fired"""
@@ -26,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports only the light `commands` module of each package."""
     from cluster import doctor, launch
     from dataprep import commands as dataprep
+    from downstream import commands as downstream
     from pretrain import commands as pretrain
     from pretrain import plan
 
@@ -55,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_doctor_arguments(examined)
     examined.set_defaults(run_verb=doctor.run_doctor)
     pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
+    downstream.add_verbs(verbs, start_ranks=_start_ranks)
     return parser
 
 

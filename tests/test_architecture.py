@@ -26,23 +26,23 @@ MAY_IMPORT = {
     "typed_config": {"failures"},
     "dnachunker": {
         "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
-        *FOUNDATIONS,
+        "downstream.commands", *FOUNDATIONS,
     },
 }  # fmt: skip
 
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
-    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py"},
+    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py", "downstream/ray_cells.py"},
     "deepspeed": {
         "pretrain/engine.py",
         "pretrain/deepspeed_config.py",
         "pretrain/reshard.py",
         "pretrain/export.py",
     },
-    "mlflow": {"pretrain/tracking.py"},
+    "mlflow": {"pretrain/tracking.py", "downstream/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
-    "matplotlib": {"pretrain/figures.py"},
-    "pyfaidx": {"dataprep/compare_fasta.py"},
+    "matplotlib": {"pretrain/figures.py", "downstream/figures.py"},
+    "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
         "dataprep/kmer_loops.py",
@@ -142,9 +142,10 @@ def test_model_files_can_be_copied_by_hugging_face() -> None:
 def test_light_parts_load_no_heavy_library() -> None:
     light = [module_name(p) for p in sources() if module_name(p).partition(".")[0] in ("dataprep", "cluster")]
     light = [name for name in light if name not in ("dataprep.ray_pipeline", "dataprep.webdataset_view")]
+    commands = ("pretrain.commands", "downstream.commands")
     code = (
         "import importlib, sys\n"
-        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', 'pretrain.commands']!r}:\n"
+        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', *commands]!r}:\n"
         "    importlib.import_module(name)\n"
         "heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -1,0 +1,170 @@
+"""Labelled sequences from the files that benchmarks come in: CSV, TSV, FASTA (label in the header) and parquet."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failures import BadInput
+from model.alphabet import BASES, IUPAC_AMBIGUOUS
+
+_SEQUENCE_COLUMNS = ("sequence", "seq")
+_LABEL_COLUMNS = ("label", "labels", "class")
+_FASTA = (".fa", ".fna", ".fasta")
+SUFFIXES = (".csv", ".tsv", *_FASTA, ".parquet")
+_LETTERS = frozenset(BASES + "N" + IUPAC_AMBIGUOUS + (BASES + "N" + IUPAC_AMBIGUOUS).lower())
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Sequences and their classes.
+
+    Attributes:
+        sequences: letters, as the file has them.
+        labels: (n,) int64, indices into `classes`.
+        classes: the labels as the file spells them, sorted (as numbers where all are whole numbers).
+    """
+
+    sequences: tuple[str, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def take(self, rows: NDArray[np.int64]) -> "Labelled":
+        """The given rows, with the same classes."""
+        return Labelled(tuple(self.sequences[row] for row in rows), self.labels[rows], self.classes)
+
+
+def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
+    """Read one file.
+
+    Args:
+        path: .csv or .tsv with the columns `sequence` and `label`, FASTA whose headers end in `|LABEL`, or parquet
+            with those columns; text may be gzipped.
+        classes: the classes of the task, as its training data has them; default: those found.
+
+    Raises:
+        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is none of `classes`.
+    """
+    sequences: list[str] = []
+    spelled: list[str] = []
+    known = None if classes is None else set(classes)
+    for where, sequence, label in _rows(path):
+        if not sequence or not _LETTERS.issuperset(sequence):
+            strange = sorted(set(sequence) - _LETTERS)
+            found = f"holds {strange[0]!r}, which is no nucleotide letter" if strange else "is empty"
+            raise BadInput(f"{path}: {where}: the sequence {found}")
+        if known is not None and label not in known:
+            raise BadInput(f"{path}: {where}: label {label!r} does not occur in training, which has {sorted(known)}")
+        sequences.append(sequence)
+        spelled.append(label)
+    if not sequences:
+        raise BadInput(f"{path}: holds no sequences")
+    names = tuple(classes) if classes is not None else sort_classes(set(spelled))
+    index = {name: number for number, name in enumerate(names)}
+    return Labelled(tuple(sequences), np.array([index[label] for label in spelled], np.int64), names)
+
+
+def join(parts: Sequence[Labelled]) -> Labelled:
+    """Several parts of one task as one."""
+    classes = sort_classes({name for part in parts for name in part.classes})
+    index = {name: number for number, name in enumerate(classes)}
+    labels = [np.array([index[name] for name in part.classes], np.int64)[part.labels] for part in parts]
+    return Labelled(tuple(s for part in parts for s in part.sequences), np.concatenate(labels), classes)
+
+
+def sort_classes(names: set[str]) -> tuple[str, ...]:
+    """Labels in order: as numbers where all are, else as text."""
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def data_suffix(path: Path) -> str | None:
+    """`.csv` of `train.csv.gz`; None where the name is not that of a data file."""
+    name = path.name.removesuffix(".gz").lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(where, sequence, label) of each row; `where` for messages."""
+    suffix = data_suffix(path)
+    if suffix is None:
+        raise BadInput(f"{path}: not a data file; readable are {', '.join(SUFFIXES)}, plain or gzipped")
+    try:
+        if suffix == ".parquet":
+            yield from _parquet_rows(path)
+            return
+        with open_text(path) as text:
+            yield from _fasta_rows(path, text) if suffix in _FASTA else _table_rows(path, text, suffix)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: not readable: {error}") from error
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file, gunzipped where its content is gzip."""
+    raw = path.open("rb")
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, encoding="utf-8", newline="")
+
+
+def _table_rows(path: Path, text: TextIO, suffix: str) -> Iterator[tuple[str, str, str]]:
+    table = csv.DictReader(text, delimiter="\t" if suffix == ".tsv" else ",")
+    sequence, label = _columns(path, table.fieldnames or [])
+    for row in table:
+        yield f"line {table.line_num}", row[sequence] or "", row[label] or ""
+
+
+def _fasta_rows(path: Path, text: TextIO) -> Iterator[tuple[str, str, str]]:
+    where, label = "", ""
+    parts: list[str] = []
+    for number, line in enumerate(text, 1):
+        line = line.strip()
+        if line.startswith(">"):
+            if where:
+                yield where, "".join(parts), label
+            where, parts = f"line {number}", []
+            _, bar, label = line.rpartition("|")
+            if not bar or not label:
+                raise BadInput(f"{path}: {where}: the header {line[:60]!r} does not end in |LABEL")
+        elif where:
+            parts.append(line)
+        elif line:
+            raise BadInput(f"{path}: line {number}: FASTA starts with a header, a line that begins with '>'")
+    if where:
+        yield where, "".join(parts), label
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not readable as parquet: {error}") from error
+    sequence, label = _columns(path, file.schema_arrow.names)
+    row = 0
+    for batch in file.iter_batches(columns=[sequence, label]):
+        for letters, value in zip(batch.column(sequence).to_pylist(), batch.column(label).to_pylist(), strict=True):
+            row += 1
+            yield f"row {row}", letters or "", "" if value is None else str(value)
+
+
+def _columns(path: Path, names: Sequence[Any]) -> tuple[str, str]:
+    found = []
+    for kind in (_SEQUENCE_COLUMNS, _LABEL_COLUMNS):
+        column = next((name for name in names if str(name).lower() in kind), None)
+        if column is None:
+            raise BadInput(f"{path}: has no column {kind[0]!r}; it has {', '.join(map(str, names)) or 'none'}")
+        found.append(str(column))
+    return found[0], found[1]

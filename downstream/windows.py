@@ -1,0 +1,125 @@
+"""Long sequence through a network that reads windows: each window is read with a flank and kept without it.
+
+A window's outermost bases see less context than the others, and its first base always starts a chunk. So windows
+overlap by two flanks, and every base is taken from the one window in which it is farthest from an end. Where a
+window's end is the contig's end there is no flank. A contig that fits into one window is read whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from yaml import YAMLError, safe_load
+
+from failures import BadInput
+
+from .exported import Exported, batches
+from .genome import Region
+
+_DEFAULT_WINDOW = 8192
+_BATCH_BASES = 65_536
+
+
+@dataclass(frozen=True)
+class Window:
+    """Bases [start, end) of a contig are read, [keep_start, keep_end) are kept."""
+
+    contig: str
+    start: int
+    end: int
+    keep_start: int
+    keep_end: int
+
+    @property
+    def kept(self) -> slice:
+        """The kept part, counted from the window's start."""
+        return slice(self.keep_start - self.start, self.keep_end - self.start)
+
+
+@dataclass(frozen=True)
+class WindowOutput:
+    """What the network says of a window's kept bases.
+
+    Attributes:
+        boundaries: per stage (L,) bool, where a chunk starts.
+        probabilities: per stage (L,) float32: at every base at stage 0, later at starts of the stage before.
+        hidden: (L, D) float32; None unless asked for.
+    """
+
+    window: Window
+    letters: str
+    boundaries: tuple[NDArray[np.bool_], ...]
+    probabilities: tuple[NDArray[np.float32], ...]
+    hidden: NDArray[np.float32] | None
+
+
+def default_window(exported: Exported) -> int:
+    """The length the model was pretrained on, where the folder tells."""
+    try:
+        described = safe_load((exported.folder / "pretraining.yaml").read_text("utf-8"))
+        return int(described["data"]["seq_len"])
+    except (OSError, YAMLError, KeyError, TypeError, ValueError):
+        return _DEFAULT_WINDOW
+
+
+def tile(region: Region, contig_length: int, window: int, flank: int) -> Iterator[Window]:
+    """Windows whose kept parts cover the region once, in order; flanks reach beyond it, within the contig.
+
+    Raises:
+        BadInput: the flanks leave nothing of the window.
+    """
+    if flank < 0 or window <= 2 * flank:
+        raise BadInput(f"--window {window} and --flank {flank}: a window has to be longer than its two flanks")
+    if contig_length <= window:
+        yield Window(region.contig, 0, contig_length, region.start, region.end)
+        return
+    step = window - 2 * flank
+    for start in range(region.start, region.end, step):
+        end = min(start + step, region.end)
+        yield Window(region.contig, max(0, start - flank), min(contig_length, end + flank), start, end)
+
+
+class Source(Protocol):
+    """Where letters come from: a Genome."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def fetch(self, contig: str, start: int, end: int) -> str: ...
+
+
+def run_windows(
+    exported: Exported, network: nn.Module, genome: Source, windows: Sequence[Window], *, hidden: bool = False
+) -> Iterator[WindowOutput]:
+    """The network's findings, window by window in order.
+
+    Args:
+        network: `exported.network("none")`, or with another head if `hidden` is not asked for.
+    """
+    size = max(1, _BATCH_BASES // max((w.end - w.start for w in windows), default=1))
+    for part in batches(len(windows), size):
+        texts = [genome.fetch(w.contig, w.start, w.end) for w in windows[part]]
+        encoded = []
+        for window, text in zip(windows[part], texts, strict=True):
+            try:
+                encoded.append(exported.encode(text))
+            except BadInput as error:
+                raise BadInput(f"{genome.path}: {window.contig}:{window.start + 1}-{window.end}: {error}") from error
+        ids, mask = exported.batch(encoded)
+        with torch.no_grad():
+            output = network(input_ids=ids, attention_mask=mask)
+        stages = range(len(output.boundaries))
+        for row, (window, text) in enumerate(zip(windows[part], texts, strict=True)):
+            kept = window.kept
+            yield WindowOutput(
+                window,
+                text[kept],
+                tuple(output.boundaries[s][row, kept].cpu().numpy() for s in stages),
+                tuple(output.boundary_probabilities[s][row, kept].float().cpu().numpy() for s in stages),
+                output.last_hidden_state[row, kept].float().cpu().numpy() if hidden else None,
+            )
