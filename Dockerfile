@@ -13,8 +13,9 @@ RUN pip install 'setuptools>=77' wheel packaging ninja && pip install . \
     && pip install --no-build-isolation '.[cuda,s3]'
 
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
-# deepspeed's launcher looks for a compiler and ssh only when it is asked to use them
-RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv openssh-client \
+# Triton compiles the few lines that start a kernel with the machine's C compiler; `launch --on hosts` uses ssh
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv python3-dev gcc libc6-dev \
+    openssh-client \
     && rm -rf /var/lib/apt/lists/* && useradd --create-home --uid 1001 dnachunker
 COPY --from=build /opt/dnachunker /opt/dnachunker
 ENV PATH=/opt/dnachunker/bin:$PATH PYTHONUNBUFFERED=1
