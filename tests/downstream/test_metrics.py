@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from downstream import metrics
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 4), st.integers(8, 80), st.integers(0, 2**32 - 1))
 def test_scores_equal_scikit_learns(classes: int, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -230,6 +230,7 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
         assert list(tmp_path.iterdir()) == [vcf]
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_file(export: Path, fasta: Path, tmp_path: Path) -> None:
     letters = "".join(fasta.read_text().split(">")[1].split("\n")[1:])
     (tmp_path / "in.vcf").write_text(as_vcf(made_up_variants("a", letters, 40, seed=3)))
