@@ -5,6 +5,7 @@ a power cut does; `cut` leaves them running and takes the link away.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+_LETTERS = itertools.cycle("abcdefghij")  # of one test process; devices of killed hosts live on for a moment
 _NEEDED = ("sshd", "ssh", "ssh-keygen", "ip", "unshare")
 
 
@@ -25,7 +27,7 @@ class NetworkHosts:
         if missing or os.geteuid():
             pytest.skip(f"hosts as network namespaces need root and: {', '.join(missing) or 'nothing else'}")
         self._folder, self._processes = folder, {}
-        self._tag = f"dn{os.getpid() % 10000}"
+        self._tag = f"dn{os.getpid() % 10000}{next(_LETTERS)}"
         self._subnet = f"10.{66 + os.getpid() % 100}.{os.getpid() % 250}"
         self.names = [f"h{number}" for number in range(1, count + 1)]
         self.addresses = {name: f"{self._subnet}.{number}" for number, name in enumerate(self.names, 1)}
@@ -36,6 +38,24 @@ class NetworkHosts:
             _run("ip", "link", "add", f"{self._tag}br", "type", "bridge")
         except subprocess.CalledProcessError as error:
             pytest.skip(f"network namespaces cannot be made here: {error.stderr}")
+        try:
+            self._build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names:
+            with contextlib.suppress(KeyError):
+                self.down(name)
+            subprocess.run(["ip", "link", "delete", f"{self._space(name)}v"], capture_output=True)
+            subprocess.run(["ip", "netns", "delete", self._space(name)], capture_output=True)
+        subprocess.run(["ip", "link", "delete", f"{self._tag}br"], capture_output=True)
+        for etc in self._etc:
+            shutil.rmtree(etc, ignore_errors=True)
+
+    def _build(self) -> None:
         _run("ip", "address", "add", f"{self._subnet}.254/24", "dev", f"{self._tag}br")
         _run("ip", "link", "set", f"{self._tag}br", "up")
         key = self._folder / "key"
@@ -59,16 +79,6 @@ class NetworkHosts:
             for device in ("lo", "eth0"):
                 _run("ip", "-n", space, "link", "set", device, "up")
             self.up(name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.names:
-            with contextlib.suppress(KeyError):
-                self.down(name)
-            subprocess.run(["ip", "netns", "delete", self._space(name)], capture_output=True)
-        subprocess.run(["ip", "link", "delete", f"{self._tag}br"], capture_output=True)
-        for etc in self._etc:
-            shutil.rmtree(etc, ignore_errors=True)
 
     @property
     def ssh_options(self) -> list[str]:
