@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fresh = [node for node in avoid if node in suspects]
     if fresh:
         command = [plan.submit[0], f"--exclude={','.join(avoid)}", *plan.submit[1:]]
-        _say(f"continuing as job {submit_job(command, os.environ)} without {', '.join(avoid)}")
+        _say(f"continuing as job {submit_job(command, _without_this_job(os.environ))} without {', '.join(avoid)}")
         return code
     subprocess.run(["scontrol", "requeue", parsed.job], check=True)
     return code
+
+
+def _without_this_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for another job: sbatch hands on what it inherits, and the old rendezvous would be met again."""
+    of_this_job = ("SLURM_", "MASTER_", "DNACHUNKER_")
+    return {name: v for name, v in environment.items() if name == "SLURM_CONF" or not name.startswith(of_this_job)}
 
 
 def _state(job: str) -> str:

@@ -185,10 +185,18 @@ def test_a_node_that_fails_twice_is_left_out(tmp_path: Path, monkeypatch: pytest
     for name, prints in (("sbatch", "8"), ("scontrol", "JobId=7 JobState=RUNNING")):
         (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {log}\necho {prints}\n')
         (tools / name).chmod(0o755)
+    with (tools / "sbatch").open("a") as script:
+        script.write(f"env > {tmp_path}/inherited\n")
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    for name in ("SLURM_CONF", "SLURM_RESTART_COUNT", "MASTER_ADDR", "DNACHUNKER_EXIT_FOLDER", "NCCL_DEBUG"):
+        monkeypatch.setenv(name, "of the old job")
     (tmp_path / "slurm.json").write_text(PLAN)
     for attempt in range(2):
         folder = exits(tmp_path / ".slurm" / f"7-{attempt}", n1={0: 1}, n2={1: None})
         assert main(["--code", "137", "--job", "7", "--exits", str(folder), str(tmp_path / "slurm.json")]) == 1
     called = [line for line in log.read_text().splitlines() if "show" not in line]
     assert called == ["scontrol requeue 7", "sbatch --exclude=n2 --parsable run/slurm.sh"]
+    inherited = (tmp_path / "inherited").read_text()
+    assert "SLURM_CONF=" in inherited
+    assert "NCCL_DEBUG=" in inherited
+    assert not any(name in inherited for name in ("SLURM_RESTART_COUNT", "MASTER_ADDR", "DNACHUNKER_"))
