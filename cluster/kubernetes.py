@@ -18,6 +18,7 @@ from .config import ClusterConfig, KubernetesSettings
 from .request import Request, say, worker_of
 
 _CONFIG = "/etc/dnachunker"
+_INDEX = "index.json"  # of a corpus, written last
 _SAVE_SECONDS = 120  # between SIGTERM and the end of a pod: time to finish the step and save
 _FINAL_CODES = [2, 4]  # bad input, a guard: another start would fail in the same way
 
@@ -34,8 +35,11 @@ def launch(request: Request, corpus: CorpusConfig | None = None) -> int:
         raise Failure("kubectl: not found; install it, or apply the output of --dry-run where it is") from error
     if done.returncode:
         raise BadInput(f"kubectl apply: exit code {done.returncode}; its message is above")
-    name = request.cluster.kubernetes.name
-    say(f"applied; `kubectl -n {request.cluster.kubernetes.namespace} get jobset {name}` shows it")
+    kubectl, name = f"kubectl -n {request.cluster.kubernetes.namespace}", request.cluster.kubernetes.name
+    say(
+        f"applied; `{kubectl} get jobset {name}` shows it. Before the same command continues a finished or a changed "
+        f"set: `{kubectl} delete jobset {name}`"
+    )
     return 0
 
 
@@ -43,32 +47,37 @@ def manifests(request: Request, corpus: CorpusConfig | None = None) -> list[dict
     """The objects of a run; with `corpus`, also those that build the corpus the run names.
 
     Raises:
-        BadInput: no number of ranks, or a run folder or corpus that no pod would see.
+        BadInput: no number of ranks, a run folder or corpus that no pod would see, or a corpus to build that is a URL.
     """
     cluster, settings = request.cluster, request.cluster.kubernetes
     if not cluster.gpus:
         raise BadInput("kind kubernetes needs to know how many GPUs a pod has: --gpus G (and --nodes N)")
     request.require_divisible((cluster.nodes or 1) * cluster.gpus)
     _require_mounted(request.run.run, settings, "run")
-    if "://" not in request.run.data.corpus:
-        _require_mounted(request.run.data.corpus, settings, "data.corpus")
+    folder = request.run.data.corpus
+    if "://" not in folder:
+        _require_mounted(folder, settings, "data.corpus")
+    elif corpus is not None:
+        raise BadInput(f"--shard builds a folder on the volume, not data.corpus={folder}; run `dnachunker shard` first")
     configs = {"run.yaml": to_yaml(request.run)}
     if corpus is not None:
         configs["corpus.yaml"] = to_yaml(corpus)
     metadata = {"name": settings.name, "namespace": settings.namespace}
     objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": configs}]
     if corpus is not None:
-        objects.append(_ray_job(cluster, request.run.data.corpus))
-    return [*objects, _job_set(cluster)]
+        objects.append(_ray_job(cluster, folder))
+    return [*objects, _job_set(cluster, None if corpus is None else str(PurePosixPath(folder, _INDEX)))]
 
 
-def _job_set(cluster: ClusterConfig) -> dict[str, Any]:
+def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
+    """The JobSet; its pods start no rank before the file `awaited` is there."""
     settings, nodes, ranks = cluster.kubernetes, cluster.nodes or 1, cluster.gpus or 1
     job = "workers"
     first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet's headless service is named after the set
     command = [
         cluster.python or "python", "-P", "-m", "cluster.pod", "--nodes", str(nodes), "--ranks", str(ranks),
-        "--address", first_pod, "--port", str(settings.port), "--", *worker_of(f"{_CONFIG}/run.yaml"),
+        "--address", first_pod, "--port", str(settings.port),
+        *(["--wait-for", awaited] if awaited else []), "--", *worker_of(f"{_CONFIG}/run.yaml"),
     ]  # fmt: skip
     pod = _pod(cluster, command, gpus=ranks)
     pod["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": _SAVE_SECONDS}

@@ -5,12 +5,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .local import run_node
 from .topology import Placement
 
 _NAME_SECONDS = 600.0  # the first pod's name appears when it is scheduled, which may pull an image first
+_POLL_SECONDS = 5.0  # a file on storage that others write to
+_TELL_SECONDS = 180.0
+# With backoffLimit 0 the first pod that fails decides for all whether the set is started again: 2 and 4, which say no,
+# must be seen before what the other pods make of the rank they lost.
+_LET_OTHERS_SPEAK_SECONDS = 20.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,16 +26,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, required=True, help="of each pod")
     parser.add_argument("--address", required=True, help="name of the first pod")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--wait-for", type=Path, metavar="FILE", help="start no rank before this file is there")
     parser.add_argument("worker", nargs="+", help="module name and arguments, as after `python -m`")
     parsed = parser.parse_args(arguments)
     index = int(os.environ["JOB_COMPLETION_INDEX"])
+    if parsed.wait_for:
+        wait_for(parsed.wait_for)
     deadline = time.monotonic() + _NAME_SECONDS
     while not _resolves(parsed.address):
         if time.monotonic() > deadline:
             print(f"dnachunker: {parsed.address}: no such name after {_NAME_SECONDS:g} s", file=sys.stderr)
             return 1
         time.sleep(1)
-    return run_node(parsed.worker, Placement(parsed.nodes, index, parsed.ranks, parsed.address, parsed.port))
+    code = run_node(parsed.worker, Placement(parsed.nodes, index, parsed.ranks, parsed.address, parsed.port))
+    if code not in (0, 2, 4):
+        time.sleep(_LET_OTHERS_SPEAK_SECONDS)
+    return code
+
+
+def wait_for(path: Path, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until a file is there, saying so every few minutes."""
+    silent = _TELL_SECONDS
+    while not path.exists():
+        if silent >= _TELL_SECONDS:
+            print(f"dnachunker: waiting for {path}, which another job writes", file=sys.stderr, flush=True)
+            silent = 0.0
+        sleep(_POLL_SECONDS)
+        silent += _POLL_SECONDS
 
 
 def _resolves(name: str) -> bool:

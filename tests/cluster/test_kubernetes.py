@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from yaml import safe_load, safe_load_all
 
+from cluster import pod
+from cluster.pod import wait_for
 from dnachunker import main
 
 FLAGS = [
@@ -53,13 +55,41 @@ def test_a_job_set_restarts_as_the_exit_codes_say(objects: dict[str, Any]) -> No
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["command"] == [
         "python", "-P", "-m", "cluster.pod", "--nodes", "4", "--ranks", "8", "--address", "paper-workers-0-0.paper",
-        "--port", "29500", "--", "dnachunker", "pretrain", "--config", "/etc/dnachunker/run.yaml",
+        "--port", "29500", "--wait-for", "/data/corpora/hg38/index.json", "--",
+        "dnachunker", "pretrain", "--config", "/etc/dnachunker/run.yaml",
     ]  # fmt: skip
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert container["envFrom"] == [{"secretRef": {"name": "mlflow"}}]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
     assert safe_load(objects["ConfigMap"]["data"]["run.yaml"])["run"] == "/data/runs/a b;$(id)"
+
+
+def test_ranks_wait_for_the_corpus_that_is_being_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, slept = tmp_path / "index.json", list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if sum(slept) > 300:
+            index.write_text("{}")
+
+    wait_for(index, sleep)
+    assert capsys.readouterr().err.count(f"waiting for {index}") == 2, "at first, and once every few minutes"
+    assert main([flag for flag in FLAGS if flag not in ("--shard", "sample")] + KEYS) == 0
+    assert "--wait-for" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(0, []), (2, []), (4, []), (1, [20.0]), (3, [20.0])])
+def test_a_pod_whose_end_forbids_a_restart_ends_first(
+    code: int, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = list[float]()
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.setattr(pod, "run_node", lambda worker, placement: code)
+    monkeypatch.setattr(pod.time, "sleep", slept.append)
+    arguments = ["--nodes", "1", "--ranks", "1", "--address", "localhost", "--port", "1", "--", "worker"]
+    assert pod.main(arguments) == code
+    assert slept == seconds
 
 
 def test_the_corpus_is_built_by_a_ray_job(objects: dict[str, Any]) -> None:
@@ -134,6 +164,7 @@ def _close(schema: dict[str, Any]) -> None:
     ("arguments", "said"),
     [
         (["cluster.kubernetes.mount=/other"], "not under cluster.kubernetes.mount"),
+        (["--corpus", "s3://bucket/hg38"], "--shard builds a folder on the volume"),
         (["cluster.kubernetes.name='a;b'"], "cluster.kubernetes.name"),
         (["cluster.kubernetes.image='x y'"], "cluster.kubernetes.image"),
         (["cluster.kubernetes.secret='a: b'"], "cluster.kubernetes.secret"),
