@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   dnachunker launch --config dnachunker-172m --corpus /data/hg38 --run /data/runs/paper --on hosts --hostfile hosts.txt
   dnachunker launch --config dnachunker-172m --corpus /data/hg38 --run /data/runs/paper --on slurm --nodes 4 --gpus 8
   dnachunker launch ... --on my-cluster.yaml cluster.restart.min_nodes=2 --dry-run
-exit codes: those of pretrain; 3 after a stop you asked for"""
+exit codes: those of pretrain; 3 after a stop you asked for (on ray 130: its ranks end unsaved)"""
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:

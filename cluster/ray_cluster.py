@@ -4,11 +4,12 @@ A process, because a rank ends itself with an exit code that means something, wh
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 from failures import BadInput
@@ -16,7 +17,10 @@ from failures import BadInput
 from .commands import passed_variables
 from .request import Request, say, worker_of
 from .restart import Attempt, supervise
+from .stop_requests import StopRequests
 from .topology import most_telling
+
+_STOPPED = 130  # a shell's code for Ctrl-C: the ranks were ended, not asked to save
 
 
 def launch(request: Request) -> int:
@@ -26,33 +30,64 @@ def launch(request: Request) -> int:
         raise BadInput("kind ray needs to know how many ranks a machine runs: --gpus G (and --nodes N)")
     nodes, ranks = cluster.nodes or 1, cluster.gpus
     request.require_divisible(nodes * ranks)
-    on_gpus = os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-    resources = {"CPU": float(cluster.ray.cpus_per_rank), **({"GPU": 1.0} if on_gpus else {})}
+    cpus = float(cluster.ray.cpus_per_rank)
     if request.dry_run:
-        print(f"# Ray cluster {cluster.ray.address}: {nodes * ranks} workers with {resources} each, running")
+        each = f"{cpus:g} CPUs each, and a GPU where the cluster has any"
+        print(f"# Ray cluster {cluster.ray.address}: {nodes * ranks} workers with {each}, running")
         print(f"python -m {' '.join(worker_of(request.stored_config))}")
         return 0
     stored = request.prepare(request.run, nodes * ranks)
     environment = {**passed_variables(os.environ, cluster.pass_environment), **cluster.environment}
     job = {"worker": worker_of(stored.absolute()), "environment": environment, "workdir": request.workdir}
-    _connect(cluster.ray.address)
-
-    def attempt() -> Attempt:
-        return Attempt(_train(job, nodes * ranks, resources))
-
-    def wait(seconds: float) -> bool:
-        time.sleep(seconds)
-        return False
-
-    # ending this process ends Ray's workers; the ranks notice that theirs is gone, save and leave
-    return supervise(attempt, cluster.restart, say=say, wait=wait)
+    resources = share_of_a_rank(_connect(cluster.ray.address), nodes * ranks, cpus, environment)
+    with StopRequests() as stop:
+        return supervise(
+            lambda: _attempt(job, nodes * ranks, resources, stop), cluster.restart, say=say, wait=stop.wait
+        )
 
 
-def _connect(address: str) -> None:
+def share_of_a_rank(
+    available: Mapping[str, float], ranks: int, cpus: float, environment: Mapping[str, str]
+) -> dict[str, float]:
+    """What each rank asks Ray for: its CPUs, and a GPU unless the cluster has none or the user chose CPUs.
+
+    Raises:
+        BadInput: the cluster has less than all of them need; Ray would wait for more without an end.
+    """
+    on_gpus = environment.get("DS_ACCELERATOR", "cuda") == "cuda" and available.get("GPU", 0.0) > 0
+    share = {"CPU": cpus, **({"GPU": 1.0} if on_gpus else {})}
+    for kind, each in share.items():
+        if available.get(kind, 0.0) < each * ranks:
+            raise BadInput(
+                f"{ranks} ranks need {each * ranks:g} {kind}s and the Ray cluster has {available.get(kind, 0.0):g}; "
+                "add machines to it, or lower --nodes, --gpus or cluster.ray.cpus_per_rank"
+            )
+    return share
+
+
+def _attempt(job: Mapping[str, Any], ranks: int, resources: Mapping[str, float], stop: StopRequests) -> Attempt:
+    import ray
+
+    ended: list[int] = []
+    # not the main thread: there Ray would take Ctrl-C over, whose exit code says success
+    trainer = threading.Thread(target=lambda: ended.append(_train(job, ranks, resources)), daemon=True)
+    trainer.start()
+    while trainer.is_alive() and not stop.count:
+        trainer.join(0.5)
+    if not trainer.is_alive():
+        return Attempt(ended[0] if ended else 1, asked=stop.count > 0)
+    ray.shutdown()  # ends the workers, and they their ranks
+    say("stopped; the same command continues from the newest checkpoint")
+    return Attempt(_STOPPED, asked=True)
+
+
+def _connect(address: str) -> dict[str, float]:
+    """Join the cluster; returns what it has."""
     import ray
 
     try:
         ray.init(address=address, log_to_driver=True, configure_logging=False)
+        return dict(ray.cluster_resources())
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(f"cluster.ray.address={address}: no Ray cluster answers there") from error
 
@@ -74,7 +109,7 @@ def _train(job: Mapping[str, Any], workers: int, resources: Mapping[str, float])
     try:
         trainer.fit()
     except Exception as error:
-        codes = [int(code) for code in _codes_in(str(error))]
+        codes = codes_in(error)
         if not codes:
             say(f"Ray Train: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return most_telling(codes) if codes else 1
@@ -86,10 +121,17 @@ class RankEnded(Exception):
 
     def __init__(self, code: int) -> None:
         super().__init__(f"rank-exit-code={code};")
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["RankEnded"], tuple[int]]:
+        return RankEnded, (self.code,)  # by default an exception is made again from its message
 
 
-def _codes_in(message: str) -> Sequence[str]:
-    return [part.partition(";")[0] for part in message.split("rank-exit-code=")[1:]]
+def codes_in(error: Exception) -> list[int]:
+    """Exit codes of all ranks that an error of Ray Train tells of; its message alone may leave some out."""
+    failures = getattr(error, "worker_failures", None) or {}
+    messages = [str(error), *map(str, failures.values())]
+    return [int(code) for text in messages for code in re.findall(r"rank-exit-code=(\d+);", text)]
 
 
 def _rank(job: dict[str, Any]) -> None:
@@ -107,7 +149,7 @@ def _rank(job: dict[str, Any]) -> None:
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-m", *job["worker"]], env=environment, cwd=job["workdir"])
     if done.returncode:
-        raise RankEnded(done.returncode)
+        raise RankEnded(done.returncode if done.returncode > 0 else 128 - done.returncode)  # as shells say it
 
 
 def _free_address() -> tuple[str, int]:

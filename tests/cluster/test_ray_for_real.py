@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,3 +93,34 @@ def test_ray_train_runs_the_ranks(two_nodes: tuple[Any, Any], tmp_path: Path, sa
     # bad input is not tried again
     done = subprocess.run([*command, *small, "seed=1"], capture_output=True, text=True, env={**os.environ, **FAST})
     assert done.returncode == 2
+
+
+def test_a_stop_ends_the_ranks_and_does_not_look_like_success(
+    two_nodes: tuple[Any, Any], tmp_path: Path, sample_corpus: Path
+) -> None:
+    cluster, _ = two_nodes
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", str(sample_corpus),
+        "--run", str(run), "--on", "ray", "--nodes", "2", "--gpus", "1", "steps=100000", "model.width=32",
+        "model.num_heads=2", "model.trunk_layers=1", "data.seq_len=128", "evaluation.windows=2",
+        "tracking.enabled=false", f"cluster.ray.address={cluster.address}", "cluster.environment.OMP_NUM_THREADS='1'",
+    ]  # fmt: skip
+    events = run / "events.jsonl"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **FAST})
+    deadline = time.monotonic() + 300
+    while not events.exists() or '"step"' not in events.read_text():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130, (tmp_path / "log").read_text()
+    told = (tmp_path / "log").read_text()
+    assert "the same command continues" in told
+    assert "starting again" not in told
+    size = -1
+    while size != events.stat().st_size:  # ranks that outlive the command would go on writing
+        assert time.monotonic() < deadline
+        size = events.stat().st_size
+        time.sleep(5)

@@ -1,0 +1,45 @@
+"""What is made of Ray's answers, without a cluster."""
+
+import pickle
+
+import pytest
+
+from cluster.ray_cluster import RankEnded, codes_in, share_of_a_rank
+from failures import BadInput
+
+
+class WorkersFailed(Exception):
+    """As Ray Train's: a message, and what each worker raised."""
+
+    def __init__(self, message: str, worker_failures: dict[int, Exception]) -> None:
+        super().__init__(message)
+        self.worker_failures = worker_failures
+
+
+def test_the_exit_code_of_a_rank_survives_the_way_through_ray() -> None:
+    ended = pickle.loads(pickle.dumps(RankEnded(4)))
+    assert (ended.code, str(ended)) == (4, "rank-exit-code=4;")
+
+
+def test_exit_codes_of_all_ranks_are_found() -> None:
+    assert codes_in(WorkersFailed("rank-exit-code=1;", {0: RankEnded(1), 5: RankEnded(2)})) == [1, 1, 2]
+    assert codes_in(RuntimeError("rank-exit-code=; rank-exit-code={code}; no code")) == []
+
+
+def test_ranks_share_what_the_cluster_has() -> None:
+    assert share_of_a_rank({"CPU": 16.0, "GPU": 8.0}, 8, 2.0, {}) == {"CPU": 2.0, "GPU": 1.0}
+    assert share_of_a_rank({"CPU": 16.0}, 8, 2.0, {}) == {"CPU": 2.0}
+    assert share_of_a_rank({"CPU": 16.0, "GPU": 2.0}, 8, 2.0, {"DS_ACCELERATOR": "cpu"}) == {"CPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("available", "said"),
+    [
+        ({"CPU": 4.0}, "8 ranks need 8 CPUs and the Ray cluster has 4"),
+        ({"CPU": 64.0, "GPU": 2.0}, "8 ranks need 8 GPUs and the Ray cluster has 2"),
+        ({}, "has 0"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_refused(available: dict[str, float], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        share_of_a_rank(available, 8, 1.0, {})
