@@ -55,7 +55,7 @@ class _Agent:
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._heard = time.monotonic()
         self._lost_seconds = float("inf")
-        self._running = False
+        self._running = self._stop_asked = False
         self._listener: socket.socket | None = None
         threading.Thread(target=self._listen_to_input, args=(sys.stdin,), daemon=True).start()
         threading.Thread(target=self._watch_lease, daemon=True).start()
@@ -95,21 +95,30 @@ class _Agent:
             if "kill" in order:
                 _end_everything()
             elif "stop" in order and self._running:
-                os.kill(os.getpid(), signal.SIGTERM)  # `run_node` passes it on to the ranks
+                self._ask_to_stop()
             elif "beat" not in order:
                 self._orders.put(order)
         # the supervisor is gone: save and leave, for as long as a machine may stay unreachable
         self._heard = time.monotonic()
         if self._running:
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._ask_to_stop()
         else:
             self._orders.put({})
+
+    def _ask_to_stop(self) -> None:
+        if not self._stop_asked:  # a second request would end ranks that are saving
+            self._stop_asked = True
+            os.kill(os.getpid(), signal.SIGTERM)  # `run_node` passes it on to the ranks
 
     def _watch_lease(self) -> None:
         while time.monotonic() - self._heard < self._lost_seconds:
             time.sleep(0.2)
+        _end_children()
         reason = f"{socket.gethostname()}: not heard from the supervisor for {self._lost_seconds:g} s; ending the ranks"
-        print(f"dnachunker: {reason}", file=sys.stderr, flush=True)
+        # in a thread: output that nobody takes any more must not keep this process
+        told = threading.Thread(target=print, args=(f"dnachunker: {reason}",), kwargs={"flush": True}, daemon=True)
+        told.start()
+        told.join(1)
         _end_everything()
 
 
@@ -178,13 +187,16 @@ def _reach(host: str, port: int) -> bool | str:
 
 def _end_everything() -> None:
     """Kill all that this process started, and this process."""
-    me = psutil.Process()
-    for process in me.children(recursive=True):
+    _end_children()
+    psutil.Process().kill()
+
+
+def _end_children() -> None:
+    for process in psutil.Process().children(recursive=True):
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    me.kill()
 
 
 if __name__ == "__main__":

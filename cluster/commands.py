@@ -69,6 +69,7 @@ def ssh_command(host: str, settings: HostsSettings, *, python: str, workdir: str
     own = [
         "BatchMode=yes", f"ConnectTimeout={max(1, int(settings.connect_seconds))}",
         f"ServerAliveInterval={interval}", f"ServerAliveCountMax={_KEEPALIVES}",
+        "ControlMaster=no", "ControlPath=none",  # a shared connection has its own keepalives and ignores these
     ]  # fmt: skip
     # ssh takes the first value it is given for a key
     options = [f"-o{option}" for option in (*settings.ssh_options, *own)]

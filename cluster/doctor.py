@@ -228,7 +228,7 @@ def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Fi
     if len(backends) > 1:
         yield Finding("all", "kernels", "fail", " | ".join(backends), "install the same extras on every machine")
     else:
-        remedy = "the selective scan runs as plain PyTorch: install the cuda extra"
+        remedy = "the selective scan runs as plain PyTorch: Triton on a GPU needs gcc, a CPU needs numba"
         yield Finding("all", "kernels", "warn" if slow else "ok", backends[0], remedy if slow else "")
     faults = [f"{rank['host']}: {rank['corpus_fault']}" for rank in ranks if rank["corpus_fault"]]
     if faults:

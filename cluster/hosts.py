@@ -136,17 +136,13 @@ class HostsJob:
         return chosen or [], unfit
 
     def _rendezvous(self, chosen: Sequence["_Link"], events: "queue.Queue[tuple[str, Any]]") -> int | str:
-        """A port of the first machine that the others reach, or why there is none.
-
-        Raises:
-            BadInput: the port that the config names is taken.
-        """
+        """A port of the first machine that the others reach, or why there is none."""
         first, others = chosen[0], chosen[1:]
         first.send(listen=self._settings.port or 0)
         port = self._replies([first], events, "listening", REACH_SECONDS)[first.name]
         if not isinstance(port, int):
             if self._settings.port:
-                raise BadInput(f"{first.name}: cannot listen on cluster.hosts.port={self._settings.port}; name another")
+                return f"{first.name}: cannot listen on cluster.hosts.port={self._settings.port}; name another"
             return f"{first.name}: found no port for the rendezvous"
         for link in others:
             link.send(reach=[first.name, port])
@@ -164,6 +160,7 @@ class HostsJob:
         """What each machine answers; a text says why one did not."""
         waiting = {link.name: link for link in links}
         found: dict[str, Any] = {}
+        ended: list[tuple[str, int]] = []  # of machines not asked now: whoever asks or follows them next must know
         deadline = time.monotonic() + seconds
         while waiting and (left := deadline - time.monotonic()) > 0 and not self._stop.count:
             try:
@@ -175,6 +172,10 @@ class HostsJob:
             elif name in waiting and key in event:
                 found[name] = event[key]
                 del waiting[name]
+            elif isinstance(event, int):
+                ended.append((name, event))
+        for end in ended:
+            events.put(end)
         return found | dict.fromkeys(waiting, f"has not answered within {seconds:g} s")
 
     def _follow(self, links: Mapping[str, "_Link"], events: "queue.Queue[tuple[str, Any]]") -> Attempt:

@@ -31,7 +31,8 @@ def test_hosts_dry_run_prints_the_whole_commands(
     where = ["cluster.workdir=/data/my project", "cluster.python=/opt/py/bin/python", "cluster.environment.A='b c'"]
     assert launch("--on", "hosts", "--hostfile", hostfile, "--dry-run", *where, run="/data/runs/x") == 0
     ssh = (
-        "ssh -T -oBatchMode=yes -oConnectTimeout=60 -oServerAliveInterval=7 -oServerAliveCountMax=3 -- {} "
+        "ssh -T -oBatchMode=yes -oConnectTimeout=60 -oServerAliveInterval=7 -oServerAliveCountMax=3 "
+        "-oControlMaster=no -oControlPath=none -- {} "
         "'cd '\"'\"'/data/my project'\"'\"' && exec /opt/py/bin/python -P -m cluster.agent'"
     )
     assert capsys.readouterr().out.splitlines() == [
