@@ -96,6 +96,13 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
     """All checks, machine by machine and then of all together."""
     from failures import BadInput
 
+    from .local import visible_gpus
+
+    visible, wanted_gpus = len(visible_gpus()), cluster.gpus or 0
+    if cluster.kind == "local" and 0 < visible < wanted_gpus:
+        remedy = "lower --gpus, or let CUDA_VISIBLE_DEVICES name more"
+        yield Finding("localhost", "GPUs", "fail", f"{visible} visible, fewer than --gpus {wanted_gpus}", remedy)
+        return
     shared = Path(run.run).absolute().parent
     shared = next(parent for parent in (shared, *shared.parents) if parent.exists())
     try:

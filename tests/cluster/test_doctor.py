@@ -9,6 +9,7 @@ import pytest
 from network_hosts import NetworkHosts
 
 from cluster.doctor import Finding, judge_host, judge_ranks, judge_together, tracking_address
+from dnachunker import main
 
 SOUND = {
     "versions": {"python": "3.12.1", "torch": "2.13.0"}, "gpus": [{"index": "0", "name": "H100", "fault": ""}],
@@ -68,6 +69,17 @@ def test_what_the_ranks_find_is_named() -> None:
     assert "n1: train-0.tar.zst" in finding.found
     mixed = {**RANKS, "ranks": [first, {**second, "backends": "scan reference"}]}
     assert [f.check for f in bad(judge_ranks(mixed, None))] == ["kernels"]
+
+
+def test_more_gpus_than_this_machine_shows_are_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    where = ["--corpus", "c", "--run", str(tmp_path / "run"), "--on", "local", "--gpus", "4", "--json"]
+    assert main(["doctor", "--config", "tiny", *where]) == 2
+    (finding,) = json.loads(capfd.readouterr().out)
+    assert (finding["check"], finding["found"]) == ("GPUs", "2 visible, fewer than --gpus 4")
 
 
 def test_the_address_of_a_tracking_server() -> None:
