@@ -14,7 +14,7 @@ from types import FrameType
 import psutil
 
 from .commands import launcher_command, worker_environment
-from .stop_requests import SIGNALS
+from .stop_requests import ONE_REQUEST_SECONDS, heeded
 from .topology import Placement
 
 # Tells each rank where to leave the exit code it means: DeepSpeed's launcher returns the code of whichever rank it
@@ -130,11 +130,11 @@ class _Forwarding:
 
     def __init__(self, launcher: "subprocess.Popen[bytes]", on_signal: Callable[[], None] | None) -> None:
         self._launcher, self._on_signal = launcher, on_signal
-        self._received = 0
+        self._first: float | None = None  # when the first signal came
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> None:
-        for number in SIGNALS:
+        for number in heeded():
             self._previous[number] = signal.signal(number, self._forward)
 
     def __exit__(self, *_: object) -> None:
@@ -142,17 +142,20 @@ class _Forwarding:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
-        self._received += 1
+        now = time.monotonic()
+        if self._first is not None and now - self._first < ONE_REQUEST_SECONDS:
+            return
+        again, self._first = self._first is not None, now
         if self._on_signal:
             self._on_signal()
         try:
             launcher = psutil.Process(self._launcher.pid)
             ranks = launcher.children()
-            for process in ranks if self._received == 1 else [*ranks, launcher]:
-                if self._received == 1:
-                    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-                else:
+            for process in [*ranks, launcher] if again else ranks:
+                if again:
                     process.kill()
+                else:
+                    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
             if not ranks:
                 launcher.send_signal(signal.SIGTERM)
         except psutil.NoSuchProcess:

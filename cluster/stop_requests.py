@@ -7,7 +7,12 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
-_ONE_REQUEST_SECONDS = 1.0  # terminals and schedulers signal a whole group, sometimes twice
+ONE_REQUEST_SECONDS = 5.0  # terminals, shells and service managers signal a whole group, and some do it twice
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals to listen to: all but a hang-up that `nohup` has asked us to ignore."""
+    return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
 
 
 class StopRequests:
@@ -15,16 +20,16 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.count = 0
-        self._latest = float("-inf")
+        self._counted = float("-inf")
         self._changed = threading.Event()
         self._previous: dict[int, Any] = {}
 
     def note(self) -> None:
         """Count a request that came by another way."""
         now = time.monotonic()
-        if now - self._latest > _ONE_REQUEST_SECONDS:
+        if now - self._counted > ONE_REQUEST_SECONDS:
             self.count += 1
-        self._latest = now
+            self._counted = now
         self._changed.set()
 
     def wait(self, seconds: float) -> bool:
@@ -32,7 +37,7 @@ class StopRequests:
         return self.count > 0 or self._changed.wait(seconds)
 
     def __enter__(self) -> "StopRequests":
-        for number in SIGNALS:
+        for number in heeded():
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,16 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         return 0
 
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
-        from .worker import run_worker
+        from failures import Failure
 
-        if os.environ["RANK"] == "0":  # for all: they share the run folder
-            prepare_run(config, int(os.environ["WORLD_SIZE"]))
+        from .worker import leave, run_worker
+
+        try:
+            if os.environ["RANK"] == "0":  # for all: they share the run folder
+                prepare_run(config, int(os.environ["WORLD_SIZE"]))
+        except Failure as failure:
+            print(f"dnachunker: {failure}", file=sys.stderr)
+            leave(failure.code)  # not by raising: a supervisor would take a rank without a code for a crash
         run_worker(config)
 
     processes = arguments.count_processes(config.launch.processes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from model.configuration_dnachunker import DNAChunkerConfig
 from model.cost import activation_bytes, parameters
 
-_BUCKET_VALUES = 500_000_000  # DeepSpeed's reduce_bucket_size, allocated whole on a GPU
+BUCKET_VALUES = 500_000_000  # DeepSpeed's reduce_bucket_size, allocated whole on a GPU
 _BF16_ACTIVATIONS = 0.9  # of those in fp32, measured: the scan and its inputs stay in fp32
 
 
@@ -58,6 +58,8 @@ def rank_memory(
     passes: int = 1,
     checkpointing: bool = False,
     reserved_buckets: bool = False,
+    bucket_values: int = BUCKET_VALUES,
+    offload_optimizer: bool = False,
 ) -> RankMemory:
     """What each of `ranks` ranks holds.
 
@@ -68,25 +70,35 @@ def rank_memory(
         passes: forward passes in one optimizer step.
         checkpointing: of activations.
         reserved_buckets: count DeepSpeed's buckets whole, as a GPU's allocator does; else nothing untouched counts.
+        bucket_values: DeepSpeed's reduce_bucket_size.
+        offload_optimizer: its state and the update are in the machine's own memory, and do not count.
     """
     count = sum(parameters(network).values())
     value = 2 if precision == "bf16" else 4
     share = count / ranks
     parts = {0: count, 1: count, 2: count, 3: share}[zero_stage]
     gathered = count * value if zero_stage == 3 else 0.0  # below stage3_max_live_parameters all stay gathered
-    gradients = value * (count if zero_stage == 0 else share)
+    # stage 1 shares gradients out only at the last of several passes
+    gradients = value * (count if zero_stage == 0 or (zero_stage == 1 and passes > 1) else share)
     master = 4 if zero_stage or precision == "bf16" else 0
     optimizer = (8 + master) * (count if zero_stage == 0 else share)
+    offloaded = offload_optimizer and zero_stage > 0
     activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing)
     if precision == "bf16":
         activations *= _BF16_ACTIVATIONS
-    touched = min(count, _BUCKET_VALUES) if zero_stage == 3 else 0.0  # stages 1 and 2 let go of it between passes
-    buckets = value * (_BUCKET_VALUES if reserved_buckets else touched) if zero_stage else 0.0
+    touched = min(count, bucket_values) if zero_stage == 3 else 0.0  # stages 1 and 2 let go of it between passes
+    buckets = value * (bucket_values if reserved_buckets else touched) if zero_stage else 0.0
     owned = optimizer / (8 + master)  # values whose update this rank computes
     # gradients flattened and in fp32, and two temporaries of Adam's denominator
-    update = (value + (4 if precision == "bf16" else 0) + 8) * owned if zero_stage else 0.0
+    update = (value + (4 if precision == "bf16" else 0) + 8) * owned if zero_stage and not offloaded else 0.0
     return RankMemory(
-        value * parts + gathered, gradients, optimizer, activations, buckets, update, passes > 1 or zero_stage == 3
+        value * parts + gathered,
+        gradients,
+        0.0 if offloaded else optimizer,
+        activations,
+        buckets,
+        update,
+        passes > 1 or zero_stage == 3,
     )
 
 

@@ -74,6 +74,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
     for name, value in given.items():
         if not value > 0 and name not in ("overlap", "window_variation"):
             raise BadInput(f"--{name.replace('_', '-')} {value}: must be greater than 0")
+    for name, largest in (("overlap", 1.0), ("utilisation", 1.0), ("window_variation", float("inf"))):
+        if not 0 <= given.get(name, 0) <= largest:
+            raise BadInput(f"--{name.replace('_', '-')} {given[name]}: must lie between 0 and {largest:g}")
     gpus, per_node = arguments.gpus, arguments.gpus_per_node
     if gpus < 1 or per_node < 1:
         raise BadInput("--gpus and --gpus-per-node count GPUs, from 1 on")
@@ -84,6 +87,14 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     from model.configuration_dnachunker import DNAChunkerConfig
 
+    longest = max(config.data.stages, key=lambda stage: stage.seq_len)
+    if len(config.data.stages) > 1:
+        print(
+            f"data.curriculum: every figure is of the stage with the longest windows, {longest.seq_len:,} bases from "
+            f"step {longest.from_step:,} on, as if the whole run were like it\n"
+        )
+        sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch}
+        config = config.model_copy(update={"data": config.data.model_copy(update=sizes)})
     network = DNAChunkerConfig(**config.model.model_dump())
     hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
     sections = [
@@ -123,8 +134,9 @@ def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str
 
 
 def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, hardware: "Hardware") -> list[str]:
-    from .memory_plan import rank_memory
+    from .memory_plan import BUCKET_VALUES, rank_memory
 
+    zero = config.engine.deepspeed.get("zero_optimization", {})
     windows = config.data.global_batch // gpus
     batches = [size for size in _MICRO_BATCHES if windows % size == 0]
     lines = [
@@ -139,6 +151,8 @@ def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, ha
                 network, ranks=gpus, zero_stage=stage, precision=config.engine.precision,
                 bases=size * config.data.seq_len, chunks_per_base=_CHUNKS_PER_BASE, passes=windows // size,
                 checkpointing=config.engine.activation_checkpointing, reserved_buckets=True,
+                bucket_values=int(zero.get("reduce_bucket_size", BUCKET_VALUES)),
+                offload_optimizer=config.engine.offload_optimizer,
             )  # fmt: skip
             shown = shown or f"{memory.states / 2**30:>9.2f}{memory.buckets / 2**30:>9.2f}"
             mark = "*" if memory.peak > 0.95 * hardware.memory else " "

@@ -26,27 +26,27 @@ def run_worker(config: PretrainConfig) -> NoReturn:
     signals = StopSignals()  # before the slow imports, so that a signal during start-up is not lost
     watchdog = Watchdog(
         Path(config.run), _rank(), int(os.environ.get("WORLD_SIZE", "1")), limit=config.guards.hang_seconds,
-        supervisor=int(os.environ.get(SUPERVISOR_VARIABLE, "0")), orphaned=signals.request, leave=_leave,
+        supervisor=int(os.environ.get(SUPERVISOR_VARIABLE, "0")), orphaned=signals.request, leave=leave,
     )  # fmt: skip
     try:
         _train(config, signals, watchdog)
-        _leave(0)
+        leave(0)
     except Failure as failure:
         # on an agreed stop every rank is here; one rank speaks for all
         if not isinstance(failure, Interrupted) or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
-        _leave(failure.code)
+        leave(failure.code)
     except Exception as error:
         if is_out_of_memory(error):
             print(f"dnachunker: {out_of_memory_line(config, _rank(), *watchdog.place)}", file=sys.stderr, flush=True)
-            _leave(GuardTripped.code)
+            leave(GuardTripped.code)
         if _another_rank_failed(signals):
             # A peer failed and the launcher is taking this rank down: its report is the one that counts.
             line = f"dnachunker: rank {_rank()} stopped because another rank did ({type(error).__name__})"
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        _leave(1)
+        leave(1)
 
 
 def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
@@ -78,7 +78,8 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
     watchdog.close()
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
+    """End this rank, having told its supervisor the code it means."""
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     if folder:
         Path(folder, f"rank-{_rank()}").write_text(str(code))
