@@ -19,9 +19,9 @@ from failures import BadInput, Failure
 
 from .datasets import data_suffix, read_labelled
 from .genome import Genome
-from .output_folder import new_folder
+from .output_folder import new_folder, write_json
 from .progress import progress_bar
-from .tasks import Suite, TaskFacts, load_suite
+from .tasks import ORIGIN, Suite, TaskFacts, check_origin, load_suite
 
 COORDINATES = "https://raw.githubusercontent.com/{repository}/{revision}/datasets"
 _SPLITS = ("train", "test")
@@ -49,7 +49,7 @@ def fetch_suite(
         A line for each task: its sequences, and whether these are as many as published.
 
     Raises:
-        BadInput: no such suite or task; a genome is missing or does not fit.
+        BadInput: no such suite or task; a kept one is of another suite; a genome is missing or does not fit.
         Failure: the network.
     """
     suite = load_suite(name)
@@ -60,12 +60,14 @@ def fetch_suite(
     wanted = [task for task in suite.tasks if not tasks or task in tasks]
     with progress_bar(len(wanted), f"fetching {name}", "task") as bar:
         for task in wanted:
+            check_origin(output / task, suite)
             if not (output / task).exists():
                 with new_folder(output / task) as staging:
                     if suite.source == "huggingface":
                         _fetch_huggingface(suite, task, staging, endpoint)
                     else:
                         _rebuild(suite, task, staging, source, genomes or {})
+                    write_json(staging / ORIGIN, suite.origin)
             lines.append(_counted(output / task, suite.tasks[task]))
             bar.update(1)
     return lines

@@ -15,6 +15,8 @@ import pytest
 
 from dnachunker import main
 from downstream.datasets import read_labelled
+from downstream.tasks import suite_tasks
+from failures import BadInput
 
 NT = "InstaDeepAI/nucleotide_transformer_downstream_tasks"
 
@@ -97,6 +99,14 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     assert "has no train data" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "nt").iterdir()) == ["H3"]
     assert fetch("nt", tmp_path / "nt", "--task", "H9") == 2
+    # the other suite of these names has other data
+    capsys.readouterr()
+    (tmp_path / "nt" / "H3").rename(tmp_path / "nt" / "H2AFZ")
+    capsys.readouterr()
+    assert fetch("nt-revised", tmp_path / "nt", "--endpoint", server.url, "--task", "H2AFZ") == 2
+    assert "was fetched for {'suite': 'nt'" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="was fetched for"):
+        suite_tasks("nt-revised", tmp_path / "nt")
 
 
 def test_a_hub_dataset_with_all_tasks_in_one_table(server: Server, tmp_path: Path) -> None:
