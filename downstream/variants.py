@@ -13,7 +13,7 @@ from failures import BadInput
 from model.alphabet import BASES
 
 from .alleles import Alleles, Fetch, widen
-from .datasets import open_text
+from .datasets import UNREADABLE, open_text
 from .exported import open_exported
 from .genome import Genome
 from .output_folder import write_json
@@ -23,7 +23,7 @@ from .windows import default_window
 
 SCORED = "scored"
 _SHOWN = 20  # messages about lines that are not scored, before they are only counted
-_LOOKED_AT = 1000  # lines that are compared with the genome before anything is run
+_LOOKED_AT = 1000  # records that are compared with the genome before anything is run
 _GROUP = 16  # lines scored together, and kept together when the command is interrupted
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
@@ -133,7 +133,7 @@ def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, fields
     except FileNotFoundError as error:
         raise BadInput(f"{vcf}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{vcf}: not readable: {error}") from error
 
 
@@ -157,6 +157,9 @@ def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context
     alleles = widen(start, reference, alternative, fetch, length, longest)
     if alleles is None:
         return "too_long", None
+    filling = abs(len(alleles.reference) - len(alleles.alternative))
+    if max(alleles.start, length - alleles.end) < filling:
+        return "too_long", None  # the contig has no bases that could fill up the shorter allele
     around = fetch(max(0, alleles.start - context // 2), min(length, alleles.end + context // 2))
     if around.count("N") * 2 > len(around):
         return "mostly_n", None
@@ -173,11 +176,11 @@ def _upper(genome: Genome, contig: str, start: int, end: int) -> str:
 
 def _check_assembly(vcf: Path, genome: Genome, longest: int) -> None:
     seen = wrong = 0
-    for number, fields in _records(vcf):
+    for _, fields in _records(vcf):
         status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
         seen += 1
         wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
-        if number > _LOOKED_AT:
+        if seen == _LOOKED_AT:
             break
     if not seen:
         raise BadInput(f"{vcf}: holds no records")
