@@ -141,8 +141,8 @@ def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) ->
     grid = len(protocol.learning_rates) * len(protocol.batch_sizes)
     notes = [
         f"Settings chosen by the mean score over {protocol.folds} folds of the training data, out of {grid}; then "
-        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which no choice of "
-        "these settings had read.",
+        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which the choice "
+        "does not read.",
         "± is the standard deviation over seeds; the interval a 95 % bootstrap over test sequences of the mean over "
         f"seeds ({protocol.training.bootstrap:,} resamples).",
         *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),

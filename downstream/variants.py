@@ -25,6 +25,7 @@ SCORED = "scored"
 _SHOWN = 20  # messages about lines that are not scored, before they are only counted
 _LOOKED_AT = 1000  # records that are compared with the genome before anything is run
 _GROUP = 16  # lines scored together, and kept together when the command is interrupted
+_OURS = "DNC_"
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
     "DNC_SHIFT{stage}": ("Float", "change of the chunk boundaries of stage {stage} nearby: 1 - Jaccard index"),
@@ -75,7 +76,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         _check_assembly(vcf, genome, options.longest)
         total = sum(1 for _ in _records(vcf))
         stages = exported.config.stages
-        progress.begin(_header(vcf, model.name, context, stages))
+        progress.begin(_header(vcf, model.name, identity, stages))
         network = exported.network("masked")
         reported = 0
         with progress_bar(total, "score-variants", "line") as bar:
@@ -205,14 +206,19 @@ def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:
     for stage in range(stages):
         columns[f"DNC_SHIFT{stage}"] = ["." if score is None else f"{score.shifts[stage]:.6f}" for score in found]
     columns["DNC_STATUS"] = [status for status, _ in line.outcomes]
-    added = ";".join(f"{name}={','.join(values)}" for name, values in columns.items())
-    info = line.fields[7]
-    fields = [*line.fields[:7], added if info in (".", "") else f"{info};{added}", *line.fields[8:]]
+    # what an earlier scoring said is replaced
+    kept = [item for item in line.fields[7].split(";") if item not in ("", ".") and not item.startswith(_OURS)]
+    added = [f"{name}={','.join(values)}" for name, values in columns.items()]
+    fields = [*line.fields[:7], ";".join([*kept, *added]), *line.fields[8:]]
     return "\t".join(fields) + "\n"
 
 
-def _header(vcf: Path, model: str, context: int, stages: int) -> str:
-    ours = []
+def _header(vcf: Path, model: str, identity: dict[str, Any], stages: int) -> str:
+    made = {
+        "model": f'"{model}"', "sha256": identity["model"], "fasta": f'"{identity["fasta"][0]}"',
+        **{name: identity[name] for name in ("context", "radius", "longest")},
+    }  # fmt: skip
+    ours = [f"##dnachunker=<{','.join(f'{name}={value}' for name, value in made.items())}>"]
     for name, (kind, meaning) in _FIELDS.items():
         for stage in range(stages if "{stage}" in name else 1):
             said = meaning.format(stage=stage)
@@ -222,8 +228,10 @@ def _header(vcf: Path, model: str, context: int, stages: int) -> str:
         for line in text:
             if not line.startswith("#"):
                 break
+            if line.startswith((f"##INFO=<ID={_OURS}", "##dnachunker=")):
+                continue  # of an earlier scoring
             if line.startswith("#CHROM"):
-                lines += [*ours, f"##dnachunker=<model={model},context={context}>"]
+                lines += ours
             lines.append(line.rstrip("\r\n"))
     return "\n".join(lines) + "\n"
 

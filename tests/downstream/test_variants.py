@@ -109,6 +109,13 @@ def test_an_snv_is_the_masked_models_ratio(export: Path, fasta: Path, tmp_path: 
             float(logits[tokenizer.convert_tokens_to_ids(alt)] - logits[tokenizer.convert_tokens_to_ids(ref)])
         )
     assert float(read_scores(tmp_path / "out.vcf")[0]["DNC_LLR"][0]) == pytest.approx(np.mean(ratios), abs=1e-5)
+    # scoring a scored file replaces what it said
+    assert score(export, fasta, tmp_path / "out.vcf", tmp_path / "again.vcf", "--radius", "50") == 0
+    first, again = ((tmp_path / name).read_text().splitlines() for name in ("out.vcf", "again.vcf"))
+    assert len(first) == len(again)
+    assert again[-1].count("DNC_LLR") == again[-1].count("DNC_STATUS") == 1
+    (made,) = [line for line in again if line.startswith("##dnachunker=")]
+    assert made.endswith(',fasta="genome.fa",context=200,radius=50,longest=50>')
 
 
 def test_indels_mean_the_same_wherever_a_repeat_lets_them_be_written() -> None:
