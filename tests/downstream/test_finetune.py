@@ -118,3 +118,12 @@ def test_two_ranks_train_the_same_classifier(export: Path, tasks: Path, tmp_path
         assert done.returncode == 0, done.stderr
         found.append(pq.read_table(output / "one" / "full" / "predictions.parquet").to_pandas().to_numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_when_training_diverges(export: Path, tasks: Path, tmp_path: Path, dnachunker) -> None:
+    where = ("--model", export, "--task", tasks / "one", "--output", tmp_path / "out", "--processes", 2)
+    done = dnachunker("finetune", *where, *FAST, "learning_rate=1e30", "weight_decay=0.0")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "one" / "full" / "result.json").read_text())
+    assert record["training"]["diverged"] is True
