@@ -8,7 +8,7 @@ from typing import TextIO
 
 from failures import BadInput
 
-from .datasets import open_text
+from .datasets import UNREADABLE, open_text
 from .genome import Region
 
 
@@ -50,7 +50,7 @@ def read_features(path: Path, regions: Sequence[Region] = ()) -> list[Feature]:
                     found.append(feature)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not readable: {error}") from error
     return found
 
@@ -68,6 +68,8 @@ def _bed(path: Path, text: TextIO) -> Iterator[Feature]:
 
 def _gff(path: Path, text: TextIO) -> Iterator[Feature]:
     for number, line in enumerate(text, 1):
+        if line.startswith("##FASTA"):
+            return  # GFF3 may end in the sequence itself
         if line.startswith("#") or not line.strip():
             continue
         fields = line.rstrip("\r\n").split("\t")

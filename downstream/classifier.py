@@ -29,7 +29,8 @@ class Fitted:
 
     Attributes:
         validation: the best validation score, at `epoch` (counted from 1).
-        history: (epoch, mean training loss, validation score) of each epoch.
+        history: (epoch, mean training loss, validation score) of each whole epoch.
+        diverged: whether a number stopped being finite; if in the first epoch, the network is as it was before.
     """
 
     network: nn.Module
@@ -37,6 +38,7 @@ class Fitted:
     epoch: int
     steps: int
     history: tuple[tuple[int, float, float], ...]
+    diverged: bool
 
 
 def build(exported: Exported, classes: int, config: TrainingConfig, *, lora: bool, random_weights: bool) -> nn.Module:
@@ -74,7 +76,7 @@ def fit(
     ranks: Ranks,
     on_step: OnStep | None = None,
 ) -> Fitted:
-    """Train until the validation score stops improving, and go back to its best epoch.
+    """Train until the validation score stops improving or training diverges, and go back to the best epoch.
 
     The order, the strands and the weights are a pure function of `config.seed` on the same machine; with several
     ranks each takes its share of every batch.
@@ -86,9 +88,11 @@ def fit(
     steps = min(config.epochs * a_pass, config.max_steps or config.epochs * a_pass)
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))
-    best: tuple[float, int, dict[str, Tensor]] = (-float("inf"), 0, {})
+    # below every score, and the weights to go back to if not even one epoch ends well
+    best = (-1.0, 0, _copied(network))
     history: list[tuple[int, float, float]] = []
     done = 0
+    diverged = False
     for epoch in range(1, config.epochs + 1):
         rng = np.random.default_rng([config.seed, epoch])
         order, flip = rng.permutation(len(train)), rng.random(len(train)) < 0.5
@@ -99,22 +103,31 @@ def fit(
                 break
             rows = order[part]
             losses.append(_step(exported, network, encoded, train.labels, rows, flip, weights, config, ranks))
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
+            norm = float(nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad_norm))
+            # both are sums over the ranks, so all of them stop here
+            diverged = not np.isfinite([losses[-1], norm]).all()
+            if diverged:
+                break
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             done += 1
             if on_step is not None:
                 on_step(done, steps, losses[-1])
+        if diverged:
+            break
         probabilities = predict(exported, network, validation.sequences, config, ranks=ranks)
+        diverged = not np.isfinite(probabilities).all()
+        if diverged:  # they would count as votes for the first class
+            break
         reached = score(validation.labels, probabilities, metric)
         history.append((epoch, float(np.mean(losses)), reached))
         if reached > best[0]:
-            best = (reached, epoch, {name: value.clone() for name, value in _trained(network).items()})
+            best = (reached, epoch, _copied(network))
         if done == steps or epoch - best[1] >= config.patience:
             break
     network.load_state_dict(best[2], strict=False)
-    return Fitted(network.eval(), best[0], best[1], done, tuple(history))
+    return Fitted(network.eval(), best[0], best[1], done, tuple(history), diverged)
 
 
 def _step(
@@ -181,8 +194,8 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _trained(network: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ _SEQUENCE_COLUMNS = ("sequence", "seq")
 _LABEL_COLUMNS = ("label", "labels", "class")
 _FASTA = (".fa", ".fna", ".fasta")
 SUFFIXES = (".csv", ".tsv", *_FASTA, ".parquet")
+# what reading a damaged or foreign text file raises, gzipped or not
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 _LETTERS = frozenset(BASES + "N" + IUPAC_AMBIGUOUS + (BASES + "N" + IUPAC_AMBIGUOUS).lower())
 
 
@@ -52,7 +55,7 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
         classes: the classes of the task, as its training data has them; default: those found.
 
     Raises:
-        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is none of `classes`.
+        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or none of `classes`.
     """
     sequences: list[str] = []
     spelled: list[str] = []
@@ -62,6 +65,8 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
             strange = sorted(set(sequence) - _LETTERS)
             found = f"holds {strange[0]!r}, which is no nucleotide letter" if strange else "is empty"
             raise BadInput(f"{path}: {where}: the sequence {found}")
+        if not label.strip():
+            raise BadInput(f"{path}: {where}: has no label")
         if known is not None and label not in known:
             raise BadInput(f"{path}: {where}: label {label!r} does not occur in training, which has {sorted(known)}")
         sequences.append(sequence)
@@ -105,7 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
             yield from _fasta_rows(path, text) if suffix in _FASTA else _table_rows(path, text, suffix)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise BadInput(f"{path}: not readable: {error}") from error
 
 
@@ -150,14 +155,15 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+        sequence, label = _columns(path, file.schema_arrow.names)
+        row = 0
+        for batch in file.iter_batches(columns=[sequence, label]):
+            for letters, value in zip(batch.column(sequence).to_pylist(), batch.column(label).to_pylist(), strict=True):
+                row += 1
+                missing = value is None or value != value  # NaN is how some writers spell it
+                yield f"row {row}", letters or "", "" if missing else str(value)
+    except pa.ArrowException as error:
         raise BadInput(f"{path}: not readable as parquet: {error}") from error
-    sequence, label = _columns(path, file.schema_arrow.names)
-    row = 0
-    for batch in file.iter_batches(columns=[sequence, label]):
-        for letters, value in zip(batch.column(sequence).to_pylist(), batch.column(label).to_pylist(), strict=True):
-            row += 1
-            yield f"row {row}", letters or "", "" if value is None else str(value)
 
 
 def _columns(path: Path, names: Sequence[Any]) -> tuple[str, str]:

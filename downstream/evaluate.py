@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,7 +27,7 @@ from .protocol import (
     test_cells,
 )
 from .ray_cells import run_on_ray
-from .tasks import Suite, Task, suite_tasks
+from .tasks import Suite, suite_tasks
 from .tracking import log_evaluation
 from .training_config import Method
 
@@ -61,13 +60,15 @@ def evaluate(
     Raises:
         BadInput: no such model, suite or task; unreadable data; an `output` of other options.
     """
+    output = output.absolute()  # Ray's workers run elsewhere
     exported = open_exported(model)
     described, tasks = suite_tasks(suite, data)
     for task in tasks:
         fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # what is wrong is said now, not after hours
     claim_folder(
         output,
-        {"verb": "evaluate", "model": exported.fingerprint, "suite": described.name, "data": _sizes(tasks),
+        {"verb": "evaluate", "model": exported.fingerprint, "suite": described.name,
+         **{f"data of {task.name}": task.identity() for task in tasks},
          **protocol.model_dump(mode="json")},
     )  # fmt: skip
     folder = output / "cells"
@@ -129,7 +130,9 @@ def _rows(cells: Sequence[Cell], chosen: dict[tuple[str, Method], Setting], prot
         predictions = [np.column_stack([np.asarray(column) for column in table.columns[1:]]) for table in tables]
         metric = group[0].metric
         interval = bootstrap_interval(labels, predictions, metric, resamples=protocol.training.bootstrap)
+        diverged = sum("diverged" in record["training"] for record in records)
         setting = f"{chosen[task, method]}, best of {len(settings_of(method, protocol))}, {protocol.seeds} seeds"
+        setting += f", {diverged} of them diverged" if diverged else ""
         rows.append(Row(task, method, metric, scores, interval, len(labels), setting))
     return rows
 
@@ -138,8 +141,8 @@ def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) ->
     grid = len(protocol.learning_rates) * len(protocol.batch_sizes)
     notes = [
         f"Settings chosen by the mean score over {protocol.folds} folds of the training data, out of {grid}; then "
-        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which nothing had "
-        "read before.",
+        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which the choice "
+        "does not read.",
         "± is the standard deviation over seeds; the interval a 95 % bootstrap over test sequences of the mean over "
         f"seeds ({protocol.training.bootstrap:,} resamples).",
         *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
@@ -147,15 +150,6 @@ def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) ->
     if suite.published:
         notes.append("Rows in italics were published by others and not measured here.")
     return notes
-
-
-def _sizes(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Names and sizes of the files, by task: to recognise other data without opening the test's."""
-    found: dict[str, Any] = {}
-    for task in tasks:
-        files = [path for path in (task.train, task.validation, task.test) if path is not None]
-        found[task.name] = {path.name: path.stat().st_size for path in files}
-    return found
 
 
 def _number(value: float | None) -> float:

@@ -113,7 +113,9 @@ class Exported:
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True, **extra)
             network = kind.from_config(config, trust_remote_code=True)
         else:
-            network = kind.from_pretrained(self.folder, trust_remote_code=True, dtype=torch.float32, **extra)
+            network = kind.from_pretrained(
+                self.folder, trust_remote_code=True, dtype=torch.float32, use_safetensors=True, **extra
+            )
         return network.to(self.device).eval()
 
 
@@ -124,7 +126,7 @@ def open_exported(folder: str | Path) -> Exported:
         BadInput: no export there.
     """
     path = Path(folder)
-    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
+    missing = [name for name in ("config.json", "tokenizer.json", "*.safetensors") if not any(path.glob(name))]
     if missing:
         raise BadInput(f"{path}: no exported model: {missing[0]} is missing; `dnachunker export RUN OUT` makes one")
     if not torch.cuda.is_available():

@@ -43,17 +43,18 @@ def finetune(
         raise BadInput("two tasks have the same name; each needs a folder name of its own")
     for task in found:
         task.read_training()  # what is wrong with the data is said before anything is written
+    pairs = [(task, method, output / task.name / method) for task in found for method in methods]
+    for task, _, folder in pairs:
+        _check_data(folder, task)
     ranks = join_ranks()
     if ranks.is_main:
         claim_folder(output, {"verb": "finetune", "model": exported.fingerprint, **config.model_dump(mode="json")})
-    for task in found:
-        for method in methods:
-            folder = output / task.name / method
-            if not (folder / RESULT).is_file():
-                _run(exported, task, method, folder, config, ranks)
+    for task, method, folder in pairs:
+        if not (folder / RESULT).is_file():
+            _run(exported, task, method, folder, config, ranks)
     if not ranks.is_main:
         return []
-    done = [read_row(output / task.name / method) for task in found for method in methods]
+    done = [read_row(folder) for _, _, folder in pairs]
     suite = Suite(name="finetune", title="Fine-tuning", tasks={task.name: TaskFacts(classes=2) for task in found})
     notes = [
         "Each score is of the whole test set, read once after training; the interval is a 95 % bootstrap over its "
@@ -62,6 +63,16 @@ def finetune(
         *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
     ]
     return write_tables(output, suite, done, notes)
+
+
+def _check_data(folder: Path, task: Task) -> None:
+    """Refuse a result of the same task name from other files, which would pass for one of these."""
+    if (folder / RESULT).is_file():
+        stored = json.loads((folder / RESULT).read_text("utf-8"))
+        if stored.get("data") != task.identity():
+            raise BadInput(
+                f"{folder}: is a result of other data than {task.test.parent} holds; choose another --output"
+            )
 
 
 def _run(exported: Exported, task: Task, method: Method, folder: Path, config: TrainingConfig, ranks: Ranks) -> None:
@@ -86,6 +97,7 @@ def _run(exported: Exported, task: Task, method: Method, folder: Path, config: T
         return
     record = result_record(task, method, test.labels, probabilities, trained, config)
     record |= {"train_sequences": len(train), "validation_sequences": len(validation), "classes": train.classes}
+    record["data"] = task.identity()
     with new_folder(folder) as staging:
         write_predictions(staging / PREDICTIONS, test.labels, probabilities)
         write_json(staging / RESULT, record)
@@ -125,6 +137,7 @@ def read_row(folder: Path) -> Row:
     if "epoch" in training:
         options = record["options"]
         setting = f"lr {options['learning_rate']:g}, batch {options['batch_size']}, epoch {training['epoch']}"
+        setting += ", diverged" if "diverged" in training else ""
     else:
         setting = f"C {training['inverse_penalty']:g}"
     low, high = record["interval"]

@@ -13,6 +13,8 @@ import pyfaidx
 
 from failures import BadInput
 
+from .datasets import UNREADABLE, open_text
+
 _REGION = re.compile(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)")
 
 
@@ -65,7 +67,7 @@ class Genome:
                 if file.read(1) != b">":
                     raise BadInput(f"{self.path}: not FASTA: it does not begin with '>'")
             self._fasta = pyfaidx.Fasta(str(plain), indexname=f"{self._folder.name}/index.fai", as_raw=True)
-        except (pyfaidx.FastaIndexingError, ValueError, OSError, EOFError) as error:
+        except (pyfaidx.FastaIndexingError, ValueError, *UNREADABLE) as error:
             raise BadInput(f"{self.path}: cannot be indexed: {' '.join(str(error).split())}") from error
         self.lengths: dict[str, int] = {record.name: len(record) for record in self._fasta}
 
@@ -129,7 +131,12 @@ def parse_region(text: str, genome: Genome) -> Region:
 
 def _read_bed(path: Path, genome: Genome) -> list[Region]:
     found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        with open_text(path) as text:
+            lines = text.read().splitlines()
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: not readable: {error}") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(("#", "track", "browser")):
             continue
         fields = line.split("\t")

@@ -17,11 +17,11 @@ from yaml import YAMLError, safe_load
 
 from failures import BadInput, Failure
 
-from .datasets import data_suffix, read_labelled
+from .datasets import UNREADABLE, data_suffix, read_labelled
 from .genome import Genome
-from .output_folder import new_folder
+from .output_folder import new_folder, write_json
 from .progress import progress_bar
-from .tasks import Suite, TaskFacts, load_suite
+from .tasks import ORIGIN, Suite, TaskFacts, check_origin, load_suite
 
 COORDINATES = "https://raw.githubusercontent.com/{repository}/{revision}/datasets"
 _SPLITS = ("train", "test")
@@ -49,7 +49,7 @@ def fetch_suite(
         A line for each task: its sequences, and whether these are as many as published.
 
     Raises:
-        BadInput: no such suite or task; a genome is missing or does not fit.
+        BadInput: no such suite or task; a kept one is of another suite; a genome is missing or does not fit.
         Failure: the network.
     """
     suite = load_suite(name)
@@ -60,12 +60,14 @@ def fetch_suite(
     wanted = [task for task in suite.tasks if not tasks or task in tasks]
     with progress_bar(len(wanted), f"fetching {name}", "task") as bar:
         for task in wanted:
+            check_origin(output / task, suite)
             if not (output / task).exists():
                 with new_folder(output / task) as staging:
                     if suite.source == "huggingface":
                         _fetch_huggingface(suite, task, staging, endpoint)
                     else:
                         _rebuild(suite, task, staging, source, genomes or {})
+                    write_json(staging / ORIGIN, suite.origin)
             lines.append(_counted(output / task, suite.tasks[task]))
             bar.update(1)
     return lines
@@ -73,22 +75,26 @@ def fetch_suite(
 
 def _fetch_huggingface(suite: Suite, task: str, folder: Path, endpoint: str | None) -> None:
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert suite.repository is not None
     at: dict[str, Any] = {"repo_type": "dataset", "revision": suite.revision}
     try:
         files = HfApi(endpoint=endpoint).list_repo_files(suite.repository, **at)
-        for split in _SPLITS:
-            own = _of_split(files, split, task)
-            paths = [
+        own = {split: _of_split(files, split, task) for split in _SPLITS}
+        paths = {
+            split: [
                 Path(hf_hub_download(suite.repository, file, endpoint=endpoint, **at))
-                for file in own or _of_split(files, split, "data")
+                for file in own[split] or _of_split(files, split, "data")
             ]
-            _store(paths, folder, split, None if own else task, suite)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise Failure(f"{suite.repository}: {line}; run this again to continue") from error
+            for split in _SPLITS
+        }
+    except Exception as error:  # which kinds of error the network gives depends on the client's version
+        raise Failure(f"{suite.repository}: {_one_line(error)}; run this again to continue") from error
+    for split in _SPLITS:
+        try:
+            _store(paths[split], folder, split, None if own[split] else task, suite)
+        except (OSError, pa.ArrowException) as error:
+            raise Failure(f"{suite.repository}: {split} data of {task}: {_one_line(error)}") from error
 
 
 def _of_split(files: Sequence[str], split: str, folder: str) -> list[str]:
@@ -102,6 +108,9 @@ def _store(paths: Sequence[Path], folder: Path, split: str, task: str | None, su
         raise BadInput(f"{suite.repository}: has no {split} data of the task as TASK/{split}.* or data/{split}-*")
     suffix = data_suffix(paths[0])
     if suffix != ".parquet":
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise BadInput(f"{suite.repository}: {split} data in several files, {names}; only parquet is joined")
         zipped = ".gz" if paths[0].name.endswith(".gz") else ""
         shutil.copyfile(paths[0], folder / f"{split}{suffix}{zipped}")
         return
@@ -146,7 +155,11 @@ def _genome_for(reference: str, task: str, genomes: Mapping[str, Path]) -> Path:
 def _sequences(where: str, genome: Genome) -> Iterator[str]:
     """Sequences of a file of coordinates: columns region, start, end (0-based, half-open), strand."""
     names = _spellings(genome)
-    table = csv.DictReader(io.StringIO(gzip.decompress(_read(where)).decode()))
+    try:
+        text = gzip.decompress(_read(where)).decode()
+    except UNREADABLE as error:
+        raise BadInput(f"{where}: not gzipped coordinates: {error}") from error
+    table = csv.DictReader(io.StringIO(text))
     for row in table:
         try:
             contig, start, end, strand = row["region"], int(row["start"]), int(row["end"]), row["strand"]
@@ -176,7 +189,11 @@ def _read(where: str) -> bytes:
     except FileNotFoundError as error:
         raise BadInput(f"{where}: no such file") from error
     except Exception as error:  # each file system has its own kinds
-        raise Failure(f"{where}: {' '.join(str(error).split())[:200]}; run this again to continue") from error
+        raise Failure(f"{where}: {_one_line(error)}; run this again to continue") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _counted(folder: Path, facts: TaskFacts) -> str:

@@ -82,7 +82,10 @@ def _cells(suite: Suite, rows: Sequence[Row]) -> tuple[list[str], list[list[str]
 
 def _markdown(suite: Suite, header: list[str], body: list[list[str]], notes: Sequence[str]) -> str:
     lines = [f"# {suite.title}", "", "| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]
+    for cells in body:
+        mark = "*" if NOT_OURS in cells[-1] else ""  # italics, as in table.html
+        shown = [f"{mark}{cell}{mark}" if cell else "" for cell in cells]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in shown) + " |")
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
 
 

@@ -75,12 +75,14 @@ def train_method(
     network = build(exported, len(train.classes), config, lora=method == "lora", random_weights=random_weights)
     total = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     fitted = fit(exported, network, train, validation, config, metric, ranks=ranks, on_step=on_step)
-    details = {
+    details: dict[str, Any] = {
         "epoch": fitted.epoch,
         "steps": fitted.steps,
         "trained_parameters": total,
         "history": [{"epoch": epoch, "loss": loss, "validation": reached} for epoch, loss, reached in fitted.history],
     }
+    if fitted.diverged:
+        details["diverged"] = True
     plain = merged(fitted.network)
     return Trained(
         lambda sequences: predict(exported, plain, sequences, config, ranks=ranks), fitted.validation, details, plain

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from failures import BadInput
 
 from .cutters import Cuts
-from .datasets import open_text
+from .datasets import UNREADABLE, open_text
 
 _PSEUDOCOUNT = 0.8
 _COMPLEMENT = [3, 2, 1, 0]
@@ -40,7 +40,7 @@ def read_motifs(path: Path) -> list[Motif]:
     try:
         with open_text(path) as text:
             lines = [line.strip() for line in text if line.strip()]
-    except OSError as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not readable: {error}") from error
     found = []
     for start in range(0, len(lines), 5):

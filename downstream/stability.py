@@ -55,7 +55,8 @@ def _in_original(cuts: NDArray[np.int64], change: str, middle: int) -> set[int]:
     if change == "shift":
         return {int(at) + 1 for at in cuts}
     moved = {"SNV": 0, "insertion": -1, "deletion": 1}[change]
-    return {int(at) if at <= middle else int(at) + moved for at in cuts}
+    last = middle - 1 if change == "deletion" else middle  # the last base before what moved
+    return {int(at) if at <= last else int(at) + moved for at in cuts}
 
 
 def _jaccard(one: set[int], other: set[int]) -> float:

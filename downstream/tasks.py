@@ -5,11 +5,13 @@ they come from, and what others have published on them. The two Nucleotide Trans
 nothing else, so they are different suites here.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -56,6 +58,11 @@ class Suite(Config):
     tasks: dict[str, TaskFacts]
     published: tuple[Published, ...] = ()
 
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What a fetched task folder says of where it is from."""
+        return {"suite": self.name, "repository": self.repository, "revision": self.revision}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -77,6 +84,15 @@ class Task:
             return train, None
         return train, read_labelled(self.validation, train.classes)
 
+    def identity(self) -> dict[str, list[Any]]:
+        """By file, size and sha256; of the test file the size alone, since nothing may open it yet."""
+        found: dict[str, list[Any]] = {}
+        for path in (self.train, self.validation):
+            if path is not None:
+                with path.open("rb") as file:
+                    found[path.name] = [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+        return found | {self.test.name: [self.test.stat().st_size]}
+
     def read_all_but_test(self) -> Labelled:
         """Everything a model may see before the test."""
         train, validation = self.read_training()
@@ -87,6 +103,7 @@ class Task:
         return read_labelled(self.test, classes)
 
 
+ORIGIN = "source.json"
 SUITES = ("nt", "nt-revised", "genomic-benchmarks")
 
 
@@ -108,6 +125,7 @@ def find_task(folder: Path, metric: Metric = "mcc") -> Task:
     Raises:
         BadInput: no such folder; no training or no test split; two files for one split.
     """
+    folder = folder.absolute()  # Ray's workers run elsewhere
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; a task is a folder with train and test files")
     found: dict[str, Path] = {}
@@ -121,7 +139,7 @@ def find_task(folder: Path, metric: Metric = "mcc") -> Task:
         found[split] = path
     if "test" not in found or not {"train", "validation"} & set(found):
         raise BadInput(f"{folder}: a task needs a train and a test file, such as train.csv.gz and test.csv.gz")
-    return Task(folder.absolute().name, found.get("train"), found.get("validation"), found["test"], metric)
+    return Task(folder.name, found.get("train"), found.get("validation"), found["test"], metric)
 
 
 def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
@@ -131,12 +149,14 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
         suite: a known name, whose tasks lie as folders in `data`; or a folder of task folders, or of one task.
 
     Raises:
-        BadInput: a task's folder is missing; the message says which and how to get it.
+        BadInput: a task's folder is missing, or of another suite; the message says which and how to get it.
     """
     if suite in SUITES:
         known = load_suite(suite)
         if data is None:
             raise BadInput(f"suite {suite}: --data is missing: the folder `dnachunker tasks fetch {suite}` filled")
+        for name in known.tasks:
+            check_origin(data / name, known)
         return known, [find_task(data / name, facts.metric) for name, facts in known.tasks.items()]
     folder = Path(suite)
     if not folder.is_dir():
@@ -146,6 +166,23 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
     name = folder.absolute().name
     facts = {task.name: TaskFacts(classes=2) for task in found}
     return Suite(name=name, title=name, tasks=facts), found
+
+
+def check_origin(folder: Path, suite: Suite) -> None:
+    """Refuse a task folder fetched for another suite; a folder that was made by hand says nothing and passes.
+
+    Raises:
+        BadInput: it is of another suite, repository or revision.
+    """
+    stored = folder / ORIGIN
+    if not stored.is_file():
+        return
+    try:
+        found = json.loads(stored.read_text("utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{stored}: not readable: {error}; delete {folder} and fetch it again") from error
+    if found != suite.origin:
+        raise BadInput(f"{folder}: was fetched for {found}, and this is {suite.origin}; use another folder")
 
 
 def split_validation(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:

@@ -13,7 +13,7 @@ from failures import BadInput
 from model.alphabet import BASES
 
 from .alleles import Alleles, Fetch, widen
-from .datasets import open_text
+from .datasets import UNREADABLE, open_text
 from .exported import open_exported
 from .genome import Genome
 from .output_folder import write_json
@@ -23,8 +23,9 @@ from .windows import default_window
 
 SCORED = "scored"
 _SHOWN = 20  # messages about lines that are not scored, before they are only counted
-_LOOKED_AT = 1000  # lines that are compared with the genome before anything is run
+_LOOKED_AT = 1000  # records that are compared with the genome before anything is run
 _GROUP = 16  # lines scored together, and kept together when the command is interrupted
+_OURS = "DNC_"
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
     "DNC_SHIFT{stage}": ("Float", "change of the chunk boundaries of stage {stage} nearby: 1 - Jaccard index"),
@@ -75,7 +76,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         _check_assembly(vcf, genome, options.longest)
         total = sum(1 for _ in _records(vcf))
         stages = exported.config.stages
-        progress.begin(_header(vcf, model.name, context, stages))
+        progress.begin(_header(vcf, model.name, identity, stages))
         network = exported.network("masked")
         reported = 0
         with progress_bar(total, "score-variants", "line") as bar:
@@ -133,7 +134,7 @@ def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, fields
     except FileNotFoundError as error:
         raise BadInput(f"{vcf}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{vcf}: not readable: {error}") from error
 
 
@@ -157,6 +158,9 @@ def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context
     alleles = widen(start, reference, alternative, fetch, length, longest)
     if alleles is None:
         return "too_long", None
+    filling = abs(len(alleles.reference) - len(alleles.alternative))
+    if max(alleles.start, length - alleles.end) < filling:
+        return "too_long", None  # the contig has no bases that could fill up the shorter allele
     around = fetch(max(0, alleles.start - context // 2), min(length, alleles.end + context // 2))
     if around.count("N") * 2 > len(around):
         return "mostly_n", None
@@ -173,11 +177,11 @@ def _upper(genome: Genome, contig: str, start: int, end: int) -> str:
 
 def _check_assembly(vcf: Path, genome: Genome, longest: int) -> None:
     seen = wrong = 0
-    for number, fields in _records(vcf):
+    for _, fields in _records(vcf):
         status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
         seen += 1
         wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
-        if number > _LOOKED_AT:
+        if seen == _LOOKED_AT:
             break
     if not seen:
         raise BadInput(f"{vcf}: holds no records")
@@ -202,14 +206,19 @@ def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:
     for stage in range(stages):
         columns[f"DNC_SHIFT{stage}"] = ["." if score is None else f"{score.shifts[stage]:.6f}" for score in found]
     columns["DNC_STATUS"] = [status for status, _ in line.outcomes]
-    added = ";".join(f"{name}={','.join(values)}" for name, values in columns.items())
-    info = line.fields[7]
-    fields = [*line.fields[:7], added if info in (".", "") else f"{info};{added}", *line.fields[8:]]
+    # what an earlier scoring said is replaced
+    kept = [item for item in line.fields[7].split(";") if item not in ("", ".") and not item.startswith(_OURS)]
+    added = [f"{name}={','.join(values)}" for name, values in columns.items()]
+    fields = [*line.fields[:7], ";".join([*kept, *added]), *line.fields[8:]]
     return "\t".join(fields) + "\n"
 
 
-def _header(vcf: Path, model: str, context: int, stages: int) -> str:
-    ours = []
+def _header(vcf: Path, model: str, identity: dict[str, Any], stages: int) -> str:
+    made = {
+        "model": f'"{model}"', "sha256": identity["model"], "fasta": f'"{identity["fasta"][0]}"',
+        **{name: identity[name] for name in ("context", "radius", "longest")},
+    }  # fmt: skip
+    ours = [f"##dnachunker=<{','.join(f'{name}={value}' for name, value in made.items())}>"]
     for name, (kind, meaning) in _FIELDS.items():
         for stage in range(stages if "{stage}" in name else 1):
             said = meaning.format(stage=stage)
@@ -219,8 +228,10 @@ def _header(vcf: Path, model: str, context: int, stages: int) -> str:
         for line in text:
             if not line.startswith("#"):
                 break
+            if line.startswith((f"##INFO=<ID={_OURS}", "##dnachunker=")):
+                continue  # of an earlier scoring
             if line.startswith("#CHROM"):
-                lines += [*ours, f"##dnachunker=<model={model},context={context}>"]
+                lines += ours
             lines.append(line.rstrip("\r\n"))
     return "\n".join(lines) + "\n"
 

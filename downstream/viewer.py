@@ -47,8 +47,8 @@ def write_viewer(path: Path, regions: Sequence[ViewedRegion], annotations: Seque
     script = files("downstream").joinpath("templates", "viewer.js").read_text("utf-8")
     page = environment.get_template("viewer.html").render(
         title=title,
-        # "</" would end the element that holds it
-        data=Markup(json.dumps(data, separators=(",", ":")).replace("</", "<\\/")),
+        # "</script" would end the element that holds it, "<!--" change what ends it
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
         script=Markup(script),
     )
     path.write_text(page, "utf-8")

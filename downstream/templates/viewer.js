@@ -82,8 +82,9 @@ function go(text) {
 
 function draw() {
   const ratio = window.devicePixelRatio || 1, width = strip.clientWidth;
-  const plan = [["overview", 34], ["ruler", 30], ["sequence", 24], ["p0", 64], ["chunks0", 34], ["p1", 64], ["chunks1", 34]];
-  plan.splice(7, 0, ["repeats", 22]);
+  const plan = [["overview", 34], ["ruler", 30], ["sequence", 24]];
+  shown.stages.forEach((_, stage) => plan.push([`p${stage}`, 64], [`chunks${stage}`, 34]));
+  plan.push(["repeats", 22]);
   shown.tracks.forEach((track, t) => {
     const lanes = Math.max(1, ...track.map((f) => f.lane + 1));
     plan.push([`track${t}`, 10 + 18 * lanes]);
@@ -121,7 +122,7 @@ function comma(number) { return number.toLocaleString("en-US"); }
 function label(row) {
   const names = { ruler: "", sequence: "sequence", repeats: "soft-masked", p0: "p, stage 0", p1: "p, stage 1",
     chunks0: "chunks", chunks1: "outer chunks" };
-  const text = names[row.name] ?? data.annotations[Number(row.name.slice(5))];
+  const text = names[row.name] ?? data.annotations[Number(row.name.slice(5))] ?? row.name;
   pen.fillStyle = "#59636e"; pen.font = "12px system-ui, sans-serif"; pen.textBaseline = "middle"; pen.textAlign = "right";
   pen.fillText(text.length > 15 ? text.slice(0, 14) + "…" : text, GUTTER - 8, row.top + Math.min(row.height, 34) / 2);
 }

@@ -1,6 +1,7 @@
 """`dnachunker evaluate`: resumes to the same table, and opens no test file before settings are chosen."""
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from dnachunker import main
 from downstream.metrics import score
+from downstream.protocol import Cell
 
 SMALL = (
     "folds=2", "seeds=1", "learning_rates=[1e-3,3e-3]", "batch_sizes=[16]",
@@ -100,6 +102,23 @@ def test_killed_at_half_it_continues_to_the_same_table(
         assert (output / name).read_text() == (evaluated[0] / name).read_text()
     assert {path: path.stat().st_mtime_ns for path in before} == before  # what was done was not done again
     check_tracking(output)
+
+
+def test_other_data_under_the_same_names_are_refused(
+    export: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tasks / "one", tmp_path / "data" / "one")
+    monkeypatch.chdir(tmp_path)
+    cells: list[Cell] = []
+    monkeypatch.setattr("downstream.evaluate._run_missing", lambda found, *_: cells.extend(found))
+    assert main(command(export, Path("data"), Path("out"), "--mlflow", "none")) == 2  # for nothing has run
+    assert {cell.result.is_absolute() and cell.train.is_absolute() for cell in cells if cell.train} == {True}
+    train = tmp_path / "data" / "one" / "train.csv.gz"
+    lines = gzip.decompress(train.read_bytes()).decode().splitlines()
+    train.write_bytes(gzip.compress("\n".join([lines[0], *lines[:0:-1]]).encode()))  # the same in another order
+    capsys.readouterr()
+    assert main(command(export, Path("data"), Path("out"), "--mlflow", "none")) == 2
+    assert "was made with data of one" in capsys.readouterr().err
 
 
 def check_tracking(output: Path) -> None:

@@ -1,7 +1,10 @@
 """`dnachunker finetune`: methods side by side, repeatable, and classifiers that load elsewhere."""
 
 import csv
+import gzip
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,27 @@ def test_the_same_command_gives_the_same_numbers_and_another_is_refused(
     capsys.readouterr()
     assert finetune(export, tasks / "one", tmp_path / "a", "full", extra=("seed=1",)) == 2
     assert "was made with seed 0, and this is 1" in capsys.readouterr().err
+    changed = shutil.copytree(tasks / "one", tmp_path / "changed" / "one")
+    text = gzip.decompress((changed / "train.csv.gz").read_bytes())
+    (changed / "train.csv.gz").write_bytes(gzip.compress(text.replace(b",0", b",1", 1)))
+    assert finetune(export, changed, tmp_path / "a", "full") == 2
+    assert "is a result of other data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_a_diverged_training_is_a_result_that_says_so(
+    export: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patched: bool
+) -> None:
+    extra = ("learning_rate=1e30", "weight_decay=0.0")
+    if patched:
+        monkeypatch.setattr("downstream.ranks.Ranks.add", lambda *_: float("nan"))
+        extra = ()
+    assert finetune(export, tasks / "one", tmp_path / "out", "full", extra=extra) == 0
+    record = json.loads((tmp_path / "out" / "one" / "full" / "result.json").read_text())
+    assert record["training"]["diverged"] is True
+    assert (record["validation"], record["training"]["epoch"]) == (-1.0, 0)
+    assert all(math.isfinite(value) for value in record["scores"].values())
+    assert "epoch 0, diverged" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -94,3 +118,12 @@ def test_two_ranks_train_the_same_classifier(export: Path, tasks: Path, tmp_path
         assert done.returncode == 0, done.stderr
         found.append(pq.read_table(output / "one" / "full" / "predictions.parquet").to_pandas().to_numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_when_training_diverges(export: Path, tasks: Path, tmp_path: Path, dnachunker) -> None:
+    where = ("--model", export, "--task", tasks / "one", "--output", tmp_path / "out", "--processes", 2)
+    done = dnachunker("finetune", *where, *FAST, "learning_rate=1e30", "weight_decay=0.0")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "one" / "full" / "result.json").read_text())
+    assert record["training"]["diverged"] is True

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,8 @@ import pytest
 
 from dnachunker import main
 from downstream.datasets import read_labelled
+from downstream.tasks import suite_tasks
+from failures import BadInput
 
 NT = "InstaDeepAI/nucleotide_transformer_downstream_tasks"
 
@@ -97,9 +100,27 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     assert "has no train data" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "nt").iterdir()) == ["H3"]
     assert fetch("nt", tmp_path / "nt", "--task", "H9") == 2
+    server.files[f"/datasets/{NT}/resolve/main/H4/train-0.fna"] = b">x|1\nA\n"
+    server.files[f"/datasets/{NT}/resolve/main/H4/train-1.fna"] = b">x|1\nA\n"
+    assert fetch("nt", tmp_path / "nt", "--endpoint", server.url, "--task", "H4") == 2
+    assert "train data in several files, " in capsys.readouterr().err
+    assert fetch("nt", tmp_path / "nt", "--endpoint", "http://127.0.0.1:9", "--task", "H4") == 1
+    error = capsys.readouterr().err
+    assert "run this again to continue" in error
+    assert error.count("Traceback") == 0
+    # the other suite of these names has other data
+    capsys.readouterr()
+    (tmp_path / "nt" / "H3").rename(tmp_path / "nt" / "H2AFZ")
+    capsys.readouterr()
+    assert fetch("nt-revised", tmp_path / "nt", "--endpoint", server.url, "--task", "H2AFZ") == 2
+    assert "was fetched for {'suite': 'nt'" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="was fetched for"):
+        suite_tasks("nt-revised", tmp_path / "nt")
 
 
-def test_a_hub_dataset_with_all_tasks_in_one_table(server: Server, tmp_path: Path) -> None:
+def test_a_hub_dataset_with_all_tasks_in_one_table(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("train", "test"):
         for part in range(2):
             table = pa.table(
@@ -112,6 +133,12 @@ def test_a_hub_dataset_with_all_tasks_in_one_table(server: Server, tmp_path: Pat
             )
     assert fetch("nt-revised", tmp_path / "out", "--endpoint", server.url, "--task", "H2AFZ") == 0
     data = read_labelled(tmp_path / "out" / "H2AFZ" / "train.parquet")
+    for name in server.files:
+        server.files[name] = b"nothing"
+    shutil.rmtree(tmp_path / "cache")
+    capsys.readouterr()
+    assert fetch("nt-revised", tmp_path / "out", "--endpoint", server.url, "--task", "enhancers") == 1
+    assert "train data of enhancers: " in capsys.readouterr().err
     assert data.sequences == ("AC", "AA", "AC", "AA")
 
 
@@ -131,7 +158,7 @@ def test_genomic_benchmarks_are_cut_from_coordinates(
     assert fetch("genomic-benchmarks", tmp_path / "gb", *arguments) == 2
     assert "--genome Homo_sapiens.GRCh38=FILE" in capsys.readouterr().err
     assert fetch("genomic-benchmarks", tmp_path / "gb", *arguments, "--genome", f"Homo_sapiens.GRCh38={fasta}") == 0
-    assert "2 training and 3 test" not in capsys.readouterr().out
+    assert f"{task}: 3 training and 3 test sequences; PUBLISHED ARE" in capsys.readouterr().out
     contigs = {r.split("\n")[0]: "".join(r.split("\n")[1:]) for r in fasta.read_text().split(">")[1:]}
     opposite = str.maketrans("ACGTacgt", "TGCAtgca")
     data = read_labelled(tmp_path / "gb" / task / "train.csv.gz")
@@ -143,6 +170,9 @@ def test_genomic_benchmarks_are_cut_from_coordinates(
     ]
     assert list(data.sequences) == expected
     assert data.labels.tolist() == [0, 1, 1]
+    server.files[f"/gb/{task}/test/positive.csv.gz"] = b"<html>sign in</html>"
+    assert fetch("genomic-benchmarks", tmp_path / "two", *arguments, "--genome", f"Homo_sapiens={fasta}") == 2
+    assert "positive.csv.gz: not gzipped coordinates" in capsys.readouterr().err
     server.files[f"/gb/{task}/test/positive.csv.gz"] = gzip.compress(b"id,region,start,end,strand\n0,c,80,95,+\n")
     assert fetch("genomic-benchmarks", tmp_path / "two", *arguments, "--genome", f"Homo_sapiens={fasta}") == 2
     assert "line 2: c:80-95 does not lie in" in capsys.readouterr().err

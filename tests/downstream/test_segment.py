@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import bioframe
@@ -12,7 +13,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker import main
-from downstream.genome import Region
+from downstream.exported import open_exported
+from downstream.genome import Genome, Region, choose_regions
 from downstream.windows import tile
 from failures import BadInput
 
@@ -126,3 +128,22 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
         assert not (tmp_path / "out").exists()
     assert segment(export, packed, tmp_path / "same") == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_regions_from_a_gzipped_bed_and_damaged_files(fasta: Path, tmp_path: Path) -> None:
+    packed = gzip.compress(b"b\t10\t200\n" * 50)
+    (tmp_path / "peaks.bed.gz").write_bytes(packed)
+    with Genome(fasta) as genome:
+        assert choose_regions(genome, [str(tmp_path / "peaks.bed.gz")]) == [Region("b", 10, 200)]
+        (tmp_path / "peaks.bed.gz").write_bytes(packed[:12] + bytes(255 - byte for byte in packed[12:]))
+        with pytest.raises(BadInput, match="not readable"):
+            choose_regions(genome, [str(tmp_path / "peaks.bed.gz")])
+    with pytest.raises(BadInput, match="cannot be indexed"):
+        Genome(tmp_path / "peaks.bed.gz")
+
+
+def test_a_folder_without_weights_is_no_export(export: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(export / name, tmp_path / name)
+    with pytest.raises(BadInput, match=r"\*\.safetensors is missing"):
+        open_exported(tmp_path)

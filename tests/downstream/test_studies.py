@@ -112,6 +112,20 @@ def test_kmers_break_under_shifts_and_a_cut_by_context_does_not() -> None:
         assert found[change, "context"]["beyond"] == 1.0
 
 
+class MarkCutter:
+    """Cuts at one base that occurs once."""
+
+    def cut(self, letters: str) -> Cuts:
+        return {"mark": np.array([letter == "N" for letter in letters])}
+
+
+def test_a_cut_right_behind_a_deletion_is_still_there() -> None:
+    rows = stability_table(["A" * 100 + "CN" + "A" * 98], [MarkCutter()], seed=0)
+    assert {row["change"]: row["Jaccard"] for row in rows} == dict.fromkeys(
+        ("SNV", "insertion", "deletion", "shift"), 1.0
+    )
+
+
 def test_genomes_agree_where_sequence_decides_and_not_where_position_does() -> None:
     letters = {"one": [random_letters(60_000, 0)], "two": [random_letters(60_000, 1)]}
     cutters = [KmerCutter(6), ContextCutter()]
@@ -136,7 +150,7 @@ def test_annotations_from_each_format(tmp_path: Path) -> None:
     texts = {
         "a.bed": "track name=x\nc\t10\t20\tpeak\t0\t-\n",
         "a.gtf": 'c\tx\texon\t11\t20\t.\t-\t.\tgene_id "G1"; gene_name "ABC";\n',
-        "a.gff3": "##gff-version 3\nc\tx\texon\t11\t20\t.\t-\t.\tID=1;Name=ABC\n",
+        "a.gff3": "##gff-version 3\nc\tx\texon\t11\t20\t.\t-\t.\tID=1;Name=ABC\n##FASTA\n>c\nACGT\n",
         "a.out": "   SW   perc\nscore  div.\n\n  463 1.3 0.6 1.7 c 11 20 (99) C AluY SINE/Alu (0) 9 1 1\n",
     }
     for name, text in texts.items():

@@ -36,6 +36,15 @@ def test_parquet_and_named_classes(tmp_path: Path) -> None:
     data = read_labelled(tmp_path / "train.parquet")
     assert data.classes == ("9", "10")  # as numbers
     assert data.labels.tolist() == [1, 0, 1]
+    for missing in (None, float("nan")):
+        pq.write_table(pa.table({"sequence": ["AC", "GT"], "label": [1.0, missing]}), tmp_path / "train.parquet")
+        with pytest.raises(BadInput, match="row 2: has no label"):
+            read_labelled(tmp_path / "train.parquet")
+
+
+def damaged(packed: bytes) -> bytes:
+    """With bits flipped behind the header, which zlib notices before the checksum does."""
+    return packed[:12] + bytes(255 - byte for byte in packed[12:])
 
 
 @pytest.mark.parametrize(
@@ -43,10 +52,12 @@ def test_parquet_and_named_classes(tmp_path: Path) -> None:
     [
         ("a.csv", b"sequence,label\nACGT,0\nACXT,1\n", "line 3: the sequence holds 'X'"),
         ("a.csv", b"sequence,label\n,0\n", "line 2: the sequence is empty"),
+        ("a.csv", b"sequence,label\nACGT,0\nACGT,\n", "line 3: has no label"),
         ("a.csv", b"letters,label\nAC,0\n", "no column 'sequence'"),
         ("a.csv", b"sequence,label\n", "holds no sequences"),
         ("a.fa", b">one\nACGT\n", "does not end in |LABEL"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-12], "not readable"),
+        ("a.csv.gz", damaged(gzip.compress(CSV.encode() * 50)), "not readable"),
         ("a.parquet", b"nothing", "not readable as parquet"),
         ("a.xlsx", b"", "not a data file"),
     ],

@@ -15,6 +15,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from dnachunker import main
 from downstream.alleles import Alleles, widen
+from downstream.genome import Genome
+from downstream.variants import _look
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
@@ -107,6 +109,13 @@ def test_an_snv_is_the_masked_models_ratio(export: Path, fasta: Path, tmp_path: 
             float(logits[tokenizer.convert_tokens_to_ids(alt)] - logits[tokenizer.convert_tokens_to_ids(ref)])
         )
     assert float(read_scores(tmp_path / "out.vcf")[0]["DNC_LLR"][0]) == pytest.approx(np.mean(ratios), abs=1e-5)
+    # scoring a scored file replaces what it said
+    assert score(export, fasta, tmp_path / "out.vcf", tmp_path / "again.vcf", "--radius", "50") == 0
+    first, again = ((tmp_path / name).read_text().splitlines() for name in ("out.vcf", "again.vcf"))
+    assert len(first) == len(again)
+    assert again[-1].count("DNC_LLR") == again[-1].count("DNC_STATUS") == 1
+    (made,) = [line for line in again if line.startswith("##dnachunker=")]
+    assert made.endswith(',fasta="genome.fa",context=200,radius=50,longest=50>')
 
 
 def test_indels_mean_the_same_wherever_a_repeat_lets_them_be_written() -> None:
@@ -134,6 +143,13 @@ def test_indels_mean_the_same_wherever_a_repeat_lets_them_be_written() -> None:
         assert alleles is not None
         assert contig[: alleles.start] + alleles.alternative + contig[alleles.end :] == haplotype
         assert contig[alleles.start : alleles.end] == alleles.reference
+
+
+def test_alleles_that_fill_a_contig_leave_nothing_to_compare_with(tmp_path: Path) -> None:
+    (tmp_path / "tiny.fa").write_text(">c\nAAAAAAAA\n>d\nAAAAAAAACG\n")
+    with Genome(tmp_path / "tiny.fa") as genome:
+        for contig, status in (("c", "too_long"), ("d", "scored")):
+            assert _look([contig, "1", ".", "AAA", "A"], "A", genome, 50, 200)[0] == status
 
 
 def test_every_line_has_its_outcome(
@@ -218,8 +234,12 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
     export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vcf, output = tmp_path / "in.vcf", tmp_path / "out.vcf"
+    long = "".join(f"##contig=<ID=chr{number}>\n" for number in range(1_100))
+    first = fasta.read_text()[3]
+    known = ("a", 1, first, other(first))
     for text, message in (
         (as_vcf([("1", 900, "A", "C")] * 3), "3 of the first 3 lines contradict genome.fa"),
+        (long + as_vcf([known, *[("1", 900, "A", "C")] * 3]), "3 of the first 4 lines contradict genome.fa"),
         (HEADER, "holds no records"),
         (as_vcf([("a", 900, "A", "C")]).replace("#CHROM", "#CHR"), "line 3: a record before the #CHROM line"),
         (HEADER + "a\tx\t.\tA\tC\t.\t.\t.\n", "line 3: not a VCF record"),

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from dnachunker import main
+from downstream.genome import Region
+from downstream.viewer import ViewedRegion, write_viewer
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -108,6 +111,19 @@ def test_the_page_is_self_contained(viewer: Path) -> None:
     assert "src=" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("</script>") == 2  # what an annotation is called cannot end the data
+    assert "\\u003c/script>GENE" in text
+
+
+def test_a_model_of_one_stage_is_drawn(tmp_path: Path) -> None:
+    starts = np.arange(60) % 5 == 0
+    region = ViewedRegion(Region("a", 0, 60), "ACGTA" * 12, (starts,), (starts.astype(np.float32),), ())
+    write_viewer(tmp_path / "viewer.html", [region], [], title="one")
+
+    async def steps(page: Page) -> None:
+        assert await page.value("rows.map((row) => row.name).join()") == "overview,ruler,sequence,p0,chunks0,repeats"
+        assert await page.place() == (1, 60)
+
+    drive(tmp_path / "viewer.html", tmp_path / "profile", steps)
 
 
 def test_zoom_pan_jump_and_hover(viewer: Path, tmp_path: Path) -> None:
