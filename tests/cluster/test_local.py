@@ -59,9 +59,10 @@ def test_a_rank_that_fails_ends_the_others(environment: dict[str, str]) -> None:
 def test_a_killed_rank_takes_along_those_that_hang_with_it(environment: dict[str, str], tmp_path: Path) -> None:
     began = time.monotonic()
     assert run_local(["small_rank", "killed", str(tmp_path)], 2, environment) == 128 + signal.SIGKILL
-    assert (
-        time.monotonic() - began < 30
-    )  # the launcher alone would, once both run, wait 30 s for the rank that does not listen
+    assert time.monotonic() - began < 30  # the launcher alone would wait so long, once both run, for the deaf rank
+
+
+# the launcher alone would, once both run, wait 30 s for the rank that does not listen
 
 
 def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: Path) -> None:
