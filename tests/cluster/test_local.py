@@ -62,9 +62,6 @@ def test_a_killed_rank_takes_along_those_that_hang_with_it(environment: dict[str
     assert time.monotonic() - began < 30  # the launcher alone would wait so long, once both run, for the deaf rank
 
 
-# the launcher alone would, once both run, wait 30 s for the rank that does not listen
-
-
 def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: Path) -> None:
     def interrupt() -> None:
         while len([p for p in tmp_path.iterdir() if p.name in "01"]) < 2:
