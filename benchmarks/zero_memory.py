@@ -123,8 +123,9 @@ def run_ranks(stage: int, ranks: int, width: int) -> list[dict[str, int]]:
                 Path(folder, str(rank)).write_text(json.dumps(measure(stage, ranks, width)))
                 os._exit(0)
             children.append(pid)
-        for pid in children:
-            os.waitpid(pid, 0)
+        codes = [os.waitpid(pid, 0)[1] for pid in children]
+        if any(codes):
+            raise SystemExit(f"a rank failed at stage {stage} with {ranks} ranks")
         return [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
 
 

@@ -69,7 +69,7 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
     regions, letters = _read(fasta, options.regions)
     cutters = _cutters(exported, letters, options)
     features = [feature for path in options.annotations for feature in read_features(path, regions)]
-    title, rows, figure, notes = _STUDIES[kind](fasta, regions, letters, cutters, features, options)
+    title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))
     if not rows:
         raise BadInput(f"{kind}: nothing to count in these regions; name others, or other annotations or motifs")
     described = {"verb": "study", "kind": kind, "model": exported.fingerprint, "fasta": fasta.name, **asdict(options)}
@@ -84,17 +84,23 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
 _Study = tuple[str, list[dict[str, Any]], str, list[str]]  # title, rows, figure, notes
 
 
-def _lengths(
-    fasta: Path,
-    regions: list[Region],
-    letters: list[str],
-    cutters: list[Cutter],
-    features: list[Feature],
-    o: StudyOptions,
-) -> _Study:
-    cuts = _cut(letters, cutters)
-    rows = length_table(regions, letters, cuts, features, permutations=o.permutations, seed=o.seed)
-    title = f"Token length by class in {fasta.name}"
+@dataclass(frozen=True)
+class _Subject:
+    """What is studied: sequence, how it is cut, what is annotated on it."""
+
+    fasta: Path
+    regions: list[Region]
+    letters: list[str]
+    cutters: list[Cutter]
+    features: list[Feature]
+    options: StudyOptions
+
+
+def _lengths(on: _Subject) -> _Study:
+    o = on.options
+    cuts = _cut(on.letters, on.cutters)
+    rows = length_table(on.regions, on.letters, cuts, on.features, permutations=o.permutations, seed=o.seed)
+    title = f"Token length by class in {on.fasta.name}"
     notes = [
         "Bases per token of a class: its bases over the tokens that start in it.",
         f"p: two-sided, {o.permutations:,} rotations of the cuts within their regions.",
@@ -102,40 +108,33 @@ def _lengths(
     return title, rows, bar_figure(rows, "class", "ratio to elsewhere", title, line=1.0), notes
 
 
-def _enrichment(
-    fasta: Path,
-    regions: list[Region],
-    letters: list[str],
-    cutters: list[Cutter],
-    features: list[Feature],
-    o: StudyOptions,
-) -> _Study:
-    if not features:
+def _enrichment(on: _Subject) -> _Study:
+    o = on.options
+    if not on.features:
         raise BadInput("enrichment: --annotation is missing, or has no feature in these regions")
-    cuts = _cut(letters, cutters)
+    cuts = _cut(on.letters, on.cutters)
     rows, profiles = enrichment_table(
-        regions, cuts, features, radius=o.radius, permutations=o.permutations, seed=o.seed
+        on.regions, cuts, on.features, radius=o.radius, permutations=o.permutations, seed=o.seed
     )  # fmt: skip
-    title = f"Token starts around borders of features in {fasta.name}, over the average"
+    title = f"Token starts around borders of features in {on.fasta.name}, over the average"
     notes = [f"Near: within {o.radius} bases. p: two-sided, {o.permutations:,} rotations within regions."]
     return title, rows, profile_figure(profiles, title), notes
 
 
-def _motifs(
-    fasta: Path,
-    regions: list[Region],
-    letters: list[str],
-    cutters: list[Cutter],
-    features: list[Feature],
-    o: StudyOptions,
-) -> _Study:
+def _motifs(on: _Subject) -> _Study:
+    o = on.options
     if o.motifs is None:
         raise BadInput("motifs: --motifs is missing: a file of count matrices in JASPAR's format")
     motifs = read_motifs(o.motifs)
     rows = fragmentation_table(
-        letters, _cut(letters, cutters), motifs, threshold=o.threshold, permutations=o.permutations, seed=o.seed
+        on.letters,
+        _cut(on.letters, on.cutters),
+        motifs,
+        threshold=o.threshold,
+        permutations=o.permutations,
+        seed=o.seed,
     )
-    title = f"Tokens per motif occurrence in {fasta.name}"
+    title = f"Tokens per motif occurrence in {on.fasta.name}"
     notes = [
         f"Occurrences: log-odds from {o.threshold:.0%} of their range on, either strand.",
         f"Expected: after {o.permutations:,} rotations of the cuts; p is two-sided.",
@@ -143,17 +142,11 @@ def _motifs(
     return title, rows, bar_figure(rows, "motif", "ratio", title, line=1.0), notes
 
 
-def _stability(
-    fasta: Path,
-    regions: list[Region],
-    letters: list[str],
-    cutters: list[Cutter],
-    features: list[Feature],
-    o: StudyOptions,
-) -> _Study:
-    windows = sample_windows(letters, o.length, o.windows, o.seed)
-    rows = stability_table(windows, cutters, seed=o.seed) if windows else []
-    title = f"Jaccard index of token starts before and after a change ({fasta.name})"
+def _stability(on: _Subject) -> _Study:
+    o = on.options
+    windows = sample_windows(on.letters, o.length, o.windows, o.seed)
+    rows = stability_table(windows, on.cutters, seed=o.seed) if windows else []
+    title = f"Jaccard index of token starts before and after a change ({on.fasta.name})"
     notes = [
         f"Windows of {o.length} bases; the change is in the middle, or drops the first base (shift).",
         "beyond: token starts farther than 32 bases from the change.",
@@ -161,20 +154,14 @@ def _stability(
     return title, rows, bar_figure(rows, "change", "Jaccard", title) if rows else "", notes
 
 
-def _species(
-    fasta: Path,
-    regions: list[Region],
-    letters: list[str],
-    cutters: list[Cutter],
-    features: list[Feature],
-    o: StudyOptions,
-) -> _Study:
+def _species(on: _Subject) -> _Study:
+    o = on.options
     if not o.others:
         raise BadInput("species: --other is missing: FASTA files to compare with")
-    if len({fasta.name, *(path.name for path in o.others)}) <= len(o.others):
+    if len({on.fasta.name, *(path.name for path in o.others)}) <= len(o.others):
         raise BadInput("species: two files have the same name; the table could not tell them apart")
-    texts = {fasta.name: letters, **{path.name: _read(path, ())[1] for path in o.others}}
-    cuts = {name: _cut(found, cutters) for name, found in texts.items()}
+    texts = {on.fasta.name: on.letters, **{path.name: _read(path, ())[1] for path in o.others}}
+    cuts = {name: _cut(found, on.cutters) for name, found in texts.items()}
     rows = consistency_table(texts, cuts, k=o.context, seen=20)
     for row in rows:
         row["pair"] = f"{row['genome']} / {row['other']}"
