@@ -1,14 +1,22 @@
 """Sweeps of a command that stands in for the real one."""
 
-import os
-import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from toy_sweep import CONFIG, sweep_command
 
-Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
+from dnachunker import main
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a sweep ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
@@ -21,13 +29,16 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sweep(config: Path) -> Sweep:
-    """Runs `dnachunker sweep` on it, as a user does."""
+def sweep(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs `dnachunker sweep` on it; in this process, so that what it imports is imported once."""
+    monkeypatch.chdir(config.parent)
 
-    def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-        command = sweep_command(config, *arguments)
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=300, cwd=config.parent, env={**os.environ, **variables}
-        )
+    def run(*arguments: object, **variables: str) -> Done:
+        with monkeypatch.context() as patched:
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            capsys.readouterr()
+            code = main(sweep_command(config, *arguments)[3:])
+        return Done(code, *capsys.readouterr())
 
     return run

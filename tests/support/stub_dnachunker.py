@@ -79,7 +79,7 @@ def finetune() -> int:
     if not (output / task / method / "result.json").exists():
         (output / task / method).mkdir(parents=True, exist_ok=True)
         time.sleep(0.1)
-        mcc = {"mcc": number(str(output).partition("cells")[2]), "f1": None}
+        mcc = {"mcc": number(str(output).partition("/cells/")[2]), "f1": None}
         partial = output / task / method / ".partial"
         partial.write_text(json.dumps({"scores": mcc}))
         partial.rename(output / task / method / "result.json")
