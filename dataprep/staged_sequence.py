@@ -7,9 +7,10 @@ A staged genome is two files. `.bases` holds the contigs one after another, each
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from model.alphabet import CODE_N
 
 Runs = NDArray[np.int64]  # (k, 2) start,end of maximal runs, in order
 BASES, EDGES = ".bases", ".edges"
-_EDGE_DTYPE = np.dtype("<i8")
+_BYTE, _EDGE_DTYPE = np.dtype(np.uint8), np.dtype("<i8")
 _FLAG_MASK = (1 << EDGE_FLAG_BITS) - 1
 
 
@@ -118,11 +119,13 @@ def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
     """Bases start..end (0-based, half-open) of `contig`, 0 <= start < end <= length."""
     first = contig.offset + start // 4
     last = contig.offset + -(-end // 4)
-    bases = np.fromfile(stem.with_suffix(BASES), np.uint8, last - first, offset=first)
+    bases = _mapped(stem.with_suffix(BASES), _BYTE)[first:last]
     if start % 4:
         shifted = np.empty(-(-(end - start) // 4), np.uint8)
         shift(bases, start % 4, shifted)
         bases = shifted
+    else:
+        bases = bases.copy()
     if (end - start) % 4:
         bases[-1] &= 0xFF << 2 * (4 - (end - start) % 4) & 0xFF
     edges = _read_edges(stem, contig)
@@ -165,8 +168,13 @@ def _read_edges(stem: Path, contig: Contig) -> NDArray[np.int64]:
     """(k,) the contig's edges, not read from disk before they are used."""
     if not contig.edges:
         return np.empty(0, np.int64)
-    offset = _EDGE_DTYPE.itemsize * contig.first_edge
-    return np.memmap(stem.with_suffix(EDGES), _EDGE_DTYPE, "r", offset, (contig.edges,))
+    return _mapped(stem.with_suffix(EDGES), _EDGE_DTYPE)[contig.first_edge : contig.first_edge + contig.edges]
+
+
+@lru_cache(maxsize=16)
+def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A staged file as an array. Kept open: opening one for every block makes threads wait for each other."""
+    return np.asarray(np.memmap(path, dtype, "r"))
 
 
 def _runs(edges: NDArray[np.int64], flag: int, length: int) -> Runs:
