@@ -228,7 +228,7 @@ class Run:
         )
         return HeldOut(
             reader, windows, species[windows.block], rates, tables, self.rank,
-            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
         )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:

@@ -93,6 +93,10 @@ class ModelSettings(Config):
     chunk_pooling: Literal["first", "mean"] = "first"
     mask_protection: bool = True
     residual_gating: bool = True
+    strand_symmetry: bool = Field(
+        False,
+        description="read both strands at once: exactly equivariant to the reverse complement, at twice the cost",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -173,6 +177,9 @@ class EvaluationSettings(Config):
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
     diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
+    average_strands: bool = Field(
+        False, description="score the mean of a window's logits and those of its reverse complement, read separately"
+    )
     baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
 
 
