@@ -1,7 +1,7 @@
 """Every choice the network depends on; without arguments, the 172M model of the paper (arXiv 2601.03019 v4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -29,13 +29,16 @@ class DNAChunkerConfig(PretrainedConfig):
             `conv` (dilated convolutions).
         local_window: positions to either side that local attention sees.
         state_size, conv_width, expand, dt_rank: Mamba's; dt_rank None means ceil(width / 16).
-        router: `learned`, or `fixed` to take boundaries with every batch (k-mer, BPE).
+        router: `learned`, or `fixed` to take boundaries with every batch.
+        segmentation: with a fixed router, how to cut where a batch brings no boundaries: see fixed_segmentation.py.
         target_ratios: alpha per stage, chunks per position the ratio loss pulls to; the paper's 0.33.
         ratio_loss_weight: lambda; H-Net's 0.03 (arXiv 2507.07955), for the paper gives none.
         ratio_boundaries: count `natural` boundaries (p >= 1/2) in the ratio loss, or `forced` ones too.
         chunk_pooling: a chunk's vector is that of its `first` position, or the `mean` over its positions.
         mask_protection: masked positions are chunks of their own at every stage.
         residual_gating: the encoder's residual is left out where the chunk holds a mask.
+        strand_symmetry: read every sequence together with its reverse complement (strands.py), so that the reverse
+            complement has the mirror image of its logits and chunks; every base costs twice as much.
         chunk_capacity: per stage, places for chunks per base; None for as many as there are, which makes the host wait
             for the device once a stage to count them. A batch with more chunks than places gets the loss NaN, so that
             no optimizer learns from what was cut short; unused places cost what chunks cost.
@@ -71,12 +74,14 @@ class DNAChunkerConfig(PretrainedConfig):
         expand: int = 2,
         dt_rank: int | None = None,
         router: str = "learned",
+        segmentation: Mapping[str, Any] | None = None,
         target_ratios: Sequence[float] = (0.33, 0.33),
         ratio_loss_weight: float = 0.03,
         ratio_boundaries: str = "natural",
         chunk_pooling: str = "first",
         mask_protection: bool = True,
         residual_gating: bool = True,
+        strand_symmetry: bool = False,
         chunk_capacity: Sequence[float] | None = None,
         scan_backend: str = "auto",
         attention_backend: str = "auto",
@@ -103,12 +108,14 @@ class DNAChunkerConfig(PretrainedConfig):
         self.expand = expand
         self.dt_rank = math.ceil(width / 16) if dt_rank is None else dt_rank
         self.router = router
+        self.segmentation = None if segmentation is None else dict(segmentation)
         self.target_ratios = list(target_ratios)
         self.ratio_loss_weight = ratio_loss_weight
         self.ratio_boundaries = ratio_boundaries
         self.chunk_pooling = chunk_pooling
         self.mask_protection = mask_protection
         self.residual_gating = residual_gating
+        self.strand_symmetry = strand_symmetry
         self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
         self.scan_backend = scan_backend
         self.attention_backend = attention_backend
@@ -127,6 +134,11 @@ class DNAChunkerConfig(PretrainedConfig):
         return len(self.encoder_layers)
 
     @property
+    def strands(self) -> int:
+        """How many strands of a sequence the network reads."""
+        return 2 if self.strand_symmetry else 1
+
+    @property
     def inner_width(self) -> int:
         """Channels inside a Mamba layer."""
         return self.expand * self.width
@@ -135,6 +147,8 @@ class DNAChunkerConfig(PretrainedConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.segmentation is not None and self.router != "fixed":
+            raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
         if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
             raise ValueError(
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "

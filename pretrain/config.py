@@ -93,11 +93,55 @@ class ModelSettings(Config):
     chunk_pooling: Literal["first", "mean"] = "first"
     mask_protection: bool = True
     residual_gating: bool = True
+    strand_symmetry: bool = Field(
+        False,
+        description="read both strands at once: exactly equivariant to the reverse complement, at twice the cost",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width} does not divide into num_heads={self.num_heads} heads of even width")
+        return self
+
+
+_SEGMENTATION_DEFAULTS: dict[str, dict[str, int]] = {
+    "kmer": {"k": 6},
+    "bpe": {"vocabulary": 4096, "sample_bases": 10_000_000},
+}
+
+
+class SegmentationSettings(Config):
+    """Where chunks start: found by the routers, or as a tokenizer cuts, with all else the same.
+
+    A segmentation that is not learned has no ratio loss. See docs/segmentations.md.
+    """
+
+    kind: Literal["learned", "base", "kmer", "bpe"] = Field(
+        "learned", description="routers; or every base, every k-th base, byte pairs learned from the training split"
+    )
+    k: Positive | None = Field(None, description="bases of a k-mer (kmer only); default 6")
+    vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="tokens, the four bases included (bpe only); default 4096"
+    )
+    sample_bases: Positive | None = Field(
+        None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = _SEGMENTATION_DEFAULTS.get(str(values.get("kind")), {})
+        return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        for kind, settings in _SEGMENTATION_DEFAULTS.items():
+            for key in settings:
+                if kind != self.kind and getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to kind {kind}; kind {self.kind} has no such setting")
         return self
 
 
@@ -173,6 +217,9 @@ class EvaluationSettings(Config):
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
     diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
+    average_strands: bool = Field(
+        False, description="score the mean of a window's logits and those of its reverse complement, read separately"
+    )
     baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
 
 
@@ -233,6 +280,7 @@ class PretrainConfig(Config):
     steps: Positive = Field(description="optimizer steps in the whole run")
     log_every: Positive = 1
     model: ModelSettings = ModelSettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
     data: DataSettings = Field(description="at least data.corpus, or --corpus")
     loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()
