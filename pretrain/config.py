@@ -148,6 +148,9 @@ class MaskingSettings(Config):
     mask: Share = 0.8
     random: Share = 0.1
     repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
+    span: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="bases selected together; the same share in longer runs forces fewer chunks"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
