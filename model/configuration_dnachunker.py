@@ -37,6 +37,8 @@ class DNAChunkerConfig(PretrainedConfig):
         chunk_pooling: a chunk's vector is that of its `first` position, or the `mean` over its positions.
         mask_protection: masked positions are chunks of their own at every stage.
         residual_gating: the encoder's residual is left out where the chunk holds a mask.
+        strand_symmetry: read every sequence together with its reverse complement (strands.py), so that the reverse
+            complement has the mirror image of its logits and chunks; every base costs twice as much.
         chunk_capacity: per stage, places for chunks per base; None for as many as there are, which makes the host wait
             for the device once a stage to count them. A batch with more chunks than places gets the loss NaN, so that
             no optimizer learns from what was cut short; unused places cost what chunks cost.
@@ -79,6 +81,7 @@ class DNAChunkerConfig(PretrainedConfig):
         chunk_pooling: str = "first",
         mask_protection: bool = True,
         residual_gating: bool = True,
+        strand_symmetry: bool = False,
         chunk_capacity: Sequence[float] | None = None,
         scan_backend: str = "auto",
         attention_backend: str = "auto",
@@ -112,6 +115,7 @@ class DNAChunkerConfig(PretrainedConfig):
         self.chunk_pooling = chunk_pooling
         self.mask_protection = mask_protection
         self.residual_gating = residual_gating
+        self.strand_symmetry = strand_symmetry
         self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
         self.scan_backend = scan_backend
         self.attention_backend = attention_backend
@@ -130,6 +134,11 @@ class DNAChunkerConfig(PretrainedConfig):
         return len(self.encoder_layers)
 
     @property
+    def strands(self) -> int:
+        """How many strands of a sequence the network reads."""
+        return 2 if self.strand_symmetry else 1
+
+    @property
     def inner_width(self) -> int:
         """Channels inside a Mamba layer."""
         return self.expand * self.width
@@ -140,6 +149,8 @@ class DNAChunkerConfig(PretrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.segmentation is not None and self.router != "fixed":
             raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
+        if self.segmentation is not None and self.strand_symmetry:
+            raise ValueError("a segmentation with strand_symmetry: k-mers and byte pairs of a strand mirror no others")
         if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
             raise ValueError(
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "

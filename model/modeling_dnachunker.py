@@ -22,6 +22,7 @@ from .mixers import MIXERS
 from .objectives import mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, take, unpack
+from .strands import base_means, borders_on_both, both_strands, logit_means, sequence_means
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",
@@ -89,7 +90,8 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
 
         Returns:
             hidden (T, D) after the final norm; the hierarchy's findings; the packing; and (T,) int64, where each
-            packed base lies in the flattened (B*L,) input.
+            packed base lies in the flattened (B*L,) input. With `strand_symmetry` the packing holds both strands, and
+            the bases of the other one lie nowhere, at B*L.
 
         Raises:
             ValueError: input_ids not (B, L), or boundaries that do not match stages and shape.
@@ -99,13 +101,21 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         present = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
         if present.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {tuple(present.shape)}, input_ids are {tuple(input_ids.shape)}")
+        if boundaries is not None and (
+            len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries)
+        ):
+            raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
+        nowhere = input_ids.numel()
+        if self.config.strand_symmetry:
+            input_ids, present = both_strands(input_ids, present)
         packing, index = pack(present, wait=self.config.chunk_capacity is None)
         ids = take(input_ids, index, self.config.pad_token_id)
+        index = index.clamp_max(nowhere)  # of the other strand, nothing is marked, labelled or shown
         given = None
         if boundaries is not None:
-            if len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries):
-                raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
             given = [take(b.bool(), index, False) for b in boundaries]
+            if self.config.strand_symmetry:
+                given = [borders_on_both(b, packing) for b in given]
         elif self.token_starts is not None:
             starts = self.token_starts(ids, packing)
             given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
@@ -136,14 +146,23 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             DNAChunkerOutput.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, _, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
         shape = (input_ids.shape[0], input_ids.shape[1])
+        if self.config.strand_symmetry:
+            hidden = base_means(hidden, packing)
         output = DNAChunkerOutput(
             last_hidden_state=unpack(hidden, index, shape),
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=self.levels(found, packing, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
+
+    def levels(
+        self, found: HierarchyOutput, packing: Packing, index: Tensor, shape: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        """Every level's vectors (B, L, D), means over both strands where the network reads both."""
+        kept = [base_means(x, packing) for x in found.levels] if self.config.strand_symmetry else found.levels
+        return tuple(unpack(x, index, shape) for x in kept)
 
 
 class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
@@ -187,10 +206,13 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, _, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
         logits = self.lm_head(hidden).float()
-        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
+        if config.strand_symmetry:
+            logits = logit_means(logits, packing)
+        sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
+        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
         mlm = loss = None
         if labels is not None:
             weights = None if loss_weights is None else take(loss_weights, index, 0)
@@ -204,7 +226,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             logits=unpack(logits, index, shape),
             mlm_loss=mlm,
             ratio_loss=ratio,
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=self.dnachunker.levels(found, packing, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
@@ -243,13 +265,15 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
         means = (sums / packing.lengths.clamp_min(1).unsqueeze(-1))[: len(packing.real_lengths)]
+        if self.config.strand_symmetry:
+            means = sequence_means(means)
         logits = self.classifier(means.to(hidden.dtype)).float()
         shape = (input_ids.shape[0], input_ids.shape[1])
         chunks = describe_stages(found.stages, index, shape)
         output = DNAChunkerClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=self.dnachunker.levels(found, packing, index, shape) if keep else None,
             **{name: chunks[name] for name in ("boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts")},
         )
         return output.to_tuple() if return_dict is False else output
@@ -265,10 +289,6 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         if kind == "single_label_classification":
             return F.cross_entropy(logits, labels.flatten())
         return F.binary_cross_entropy_with_logits(logits, labels.float())
-
-
-def _levels(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
-    return tuple(unpack(level, index, shape) for level in found.levels)
 
 
 DNAChunkerConfig.register_for_auto_class()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import fused_kernels, scan_backend
 from .packing import Packing
+from .strands import border_means
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Router(nn.Module):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.mask_protection = config.mask_protection
+        self.strand_symmetry = config.strand_symmetry
         self.probability = (
             BoundaryProbability(config.width, config.scan_backend) if config.router == "learned" else None
         )
@@ -140,6 +142,8 @@ class Router(nn.Module):
         """
         if self.probability is not None:
             probability = self.probability(x, packing)
+            if self.strand_symmetry:
+                probability = border_means(probability, packing)
         elif given is not None:
             probability = (given | packing.first).to(torch.float32)
         else:

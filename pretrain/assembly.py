@@ -244,7 +244,7 @@ class Run:
         )
         return HeldOut(
             reader, windows, species[windows.block], rates, tables, self.rank,
-            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
             learned_boundaries=self.config.segmentation.kind == "learned",
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD, MASK_ID
+from model.strands import complement, complement_logits
 
 from .batches import window_keys
 from .block_cache import UInt8Array
@@ -51,6 +52,7 @@ class HeldOut:
         *,
         seq_len: int,
         micro_batch: int,
+        average_strands: bool = False,
         learned_boundaries: bool = True,
     ) -> None:
         """
@@ -59,6 +61,7 @@ class HeldOut:
             species: of each window.
             seq_len: bases of a window.
             micro_batch: windows in one forward pass.
+            average_strands: predict with the mean over a window and its reverse complement.
             learned_boundaries: warn of what routers can get wrong.
         """
         self._rank = rank
@@ -74,6 +77,7 @@ class HeldOut:
         self._rates = rates
         self._tables = tables
         self._micro_batch = micro_batch
+        self._average_strands = average_strands
         self._learned_boundaries = learned_boundaries
 
     def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -82,7 +86,8 @@ class HeldOut:
         `on_batch` is called before each forward pass: a long evaluation is no hang.
 
         `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
-        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked.
+        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked. Where there
+        are several species, `species` has all of it for each, whether or not training saw it.
         """
         engine.train(False)
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
@@ -160,10 +165,13 @@ class HeldOut:
     def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
         batch = self._corrupt(packed, windows)
         output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        logits = output.logits.float()
+        if self._average_strands:
+            logits = (logits + _logits_across(engine, batch)) / 2
         losses = F.cross_entropy(
-            output.logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORED_LABEL, reduction="none"
+            logits.transpose(1, 2), batch.labels, ignore_index=IGNORED_LABEL, reduction="none"
         ).double()
-        correct = output.logits.argmax(-1) == batch.labels
+        correct = logits.argmax(-1) == batch.labels
         masked = batch.input_ids == MASK_ID
         selected = batch.labels != IGNORED_LABEL
         repeat = masked & batch.is_repeat
@@ -184,9 +192,14 @@ class HeldOut:
         summary["windows"] = self._count
         by_species = {name: _averages(table[self._species == name]) for name in sorted(set(self._species.tolist()))}
         if len(by_species) > 1:
-            keys = ("masked_loss", *(f"order{order}_loss" for order in ORDERS))
-            summary["species"] = {name: {key: values[key] for key in keys} for name, values in by_species.items()}
+            summary["species"] = by_species
         return summary
+
+
+def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
+    """(B, L, V) float32: what the model says of each base when it reads the windows' other strand."""
+    ids, mask = complement(batch.input_ids).flip(1), batch.attention_mask.flip(1)
+    return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
 
 
 def _averages(table: Any) -> dict[str, Any]:
