@@ -149,6 +149,8 @@ class DNAChunkerConfig(PretrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.segmentation is not None and self.router != "fixed":
             raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
+        if self.segmentation is not None and self.strand_symmetry:
+            raise ValueError("a segmentation with strand_symmetry: k-mers and byte pairs of a strand mirror no others")
         if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
             raise ValueError(
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "

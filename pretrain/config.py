@@ -1,5 +1,6 @@
 """What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -128,6 +129,13 @@ class SegmentationSettings(Config):
         None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
     )
 
+    @property
+    def chunks_per_base(self) -> float | None:
+        """Of unmasked sequence, for plans: byte pairs to about a tenth; None where routers decide."""
+        if self.vocabulary is not None:
+            return 1.12 / math.log(self.vocabulary, 4)  # 0.19 at 4,096 tokens and 0.25 at 512, on a bacterium
+        return {"learned": None, "base": 1.0}.get(self.kind, 1 / (self.k or 1))
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, values: Any) -> Any:
@@ -152,6 +160,15 @@ class MaskingSettings(Config):
     mask: Share = 0.8
     random: Share = 0.1
     repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
+    span: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="bases selected together; the same share in longer runs forces fewer chunks"
+    )
+
+    @property
+    def forced_share(self) -> float:
+        """Share of positions that are masked or follow a mask: mask protection makes each start a chunk."""
+        masked = self.select * self.mask
+        return masked + masked * (1 - masked) / self.span
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
