@@ -65,7 +65,10 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
 
-        model = build_model(config)
+        rates = MaskingRates(**config.masking.model_dump())
+        passes = rank.world_size * self._accumulation
+        least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
+        model = build_model(config, label_capacity=rates.most_selected(least))
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
@@ -74,7 +77,6 @@ class Run:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
         self._curriculum = self._build_curriculum()
-        rates = MaskingRates(**config.masking.model_dump())
         reader = self._build_reader()
         self.held_out = self._build_held_out(reader, rates, micro_batch)
         self.data = TrainingData(
@@ -246,13 +248,18 @@ class Run:
         return {**self.engine.versions, "transformers": transformers.__version__}
 
 
-def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM:
-    """The model of a run, initialised from its seed alone: the same weights on every rank."""
+def build_model(config: PretrainConfig, *, label_capacity: float | None = None) -> DNAChunkerForMaskedLM:
+    """The model of a run, initialised from its seed alone: the same weights on every rank.
+
+    Args:
+        label_capacity: as in `DNAChunkerConfig`.
+    """
     torch.manual_seed(config.seed)
     network = DNAChunkerConfig(
         **config.model.model_dump(),
         scan_backend=config.engine.scan_backend,
         attention_backend=config.engine.attention_backend,
+        label_capacity=label_capacity,
     )
     model = DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:

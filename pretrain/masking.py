@@ -4,6 +4,7 @@ Paper: 15 % of the A/C/G/T positions are selected; of these 80 % become [MASK], 
 N, pads and special tokens are never selected. Soft-masked (repeat) bases count less in the loss.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -35,6 +36,11 @@ class MaskingRates:
         shares = (1.0, self.mask, self.mask + self.random)
         below_select, below_mask, below_random = (round(self.select * share * 2**31) for share in shares)
         return below_select, below_mask, below_random
+
+    def most_selected(self, positions: int) -> float:
+        """A share of so many positions that the selected ones do not exceed: eight standard deviations of chance."""
+        share = self.select + 8 * math.sqrt(self.select * (1 - self.select) / positions)
+        return min(1.0, max(share, 1 / positions))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,16 @@ def test_shares_of_none_and_all_are_exact(share: float) -> None:
     assert (batch.labels != IGNORED_LABEL).any() == (share == 1.0)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.15, 0.6, 1.0])
+def test_room_for_the_selected_is_enough_and_not_much_more(share: float) -> None:
+    rates = MaskingRates(select=share)
+    for positions in (16, 1024):
+        labels = corrupt(torch.zeros((2048, positions), dtype=torch.uint8), torch.arange(2048), rates).labels
+        assert ((labels != IGNORED_LABEL).float().mean(1) <= rates.most_selected(positions)).all()
+    assert share <= rates.most_selected(8192) <= share + 0.05
+    assert 0 < rates.most_selected(1) <= 1
+
+
 def test_hashes_are_the_published_functions() -> None:
     def splitmix(value: int) -> int:
         value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
