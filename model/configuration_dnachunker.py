@@ -13,6 +13,7 @@ _CHOICES = {
     "chunk_pooling": ("first", "mean"),
     "mixer": ("bimamba", "transformer", "conv"),
     "router": ("learned", "fixed"),
+    "compile_trunk": ("auto", "on", "off"),
     "scan_backend": ("auto", "triton", "reference", "cpu", "mamba_ssm"),
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
@@ -43,6 +44,7 @@ class DNAChunkerConfig(PretrainedConfig):
             no optimizer learns from what was cut short; unused places cost what chunks cost.
         label_capacity: places for labelled positions per base; with labels, the head then runs on those positions alone
             and no logits are returned. None for logits everywhere. More labels than places make the loss NaN.
+        compile_trunk: let torch.compile fuse norm, GELU and sums of the trunk's MLPs: `auto` on CUDA, `on`, `off`.
         scan_backend, attention_backend: see kernels.py.
         initializer_range: standard deviation of normal initialisation.
         time_step_min, time_step_max: range of Mamba's initial step sizes.
@@ -84,6 +86,7 @@ class DNAChunkerConfig(PretrainedConfig):
         strand_symmetry: bool = False,
         chunk_capacity: Sequence[float] | None = None,
         label_capacity: float | None = None,
+        compile_trunk: str = "off",
         scan_backend: str = "auto",
         attention_backend: str = "auto",
         norm_eps: float = 1e-5,
@@ -118,6 +121,7 @@ class DNAChunkerConfig(PretrainedConfig):
         self.strand_symmetry = strand_symmetry
         self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
         self.label_capacity = label_capacity
+        self.compile_trunk = compile_trunk
         self.scan_backend = scan_backend
         self.attention_backend = attention_backend
         self.norm_eps = norm_eps

@@ -15,6 +15,7 @@ from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
 from .checkpoint import require_space, save_checkpoint
+from .chunk_places import ChunkPlaces
 from .config import PretrainConfig
 from .curriculum import Curriculum
 from .distributed import Rank
@@ -69,6 +70,9 @@ class Run:
         passes = rank.world_size * self._accumulation
         least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
         model = build_model(config, label_capacity=rates.most_selected(least))
+        self.places = ChunkPlaces(
+            model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
+        )
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
@@ -117,6 +121,7 @@ class Run:
             updates=self.engine.updates,
             skipped_batches=self.skipped.numbers,
             guards=self.guards.state(),
+            chunk_shares=self.places.state(),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
@@ -259,6 +264,7 @@ def build_model(config: PretrainConfig, *, label_capacity: float | None = None) 
         **config.model.model_dump(),
         scan_backend=config.engine.scan_backend,
         attention_backend=config.engine.attention_backend,
+        compile_trunk=config.engine.compile,
         label_capacity=label_capacity,
     )
     model = DNAChunkerForMaskedLM(network)
