@@ -1,7 +1,7 @@
 """Every choice the network depends on; without arguments, the 172M model of the paper (arXiv 2601.03019 v4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -30,7 +30,8 @@ class DNAChunkerConfig(PretrainedConfig):
             `conv` (dilated convolutions).
         local_window: positions to either side that local attention sees.
         state_size, conv_width, expand, dt_rank: Mamba's; dt_rank None means ceil(width / 16).
-        router: `learned`, or `fixed` to take boundaries with every batch (k-mer, BPE).
+        router: `learned`, or `fixed` to take boundaries with every batch.
+        segmentation: with a fixed router, how to cut where a batch brings no boundaries: see fixed_segmentation.py.
         target_ratios: alpha per stage, chunks per position the ratio loss pulls to; the paper's 0.33.
         ratio_loss_weight: lambda; H-Net's 0.03 (arXiv 2507.07955), for the paper gives none.
         ratio_boundaries: count `natural` boundaries (p >= 1/2) in the ratio loss, or `forced` ones too.
@@ -77,6 +78,7 @@ class DNAChunkerConfig(PretrainedConfig):
         expand: int = 2,
         dt_rank: int | None = None,
         router: str = "learned",
+        segmentation: Mapping[str, Any] | None = None,
         target_ratios: Sequence[float] = (0.33, 0.33),
         ratio_loss_weight: float = 0.03,
         ratio_boundaries: str = "natural",
@@ -112,6 +114,7 @@ class DNAChunkerConfig(PretrainedConfig):
         self.expand = expand
         self.dt_rank = math.ceil(width / 16) if dt_rank is None else dt_rank
         self.router = router
+        self.segmentation = None if segmentation is None else dict(segmentation)
         self.target_ratios = list(target_ratios)
         self.ratio_loss_weight = ratio_loss_weight
         self.ratio_boundaries = ratio_boundaries
@@ -152,6 +155,8 @@ class DNAChunkerConfig(PretrainedConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.segmentation is not None and self.router != "fixed":
+            raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
         if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
             raise ValueError(
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from .attention import TrunkLayer
 from .configuration_dnachunker import DNAChunkerConfig
+from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
 from .mixers import MIXERS
@@ -67,6 +68,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
         self.embedding: nn.Module = nn.Embedding(config.vocab_size, config.width)
+        self.token_starts = None if config.segmentation is None else token_starts(config.segmentation)
         self.hierarchy = Hierarchy(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.post_init()
@@ -114,8 +116,11 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         given = None
         if boundaries is not None:
             given = [take(b.bool(), index, False) for b in boundaries]
-            if self.config.strand_symmetry:
-                given = [borders_on_both(b, packing) for b in given]
+        elif self.token_starts is not None:
+            starts = self.token_starts(ids, packing)
+            given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
+        if given is not None and self.config.strand_symmetry:
+            given = [borders_on_both(b, packing) for b in given]
         masked = ids == self.config.mask_token_id
         found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
         if self.config.strand_symmetry and keep_levels:
@@ -138,7 +143,8 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             output_hidden_states: also return every level's vectors.
             return_dict: False for a plain tuple.
             boundaries: per stage (B, L) bool, chunk starts to use in place of the routers' decisions; required when
-                `config.router` is `fixed`. At stage 1 they count where a stage-0 chunk starts.
+                `config.router` is `fixed` without a `config.segmentation`. At stage 1 they count where a stage-0
+                chunk starts.
 
         Returns:
             DNAChunkerOutput.

@@ -9,11 +9,11 @@ import transformers
 
 from dataprep.corpus_index import Corpus
 from failures import GuardTripped
-from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
+from .byte_pairs import learn_merges
 from .checkpoint import require_space, save_checkpoint
 from .chunk_places import ChunkPlaces
 from .config import PretrainConfig
@@ -27,6 +27,7 @@ from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .masking import MaskingRates
 from .mixing import mixture_of
+from .network import network_config
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
@@ -66,10 +67,11 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
 
+        self._merges = state.merges if state else self._learn_merges()
         rates = MaskingRates(**config.masking.model_dump())
         passes = rank.world_size * self._accumulation
         least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
-        model = build_model(config, label_capacity=rates.most_selected(least))
+        model = build_model(config, self._merges, label_capacity=rates.most_selected(least))
         self.places = ChunkPlaces(
             model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
         )
@@ -128,6 +130,7 @@ class Run:
             device=self.rank.device.type,
             corpus_fingerprint=self._corpus.fingerprint,
             identity=identity_of(config),
+            merges=self._merges,
             versions=self._versions(),
         )
         folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
@@ -204,6 +207,19 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
+    def _learn_merges(self) -> str:
+        data, settings = self.config.data, self.config.segmentation
+        if settings.vocabulary is None or settings.sample_bases is None:
+            return ""  # not byte pairs
+        merges = ""
+        if self.rank.is_main:
+            merges = learn_merges(
+                WindowReader(self._corpus, data.train_split), both_strands=data.reverse_complement,
+                vocabulary=settings.vocabulary, sample_bases=settings.sample_bases,
+            )  # fmt: skip
+        shared: str = self.rank.from_main(merges)
+        return shared
+
     def _build_curriculum(self) -> Curriculum:
         data = self.config.data
         blocks = self._corpus.blocks(data.train_split)
@@ -236,6 +252,7 @@ class Run:
         return HeldOut(
             reader, windows, species[windows.block], rates, tables, self.rank,
             seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
+            learned_boundaries=self.config.segmentation.kind == "learned",
         )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:
@@ -253,20 +270,21 @@ class Run:
         return {**self.engine.versions, "transformers": transformers.__version__}
 
 
-def build_model(config: PretrainConfig, *, label_capacity: float | None = None) -> DNAChunkerForMaskedLM:
+def build_model(
+    config: PretrainConfig, merges: str = "", *, label_capacity: float | None = None
+) -> DNAChunkerForMaskedLM:
     """The model of a run, initialised from its seed alone: the same weights on every rank.
 
     Args:
+        merges: as in `network_config`.
         label_capacity: as in `DNAChunkerConfig`.
     """
     torch.manual_seed(config.seed)
-    network = DNAChunkerConfig(
-        **config.model.model_dump(),
-        scan_backend=config.engine.scan_backend,
-        attention_backend=config.engine.attention_backend,
+    network = network_config(
+        config.model, config.segmentation, merges=merges, label_capacity=label_capacity,
         compile_trunk=config.engine.compile,
-        label_capacity=label_capacity,
-    )
+        scan_backend=config.engine.scan_backend, attention_backend=config.engine.attention_backend,
+    )  # fmt: skip
     model = DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()

@@ -105,6 +105,46 @@ class ModelSettings(Config):
         return self
 
 
+_SEGMENTATION_DEFAULTS: dict[str, dict[str, int]] = {
+    "kmer": {"k": 6},
+    "bpe": {"vocabulary": 4096, "sample_bases": 10_000_000},
+}
+
+
+class SegmentationSettings(Config):
+    """Where chunks start: found by the routers, or as a tokenizer cuts, with all else the same.
+
+    A segmentation that is not learned has no ratio loss. See docs/segmentations.md.
+    """
+
+    kind: Literal["learned", "base", "kmer", "bpe"] = Field(
+        "learned", description="routers; or every base, every k-th base, byte pairs learned from the training split"
+    )
+    k: Positive | None = Field(None, description="bases of a k-mer (kmer only); default 6")
+    vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="tokens, the four bases included (bpe only); default 4096"
+    )
+    sample_bases: Positive | None = Field(
+        None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = _SEGMENTATION_DEFAULTS.get(str(values.get("kind")), {})
+        return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        for kind, settings in _SEGMENTATION_DEFAULTS.items():
+            for key in settings:
+                if kind != self.kind and getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to kind {kind}; kind {self.kind} has no such setting")
+        return self
+
+
 class MaskingSettings(Config):
     """BERT corruption; shares of the A/C/G/T positions, then of the selected ones."""
 
@@ -252,6 +292,7 @@ class PretrainConfig(Config):
     steps: Positive = Field(description="optimizer steps in the whole run")
     log_every: Positive = 1
     model: ModelSettings = ModelSettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
     data: DataSettings = Field(description="at least data.corpus, or --corpus")
     loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()

@@ -53,6 +53,7 @@ class HeldOut:
         seq_len: int,
         micro_batch: int,
         average_strands: bool = False,
+        learned_boundaries: bool = True,
     ) -> None:
         """
         Args:
@@ -61,6 +62,7 @@ class HeldOut:
             seq_len: bases of a window.
             micro_batch: windows in one forward pass.
             average_strands: predict with the mean over a window and its reverse complement.
+            learned_boundaries: warn of what routers can get wrong.
         """
         self._rank = rank
         self._reader = reader
@@ -76,6 +78,7 @@ class HeldOut:
         self._tables = tables
         self._micro_batch = micro_batch
         self._average_strands = average_strands
+        self._learned_boundaries = learned_boundaries
 
     def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
@@ -133,7 +136,7 @@ class HeldOut:
             total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
         assert isinstance(total, torch.Tensor), "there is at least one window"
         metrics = summarise(self._rank.sum_tensor(total))
-        found = warnings_of(metrics)
+        found = warnings_of(metrics, learned=self._learned_boundaries)
         return {
             **metrics,
             "warnings": [warning.name for warning in found],
