@@ -44,7 +44,7 @@ def train(run: Run) -> None:
         metrics = tally.over_all(rank)
         if run.places.learn(list(metrics["most_chunks"].values())):
             run.journal.say(
-                f"step {step}: more chunks than recent steps foretold; the batch is lost, the next is counted"
+                f"step {step}: chunks filled the places foreseen; any beyond are lost, the next are counted"
             )
 
         phase("step", step)
