@@ -21,7 +21,7 @@ from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
 from .mixers import MIXERS
-from .objectives import labelled_rows, mlm_loss, total_ratio_loss
+from .objectives import labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, take, unpack
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
@@ -221,9 +221,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
                 lost.append(overflowed)
             logits = self._logits(hidden, packing, rows)
             mlm = mlm_loss(logits, truth, weights, loss_normalizer)
-            loss = mlm + config.ratio_loss_weight * ratio
-            if lost:  # a batch that did not fit must not be learned from
-                loss = torch.where(torch.stack(lost).any(), torch.nan, loss)
+            loss = void_where(lost, mlm + config.ratio_loss_weight * ratio)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape) if rows is None else None,

@@ -47,6 +47,14 @@ def labelled_rows(labels: Tensor, places: int) -> tuple[Tensor, Tensor, Tensor]:
     return rows, torch.where(filled, labels[rows], -100), count > places
 
 
+def void_where(lost: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """The loss, or NaN with gradients that are NaN where any of `lost` (() bool each) is set.
+
+    To replace the loss would leave gradients of zero, which an optimizer with momentum or weight decay acts on.
+    """
+    return loss * torch.where(torch.stack(tuple(lost)).any(), torch.nan, 1.0) if lost else loss
+
+
 def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "natural") -> Tensor:
     """The ratio loss of H-Net (arXiv 2507.07955, eq. 10), one value per sequence.
 

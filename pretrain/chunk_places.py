@@ -1,18 +1,20 @@
 """Places for chunks chosen from what recent steps needed, so that nobody waits for the device to count them.
 
 Only filler depends on how many places there are. A batch with more chunks than places has the loss NaN, which the
-guards keep from every rank's weights; the step after it counts its chunks, and so does the first.
+guards keep from every rank's weights; the steps after it count their chunks, and so do the first ones.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 from model.configuration_dnachunker import DNAChunkerConfig
 
 _STEPS = 32  # looked back on
-_HEADROOM = 1.05
+_FEWEST = 8  # steps counted before any is foreseen
+_HEADROOM = 1.05  # beside the largest rise from one recent step to the next
 _BUCKETS = 64  # per base: few different shapes, for allocators and whatever is compiled or captured for a shape
 
 
@@ -33,10 +35,13 @@ class ChunkPlaces:
     @property
     def places(self) -> list[float] | None:
         """Per stage, places per base in the coming step; None to count."""
-        if not self._foresee or not self._shares:
+        if not self._foresee or len(self._shares) < _FEWEST:
             return None
-        most = (max(stage) for stage in zip(*self._shares, strict=True))
-        return [min(1.0, math.ceil(_HEADROOM * share * _BUCKETS) / _BUCKETS) for share in most]
+        wanted = []
+        for stage in zip(*self._shares, strict=True):
+            rise = max(later - earlier for earlier, later in pairwise(stage))
+            wanted.append(_HEADROOM * max(stage) + max(rise, 0.0))
+        return [min(1.0, math.ceil(share * _BUCKETS) / _BUCKETS) for share in wanted]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

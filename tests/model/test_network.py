@@ -343,15 +343,13 @@ def test_the_head_on_labelled_positions_alone_teaches_the_same(changes: dict[str
         assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
 
 
-def test_more_labels_than_places_make_the_loss_nan() -> None:
+@pytest.mark.parametrize("few", [{"label_capacity": 0.02}, {"chunk_capacity": (0.2, 0.1)}])
+def test_what_finds_no_place_makes_loss_and_gradients_nan(few: dict[str, object]) -> None:
+    model = build(**few)
     ids = masked_bases((2, 60), 5)
-    assert build(label_capacity=0.02)(ids, labels=labels_for(ids)).loss.isnan()
-
-
-def test_chunks_beyond_the_places_make_the_loss_nan() -> None:
-    ids = masked_bases((2, 60), 5)
-    loss = build(chunk_capacity=(0.2, 0.1))(ids, labels=labels_for(ids)).loss
-    assert torch.isnan(loss)
+    loss = model(ids, labels=labels_for(ids)).loss
+    assert loss.isnan()
+    assert gradients(model, [loss]).norm().isnan(), "gradients of zero would be applied"
 
 
 @pytest.mark.parametrize("capacity", [(0.5,), (0.5, 0.0), (0.5, 1.5)])

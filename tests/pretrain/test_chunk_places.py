@@ -1,6 +1,7 @@
 """Places for chunks taken from history change no loss, and what does not fit is not learned."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -43,25 +44,29 @@ class Training:
             output.loss.backward()
             tally.add(batch, output)
         metrics = tally.over_all(ALONE)
-        if torch.isfinite(torch.tensor(metrics["loss"])):
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.model.parameters()])
+        if norm.isfinite():  # as the engine decides
             self.optimizer.step()
         self.optimizer.zero_grad()
         return metrics["loss"], self.places.learn(list(metrics["most_chunks"].values()))
 
 
-def test_losses_are_those_of_counted_chunks_to_the_bit() -> None:
+def test_losses_are_those_of_counted_chunks() -> None:
+    """To the bit, until gradients that were added up over more rows, filler among them, have been rounded elsewhere."""
     counted, foreseen = Training(foresee=False), Training(foresee=True)
-    used = set()
-    for step in range(6):
-        used.add(foreseen.places.places is not None)
-        assert foreseen.step(micro_batches(step)) == (counted.step(micro_batches(step))[0], False)
-    assert used == {False, True}
+    used: list[bool] = []
+    for step in range(11):
+        used.append(foreseen.places.places is not None)
+        (ours, full), (theirs, _) = (training.step(micro_batches(step)) for training in (foreseen, counted))
+        assert not full
+        assert ours == theirs if used.count(True) < 2 else abs(ours - theirs) <= 1e-6
+    assert used == 8 * [False] + 3 * [True]
     assert foreseen.model.config.chunk_capacity is None, "passes outside of training count"
 
 
 def test_a_batch_that_does_not_fit_is_lost_and_the_next_is_counted() -> None:
     training = Training(foresee=True)
-    for step in range(3):
+    for step in range(9):
         assert not training.step(micro_batches(step, bases=1))[1]
     narrow = training.places.places
     before = [parameter.clone() for parameter in training.model.parameters()]
@@ -70,9 +75,10 @@ def test_a_batch_that_does_not_fit_is_lost_and_the_next_is_counted() -> None:
     assert loss != loss  # NaN: no guard lets it be learned
     assert all(torch.equal(a, b) for a, b in zip(before, training.model.parameters(), strict=True))
     assert training.places.places is None
-    loss, full = training.step(micro_batches(3))
-    assert loss == loss
-    assert not full
+    for step in range(9):
+        loss, full = training.step(micro_batches(step))
+        assert loss == loss
+        assert not full
     wide = training.places.places
     assert narrow is not None
     assert wide is not None
@@ -91,7 +97,7 @@ def test_a_resumed_run_makes_the_same_places() -> None:
             resumed = ChunkPlaces(network, foresee=True, shares=resumed.state())
     assert whole.places is not None
     assert [place * 64 % 1 for place in whole.places] == [0, 0]
-    assert all(1.04 * most <= place <= 1.1 * most for most, place in zip((0.56, 0.3), whole.places, strict=True))
+    assert whole.places == [math.ceil(64 * (1.05 * most + rise)) / 64 for most, rise in ((0.56, 0.01), (0.3, 0.04))]
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
