@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -201,11 +200,6 @@ def analysis_folder(cell: Cell, name: str, analysis: AnalysisSettings) -> Path:
 def launcher(sweep: SweepConfig) -> tuple[str, ...]:
     """What stands before a step's arguments."""
     return sweep.command or (sys.executable, "-m", "dnachunker")
-
-
-def variables(sweep: SweepConfig) -> dict[str, str]:
-    """Environment of every command. PYTHONSAFEPATH: a folder named `model` where the user stands is not ours."""
-    return {**os.environ, "PYTHONSAFEPATH": "1", **sweep.chosen.environment}
 
 
 def _trained(cell: Cell) -> bool:

@@ -26,11 +26,21 @@ def add_verbs(verbs: Any) -> None:
     sweep.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     sweep.add_argument("--output", metavar="OUT", help="folder to create or continue")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: %(default)s)")
+    sweep.add_argument(
+        "--on", default="local", metavar="local|ray[:ADDRESS]|slurm",
+        help="where cells run: here, as Ray tasks (here, or on a cluster), or as a SLURM array (default: %(default)s)",
+    )  # fmt: skip
+    sweep.add_argument("--cluster", default="slurm", metavar="FILE|PRESET", help="cluster config of --on slurm")
     sweep.add_argument("--dry-run", action="store_true", help="print every cell's commands and cost, and stop")
     sweep.add_argument("--tables", action="store_true", help="only write the tables of what is finished")
     sweep.add_argument("--cell", metavar="ROW:SEED", help="run this cell alone and write no table")
     sweep.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    sweep.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys, such as seeds=[0]")
+    sweep.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="override config keys, such as seeds=[0], or cluster.slurm.time=2:00:00",
+    )
     sweep.set_defaults(run_verb=_sweep)
 
 
@@ -42,7 +52,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     from .config import SweepConfig
 
-    config = load_config(SweepConfig, arguments.config, arguments.overrides, kind="experiments")
+    of_cluster = [word for word in arguments.overrides if word.startswith("cluster.")]
+    overrides = [word for word in arguments.overrides if word not in of_cluster]
+    config = load_config(SweepConfig, arguments.config, overrides, kind="experiments")
     if arguments.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -51,7 +63,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise BadInput(f"--jobs {arguments.jobs}: counts cells at a time, from 1 on")
 
-    from .sweep import dry_run, run_one_cell, run_sweep, tables
+    where, _, address = arguments.on.partition(":")
+    if where not in ("local", "ray", "slurm") or (address and where != "ray"):
+        raise BadInput(f"--on {arguments.on}: write local, ray, ray:ADDRESS or slurm")
+    if of_cluster and where != "slurm":
+        raise BadInput(f"{of_cluster[0]!r} is about --on slurm, and this runs on {where}")
+
+    from .sweep import dry_run, run_one_cell, run_sweep, submit_sweep, tables
 
     output = Path(arguments.output).absolute()  # commands and machines may stand elsewhere
     if arguments.dry_run:
@@ -61,4 +79,10 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return tables(config, output)
     if arguments.cell:
         return run_one_cell(config, output, arguments.cell)
-    return run_sweep(config, output, jobs=arguments.jobs)
+    if where == "slurm":
+        from cluster.config import ClusterConfig
+
+        keys = [word.removeprefix("cluster.") for word in of_cluster]
+        cluster = load_config(ClusterConfig, arguments.cluster, keys, kind="cluster")
+        return submit_sweep(config, output, cluster, jobs=arguments.jobs)
+    return run_sweep(config, output, jobs=arguments.jobs, ray=(address or "local") if where == "ray" else None)

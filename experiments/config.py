@@ -85,7 +85,9 @@ class AnalysisSettings(Config):
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     read: str = Field(description="file under {output}: numbers of a .json, or a .csv")
-    where: dict[str, str] = Field(default_factory=dict, description="of a .csv: only rows with these values")
+    where: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="of a .csv: only rows with one of these values, by column"
+    )
     by: tuple[str, ...] = Field((), description="of a .csv: columns whose values name a number")
     columns: tuple[str, ...] = Field((), description="of a .csv: columns that hold the numbers; of a .json: keys kept")
 

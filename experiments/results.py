@@ -109,7 +109,7 @@ def read_analysis(analysis: AnalysisSettings, path: Path) -> Metrics:
             kept = analysis.columns
             return {k: v for k, v in found.items() if not kept or any(k == c or k.startswith(f"{c}.") for c in kept)}
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if all(r[key] == value for key, value in analysis.where.items())]
+            rows = [r for r in csv.DictReader(file) if all(r[key] in values for key, values in analysis.where.items())]
         return {
             ".".join([*(row[key] for key in analysis.by), column]): float(row[column] or math.nan)
             for row in rows

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import FrameType
 
+from cluster.config import ClusterConfig
+from cluster.local import available_cores, visible_gpus
 from downstream.output_folder import write_text
 from failures import BadInput, Interrupted
 from typed_config import to_yaml
@@ -19,15 +21,21 @@ from typed_config import to_yaml
 from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
-from .run_cell import Running, check_identity, run_cell
+from .page import write_page
+from .run_cell import STOPPED, CellRunner, Running, check_identity
+from .slurm import submit
 from .tables import collect, write_tables
+from .tracking import log_tables, open_parent
 
 STORED = "sweep.yaml"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int) -> int:
+def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = None) -> int:
     """Run every missing cell, `jobs` at a time, and write the tables; returns the exit code.
+
+    Args:
+        ray: None for threads of this process; `local` or a cluster's address for Ray tasks.
 
     Raises:
         BadInput: a row, path or earlier cell that does not fit; nothing was started.
@@ -36,6 +44,15 @@ def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int) -> int:
     cells = prepare(sweep, output)
     missing = [cell for cell in cells if not cell.is_finished()]
     say(f"{sweep.name}: {len(cells)} cells, {len(cells) - len(missing)} of them finished; {output}")
+    open_parent(sweep, output)
+    if missing:
+        ended = _here(sweep, missing, output, jobs) if ray is None else _on_ray(sweep, missing, output, ray, jobs)
+        for _ in ended:
+            write_tables(output, sweep, collect(cells))
+    return finish(sweep, output, cells)
+
+
+def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Iterator[bool]:
     running, workdir = Running(), Path.cwd()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(jobs):
@@ -45,25 +62,39 @@ def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int) -> int:
         slot = slots.get()
         try:
             if running.stopped:
-                raise Interrupted("stopped; run the same command to continue")
-            environment = share_of_machine(slot, jobs)
-            return run_cell(
-                sweep, cell, output, workdir=workdir, tracking=("tracking.enabled=false",), environment=environment,
-                running=running, say=say,
-            )  # fmt: skip
+                raise Interrupted(STOPPED)
+            share = share_of_machine(slot, jobs)
+            return CellRunner(sweep, output, workdir, running, say, share).run(cell)
         finally:
             slots.put(slot)
 
     with _signals(running), ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(work, cell) for cell in missing]
         try:
-            for future in as_completed(futures):
-                future.result()
-                write_tables(output, sweep, collect(cells))
+            for future in as_completed([pool.submit(work, cell) for cell in cells]):
+                yield future.result()
         except BaseException:
-            running.stop()
+            running.stop()  # the others save; the pool waits for them
             raise
-    return finish(sweep, output, cells)
+
+
+def _on_ray(sweep: SweepConfig, cells: list[Cell], output: Path, address: str, jobs: int) -> Iterator[bool]:
+    from .ray_cells import run_on_ray
+
+    workdir, running = Path.cwd(), Running()
+    with _signals(running):  # here and not in a task: `shard` may want a Ray of its own
+        CellRunner(sweep, output, workdir, running, say).build_corpus()
+    yield from run_on_ray(sweep, cells, output, workdir=workdir, address=address, jobs=jobs)
+
+
+def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jobs: int) -> int:
+    """Hand the missing cells to SLURM; returns once it has taken them."""
+    cells = prepare(sweep, output)
+    missing = [cell for cell in cells if not cell.is_finished()]
+    if not missing:
+        return finish(sweep, output, cells)
+    open_parent(sweep, output)
+    say(submit(missing, output, output / STORED, cluster, jobs))
+    return 0
 
 
 def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
@@ -99,7 +130,7 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
         raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
     running = Running()
     with _signals(running):
-        return 0 if run_cell(sweep, named[name], output, workdir=Path.cwd(), running=running, say=say) else 1
+        return 0 if CellRunner(sweep, output, Path.cwd(), running, say).run(named[name]) else 1
 
 
 def tables(sweep: SweepConfig, output: Path) -> int:
@@ -110,7 +141,8 @@ def tables(sweep: SweepConfig, output: Path) -> int:
 def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
     """Write tables and page, print the table; 1 when a cell failed or is missing."""
     rows = collect(cells)
-    written = write_tables(output, sweep, rows)
+    written = [*write_tables(output, sweep, rows), write_page(output, sweep, rows)]
+    log_tables(sweep, output, rows, written)
     print(written[0].read_text("utf-8"))
     print(f"wrote {', '.join(map(str, written))}")
     failed, missing = sum(len(row.failures) for row in rows), sum(len(row.missing) for row in rows)
@@ -143,11 +175,17 @@ def dry_run(sweep: SweepConfig, output: Path) -> None:
 
 
 def share_of_machine(slot: int, jobs: int) -> dict[str, str]:
-    """Variables that keep `jobs` cells at a time out of each other's way, unless the user has set them."""
-    if "OMP_NUM_THREADS" in os.environ or jobs == 1:
-        return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    """Variables that keep `jobs` cells at a time out of each other's way, unless the user has set them.
+
+    GPUs are dealt out when there are enough for every cell; else, and without any, cores are shared.
+    """
+    shared: dict[str, str] = {}
+    gpus = visible_gpus()
+    if len(gpus) >= jobs > 1:
+        shared["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot::jobs])
+    if "OMP_NUM_THREADS" not in os.environ and jobs > 1:
+        shared["OMP_NUM_THREADS"] = str(max(1, available_cores() // jobs))
+    return shared
 
 
 _SAYING = threading.Lock()

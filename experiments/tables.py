@@ -30,24 +30,32 @@ class Column:
         return format(value / self.unit, self.digits)
 
 
-COLUMNS = {
+_RESULTS = {
     "masked_loss": Column("[MASK] loss"),
     "trunk_masked": Column("trunk, masked (of L)", ".3f"),
     "trunk_unmasked": Column("trunk, unmasked (of L)", ".3f"),
+    "trunk_mean_cost": Column("trunk by its mean costs", "+.4f"),
+}
+_COSTS = {
     "masked_stage0": Column("stage 0, masked", ".3f"),
     "masked_stage1": Column("stage 1, masked", ".3f"),
     "unmasked_stage0": Column("stage 0, unmasked", ".3f"),
     "unmasked_stage1": Column("stage 1, unmasked", ".3f"),
     "forced_share_stage0": Column("forced, stage 0", ".2f"),
-    "trunk_mean_cost": Column("trunk by its mean costs", "+.4f"),
+    "forced_share_stage1": Column("forced, stage 1", ".2f"),
     "bases_per_second": Column("kb/s", ",.1f", 1e3),
     "peak_memory_gb": Column("peak memory, GB", ".2f"),
     "parameters": Column("parameters, M", ".2f", 1e6),
     "flops_per_base": Column("MFLOP a base", ".2f", 1e6),
     "flops": Column("TFLOP spent", ",.1f", 1e12),
 }
+COLUMNS = {**_RESULTS, **_COSTS}
 _ANY = Column("", ".3f")
-_HIDDEN = ("order", "masked_accuracy", "repeat_loss", "unique_loss", "steps", "bases", "trunk_shuffle", "shift_overlap")
+# in the CSV files alone
+_HIDDEN = {
+    "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "repeat_loss", "unique_loss", "steps", "bases",
+    "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
+}  # fmt: skip
 
 
 @dataclass
@@ -110,14 +118,14 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
 
 
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
-    """Those of the Markdown table and the page; cells.csv and table.csv have all."""
+    """Those of the tables for people; cells.csv and table.csv have all."""
 
     def shown(name: str) -> bool:
         if name.startswith("probe."):
             return name.endswith(".mcc")
         if name.startswith("species."):
             return name.endswith(".masked_loss")
-        return not name.startswith(_HIDDEN)
+        return name not in _HIDDEN
 
     return [name for name in metrics_of(rows) if shown(name)]
 
@@ -133,29 +141,44 @@ def title_of(metric: str) -> str:
     return metric.replace(".", " ")
 
 
-def body(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table for people."""
+Table = tuple[list[str], list[list[str]]]  # header and lines
+
+
+def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
+    """The tables for people by title: what came out, and what it took."""
     metrics = shown_metrics(rows)
-    reference = rows[0] if rows else None
-    header = ["", "n", *map(title_of, metrics), "warnings"]
-    if len(rows) > 1 and reference:
-        header.insert(3, f"less {reference.name}'s, by seed")
-    lines = []
-    for row in rows:
-        cells = [row.name, str(len(row.results)), *(_shown(metric, row.moments(metric)) for metric in metrics)]
-        if len(rows) > 1 and reference:
-            pairs = row.differences(reference, "masked_loss") if row is not reference else []
-            cells.insert(3, _mean_sd(pairs, "+.4f"))
+    results = [metric for metric in metrics if metric not in _COSTS]
+    costs = [metric for metric in metrics if metric in _COSTS]
+    return {"Results": _results(rows, results), "Compression and cost": _moments_table(rows, costs)}
+
+
+def _results(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    header, lines = _moments_table(rows, metrics)
+    if "masked_loss" in metrics and len(rows) > 1:
+        at = 3 + metrics.index("masked_loss")
+        header.insert(at, f"less that of {rows[0].name}, by seed")
+        for row, line in zip(rows, lines, strict=True):
+            pairs = row.differences(rows[0], "masked_loss") if row is not rows[0] else []
+            line.insert(at, _mean_sd(pairs, "+.4f"))
+    header.append("warnings")
+    for row, line in zip(rows, lines, strict=True):
         told = [f"{name} {count}/{len(row.results)}" for name, count in row.warnings.items()]
-        lines.append([*cells, ", ".join(told) or ("none" if row.results else "")])
+        line.append(", ".join(told) or ("none" if row.results else ""))
     return header, lines
+
+
+def _moments_table(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    lines = [
+        [row.name, str(len(row.results)), *(_shown(metric, row.moments(metric)) for metric in metrics)] for row in rows
+    ]
+    return ["", "n", *map(title_of, metrics)], lines
 
 
 def notes(sweep: SweepConfig, rows: Sequence[Row]) -> list[str]:
     """What a reader must know about the table."""
     scale, finished = sweep.chosen, [result for row in rows for result in row.results.values()]
     spent = scale.budget
-    told = [f"Scale `{sweep.scale}`: preset {scale.preset}, {_budget(spent.bases, spent.flops)} a cell, "
+    told = [f"Scale {sweep.scale}: preset {scale.preset}, {_budget(spent.bases, spent.flops)} a cell, "
             f"seeds {', '.join(map(str, sweep.seeds))}. Mean ± standard deviation over n seeds (n − 1)."]  # fmt: skip
     if finished:
         means = {o: statistics.fmean(r["metrics"][f"order{o}_loss"] for r in finished) for o in (0, 3, 5)}
@@ -169,10 +192,12 @@ def notes(sweep: SweepConfig, rows: Sequence[Row]) -> list[str]:
 
 
 def markdown(sweep: SweepConfig, rows: Sequence[Row]) -> str:
-    header, lines = body(rows)
-    table = [_line(header), _line(["---", *["---:"] * (len(header) - 1)]), *map(_line, lines)]
-    told = [f"- {_cell_text(note)}" for note in notes(sweep, rows)]
-    return "\n".join([f"# {sweep.name}", "", sweep.question.strip(), "", *table, "", *told, ""])
+    """table.md: question, tables, notes."""
+    text = [f"# {sweep.name}", "", sweep.question.strip(), ""]
+    for title, (header, lines) in tables_of(rows).items():
+        text += [f"## {title}", "", _line(header), _line(["---", *["---:"] * (len(header) - 1)])]
+        text += [*map(_line, lines), ""]
+    return "\n".join([*text, *(f"- {_cell_text(note)}" for note in notes(sweep, rows)), ""])
 
 
 def _budget(bases: int | None, flops: float | None) -> str:

@@ -219,11 +219,23 @@ class EngineSettings(Config):
         "auto", description="see model/kernels.py"
     )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    foresee_chunks: bool = Field(
+        False, description="make room for as many chunks as recent steps needed, instead of waiting to count them"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "off", description="torch.compile of the trunk's MLPs: auto is on GPUs alone; without a compiler, off"
+    )
 
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_there_to_compile(self) -> Self:
+        if self.compile != "off" and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage 0, 1 or 2: stage 3 gathers weights module by module")
         return self
 
 

@@ -8,6 +8,7 @@ With `span` above 1 whole spans are selected, and what becomes of one becomes of
 of its own and each tile is selected with the same share, so that every base is selected as often as without spans.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -40,6 +41,11 @@ class MaskingRates:
         shares = (1.0, self.mask, self.mask + self.random)
         below_select, below_mask, below_random = (round(self.select * share * 2**31) for share in shares)
         return below_select, below_mask, below_random
+
+    def most_selected(self, positions: int) -> float:
+        """A share of so many positions that the selected ones do not exceed: eight standard deviations of chance."""
+        share = self.select + 8 * math.sqrt(self.select * (1 - self.select) * self.span / positions)
+        return min(1.0, max(share, 1 / positions))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
         "pretrain.config", "pretrain.network", "pretrain.telemetry", "model.cost", "model.configuration_dnachunker",
-        "dataprep.config", "downstream.output_folder", *FOUNDATIONS,
+        "dataprep.config", "downstream.output_folder", "cluster.config", "cluster.commands", "cluster.slurm",
+        "cluster.local", *FOUNDATIONS,
     },
     "failures": set(),
     "typed_config": {"failures"},
@@ -37,16 +38,21 @@ MAY_IMPORT = {
 
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
-    "ray": {"dataprep/ray_pipeline.py", "cluster/ray_cluster.py", "downstream/ray_cells.py"},
+    "ray": {
+        "dataprep/ray_pipeline.py",
+        "cluster/ray_cluster.py",
+        "downstream/ray_cells.py",
+        "experiments/ray_cells.py",
+    },
     "deepspeed": {
         "pretrain/engine.py",
         "pretrain/deepspeed_config.py",
         "pretrain/reshard.py",
         "pretrain/export.py",
     },
-    "mlflow": {"pretrain/tracking.py", "downstream/tracking.py"},
+    "mlflow": {"pretrain/tracking.py", "downstream/tracking.py", "experiments/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
-    "matplotlib": {"pretrain/figures.py", "downstream/figures.py"},
+    "matplotlib": {"pretrain/figures.py", "downstream/figures.py", "experiments/figures.py"},
     "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",

@@ -135,6 +135,16 @@ def test_spans_next_to_each_other_are_selected_independently() -> None:
         assert abs(pairs.mean() / spread) < 4 / pairs.numel() ** 0.5
 
 
+@pytest.mark.parametrize(("share", "span"), [(0.0, 1), (0.15, 1), (0.15, 6), (0.6, 1), (1.0, 1)])
+def test_room_for_the_selected_is_enough_and_not_much_more(share: float, span: int) -> None:
+    rates = MaskingRates(select=share, span=span)
+    for positions in (16, 1024):
+        labels = corrupt(torch.zeros((2048, positions), dtype=torch.uint8), torch.arange(2048), rates).labels
+        assert ((labels != IGNORED_LABEL).float().mean(1) <= rates.most_selected(positions)).all()
+    assert share <= rates.most_selected(8192) <= share + 0.05 * span**0.5
+    assert 0 < rates.most_selected(1) <= 1
+
+
 def test_hashes_are_the_published_functions() -> None:
     def splitmix(value: int) -> int:
         value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
