@@ -34,17 +34,18 @@ def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
     """Chunks of each stage per base of masked input: mask protection forces some, the routers cut the rest by alpha.
 
     Every masked position and the one after it start a chunk, at both stages; what the routers add is taken to be
-    independent of that. What a cell really spends is measured and stands in its result.
+    independent of that. A fixed segmentation cuts at stage 0 alone. What a cell really spends is measured and stands
+    in its result.
     """
-    inner, outer = run.model.target_ratios
-    masked = run.masking.select * run.masking.mask if run.model.mask_protection else 0.0
-    forced = 1 - (1 - masked) ** 2
+    forced = run.masking.forced_share if run.model.mask_protection else 0.0
+    fixed = run.segmentation.chunks_per_base
+    inner, outer = run.model.target_ratios if fixed is None else (fixed, 1.0)
     first = 1 - (1 - inner) * (1 - forced)
     return first, forced + outer * (first - forced)
 
 
 def network_of(run: PretrainConfig) -> "DNAChunkerConfig":
     """The network's own config."""
-    from model.configuration_dnachunker import DNAChunkerConfig
+    from pretrain.network import network_config
 
-    return DNAChunkerConfig(**run.model.model_dump())
+    return network_config(run.model, run.segmentation)

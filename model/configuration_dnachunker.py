@@ -13,6 +13,7 @@ _CHOICES = {
     "chunk_pooling": ("first", "mean"),
     "mixer": ("bimamba", "transformer", "conv"),
     "router": ("learned", "fixed"),
+    "compile_trunk": ("auto", "on", "off"),
     "scan_backend": ("auto", "triton", "reference", "cpu", "mamba_ssm"),
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
@@ -42,6 +43,9 @@ class DNAChunkerConfig(PretrainedConfig):
         chunk_capacity: per stage, places for chunks per base; None for as many as there are, which makes the host wait
             for the device once a stage to count them. A batch with more chunks than places gets the loss NaN, so that
             no optimizer learns from what was cut short; unused places cost what chunks cost.
+        label_capacity: places for labelled positions per base; with labels, the head then runs on those positions alone
+            and no logits are returned. None for logits everywhere. More labels than places make the loss NaN.
+        compile_trunk: let torch.compile fuse norm, GELU and sums of the trunk's MLPs: `auto` on CUDA, `on`, `off`.
         scan_backend, attention_backend: see kernels.py.
         initializer_range: standard deviation of normal initialisation.
         time_step_min, time_step_max: range of Mamba's initial step sizes.
@@ -83,6 +87,8 @@ class DNAChunkerConfig(PretrainedConfig):
         residual_gating: bool = True,
         strand_symmetry: bool = False,
         chunk_capacity: Sequence[float] | None = None,
+        label_capacity: float | None = None,
+        compile_trunk: str = "off",
         scan_backend: str = "auto",
         attention_backend: str = "auto",
         norm_eps: float = 1e-5,
@@ -117,6 +123,8 @@ class DNAChunkerConfig(PretrainedConfig):
         self.residual_gating = residual_gating
         self.strand_symmetry = strand_symmetry
         self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
+        self.label_capacity = label_capacity
+        self.compile_trunk = compile_trunk
         self.scan_backend = scan_backend
         self.attention_backend = attention_backend
         self.norm_eps = norm_eps
@@ -149,6 +157,8 @@ class DNAChunkerConfig(PretrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.segmentation is not None and self.router != "fixed":
             raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
+        if self.segmentation is not None and self.strand_symmetry:
+            raise ValueError("a segmentation with strand_symmetry: k-mers and byte pairs of a strand mirror no others")
         if not self.stages or not len(self.decoder_layers) == len(self.target_ratios) == self.stages:
             raise ValueError(
                 "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "
@@ -158,6 +168,8 @@ class DNAChunkerConfig(PretrainedConfig):
             len(self.chunk_capacity) != self.stages or any(not 0 < places <= 1 for places in self.chunk_capacity)
         ):
             raise ValueError(f"chunk_capacity is {self.chunk_capacity}; it needs a number in (0, 1] per stage, or None")
+        if self.label_capacity is not None and not 0 < self.label_capacity <= 1:
+            raise ValueError(f"label_capacity is {self.label_capacity}; it must be a number in (0, 1], or None")
         if any(not 0 < ratio < 1 for ratio in self.target_ratios):
             raise ValueError(f"target_ratios are {self.target_ratios}; each must lie strictly between 0 and 1")
         if self.width % (2 * self.num_heads):

@@ -4,8 +4,10 @@
 `trust_remote_code=True` wherever torch, transformers and safetensors are.
 """
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,10 +21,10 @@ from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
 from .mixers import MIXERS
-from .objectives import mlm_loss, total_ratio_loss
+from .objectives import labelled_rows, mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, take, unpack
-from .strands import base_means, borders_on_both, both_strands, logit_means, sequence_means
+from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",
@@ -114,13 +116,15 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         given = None
         if boundaries is not None:
             given = [take(b.bool(), index, False) for b in boundaries]
+            if self.config.strand_symmetry:
+                given = [borders_on_both(b, packing) for b in given]
         elif self.token_starts is not None:
             starts = self.token_starts(ids, packing)
             given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
-        if given is not None and self.config.strand_symmetry:
-            given = [borders_on_both(b, packing) for b in given]
         masked = ids == self.config.mask_token_id
         found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
+        if self.config.strand_symmetry and keep_levels:
+            found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
         return self.norm(found.hidden), found, packing, index
 
     def forward(
@@ -152,17 +156,10 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             hidden = base_means(hidden, packing)
         output = DNAChunkerOutput(
             last_hidden_state=unpack(hidden, index, shape),
-            hidden_states=self.levels(found, packing, index, shape) if keep else None,
+            hidden_states=_levels(found, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
-
-    def levels(
-        self, found: HierarchyOutput, packing: Packing, index: Tensor, shape: tuple[int, int]
-    ) -> tuple[Tensor, ...]:
-        """Every level's vectors (B, L, D), means over both strands where the network reads both."""
-        kept = [base_means(x, packing) for x in found.levels] if self.config.strand_symmetry else found.levels
-        return tuple(unpack(x, index, shape) for x in kept)
 
 
 class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
@@ -203,33 +200,48 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             sequence_normalizer: likewise the number of sequences the ratio loss is divided by; default B.
 
         Returns:
-            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels.
+            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels, logits are None with labels where
+            `config.label_capacity` leaves the head to the labelled positions.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
-        logits = self.lm_head(hidden).float()
-        if config.strand_symmetry:
-            logits = logit_means(logits, packing)
         sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
         ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
-        mlm = loss = None
-        if labels is not None:
+        mlm = loss = rows = None
+        if labels is None:
+            logits = self._logits(hidden, packing)
+        else:
+            truth = take(labels, index, -100)
             weights = None if loss_weights is None else take(loss_weights, index, 0)
-            mlm = mlm_loss(logits, take(labels, index, -100), weights, loss_normalizer)
+            lost = [stage.overflowed for stage in found.stages] if config.chunk_capacity is not None else []
+            if config.label_capacity is not None:
+                rows, truth, overflowed = labelled_rows(truth, math.ceil(config.label_capacity * labels.numel()))
+                weights = None if weights is None else weights[rows]
+                lost.append(overflowed)
+            logits = self._logits(hidden, packing, rows)
+            mlm = mlm_loss(logits, truth, weights, loss_normalizer)
             loss = mlm + config.ratio_loss_weight * ratio
-            if config.chunk_capacity is not None:  # a batch that did not fit must not be learned from
-                lost = torch.stack([stage.overflowed for stage in found.stages]).any()
-                loss = torch.where(lost, torch.nan, loss)
+            if lost:  # a batch that did not fit must not be learned from
+                loss = torch.where(torch.stack(lost).any(), torch.nan, loss)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
-            logits=unpack(logits, index, shape),
+            logits=unpack(logits, index, shape) if rows is None else None,
             mlm_loss=mlm,
             ratio_loss=ratio,
-            hidden_states=self.dnachunker.levels(found, packing, index, shape) if keep else None,
+            hidden_states=_levels(found, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _logits(self, hidden: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
+        """(T, V) float32 of hidden (T, D), or (P, V) of its rows (P,) alone; of both strands where it has both."""
+        logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
+        if not self.config.strand_symmetry:
+            return logits
+        across = opposite(packing)
+        other = logits[across] if rows is None else self.lm_head(hidden.index_select(0, across[rows])).float()
+        return (logits + complement_logits(other)) / 2
 
 
 class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
@@ -273,7 +285,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         output = DNAChunkerClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=self.dnachunker.levels(found, packing, index, shape) if keep else None,
+            hidden_states=_levels(found, index, shape) if keep else None,
             **{name: chunks[name] for name in ("boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts")},
         )
         return output.to_tuple() if return_dict is False else output
@@ -289,6 +301,10 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         if kind == "single_label_classification":
             return F.cross_entropy(logits, labels.flatten())
         return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _levels(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    return tuple(unpack(level, index, shape) for level in found.levels)
 
 
 DNAChunkerConfig.register_for_auto_class()

@@ -44,7 +44,7 @@ class DNAChunkerMaskedLMOutput(ModelOutput):
 
     Attributes:
         loss: mlm_loss + ratio_loss_weight * ratio_loss; None without labels.
-        logits: (B, L, V) float32, 0 at pads.
+        logits: (B, L, V) float32, 0 at pads; None where only labelled positions were predicted.
         mlm_loss: weighted cross-entropy; None without labels.
         ratio_loss: unweighted, summed over stages, averaged over sequences.
     """

@@ -47,15 +47,20 @@ class Segmentation:
         return self.boundary.nonzero().squeeze(1)
 
     @cached_property
+    def _counted(self) -> Tensor:
+        """(T,) int64: chunks that start at or before each position."""
+        return self.boundary.cumsum(0)
+
+    @cached_property
     def chunk(self) -> Tensor:
         """(T,) int64: packed index of the chunk each position belongs to."""
-        chunk = self.boundary.cumsum(0) - 1
+        chunk = self._counted - 1
         return chunk if self.capacity is None else chunk.clamp_max(self.capacity - 1)
 
     @cached_property
     def _borders_of_chunks(self) -> Tensor:
         """(B+1,) int64: chunks before each real sequence, and in all."""
-        counted = F.pad(self.boundary.cumsum(0), (1, 0))
+        counted = F.pad(self._counted, (1, 0))
         return counted[self.packing.cu_seqlens[: len(self.packing.real_lengths) + 1].long()]
 
     @cached_property

@@ -52,14 +52,14 @@ def borders_on_both(marked: Tensor, packing: Packing) -> Tensor:
     return marked | (marked[_across(packing, 1)] & ~packing.first)
 
 
+def opposite(packing: Packing) -> Tensor:
+    """(T,) int64: where the base across lies."""
+    return _across(packing, 0)
+
+
 def base_means(values: Tensor, packing: Packing) -> Tensor:
     """(T, ...) values per position, averaged with those of the base across."""
-    return (values + values[_across(packing, 0)]) / 2
-
-
-def logit_means(logits: Tensor, packing: Packing) -> Tensor:
-    """(T, V) logits, each averaged with what the other strand says of the base across."""
-    return (logits + complement_logits(logits[_across(packing, 0)])) / 2
+    return (values + values[opposite(packing)]) / 2
 
 
 def sequence_means(values: Tensor) -> Tensor:

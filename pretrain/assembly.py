@@ -15,6 +15,7 @@ from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from .batches import TrainingData
 from .byte_pairs import learn_merges
 from .checkpoint import require_space, save_checkpoint
+from .chunk_places import ChunkPlaces
 from .config import PretrainConfig
 from .curriculum import Curriculum
 from .distributed import Rank
@@ -67,7 +68,13 @@ class Run:
         self.skipped = SkippedBatches(self.folder)
 
         self._merges = state.merges if state else self._learn_merges()
-        model = build_model(config, self._merges)
+        rates = MaskingRates(**config.masking.model_dump())
+        passes = rank.world_size * self._accumulation
+        least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
+        model = build_model(config, self._merges, label_capacity=rates.most_selected(least))
+        self.places = ChunkPlaces(
+            model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
+        )
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
@@ -76,7 +83,6 @@ class Run:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
         self._curriculum = self._build_curriculum()
-        rates = MaskingRates(**config.masking.model_dump())
         reader = self._build_reader()
         self.held_out = self._build_held_out(reader, rates, micro_batch)
         self.data = TrainingData(
@@ -117,6 +123,7 @@ class Run:
             updates=self.engine.updates,
             skipped_batches=self.skipped.numbers,
             guards=self.guards.state(),
+            chunk_shares=self.places.state(),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
@@ -263,11 +270,19 @@ class Run:
         return {**self.engine.versions, "transformers": transformers.__version__}
 
 
-def build_model(config: PretrainConfig, merges: str = "") -> DNAChunkerForMaskedLM:
-    """The model of a run, initialised from its seed alone: the same weights on every rank."""
+def build_model(
+    config: PretrainConfig, merges: str = "", *, label_capacity: float | None = None
+) -> DNAChunkerForMaskedLM:
+    """The model of a run, initialised from its seed alone: the same weights on every rank.
+
+    Args:
+        merges: as in `network_config`.
+        label_capacity: as in `DNAChunkerConfig`.
+    """
     torch.manual_seed(config.seed)
     network = network_config(
-        config.model, config.segmentation, merges=merges,
+        config.model, config.segmentation, merges=merges, label_capacity=label_capacity,
+        compile_trunk=config.engine.compile,
         scan_backend=config.engine.scan_backend, attention_backend=config.engine.attention_backend,
     )  # fmt: skip
     model = DNAChunkerForMaskedLM(network)

@@ -1,5 +1,6 @@
 """What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -128,6 +129,13 @@ class SegmentationSettings(Config):
         None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
     )
 
+    @property
+    def chunks_per_base(self) -> float | None:
+        """Of unmasked sequence, for plans: byte pairs to about a tenth; None where routers decide."""
+        if self.vocabulary is not None:
+            return 1.12 / math.log(self.vocabulary, 4)  # 0.19 at 4,096 tokens and 0.25 at 512, on a bacterium
+        return {"learned": None, "base": 1.0}.get(self.kind, 1 / (self.k or 1))
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, values: Any) -> Any:
@@ -152,6 +160,15 @@ class MaskingSettings(Config):
     mask: Share = 0.8
     random: Share = 0.1
     repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
+    span: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="bases selected together; the same share in longer runs forces fewer chunks"
+    )
+
+    @property
+    def forced_share(self) -> float:
+        """Share of positions that are masked or follow a mask: mask protection makes each start a chunk."""
+        masked = self.select * self.mask
+        return masked + masked * (1 - masked) / self.span
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -202,11 +219,23 @@ class EngineSettings(Config):
         "auto", description="see model/kernels.py"
     )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    foresee_chunks: bool = Field(
+        False, description="make room for as many chunks as recent steps needed, instead of waiting to count them"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "off", description="torch.compile of the trunk's MLPs: auto is on GPUs alone; without a compiler, off"
+    )
 
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_there_to_compile(self) -> Self:
+        if self.compile != "off" and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage 0, 1 or 2: stage 3 gathers weights module by module")
         return self
 
 

@@ -86,7 +86,8 @@ class HeldOut:
         `on_batch` is called before each forward pass: a long evaluation is no hang.
 
         `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
-        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked.
+        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked. Where there
+        are several species, `species` has all of it for each, whether or not training saw it.
         """
         engine.train(False)
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
@@ -191,8 +192,7 @@ class HeldOut:
         summary["windows"] = self._count
         by_species = {name: _averages(table[self._species == name]) for name in sorted(set(self._species.tolist()))}
         if len(by_species) > 1:
-            keys = ("masked_loss", *(f"order{order}_loss" for order in ORDERS))
-            summary["species"] = {name: {key: values[key] for key in keys} for name, values in by_species.items()}
+            summary["species"] = by_species
         return summary
 
 

@@ -8,15 +8,15 @@ from .config import ModelSettings, SegmentationSettings
 
 
 def network_config(
-    model: ModelSettings, segmentation: SegmentationSettings, *, merges: str = "", **kernels: str
+    model: ModelSettings, segmentation: SegmentationSettings, *, merges: str = "", **computing: Any
 ) -> DNAChunkerConfig:
     """Settings of a run as the configuration of its network.
 
     Args:
         merges: the byte pairs that were learned for it, with a segmentation of kind `bpe`.
-        kernels: `scan_backend` and `attention_backend`; default: what suits the machine.
+        computing: fields that say how it is computed, such as `scan_backend`; default: what suits the machine.
     """
-    settings: dict[str, Any] = {**model.model_dump(), **kernels}
+    settings: dict[str, Any] = {**model.model_dump(), **computing}
     if segmentation.kind == "learned":
         return DNAChunkerConfig(**settings)
     described: dict[str, Any] = {"kind": segmentation.kind}

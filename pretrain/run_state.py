@@ -26,6 +26,7 @@ class RunState(Config):
     updates: int  # optimizer updates: steps, less those whose gradients were not finite
     skipped_batches: list[int]  # by number in the sample order: see guards.spike=roll_back
     guards: dict[str, Any]
+    chunk_shares: tuple[tuple[float, ...], ...] = ()  # see chunk_places.py
     world_size: int
     zero_stage: int
     precision: str
