@@ -11,6 +11,7 @@ from dataprep.corpus_index import Corpus
 from failures import GuardTripped
 from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
+from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
@@ -24,8 +25,8 @@ from .frame_cache import FrameCache
 from .guards import LossGuards, RollBack, Verdict
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
-from .masking import MaskingRates
 from .mixing import mixture_of
+from .objective import Objective, objective_of
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
@@ -74,11 +75,11 @@ class Run:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
         self._curriculum = self._build_curriculum()
-        rates = MaskingRates(**config.masking.model_dump())
+        objective = objective_of(config)
         reader = self._build_reader()
-        self.held_out = self._build_held_out(reader, rates, micro_batch)
+        self.held_out = self._build_held_out(reader, objective, micro_batch)
         self.data = TrainingData(
-            self._curriculum, reader, rates, rank, accumulation=self._accumulation,
+            self._curriculum, reader, objective, rank, accumulation=self._accumulation,
             first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
@@ -215,7 +216,7 @@ class Run:
             bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
         )
 
-    def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
+    def _build_held_out(self, train_reader: WindowReader, objective: Objective, micro_batch: int) -> HeldOut:
         settings = self.config.evaluation
         reader = WindowReader(self._corpus, settings.split)
         windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
@@ -227,7 +228,7 @@ class Run:
             lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
         )
         return HeldOut(
-            reader, windows, species[windows.block], rates, tables, self.rank,
+            reader, windows, species[windows.block], objective, tables, self.rank,
             seq_len=self.config.data.seq_len, micro_batch=micro_batch,
         )  # fmt: skip
 
@@ -246,7 +247,7 @@ class Run:
         return {**self.engine.versions, "transformers": transformers.__version__}
 
 
-def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM:
+def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM | DNAChunkerForCausalLM:
     """The model of a run, initialised from its seed alone: the same weights on every rank."""
     torch.manual_seed(config.seed)
     network = DNAChunkerConfig(
@@ -254,7 +255,7 @@ def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM:
         scan_backend=config.engine.scan_backend,
         attention_backend=config.engine.attention_backend,
     )
-    model = DNAChunkerForMaskedLM(network)
+    model = DNAChunkerForCausalLM(network) if network.causal else DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if config.engine.precision == "bf16":

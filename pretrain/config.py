@@ -74,6 +74,7 @@ class LoaderSettings(Config):
 class ModelSettings(Config):
     """The network: the fields of `DNAChunkerConfig` that pretraining may choose; without any, the 172M model."""
 
+    causal: bool = Field(False, description="read forward only and predict the next base, so that it can generate")
     width: Positive = 640
     encoder_layers: tuple[Positive, Positive] = (2, 2)
     decoder_layers: tuple[Positive, Positive] = (2, 2)
@@ -95,6 +96,13 @@ class ModelSettings(Config):
     residual_gating: bool = True
 
     @model_validator(mode="after")
+    def _causal_looks_back_only(self) -> Self:
+        for name, needed in (("mixer", "bimamba"), ("chunk_pooling", "first")):
+            if self.causal and getattr(self, name) != needed:
+                raise ValueError(f"causal needs {name}={needed}: {getattr(self, name)} looks ahead")
+        return self
+
+    @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width} does not divide into num_heads={self.num_heads} heads of even width")
@@ -102,7 +110,10 @@ class ModelSettings(Config):
 
 
 class MaskingSettings(Config):
-    """BERT corruption; shares of the A/C/G/T positions, then of the selected ones."""
+    """BERT corruption; shares of the A/C/G/T positions, then of the selected ones.
+
+    A causal model predicts every base: of these settings only `repeat_weight` speaks to it.
+    """
 
     select: Share = 0.15
     mask: Share = 0.8
