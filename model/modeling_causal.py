@@ -10,6 +10,7 @@ from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel, lev
 from .objectives import mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerCausalLMOutput, describe_stages
 from .packing import take, unpack
+from .recurrence import Recurrence
 
 
 class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
@@ -84,6 +85,15 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
+
+    def recurrence(self, count: int) -> Recurrence:
+        """Memory of `count` sequences still empty; its `step` reads a token of each and returns the next one's logits.
+
+        They are those of `forward` to rounding, at a cost that does not grow with what has been read but for the
+        trunk's attention. Evaluation only: no gradients.
+        """
+        body = self.dnachunker
+        return Recurrence(body.embedding, body.hierarchy, body.norm, self.lm_head, count)
 
 
 DNAChunkerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
