@@ -3,17 +3,20 @@
 A step costs the same however long the sequence has become, and so does what the layers of encoders and decoders
 remember. Only the trunk looks back at everything: it keeps keys and values, one of each for every chunk it has read.
 
+Layers are typed Any here: torch declares the attributes of a module to be tensors or modules.
+
 A router decides by a token and the one before it whether a chunk starts, so every sequence of a batch has chunks of
 its own: the layers of a stage step in those rows of the batch alone in which the stage below has started a chunk.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Trunk, TrunkLayer, rotary_angles, rotate
-from .bimamba import BiMambaLayer
-from .hierarchy import Hierarchy, Stack
+from .attention import rotary_angles, rotate
+from .hierarchy import Hierarchy
 
 _FIRST_CACHE = 64  # chunks a sequence has room for at first; doubled when they are filled
 
@@ -21,7 +24,7 @@ _FIRST_CACHE = 64  # chunks a sequence has room for at first; doubled when they 
 class _MambaMemory:
     """The last inputs of a layer's convolution, (B, W-1, Dm), and the state of its scan, (B, Dm, N)."""
 
-    def __init__(self, layer: BiMambaLayer, count: int) -> None:
+    def __init__(self, layer: Any, count: int) -> None:
         self._layer = layer
         way = layer.forward_direction
         inner, width = way.conv_weight.shape
@@ -48,7 +51,7 @@ class _MambaMemory:
 class _StageMemory:
     """A stage's layers; the key its router compares with, (B, D); the chunk's vector and its smoothing, (B, D)."""
 
-    def __init__(self, encoder: Stack, router: nn.Module, decoder: Stack, count: int) -> None:
+    def __init__(self, encoder: Any, router: Any, decoder: Any, count: int) -> None:
         self.encoder = [_MambaMemory(layer, count) for layer in encoder.layers]
         self.decoder = [_MambaMemory(layer, count) for layer in decoder.layers]
         self._projections = router.probability
@@ -75,7 +78,7 @@ class _StageMemory:
 class _TrunkMemory:
     """Keys and values of the chunks so far: per layer (2, B, places, H, D/H), `length` (B,) of them in use."""
 
-    def __init__(self, trunk: Trunk, count: int) -> None:
+    def __init__(self, trunk: Any, count: int) -> None:
         self._trunk = trunk
         like = trunk.norm.weight
         heads = trunk.layers[0].heads if trunk.layers else 1
@@ -99,7 +102,7 @@ class _TrunkMemory:
 
 
 def _trunk_layer_step(
-    layer: TrunkLayer, x: Tensor, kept: Tensor, rows: Tensor, place: Tensor, earlier: Tensor, cos: Tensor, sin: Tensor
+    layer: Any, x: Tensor, kept: Tensor, rows: Tensor, place: Tensor, earlier: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
     q, k, v = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1)).unbind(1)
     kept[0, rows, place], kept[1, rows, place] = rotate(k, cos, sin), v
