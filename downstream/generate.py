@@ -17,7 +17,7 @@ from .exported import Exported, batches, open_exported
 from .genome import Genome
 from .output_folder import new_file
 from .progress import progress_bar
-from .spectrum import compare_spectra
+from .spectrum import RealSequence
 from .windows import default_window
 
 _LINE = 80
@@ -64,14 +64,15 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
     network = exported.network("causal")
     prompts = _prompts(exported, options.prompt)
     length = options.length or default_window(exported)
+    count = len(prompts) * options.count
+    real = RealSequence.read(options.compare, length=length, count=count) if options.compare else None
     how = (
         f"length={length} temperature={options.temperature:g} top_k={options.top_k} top_p={options.top_p:g} "
         f"seed={options.seed} model={exported.fingerprint[:12]}"
     )
     written: list[str] = []
     with new_file(output) as partial:
-        steps = len(prompts) * options.count * length
-        with partial.open("w", encoding="ascii") as file, progress_bar(steps, "generate", "base") as bar:
+        with partial.open("w", encoding="ascii") as file, progress_bar(count * length, "generate", "base") as bar:
             for name, ids in prompts.items():
                 for rows in batches(options.count, options.batch):
                     numbers = range(len(written), len(written) + len(range(options.count)[rows]))
@@ -80,8 +81,8 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
                         lines = "\n".join(letters[at : at + _LINE] for at in range(0, length, _LINE))
                         file.write(f">generated_{number + 1} prompt={name} {how}\n{lines}\n")
                     written += found
-        if options.compare is not None:
-            compare_spectra(written, options.compare, output.with_suffix(".spectrum"), seed=options.seed)
+        if real is not None:
+            real.compare(written, output.with_suffix(".spectrum"), seed=options.seed)
     return len(written)
 
 

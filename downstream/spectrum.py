@@ -5,6 +5,7 @@ frequencies, 1 for k-mers of which none is shared.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,42 +25,71 @@ GENERATED, LEFT_OUT = "generated", "real, left out"
 Codes = NDArray[np.int64]  # (L,) 0 to 3 for A, C, G, T, -1 for anything else
 
 
-def compare_spectra(written: Sequence[str], real: Path, folder: Path, *, seed: int) -> None:
-    """Write table.md, table.csv and figure.svg on generated sequences to `folder`.
+@dataclass(frozen=True)
+class RealSequence:
+    """What generated sequence is compared with: the pieces left out, and the rest.
 
-    Of the real sequence, as many pieces as were generated are left out, evenly spread; the rest is the reference.
-    Order-k Markov chains are counted on the reference and write sequences of the same number and length.
-
-    Raises:
-        BadInput: no such FASTA, or less than three times as much real sequence as was generated.
+    Attributes:
+        name: of the file.
+        reference: all contigs, unknown where a piece was left out.
+        left_out: as many pieces, as long, as are generated, evenly spread.
     """
-    with Genome(real) as genome:
-        contigs = [_codes(genome.fetch(name, 0, length)) for name, length in genome.lengths.items()]
-    length, count = len(written[0]), len(written)
-    reference, left_out = _split(contigs, length, count)
-    if reference is None:
-        raise BadInput(
-            f"{real}: has fewer than {3 * count} pieces of {length:,} bases; generate less, or compare with more"
-        )
-    samples = {GENERATED: [_codes(letters) for letters in written]}
-    random = np.random.default_rng(seed)
-    for order in ORDERS:
-        samples[f"Markov order {order}"] = _markov(_counts(reference, order + 1), order, length, count, random)
-    samples[LEFT_OUT] = left_out
-    rows = []
-    for k in LENGTHS:
-        expected = _counts(reference, k)
-        rows.append({"k": k} | {name: divergence(_counts(found, k), expected) for name, found in samples.items()})
-    known = sum(int((codes >= 0).sum()) for codes in reference)
-    notes = [
-        f"Jensen-Shannon divergence in bits of k-mer frequencies, both strands, to {real.name} without the pieces left "
-        f"out ({known:,} bases); {count:,} sequences of {length:,} bases each.",
-        f"'{LEFT_OUT}' is what as much real sequence reaches: its composition varies along the genome, so that "
-        "samples from one distribution may come closer.",
-        "An order-k chain knows the frequencies of (k+1)-mers by construction; longer words are what tests it.",
-    ]
-    with new_folder(folder) as staging:
-        write_study(staging, "k-mer spectrum", rows, divergence_figure(rows, "k", "Distance to real sequence"), notes)
+
+    name: str
+    reference: list[Codes]
+    left_out: list[Codes]
+
+    @classmethod
+    def read(cls, path: Path, *, length: int, count: int) -> "RealSequence":
+        """Leave `count` pieces of `length` bases out.
+
+        Raises:
+            BadInput: no such FASTA, or less than three times as much as is left out.
+        """
+        with Genome(path) as genome:
+            contigs = [_codes(genome.fetch(name, 0, bases)) for name, bases in genome.lengths.items()]
+        pieces = [
+            (number, at) for number, codes in enumerate(contigs) for at in range(0, len(codes) - length + 1, length)
+        ]
+        if len(pieces) < 3 * count:
+            raise BadInput(
+                f"{path}: has fewer than {3 * count} pieces of {length:,} bases; generate less, or compare with more"
+            )
+        left_out = []
+        for i in range(count):
+            number, at = pieces[(2 * i + 1) * len(pieces) // (2 * count)]
+            left_out.append(contigs[number][at : at + length].copy())
+            contigs[number][at : at + length] = -1
+        return cls(path.name, contigs, left_out)
+
+    def compare(self, written: Sequence[str], folder: Path, *, seed: int) -> None:
+        """Write table.md, table.csv and figure.svg about generated sequences to `folder`.
+
+        Order-k Markov chains are counted on the reference and write sequences of the same number and length.
+        """
+        count, length = len(self.left_out), len(self.left_out[0])
+        samples = {GENERATED: [_codes(letters) for letters in written]}
+        random = np.random.default_rng(seed)
+        for order in ORDERS:
+            counts = _counts(self.reference, order + 1)
+            samples[f"Markov order {order}"] = _markov(counts, order, length, count, random)
+        samples[LEFT_OUT] = self.left_out
+        rows = []
+        for k in LENGTHS:
+            expected = _counts(self.reference, k)
+            rows.append({"k": k} | {name: divergence(_counts(found, k), expected) for name, found in samples.items()})
+        known = sum(int((codes >= 0).sum()) for codes in self.reference)
+        notes = [
+            f"Jensen-Shannon divergence in bits of k-mer frequencies, both strands, to {self.name} without the pieces "
+            f"left out ({known:,} bases); {count:,} sequences of {length:,} bases each.",
+            f"'{LEFT_OUT}' is what as much real sequence reaches: its composition varies along the genome, so that "
+            "samples from one distribution may come closer.",
+            "An order-k chain knows the frequencies of (k+1)-mers by construction; longer words are what tests it.",
+        ]
+        with new_folder(folder) as staging:
+            write_study(
+                staging, "k-mer spectrum", rows, divergence_figure(rows, "k", "Distance to real sequence"), notes
+            )
 
 
 def divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -68,22 +98,6 @@ def divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> float
     middle = (p + q) / 2
     parts = [one[one > 0] @ np.log2(one[one > 0] / middle[one > 0]) for one in (p, q)]
     return max(0.0, float(sum(parts)) / 2)
-
-
-def _split(contigs: Sequence[Codes], length: int, count: int) -> tuple[list[Codes] | None, list[Codes]]:
-    """Every n-th window of all is left out. None for too little sequence."""
-    windows = [(number, at) for number, codes in enumerate(contigs) for at in range(0, len(codes) - length + 1, length)]
-    if len(windows) < 3 * count:
-        return None, []
-    chosen = [windows[(2 * i + 1) * len(windows) // (2 * count)] for i in range(count)]
-    left_out = [contigs[number][at : at + length] for number, at in chosen]
-    reference = []
-    for number, codes in enumerate(contigs):
-        masked = codes.copy()
-        for _, at in (place for place in chosen if place[0] == number):
-            masked[at : at + length] = -1
-        reference.append(masked)
-    return reference, left_out
 
 
 def _codes(letters: str) -> Codes:
