@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     from cluster import doctor, launch
     from dataprep import commands as dataprep
     from downstream import commands as downstream
+    from experiments import commands as experiments
     from pretrain import commands as pretrain
     from pretrain import plan
 
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     examined.set_defaults(run_verb=doctor.run_doctor)
     pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
     downstream.add_verbs(verbs, start_ranks=_start_ranks)
+    experiments.add_verbs(verbs)
     return parser
 
 

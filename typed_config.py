@@ -37,7 +37,7 @@ def load_config(
 
     Args:
         overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML scalars or lists.
-        kind: the preset folder: `corpus`, `pretrain` or `cluster`.
+        kind: the preset folder under configs/, such as `corpus` or `pretrain`.
         settings: dotted keys with values taken as they are, applied last: a path named `2024` stays a string.
 
     Raises:

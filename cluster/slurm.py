@@ -14,12 +14,12 @@ from failures import BadInput, Failure
 from typed_config import Config
 
 from .commands import passed_variables
-from .config import ClusterConfig, RestartSettings
+from .config import ClusterConfig, RestartSettings, SlurmSettings
 from .request import Request, say, worker_of
 
 SCRIPT, PLAN, STATE, LOGS = "slurm.sh", "slurm.json", ".slurm", "logs"
 # Of the environment that submits, the job sees these and what cluster.pass_environment names.
-_BASE_VARIABLES = (
+BASE_VARIABLES = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TMPDIR", "LD_LIBRARY_PATH", "SLURM_CONF",
     "MODULEPATH", "MODULESHOME", "LMOD_*", "BASH_ENV", "BASH_FUNC_*",
 )  # fmt: skip
@@ -50,7 +50,7 @@ def launch(request: Request) -> int:
     (run / SCRIPT).write_text(script)
     (run / PLAN).write_text(plan.model_dump_json(indent=1) + "\n")
     (run / LOGS).mkdir(exist_ok=True)  # sbatch does not make it
-    environment = passed_variables(os.environ, (*_BASE_VARIABLES, *cluster.pass_environment))
+    environment = passed_variables(os.environ, (*BASE_VARIABLES, *cluster.pass_environment))
     say(f"submitted job {submit_job(submit, environment)}; logs in {run / LOGS}; `squeue --me` shows it")
     return 0
 
@@ -89,14 +89,7 @@ def batch_script(cluster: ClusterConfig, run: Path, *, python: str, workdir: str
         "job-name": job_name(run),
         "nodes": cluster.nodes or 1,
         "ntasks-per-node": ranks,
-        "cpus-per-task": settings.cpus_per_task,
-        "mem": settings.memory,
-        "gres": settings.gres.replace("{gpus}", str(ranks)) if settings.gres else None,
-        "partition": settings.partition,
-        "account": settings.account,
-        "qos": settings.qos,
-        "constraint": settings.constraint,
-        "time": settings.time,
+        **resources(settings, ranks),
         "signal": f"USR1@{settings.signal_seconds}",  # to the ranks; without B: the batch script gets none
         "open-mode": "append",
     }
@@ -110,6 +103,20 @@ def batch_script(cluster: ClusterConfig, run: Path, *, python: str, workdir: str
         container=_Words(container, " "), worker=_Words(worker_of(run / "config.yaml")),
     )  # fmt: skip
     return "\n".join(["#!/bin/bash", *header, "#SBATCH --requeue", body])
+
+
+def resources(settings: SlurmSettings, gpus: int) -> dict[str, Any]:
+    """What a job asks for on each node, by sbatch option; None where nothing is asked."""
+    return {
+        "cpus-per-task": settings.cpus_per_task,
+        "mem": settings.memory,
+        "gres": settings.gres.replace("{gpus}", str(gpus)) if settings.gres else None,
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "time": settings.time,
+    }
 
 
 class _Words:

@@ -1,6 +1,7 @@
 """A file as a stream of plain bytes: plain, gzip, bgzip (multi-member gzip) and zstd, told apart by their first bytes.
 
-Decompression runs in a thread of its own, a few chunks ahead of the consumer; it leaves the interpreter lock free.
+Decompression runs in a thread of its own, or in two for bgzip, a few chunks ahead of the consumer; it leaves the
+interpreter lock free.
 """
 
 import queue
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 import zstandard
 from isal import igzip_lib, isal_zlib
 
+from dataprep.bgzip import HEADER_BYTES, decompress_members, is_bgzip
 from failures import BadInput
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -37,14 +39,17 @@ def read_plain(path: Path) -> Iterator[bytes]:
     """
     try:
         with open(path, "rb") as handle:
-            head = handle.read(8)
+            head = handle.read(HEADER_BYTES)
             handle.seek(0)
             if not head:
                 raise BadInput(f"{path}: the file is empty; expected FASTA")
             for magic, what in _FOREIGN.items():
                 if head.startswith(magic):
                     raise BadInput(f"{path}: {what}; convert it to plain, gzip, bgzip or zstd")
-            if head.startswith(_GZIP_MAGIC):
+            if is_bgzip(head):
+                handle.seek((yield from decompress_members(handle)))
+                yield from _ahead(_joined(_gzip_members(path, handle)))  # the end, or what is wrong
+            elif head.startswith(_GZIP_MAGIC):
                 yield from _ahead(_joined(_gzip_members(path, handle)))
             elif head.startswith(_ZSTD_MAGICS):
                 yield from _ahead(_joined(_zstd_frames(path, handle)))

@@ -8,62 +8,88 @@ from numpy.typing import NDArray
 
 _BITS = np.uint64(2**62 - 1)  # of a 31-mer
 _SCRAMBLE = np.uint16(0x9E37)
+_MIX, _MIX_AGAIN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_PIECE = 2**16  # bytes gone over at a time, in the second-level cache
 _PAD = 8  # bytes read past the last base
 
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_compiled
-def choose_kmers(
-    bases: NDArray[np.uint8], length: int, threshold: int, starts: NDArray[np.int64], kmers: NDArray[np.uint64]
-) -> int:
-    """The 31-mers whose middle 15 letters have a hash below `threshold` (of 2**16), on either strand alike.
+def sample_kmers(
+    bases: NDArray[np.uint8],
+    length: int,
+    n_runs: NDArray[np.uint32],
+    first: int,
+    second: np.uint64,
+    kmers: NDArray[np.uint64],
+) -> tuple[int, np.uint64]:
+    """The 31-mers without N whose two hashes, each the same on either strand, are low enough.
 
-    The middle is two 8-mers that share a letter. The hash is of the sum of the older one and the newer one's reverse
-    complement: on the other strand these two have changed places.
+    The first hash is of the middle 15 letters: two 8-mers that share a letter. It is of the sum of the older one and
+    the newer one's reverse complement: on the other strand these two have changed places. One call does a whole
+    block: every return to Python makes threads wait for each other.
 
     Args:
         bases: 2 bits each, of `length` bases.
-        threshold: 1 to 2**16.
-        starts, kmers: at least as long as there are 31-mers; overwritten with the places of those chosen and with
-            the smaller of each and its reverse complement.
+        n_runs: (k, 2) start,end of the runs of N, in order.
+        first: of 2**16, from 1: the first hash is below it. second: the hash of the whole k-mer is at most this.
+        kmers: at least as long as there are 31-mers; overwritten with the smaller of each k-mer and its reverse
+            complement.
 
     Returns:
-        How many were chosen.
+        How many there are, and the sum of the second hashes of all that passed the first.
     """
-    forward = np.zeros(bases.size + _PAD + 1, np.uint8)
-    forward[: bases.size] = bases
-    lowest = np.empty(bases.size, np.uint16)
-    _lowest_hashes(forward, lowest)
-    largest = np.uint16(threshold - 1)
-    count = 0
-    candidates, found = np.empty(bases.size, np.int64), 0
-    for i in range(bases.size):  # without a branch that nobody can predict
-        candidates[found] = i
-        found += lowest[i] <= largest
-    for i in candidates[:found]:
-        word = np.uint64(0)
-        for j in range(8):
-            word = word << np.uint64(8) | np.uint64(forward[i + j])
-        after = np.uint64(forward[i + 8])
-        for phase in range(min(4, length - 30 - 4 * i)):  # of the k-mer's first base in its byte
-            if phase < 2:
-                kmer = word >> np.uint64(2 - 2 * phase) & _BITS
-            else:
-                kmer = (word << np.uint64(2 * phase - 2) | after >> np.uint64(10 - 2 * phase)) & _BITS
-            older, newer = np.uint16(kmer >> np.uint64(30)), np.uint16(kmer >> np.uint64(16))
-            if np.uint16((older + _reverse_8(newer)) * _SCRAMBLE) <= largest:
-                starts[count] = 4 * i + phase
-                kmers[count] = min(kmer, _reverse_31(kmer))
-                count += 1
-    return count
+    forward = np.empty(_PIECE + _PAD + 1, np.uint8)
+    pairs, reverse = np.empty(_PIECE + _PAD, np.uint16), np.empty(_PIECE + _PAD, np.uint16)
+    lowest, candidates = np.empty(_PIECE, np.uint16), np.empty(_PIECE, np.int64)
+    largest = np.uint16(first - 1)
+    count, fingerprint, run = 0, np.uint64(0), 0
+    for begin in range(0, bases.size, _PIECE):
+        there = min(bases.size - begin, forward.size)
+        forward[:there] = bases[begin : begin + there]
+        forward[there:] = 0
+        size = min(bases.size - begin, _PIECE)
+        _lowest_hashes(forward, pairs, reverse, lowest)
+        found = 0
+        for i in range(size):  # without a branch that nobody can predict
+            candidates[found] = i
+            found += lowest[i] <= largest
+        for i in candidates[:found]:
+            word = np.uint64(0)
+            for j in range(8):
+                word = word << np.uint64(8) | np.uint64(forward[i + j])
+            after = np.uint64(forward[i + 8])
+            place = 4 * (begin + i)
+            for phase in range(min(4, length - 30 - place)):  # of the k-mer's first base in its byte
+                if phase < 2:
+                    kmer = word >> np.uint64(2 - 2 * phase) & _BITS
+                else:
+                    kmer = (word << np.uint64(2 * phase - 2) | after >> np.uint64(10 - 2 * phase)) & _BITS
+                older, newer = np.uint16(kmer >> np.uint64(30)), np.uint16(kmer >> np.uint64(16))
+                if np.uint16((older + _reverse_8(newer)) * _SCRAMBLE) > largest:
+                    continue
+                while run < len(n_runs) and n_runs[run, 1] <= place + phase:
+                    run += 1
+                if run < len(n_runs) and n_runs[run, 0] < place + phase + 31:
+                    continue
+                kmer = min(kmer, _reverse_31(kmer))
+                mixed = (kmer ^ kmer >> np.uint64(29)) * _MIX
+                mixed = (mixed ^ mixed >> np.uint64(32)) * _MIX_AGAIN
+                fingerprint += mixed
+                kmers[count] = kmer
+                count += int(mixed <= second)
+    return count, fingerprint
 
 
 @_compiled
-def _lowest_hashes(bases: NDArray[np.uint8], lowest: NDArray[np.uint16]) -> None:
-    """For each byte the lowest hash of the middles of the four 31-mers that start in it."""
-    pairs = np.empty(lowest.size + _PAD, np.uint16)  # the eight bases of a byte and the next
-    reverse = np.empty(lowest.size + _PAD, np.uint16)  # their reverse complement
+def _lowest_hashes(
+    bases: NDArray[np.uint8], pairs: NDArray[np.uint16], reverse: NDArray[np.uint16], lowest: NDArray[np.uint16]
+) -> None:
+    """For each byte the lowest hash of the middles of the four 31-mers that start in it.
+
+    Overwrites `pairs`, the eight bases of a byte and the next; `reverse`, their reverse complements; and `lowest`.
+    """
     for i in range(pairs.size):
         pairs[i] = np.uint16(bases[i]) << np.uint16(8) | np.uint16(bases[i + 1])
     for i in range(pairs.size):

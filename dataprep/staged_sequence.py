@@ -5,11 +5,13 @@ A staged genome is two files. `.bases` holds the contigs one after another, each
 (flag 4), soft-masked (flag 8), both or neither; at first they are neither. Any stretch is read without the rest.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +120,9 @@ def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
     """Bases start..end (0-based, half-open) of `contig`, 0 <= start < end <= length."""
     first = contig.offset + start // 4
     last = contig.offset + -(-end // 4)
-    bases = np.fromfile(stem.with_suffix(BASES), np.uint8, last - first, offset=first)
+    bases = np.empty(last - first, np.uint8)
+    if os.preadv(_opened(stem.with_suffix(BASES)).fileno(), [bases.data], first) != bases.size:
+        raise OSError(f"{stem.with_suffix(BASES)}: shorter than it was")
     if start % 4:
         shifted = np.empty(-(-(end - start) // 4), np.uint8)
         shift(bases, start % 4, shifted)
@@ -165,8 +169,19 @@ def _read_edges(stem: Path, contig: Contig) -> NDArray[np.int64]:
     """(k,) the contig's edges, not read from disk before they are used."""
     if not contig.edges:
         return np.empty(0, np.int64)
-    offset = _EDGE_DTYPE.itemsize * contig.first_edge
-    return np.memmap(stem.with_suffix(EDGES), _EDGE_DTYPE, "r", offset, (contig.edges,))
+    return _mapped(stem.with_suffix(EDGES))[contig.first_edge : contig.first_edge + contig.edges]
+
+
+# Kept open: opening a file for every block makes threads wait for each other. The bases are read, not mapped, so that
+# a genome does not count as memory of the process.
+@lru_cache(maxsize=16)
+def _opened(path: Path) -> BinaryIO:
+    return open(path, "rb", buffering=0)
+
+
+@lru_cache(maxsize=16)
+def _mapped(path: Path) -> NDArray[np.int64]:
+    return np.asarray(np.memmap(path, _EDGE_DTYPE, "r"))
 
 
 def _runs(edges: NDArray[np.int64], flag: int, length: int) -> Runs:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .compilers import compiled, compiles
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import attention_backend
 from .packing import Packing
@@ -61,6 +62,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
+def feed_forward(x: Tensor, norm: Tensor, enter: Tensor, leave: Tensor, eps: float) -> Tensor:
+    """x + MLP(norm(x)) as a function of its weights, for torch.compile. x (T, D) -> (T, D)."""
+    hidden = F.gelu(F.linear(F.layer_norm(x, (x.shape[-1],), norm, None, eps), enter))
+    return x + F.linear(hidden, leave)
+
+
 class TrunkLayer(GradientCheckpointingLayer):
     """x + attention(norm(x)), then x + MLP(norm(x)); bias-free, GELU."""
 
@@ -75,6 +82,7 @@ class TrunkLayer(GradientCheckpointingLayer):
         self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.mlp_in = nn.Linear(width, hidden, bias=False)
         self.mlp_out = nn.Linear(hidden, width, bias=False)
+        self.compile_mlp = config.compile_trunk
 
     def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor) -> Tensor:
         """x (T, D), angles from `rotary_angles` -> (T, D)."""
@@ -83,6 +91,9 @@ class TrunkLayer(GradientCheckpointingLayer):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         attended = packed_attention(q, k, v, packing, self.backend, causal=self.causal)
         x = x + self.attention_out(attended.flatten(1))
+        if compiles(self.compile_mlp, x.device.type):
+            weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight
+            return compiled(feed_forward)(x, *weights, self.mlp_norm.eps)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
 

@@ -4,6 +4,7 @@
 
 Operations are *model* FLOPs, the convention of model-FLOPs utilisation: two per parameter of a matrix product and
 position, attention scores and values, nothing for elementwise work, scans or recomputation; backward twice forward.
+With `strand_symmetry` every base is read twice, and costs twice as much of everything but parameters.
 """
 
 from collections.abc import Sequence
@@ -114,6 +115,7 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
         density = chunks
     scores = 4 * config.trunk_layers * config.width * density * length  # q k^T and its product with v
     forward += density * (2 * _trunk_products(config) + scores)
+    forward *= config.strands
     return Flops(forward, BACKWARD_PER_FORWARD * forward)
 
 
@@ -143,7 +145,7 @@ def activation_bytes(
     values += density * config.trunk_layers * (config.width if checkpointing else trunk_layer)
     values += 2 * config.width + 3 * config.vocab_size  # embedding, final norm, logits
     largest = max(largest, density * trunk_layer)
-    return 4 * bases * (values + (largest if checkpointing else 0))
+    return 4 * config.strands * bases * (values + (largest if checkpointing else 0))
 
 
 def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:

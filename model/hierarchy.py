@@ -85,7 +85,7 @@ class Hierarchy(nn.Module):
         self.residual_gating = config.residual_gating
         self.causal = config.causal
         self.backend = config.scan_backend
-        self.capacity = config.chunk_capacity
+        self.config = config  # `chunk_capacity` may change from one pass to the next
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
         self.routers = nn.ModuleList(Router(config) for _ in range(config.stages))
         self.trunk = Trunk(config)
@@ -117,7 +117,8 @@ class Hierarchy(nn.Module):
             x = encoder(x, packing)
             if keep_levels:
                 levels.append(self._at_bases(x, stages))
-            places = None if self.capacity is None else math.ceil(self.capacity[index] * bases)
+            capacity = self.config.chunk_capacity
+            places = None if capacity is None else math.ceil(capacity[index] * bases)
             cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], places)
             stages.append(cut)
             residuals.append(x)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from .compilers import triton_launches
 from .loops_cpu import AVAILABLE as NUMBA_AVAILABLE
 from .loops_cpu import CONV_WIDTH
 from .scan_cpu import conv_silu as conv_silu_cpu
@@ -68,7 +69,7 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
         else:
             choice = "reference"
             if dtype != torch.float64:
-                missing = "numba is not installed" if device == "cpu" else "triton is not installed"
+                missing = "numba is not installed" if device == "cpu" else "triton does not run here"
                 _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
     elif requested == "cpu":
         if not NUMBA_AVAILABLE:
@@ -79,7 +80,8 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     elif requested == "triton":
         if not triton_works(device):
             raise ValueError(
-                f"scan_backend 'triton' needs CUDA and triton, on {device}: pip install triton, or set it to 'auto'"
+                f"scan_backend 'triton' needs CUDA, triton and a C compiler, on {device}: pip install triton, see that "
+                "there is a compiler, or set it to 'auto'"
             )
         choice = "triton" if dtype != torch.float64 else "reference"
     elif requested == "mamba_ssm":
@@ -98,8 +100,11 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
 
 def triton_works(device: str) -> bool:
     """Whether Triton's kernels run on this device type: on the CPU too where its interpreter is switched on."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return _importable("triton") and (device == "cuda" or (device == "cpu" and interpreted))
+    if not _importable("triton"):
+        return False
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return device in ("cuda", "cpu")
+    return device == "cuda" and triton_launches()
 
 
 @functools.cache

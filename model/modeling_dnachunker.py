@@ -4,8 +4,10 @@
 `trust_remote_code=True` wherever torch, transformers and safetensors are.
 """
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +17,14 @@ from transformers import PreTrainedModel
 
 from .attention import TrunkLayer
 from .configuration_dnachunker import DNAChunkerConfig
+from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
 from .mixers import MIXERS
-from .objectives import mlm_loss, total_ratio_loss
+from .objectives import labelled_rows, mlm_loss, total_ratio_loss
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, take, unpack
+from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",
@@ -69,6 +73,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
         self.embedding: nn.Module = nn.Embedding(config.vocab_size, config.width)
+        self.token_starts = None if config.segmentation is None else token_starts(config.segmentation)
         self.hierarchy = Hierarchy(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.post_init()
@@ -92,7 +97,8 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
 
         Returns:
             hidden (T, D) after the final norm; the hierarchy's findings; the packing; and (T,) int64, where each
-            packed base lies in the flattened (B*L,) input.
+            packed base lies in the flattened (B*L,) input. With `strand_symmetry` the packing holds both strands, and
+            the bases of the other one lie nowhere, at B*L.
 
         Raises:
             ValueError: input_ids not (B, L), or boundaries that do not match stages and shape.
@@ -102,15 +108,28 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         present = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
         if present.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {tuple(present.shape)}, input_ids are {tuple(input_ids.shape)}")
+        if boundaries is not None and (
+            len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries)
+        ):
+            raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
+        nowhere = input_ids.numel()
+        if self.config.strand_symmetry:
+            input_ids, present = both_strands(input_ids, present)
         packing, index = pack(present, wait=self.config.chunk_capacity is None)
         ids = take(input_ids, index, self.config.pad_token_id)
+        index = index.clamp_max(nowhere)  # of the other strand, nothing is marked, labelled or shown
         given = None
         if boundaries is not None:
-            if len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries):
-                raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
             given = [take(b.bool(), index, False) for b in boundaries]
+            if self.config.strand_symmetry:
+                given = [borders_on_both(b, packing) for b in given]
+        elif self.token_starts is not None:
+            starts = self.token_starts(ids, packing)
+            given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
         masked = ids == self.config.mask_token_id
         found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
+        if self.config.strand_symmetry and keep_levels:
+            found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
         return self.norm(found.hidden), found, packing, index
 
     def forward(
@@ -129,14 +148,17 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             output_hidden_states: also return every level's vectors.
             return_dict: False for a plain tuple.
             boundaries: per stage (B, L) bool, chunk starts to use in place of the routers' decisions; required when
-                `config.router` is `fixed`. At stage 1 they count where a stage-0 chunk starts.
+                `config.router` is `fixed` without a `config.segmentation`. At stage 1 they count where a stage-0
+                chunk starts.
 
         Returns:
             DNAChunkerOutput.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, _, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
         shape = (input_ids.shape[0], input_ids.shape[1])
+        if self.config.strand_symmetry:
+            hidden = base_means(hidden, packing)
         output = DNAChunkerOutput(
             last_hidden_state=unpack(hidden, index, shape),
             hidden_states=levels_at_bases(found, index, shape) if keep else None,
@@ -185,27 +207,48 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             sequence_normalizer: likewise the number of sequences the ratio loss is divided by; default B.
 
         Returns:
-            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels.
+            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels, logits are None with labels where
+            `config.label_capacity` leaves the head to the labelled positions.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, _, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
-        logits = self.lm_head(hidden).float()
-        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
-        mlm = loss = None
-        if labels is not None:
+        sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
+        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
+        mlm = loss = rows = None
+        if labels is None:
+            logits = self._logits(hidden, packing)
+        else:
+            truth = take(labels, index, -100)
             weights = None if loss_weights is None else take(loss_weights, index, 0)
-            mlm = mlm_loss(logits, take(labels, index, -100), weights, loss_normalizer)
-            loss = void_if_cut_short(mlm + config.ratio_loss_weight * ratio, found, config)
+            lost = [stage.overflowed for stage in found.stages] if config.chunk_capacity is not None else []
+            if config.label_capacity is not None:
+                rows, truth, overflowed = labelled_rows(truth, math.ceil(config.label_capacity * labels.numel()))
+                weights = None if weights is None else weights[rows]
+                lost.append(overflowed)
+            logits = self._logits(hidden, packing, rows)
+            mlm = mlm_loss(logits, truth, weights, loss_normalizer)
+            loss = mlm + config.ratio_loss_weight * ratio
+            if lost:  # a batch that did not fit must not be learned from
+                loss = torch.where(torch.stack(lost).any(), torch.nan, loss)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
-            logits=unpack(logits, index, shape),
+            logits=unpack(logits, index, shape) if rows is None else None,
             mlm_loss=mlm,
             ratio_loss=ratio,
             hidden_states=levels_at_bases(found, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _logits(self, hidden: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
+        """(T, V) float32 of hidden (T, D), or (P, V) of its rows (P,) alone; of both strands where it has both."""
+        logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
+        if not self.config.strand_symmetry:
+            return logits
+        across = opposite(packing)
+        other = logits[across] if rows is None else self.lm_head(hidden.index_select(0, across[rows])).float()
+        return (logits + complement_logits(other)) / 2
 
 
 class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
@@ -241,6 +284,8 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
         means = (sums / packing.lengths.clamp_min(1).unsqueeze(-1))[: len(packing.real_lengths)]
+        if self.config.strand_symmetry:
+            means = sequence_means(means)
         logits = self.classifier(means.to(hidden.dtype)).float()
         shape = (input_ids.shape[0], input_ids.shape[1])
         chunks = describe_stages(found.stages, index, shape)
@@ -263,14 +308,6 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         if kind == "single_label_classification":
             return F.cross_entropy(logits, labels.flatten())
         return F.binary_cross_entropy_with_logits(logits, labels.float())
-
-
-def void_if_cut_short(loss: Tensor, found: HierarchyOutput, config: DNAChunkerConfig) -> Tensor:
-    """The loss, or NaN where chunks did not fit their places: such a batch must not be learned from."""
-    if config.chunk_capacity is None:
-        return loss
-    lost = torch.stack([stage.overflowed for stage in found.stages]).any()
-    return torch.where(lost, torch.nan, loss)
 
 
 def levels_at_bases(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:

@@ -31,6 +31,22 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer:
     return (counted * losses).sum() / total.clamp_min(tiny)
 
 
+def labelled_rows(labels: Tensor, places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The positions that have a label, in a number of places fixed beforehand, so that nobody waits to count them.
+
+    Args:
+        labels: (T,) int64, -100 where there is nothing to predict.
+
+    Returns:
+        rows (P,) int64, 0 in places left over; their labels (P,), -100 there; () bool, whether labels were left out.
+    """
+    labelled = labels != -100
+    count = labelled.sum()
+    rows = torch.nonzero_static(labelled, size=places, fill_value=0).squeeze(1)
+    filled = torch.arange(places, device=labels.device) < count
+    return rows, torch.where(filled, labels[rows], -100), count > places
+
+
 def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "natural") -> Tensor:
     """The ratio loss of H-Net (arXiv 2507.07955, eq. 10), one value per sequence.
 

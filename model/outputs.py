@@ -68,7 +68,7 @@ class DNAChunkerMaskedLMOutput(ModelOutput):
 
     Attributes:
         loss: mlm_loss + ratio_loss_weight * ratio_loss; None without labels.
-        logits: (B, L, V) float32, 0 at pads.
+        logits: (B, L, V) float32, 0 at pads; None where only labelled positions were predicted.
         mlm_loss: weighted cross-entropy; None without labels.
         ratio_loss: unweighted, summed over stages, averaged over sequences.
     """
@@ -105,7 +105,8 @@ def describe_stages(
     """The chunk fields of an output, spread to (B, L).
 
     Args:
-        index: (T,) int64, where each packed base lies in the flattened (B*L,) input.
+        index: (T,) int64, where each packed base lies in the flattened (B*L,) input; B*L for filler, and for the bases
+            of sequences after the B-th.
     """
     fields: dict[str, list[Tensor]] = {
         name: []
@@ -126,10 +127,10 @@ def describe_stages(
         fields["boundaries"].append(unpack(stage.boundary, element, shape, False))
         sequence = stages[0].packing.sequence.clamp_max(len(chunks.starts) - 1)
         fields["chunk_ids"].append(unpack(chunk - chunks.starts[sequence], index, shape, -1))
-        fields["chunk_counts"].append(chunks.real_lengths)
-        fields["natural_rates"].append(packing.mean(stage.natural.float()))
+        fields["chunk_counts"].append(chunks.real_lengths[: shape[0]])
+        fields["natural_rates"].append(packing.mean(stage.natural.float())[: shape[0]])
         only_forced = (stage.boundary & ~stage.natural).float()
-        fields["forced_counts"].append(packing.sum(only_forced).round().to(torch.int64))
+        fields["forced_counts"].append(packing.sum(only_forced)[: shape[0]].round().to(torch.int64))
         element = element[stage.starts]
         if chunks.filler:
             element = torch.where(chunks.real, element, nowhere)

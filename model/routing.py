@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import fused_kernels, scan_backend
 from .packing import Packing
+from .strands import border_means
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,20 @@ class Segmentation:
         return self.boundary.nonzero().squeeze(1)
 
     @cached_property
+    def _counted(self) -> Tensor:
+        """(T,) int64: chunks that start at or before each position."""
+        return self.boundary.cumsum(0)
+
+    @cached_property
     def chunk(self) -> Tensor:
         """(T,) int64: packed index of the chunk each position belongs to."""
-        chunk = self.boundary.cumsum(0) - 1
+        chunk = self._counted - 1
         return chunk if self.capacity is None else chunk.clamp_max(self.capacity - 1)
 
     @cached_property
     def _borders_of_chunks(self) -> Tensor:
         """(B+1,) int64: chunks before each real sequence, and in all."""
-        counted = F.pad(self.boundary.cumsum(0), (1, 0))
+        counted = F.pad(self._counted, (1, 0))
         return counted[self.packing.cu_seqlens[: len(self.packing.real_lengths) + 1].long()]
 
     @cached_property
@@ -116,6 +122,7 @@ class Router(nn.Module):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.mask_protection = config.mask_protection
+        self.strand_symmetry = config.strand_symmetry
         self.probability = (
             BoundaryProbability(config.width, config.scan_backend) if config.router == "learned" else None
         )
@@ -140,6 +147,8 @@ class Router(nn.Module):
         """
         if self.probability is not None:
             probability = self.probability(x, packing)
+            if self.strand_symmetry:
+                probability = border_means(probability, packing)
         elif given is not None:
             probability = (given | packing.first).to(torch.float32)
         else:

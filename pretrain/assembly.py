@@ -9,13 +9,14 @@ import transformers
 
 from dataprep.corpus_index import Corpus
 from failures import GuardTripped
-from model.configuration_dnachunker import DNAChunkerConfig
 from model.kernels import describe_backends
 from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
+from .byte_pairs import learn_merges
 from .checkpoint import require_space, save_checkpoint
+from .chunk_places import ChunkPlaces
 from .config import PretrainConfig
 from .curriculum import Curriculum
 from .distributed import Rank
@@ -26,6 +27,7 @@ from .guards import LossGuards, RollBack, Verdict
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
 from .mixing import mixture_of
+from .network import network_config
 from .objective import Objective, objective_of
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
@@ -66,7 +68,14 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
 
-        model = build_model(config)
+        self._merges = state.merges if state else self._learn_merges()
+        objective = objective_of(config)
+        passes = rank.world_size * self._accumulation
+        least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
+        model = build_model(config, self._merges, label_capacity=objective.label_capacity(least))
+        self.places = ChunkPlaces(
+            model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
+        )
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
@@ -75,7 +84,6 @@ class Run:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
         self._curriculum = self._build_curriculum()
-        objective = objective_of(config)
         reader = self._build_reader()
         self.held_out = self._build_held_out(reader, objective, micro_batch)
         self.data = TrainingData(
@@ -116,12 +124,14 @@ class Run:
             updates=self.engine.updates,
             skipped_batches=self.skipped.numbers,
             guards=self.guards.state(),
+            chunk_shares=self.places.state(),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
             device=self.rank.device.type,
             corpus_fingerprint=self._corpus.fingerprint,
             identity=identity_of(config),
+            merges=self._merges,
             versions=self._versions(),
         )
         folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
@@ -198,6 +208,19 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
+    def _learn_merges(self) -> str:
+        data, settings = self.config.data, self.config.segmentation
+        if settings.vocabulary is None or settings.sample_bases is None:
+            return ""  # not byte pairs
+        merges = ""
+        if self.rank.is_main:
+            merges = learn_merges(
+                WindowReader(self._corpus, data.train_split), both_strands=data.reverse_complement,
+                vocabulary=settings.vocabulary, sample_bases=settings.sample_bases,
+            )  # fmt: skip
+        shared: str = self.rank.from_main(merges)
+        return shared
+
     def _build_curriculum(self) -> Curriculum:
         data = self.config.data
         blocks = self._corpus.blocks(data.train_split)
@@ -229,7 +252,8 @@ class Run:
         )
         return HeldOut(
             reader, windows, species[windows.block], objective, tables, self.rank,
-            seq_len=self.config.data.seq_len, micro_batch=micro_batch,
+            seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
+            learned_boundaries=self.config.segmentation.kind == "learned",
         )  # fmt: skip
 
     def _probe(self) -> dict[str, torch.Tensor]:
@@ -247,14 +271,21 @@ class Run:
         return {**self.engine.versions, "transformers": transformers.__version__}
 
 
-def build_model(config: PretrainConfig) -> DNAChunkerForMaskedLM | DNAChunkerForCausalLM:
-    """The model of a run, initialised from its seed alone: the same weights on every rank."""
+def build_model(
+    config: PretrainConfig, merges: str = "", *, label_capacity: float | None = None
+) -> DNAChunkerForMaskedLM | DNAChunkerForCausalLM:
+    """The model of a run, initialised from its seed alone: the same weights on every rank.
+
+    Args:
+        merges: as in `network_config`.
+        label_capacity: as in `DNAChunkerConfig`.
+    """
     torch.manual_seed(config.seed)
-    network = DNAChunkerConfig(
-        **config.model.model_dump(),
-        scan_backend=config.engine.scan_backend,
-        attention_backend=config.engine.attention_backend,
-    )
+    network = network_config(
+        config.model, config.segmentation, merges=merges, label_capacity=label_capacity,
+        compile_trunk=config.engine.compile,
+        scan_backend=config.engine.scan_backend, attention_backend=config.engine.attention_backend,
+    )  # fmt: skip
     model = DNAChunkerForCausalLM(network) if network.causal else DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()

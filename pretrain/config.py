@@ -1,5 +1,6 @@
 """What a pretraining run is made of. Torch-free, so that a typo is refused before any process starts."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -94,10 +95,14 @@ class ModelSettings(Config):
     chunk_pooling: Literal["first", "mean"] = "first"
     mask_protection: bool = True
     residual_gating: bool = True
+    strand_symmetry: bool = Field(
+        False,
+        description="read both strands at once: exactly equivariant to the reverse complement, at twice the cost",
+    )
 
     @model_validator(mode="after")
     def _causal_looks_back_only(self) -> Self:
-        for name, needed in (("mixer", "bimamba"), ("chunk_pooling", "first")):
+        for name, needed in (("mixer", "bimamba"), ("chunk_pooling", "first"), ("strand_symmetry", False)):
             if self.causal and getattr(self, name) != needed:
                 raise ValueError(f"causal needs {name}={needed}: {getattr(self, name)} looks ahead")
         return self
@@ -106,6 +111,53 @@ class ModelSettings(Config):
     def _heads_fit(self) -> Self:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width} does not divide into num_heads={self.num_heads} heads of even width")
+        return self
+
+
+_SEGMENTATION_DEFAULTS: dict[str, dict[str, int]] = {
+    "kmer": {"k": 6},
+    "bpe": {"vocabulary": 4096, "sample_bases": 10_000_000},
+}
+
+
+class SegmentationSettings(Config):
+    """Where chunks start: found by the routers, or as a tokenizer cuts, with all else the same.
+
+    A segmentation that is not learned has no ratio loss. See docs/segmentations.md.
+    """
+
+    kind: Literal["learned", "base", "kmer", "bpe"] = Field(
+        "learned", description="routers; or every base, every k-th base, byte pairs learned from the training split"
+    )
+    k: Positive | None = Field(None, description="bases of a k-mer (kmer only); default 6")
+    vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="tokens, the four bases included (bpe only); default 4096"
+    )
+    sample_bases: Positive | None = Field(
+        None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
+    )
+
+    @property
+    def chunks_per_base(self) -> float | None:
+        """Of unmasked sequence, for plans: byte pairs to about a tenth; None where routers decide."""
+        if self.vocabulary is not None:
+            return 1.12 / math.log(self.vocabulary, 4)  # 0.19 at 4,096 tokens and 0.25 at 512, on a bacterium
+        return {"learned": None, "base": 1.0}.get(self.kind, 1 / (self.k or 1))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = _SEGMENTATION_DEFAULTS.get(str(values.get("kind")), {})
+        return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        for kind, settings in _SEGMENTATION_DEFAULTS.items():
+            for key in settings:
+                if kind != self.kind and getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to kind {kind}; kind {self.kind} has no such setting")
         return self
 
 
@@ -119,6 +171,15 @@ class MaskingSettings(Config):
     mask: Share = 0.8
     random: Share = 0.1
     repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
+    span: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="bases selected together; the same share in longer runs forces fewer chunks"
+    )
+
+    @property
+    def forced_share(self) -> float:
+        """Share of positions that are masked or follow a mask: mask protection makes each start a chunk."""
+        masked = self.select * self.mask
+        return masked + masked * (1 - masked) / self.span
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -169,11 +230,23 @@ class EngineSettings(Config):
         "auto", description="see model/kernels.py"
     )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    foresee_chunks: bool = Field(
+        False, description="make room for as many chunks as recent steps needed, instead of waiting to count them"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "off", description="torch.compile of the trunk's MLPs: auto is on GPUs alone; without a compiler, off"
+    )
 
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_there_to_compile(self) -> Self:
+        if self.compile != "off" and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage 0, 1 or 2: stage 3 gathers weights module by module")
         return self
 
 
@@ -184,6 +257,9 @@ class EvaluationSettings(Config):
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
     diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
+    average_strands: bool = Field(
+        False, description="score the mean of a window's logits and those of its reverse complement, read separately"
+    )
     baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
 
 
@@ -244,6 +320,7 @@ class PretrainConfig(Config):
     steps: Positive = Field(description="optimizer steps in the whole run")
     log_every: Positive = 1
     model: ModelSettings = ModelSettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
     data: DataSettings = Field(description="at least data.corpus, or --corpus")
     loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()
@@ -255,6 +332,16 @@ class PretrainConfig(Config):
     guards: GuardSettings = GuardSettings()
     tracking: TrackingSettings = TrackingSettings()
     launch: LaunchSettings = LaunchSettings()
+
+    @model_validator(mode="after")
+    def _causal_is_not_told_the_future(self) -> Self:
+        if self.model.causal and self.segmentation.kind != "learned":
+            raise ValueError(
+                f"segmentation.kind={self.segmentation.kind} with model.causal: a tokenizer may look ahead"
+            )
+        if self.model.causal and self.evaluation.average_strands:
+            raise ValueError("evaluation.average_strands with model.causal: the other strand begins with the future")
+        return self
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes of one rank in one optimizer step.

@@ -42,7 +42,12 @@ def hash_counters(*counters: int | npt.NDArray[np.integer]) -> UInt64Array:
 
 
 def hash_positions(keys: torch.Tensor, length: int) -> torch.Tensor:
-    """32 random bits for every position of every window, on the device of `keys`.
+    """`hash_at` for positions 0 to L-1 of every window. keys (B,) int64 -> (B, L) int64 in [0, 2**32)."""
+    return hash_at(keys, torch.arange(length, dtype=torch.int64, device=keys.device)[None, :])
+
+
+def hash_at(keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """32 random bits for some positions of every window, on the device of `keys`.
 
     A 32-bit finaliser (Wellons, "Prospecting for hash functions", 2018: lowbias32) over the position, stepped by the
     golden ratio from the low half of the key and then crossed with the high half. `loops_cpu` has the same function
@@ -50,14 +55,13 @@ def hash_positions(keys: torch.Tensor, length: int) -> torch.Tensor:
 
     Args:
         keys: (B,) int64, the bits of a uint64 key for each window.
-        length: number of positions L.
+        positions: (B, L) or (1, L) int64 from -1 on.
 
     Returns:
         (B, L) int64 in [0, 2**32).
     """
-    positions = torch.arange(1, length + 1, dtype=torch.int64, device=keys.device)
     low, high = keys[:, None] & _WORD, (keys[:, None] >> 32) & _WORD
-    bits = ((low + positions[None, :] * GOLDEN_32) & _WORD) ^ high
+    bits = ((low + (positions + 1) * GOLDEN_32) & _WORD) ^ high
     first, second = ROUNDS_32
     # int64 holds the product's low 32 bits whatever overflows above them
     bits = ((bits ^ (bits >> 16)) * first) & _WORD

@@ -141,8 +141,12 @@ def summarise(sums: Tensor, headline: Headline = MASKED) -> dict[str, float]:
     return metrics
 
 
-def warnings_of(metrics: dict[str, float]) -> list[TrainingWarning]:
-    """The failures that the metrics of `diagnose` show; empty for a healthy model."""
+def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[TrainingWarning]:
+    """The failures that the metrics of `diagnose` show; empty for a healthy model.
+
+    Args:
+        learned: whether routers chose the boundaries; a fixed segmentation is as it was asked for.
+    """
     found = []
     learnt = metrics["order0"] - metrics.get("masked_loss", math.inf)
     owed = min(metrics["trunk_mean_cost"], metrics["trunk_shuffle_cost"])
@@ -156,7 +160,7 @@ def warnings_of(metrics: dict[str, float]) -> list[TrainingWarning]:
             )
         )
     low, high = COMPRESSION_RANGE
-    for stage in range(2):
+    for stage in range(2 if learned else 0):
         compression = metrics[f"compression_stage{stage}"]
         if not low <= compression <= high:
             found.append(

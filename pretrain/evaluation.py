@@ -9,6 +9,7 @@ import torch
 
 from dataprep.packed_codes import LETTERS
 from model.alphabet import CODE_PAD
+from model.strands import complement, complement_logits
 
 from .batches import window_keys
 from .block_cache import UInt8Array
@@ -52,6 +53,8 @@ class HeldOut:
         *,
         seq_len: int,
         micro_batch: int,
+        average_strands: bool = False,
+        learned_boundaries: bool = True,
     ) -> None:
         """
         Args:
@@ -59,6 +62,8 @@ class HeldOut:
             species: of each window.
             seq_len: bases of a window.
             micro_batch: windows in one forward pass.
+            average_strands: predict with the mean over a window and its reverse complement.
+            learned_boundaries: warn of what routers can get wrong.
         """
         self._rank = rank
         self._reader = reader
@@ -73,6 +78,8 @@ class HeldOut:
         self._objective = objective
         self._tables = tables
         self._micro_batch = micro_batch
+        self._average_strands = average_strands
+        self._learned_boundaries = learned_boundaries
 
     def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
@@ -81,7 +88,8 @@ class HeldOut:
 
         Of masked bases, `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the
         positions left unchanged flatter. Of a causal model, `next_base_loss` is over all A, C, G and T.
-        `compression` is of sequence in which nothing is masked, `pretraining_compression` of the model's batches.
+        `compression` is of sequence in which nothing is masked, `pretraining_compression` of the model's batches. Where
+        there are several species, `species` has all of it for each, whether or not training saw it.
         """
         engine.train(False)
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
@@ -134,7 +142,7 @@ class HeldOut:
             total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
         assert isinstance(total, torch.Tensor), "there is at least one window"
         metrics = summarise(self._rank.sum_tensor(total), self._objective.headline)
-        found = warnings_of(metrics)
+        found = warnings_of(metrics, learned=self._learned_boundaries)
         return {
             **metrics,
             "warnings": [warning.name for warning in found],
@@ -160,7 +168,10 @@ class HeldOut:
     def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
         batch = self._corrupt(packed, windows)
         output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        judged = self._objective.judge(batch, output.logits)
+        logits = output.logits.float()
+        if self._average_strands:
+            logits = (logits + _logits_across(engine, batch)) / 2
+        judged = self._objective.judge(batch, logits)
         losses, scored, selected = judged.losses.double(), judged.scored, judged.selected
         repeat = scored & judged.is_repeat
         plain = engine.forward(**self._plain_inputs(packed))
@@ -183,9 +194,14 @@ class HeldOut:
             name: _averages(table[self._species == name], headline) for name in sorted(set(self._species.tolist()))
         }
         if len(by_species) > 1:
-            keys = (f"{headline.key}_loss", *(f"order{order}_loss" for order in ORDERS))
-            summary["species"] = {name: {key: values[key] for key in keys} for name, values in by_species.items()}
+            summary["species"] = by_species
         return summary
+
+
+def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
+    """(B, L, V) float32: what the model says of each base when it reads the windows' other strand."""
+    ids, mask = complement(batch.input_ids).flip(1), batch.attention_mask.flip(1)
+    return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
 
 
 def _averages(table: Any, headline: Headline) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from model.modeling_dnachunker import (
 from model.tokenization_dnachunker import DNATokenizer
 
 from .checkpoint import PROBE, choose_checkpoint
-from .config import ModelSettings
+from .config import ModelSettings, SegmentationSettings
 from .engine import ENGINE_STATE
 from .fresh_load import RESULT
 from .model_card import model_card
-from .run_state import read_state
+from .network import network_config
+from .run_state import RunState, read_state
 
 RECORD = "export.json"  # which step the folder holds and how its logits compared
 
@@ -64,8 +65,7 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.partial-") as name:
         staging = Path(name) / output.name
-        network = ModelSettings.model_validate(state.identity["model"])
-        _write_folder(staging, DNAChunkerConfig(**network.model_dump()), checkpoint)
+        _write_folder(staging, network_of(state), checkpoint)
         # what the weights depend on, and no more: paths and tracking servers are nobody else's business
         (staging / "pretraining.yaml").write_text(safe_dump(state.identity, sort_keys=False))
         (staging / "README.md").write_text(model_card(run, state, output.name))
@@ -81,6 +81,13 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
             shutil.rmtree(output)
         staging.rename(output)
     return Exported(output, state.steps_done, difference)
+
+
+def network_of(state: RunState) -> DNAChunkerConfig:
+    """The configuration of the network that a checkpoint holds."""
+    model = ModelSettings.model_validate(state.identity["model"])
+    segmentation = SegmentationSettings.model_validate(state.identity.get("segmentation", {}))
+    return network_config(model, segmentation, merges=state.merges)
 
 
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:

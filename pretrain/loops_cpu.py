@@ -110,7 +110,7 @@ def _hash(low: Any, high: Any, position: Any) -> Any:
 
 @_compiled
 def corrupt_rows(
-    packed: Array, keys: Array, below_select: Any, below_mask: Any, below_random: Any, repeat_weight: Any,
+    packed: Array, keys: Array, below_select: Any, below_mask: Any, below_random: Any, repeat_weight: Any, span: Any,
     input_ids: Array, attention_mask: Array, labels: Array, loss_weights: Array, is_repeat: Array,
 ) -> None:  # fmt: skip
     """`masking.corrupt` on the CPU: (B, L) uint8 windows and (B,) uint64 keys into the five (B, L) outputs."""
@@ -119,11 +119,13 @@ def corrupt_rows(
         high = np.uint32(keys[row] >> np.uint64(32))
         bases, ids, valid = packed[row], input_ids[row], attention_mask[row]
         targets, weights, repeats = labels[row], loss_weights[row], is_repeat[row]
+        phase = _hash(low, high, np.uint32(0xFFFFFFFF)) % span
         for i in range(len(bases)):
             letter = np.uint32(bases[i])
             code = letter & _CODE_BITS
             bits = _hash(low, high, np.uint32(i))
-            share = bits >> np.uint32(1)
+            word = bits if span == 1 else _hash(low, high, np.uint32(np.uint32(i) + phase) // span)
+            share = word >> np.uint32(1)
             selected = (share < below_select) & (code < _N)
             clean = _PAD if code == _PAD_CODE else code + _FIRST_BASE
             replaced = _FIRST_BASE + (bits & np.uint32(3)) if share < below_random else clean

@@ -2,8 +2,13 @@
 
 Paper: 15 % of the A/C/G/T positions are selected; of these 80 % become [MASK], 10 % a random base, 10 % stay.
 N, pads and special tokens are never selected. Soft-masked (repeat) bases count less in the loss.
+
+With `span` above 1 whole spans are selected, and what becomes of one becomes of all its bases, as in SpanBERT
+(arXiv 1907.10529): a base kept inside a masked span would break it in two. Each window is tiled by spans from a phase
+of its own and each tile is selected with the same share, so that every base is selected as often as without spans.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -13,7 +18,7 @@ import torch
 from dataprep.packed_codes import PACKED_REPEAT_BIT
 from model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
 
-from .counter_random import hash_positions
+from .counter_random import hash_at, hash_positions
 from .loops_cpu import corrupt_rows
 
 IGNORED_LABEL = -100
@@ -22,12 +27,13 @@ _CODE_BITS = PACKED_REPEAT_BIT - 1
 
 @dataclass(frozen=True)
 class MaskingRates:
-    """Shares in [0, 1]; `mask` and `random` are shares of the selected positions."""
+    """Shares in [0, 1]; `mask` and `random` are shares of the selected positions. `span` in bases."""
 
     select: float = 0.15
     mask: float = 0.8
     random: float = 0.1
     repeat_weight: float = 0.1
+    span: int = 1
 
     @property
     def thresholds(self) -> tuple[int, int, int]:
@@ -35,6 +41,11 @@ class MaskingRates:
         shares = (1.0, self.mask, self.mask + self.random)
         below_select, below_mask, below_random = (round(self.select * share * 2**31) for share in shares)
         return below_select, below_mask, below_random
+
+    def most_selected(self, positions: int) -> float:
+        """A share of so many positions that the selected ones do not exceed: eight standard deviations of chance."""
+        share = self.select + 8 * math.sqrt(self.select * (1 - self.select) * self.span / positions)
+        return min(1.0, max(share, 1 / positions))
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def corrupt(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates, *, ou
     arrays: list[Any] = [getattr(batch, field.name).numpy() for field in fields(Batch)]
     corrupt_rows(
         packed.numpy(), keys.numpy().view(np.uint64),
-        *map(np.uint32, rates.thresholds), np.float32(rates.repeat_weight),
+        *map(np.uint32, rates.thresholds), np.float32(rates.repeat_weight), np.uint32(rates.span),
         *arrays,
     )  # fmt: skip
     return batch
@@ -89,12 +100,16 @@ def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRate
     is_pad = codes == CODE_PAD
     ids = torch.where(is_pad, PAD_ID, codes + FIRST_BASE_ID)
 
-    # one word a base: its high bits decide whether and how, its low two bits by which base
+    # the high bits of a span's word decide whether and how, the low two bits of a base's by which base
     bits = hash_positions(keys, packed.shape[1])
+    share = bits >> 1
+    if rates.span > 1:
+        positions = torch.arange(packed.shape[1], device=packed.device)
+        share = hash_at(keys, (positions + span_phase(keys, rates.span)) // rates.span) >> 1
     below_select, below_mask, below_random = rates.thresholds
-    selected = ((bits >> 1) < below_select) & (codes < CODE_N)
-    masked = selected & ((bits >> 1) < below_mask)
-    replaced = selected & ~masked & ((bits >> 1) < below_random)
+    selected = (share < below_select) & (codes < CODE_N)
+    masked = selected & (share < below_mask)
+    replaced = selected & ~masked & (share < below_random)
     corrupted = torch.where(masked, MASK_ID, torch.where(replaced, (bits & 3) + FIRST_BASE_ID, ids))
 
     weights = torch.where(is_repeat, rates.repeat_weight, 1.0) * selected
@@ -105,6 +120,11 @@ def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRate
 def repeats_of(packed: torch.Tensor) -> torch.Tensor:
     """(B, L) uint8 packed windows -> (B, L) bool, soft-masked bases."""
     return (packed & PACKED_REPEAT_BIT) != 0
+
+
+def span_phase(keys: torch.Tensor, span: int) -> torch.Tensor:
+    """(B, 1) int64 in [0, span): how many bases of each window's first span lie before its start."""
+    return hash_at(keys, torch.full((1, 1), -1, device=keys.device)) % span
 
 
 def uncorrupted_ids(packed: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,9 @@ class Objective(Protocol):
     def batch(self, packed: Tensor, keys: Tensor, *, out: Batch | None = None) -> Batch:
         """Inputs and labels of (B, L) uint8 packed windows; `out` may be written over, as in `masking.corrupt`."""
 
+    def label_capacity(self, bases: int) -> float | None:
+        """As in `DNAChunkerConfig`, for batches of so many bases."""
+
     def plain_inputs(self, packed: Tensor) -> dict[str, Tensor]:
         """Input and mask of windows as they are, nothing hidden."""
 
@@ -52,6 +55,9 @@ class MaskedBases:
 
     def batch(self, packed: Tensor, keys: Tensor, *, out: Batch | None = None) -> Batch:
         return corrupt(packed, keys, self._rates, out=out)
+
+    def label_capacity(self, bases: int) -> float | None:
+        return self._rates.most_selected(bases)
 
     def plain_inputs(self, packed: Tensor) -> dict[str, Tensor]:
         ids = uncorrupted_ids(packed)
@@ -75,6 +81,9 @@ class NextBase:
         known = (ids != BOS_ID) & (ids != PAD_ID) & (ids != N_ID)
         weights = torch.where(is_repeat, self._repeat_weight, 1.0) * known
         return Batch(ids, ids != PAD_ID, torch.where(known, ids, IGNORED_LABEL), weights, is_repeat)
+
+    def label_capacity(self, bases: int) -> float | None:
+        """None: nearly every base is a label."""
 
     def plain_inputs(self, packed: Tensor) -> dict[str, Tensor]:
         ids = _after_bos(uncorrupted_ids(packed))

@@ -85,7 +85,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise BadInput(str(error)) from error
 
-    from model.configuration_dnachunker import DNAChunkerConfig
+    from .network import network_config
 
     longest = max(config.data.stages, key=lambda stage: stage.seq_len)
     if len(config.data.stages) > 1:
@@ -95,7 +95,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         )
         sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch}
         config = config.model_copy(update={"data": config.data.model_copy(update=sizes)})
-    network = DNAChunkerConfig(**config.model.model_dump())
+    network = network_config(config.model, config.segmentation)
     hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
     sections = [
         _parameters(network),
@@ -110,6 +110,16 @@ def run_plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def chunks_per_base(config: "PretrainConfig") -> tuple[float, float]:
+    """Chunks of each stage per base of masked input that figures are worked out with."""
+    fixed = config.segmentation.chunks_per_base
+    if fixed is None:
+        return _CHUNKS_PER_BASE
+    forced = config.masking.forced_share if config.model.mask_protection else 0.0
+    density = round(fixed + forced * (1 - fixed), 2)
+    return density, density
+
+
 def _parameters(network: "DNAChunkerConfig") -> list[str]:
     from model.cost import parameters
 
@@ -121,9 +131,9 @@ def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str
     from model.cost import flops_per_base
 
     length, steps = config.data.seq_len, config.steps
-    flops = flops_per_base(network, length, _CHUNKS_PER_BASE)
+    flops = flops_per_base(network, length, chunks_per_base(config))
     bases = config.data.global_batch * length
-    chunks = ", ".join(str(density) for density in _CHUNKS_PER_BASE)
+    chunks = ", ".join(str(density) for density in chunks_per_base(config))
     return [
         f"in windows of {length:,} bases, at {chunks} chunks a base",
         f"{'model FLOPs a base':24}{flops.forward / 1e6:>10,.1f} M forward, {flops.backward / 1e6:,.1f} M backward",
@@ -149,7 +159,7 @@ def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, ha
         for size in batches:
             memory = rank_memory(
                 network, ranks=gpus, zero_stage=stage, precision=config.engine.precision,
-                bases=size * config.data.seq_len, chunks_per_base=_CHUNKS_PER_BASE, passes=windows // size,
+                bases=size * config.data.seq_len, chunks_per_base=chunks_per_base(config), passes=windows // size,
                 checkpointing=config.engine.activation_checkpointing, reserved_buckets=True,
                 bucket_values=int(zero.get("reduce_bucket_size", BUCKET_VALUES)),
                 offload_optimizer=config.engine.offload_optimizer,
@@ -171,7 +181,7 @@ def workload(
     from .scaling import Workload
 
     count = sum(parameters(network).values())
-    flops = flops_per_base(network, config.data.seq_len, _CHUNKS_PER_BASE).total
+    flops = flops_per_base(network, config.data.seq_len, chunks_per_base(config)).total
     return Workload(
         parameters=count, value_bytes=2 if config.engine.precision == "bf16" else 4,
         flops=flops * windows * config.data.seq_len, windows=windows, passes=passes,

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import psutil
 import torch
 
 from .distributed import Rank
+
+_OF_RANKS = ("ranks_memory_gb", "ranks_peak_memory_gb")  # added up over the ranks of a machine
+_RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which getrusage counts memory
 
 
 def code_version() -> dict[str, Any]:
@@ -50,13 +55,15 @@ def load_of_machines(rank: Rank) -> dict[str, dict[str, float]]:
         "cpu_percent": psutil.cpu_percent(),
         "memory_percent": memory.percent,
         "ranks_memory_gb": psutil.Process().memory_info().rss / 1e9,
+        "ranks_peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_UNIT / 1e9,
     }
     if rank.device.type == "cuda":
         mine["gpu_memory_gb"] = torch.cuda.max_memory_allocated(rank.device) / 1e9
     found: dict[str, dict[str, Any]] = {}
     for entry in rank.gather(mine):
-        node = found.setdefault(entry["host"], {**entry, "ranks_memory_gb": 0.0})
-        node["ranks_memory_gb"] += entry["ranks_memory_gb"]
+        node = found.setdefault(entry["host"], {**entry, **dict.fromkeys(_OF_RANKS, 0.0)})
+        for name in _OF_RANKS:
+            node[name] += entry[name]
         if "gpu_memory_gb" in entry:
             node["gpu_memory_gb"] = max(node["gpu_memory_gb"], entry["gpu_memory_gb"])
     return {

@@ -14,7 +14,7 @@ STATE = "run_state.json"
 _NAME = re.compile(r"step-(\d{8})")
 
 # A change here would make another run of it: other samples, other weights or another loss.
-_IDENTITY = ("seed", "model", "data", "masking", "optimizer", "schedule", "steps")
+_IDENTITY = ("seed", "model", "segmentation", "data", "masking", "optimizer", "schedule", "steps")
 
 
 class RunState(Config):
@@ -26,12 +26,14 @@ class RunState(Config):
     updates: int  # optimizer updates: steps, less those whose gradients were not finite
     skipped_batches: list[int]  # by number in the sample order: see guards.spike=roll_back
     guards: dict[str, Any]
+    chunk_shares: tuple[tuple[float, ...], ...] = ()  # see chunk_places.py
     world_size: int
     zero_stage: int
     precision: str
     device: str
     corpus_fingerprint: str
     identity: dict[str, Any]
+    merges: str = ""  # byte pairs, with segmentation.kind=bpe
     versions: dict[str, str]
 
 
@@ -73,7 +75,7 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
     Raises:
         BadInput: naming the first field that changed and both values.
     """
-    changed = _first_difference(state.identity, identity_of(config))
+    changed = _first_difference(_with_defaults(state.identity), identity_of(config))
     if changed:
         key, before, after = changed
         raise BadInput(
@@ -88,6 +90,12 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
     for name, (before, after) in facts.items():
         if before != after:
             raise BadInput(f"{config.run}: cannot resume: {name} was {before} and is now {after}; set it back")
+
+
+def _with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """A stored identity with the defaults of settings that this version has and the one that wrote it had not."""
+    known = {**identity, "run": "", "data": {**identity["data"], "corpus": ""}}
+    return identity_of(PretrainConfig.model_validate(known))
 
 
 def _first_difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:

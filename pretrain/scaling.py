@@ -30,7 +30,7 @@ class Assumptions:
 
     utilisation: float = 0.40
     overlap: float = 0.5
-    window_variation: float = 0.05
+    window_variation: float = 0.08  # measured; see docs/operations.md
     storage: float = 5e9
     hours_between_failures: float = 50_000.0
     restart_seconds: float = 240.0

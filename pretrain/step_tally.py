@@ -20,6 +20,7 @@ class StepTally:
     def __init__(self) -> None:
         self._sums: torch.Tensor | None = None
         self._losses: list[str] = []
+        self._most: torch.Tensor | None = None  # chunks per place of a base, by stage, in the fullest micro-batch
 
     def add(self, batch: Batch, output: Any) -> None:
         """Count one micro-batch; stays on the device."""
@@ -34,16 +35,24 @@ class StepTally:
         lengths = [_length_histogram(ids) for ids in output.chunk_ids]
         row = torch.cat([torch.stack([value.detach().double() for value in values]), *lengths])
         self._sums = row if self._sums is None else self._sums + row
+        share = torch.stack([stage.sum() for stage in output.chunk_counts]).double() / batch.input_ids.numel()
+        self._most = share if self._most is None else torch.maximum(self._most, share)
 
     def over_all(self, rank: Rank) -> dict[str, Any]:
         """The step's metrics over all ranks (collective).
 
         Losses; `bases`; and by stage `compression` (chunks per position of the masked input), `forced_share` (of
-        the chunks, those only mask protection starts), `natural_rate` (positions where the router itself does) and
-        `chunk_length` (percentiles in bases, 64 standing for longer ones too).
+        the chunks, those only mask protection starts), `natural_rate` (positions where the router itself does),
+        `chunk_length` (percentiles in bases, 64 standing for longer ones too) and `most_chunks` (per base, pads
+        included, in the micro-batch of any rank that has most).
         """
         assert self._sums is not None, "no micro-batch was added"
-        total = rank.sum_tensor(self._sums).tolist()
+        assert self._most is not None
+        most = self._sums.new_zeros(rank.world_size, len(_STAGES))
+        most[rank.rank] = self._most  # each rank's own row: their sum over ranks is the rows of all
+        total = rank.sum_tensor(torch.cat((self._sums, most.flatten()))).tolist()
+        most_chunks = np.array(total[len(self._sums) :]).reshape(-1, len(_STAGES)).max(0).tolist()
+        total = total[: len(self._sums)]
         losses, (bases, sequences), per_stage = total[:3], total[3:5], total[5:]
         chunks, forced, natural = per_stage[0:2], per_stage[2:4], per_stage[4:6]
         histograms = np.array(per_stage[6:]).reshape(len(_STAGES), _LONGEST + 1)
@@ -55,6 +64,7 @@ class StepTally:
             "forced_share": {stage: forced[i] / chunks[i] for i, stage in enumerate(_STAGES)},
             "natural_rate": {stage: natural[i] / sequences for i, stage in enumerate(_STAGES)},
             "chunk_length": {stage: _percentiles(histograms[i]) for i, stage in enumerate(_STAGES)},
+            "most_chunks": dict(zip(_STAGES, most_chunks, strict=True)),
         }
 
 

@@ -29,18 +29,23 @@ def train(run: Run) -> None:
         tally = StepTally()
         for batch in data.micro_batches:
             phase("forward", step)
-            output = engine.forward(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                labels=batch.labels,
-                loss_weights=batch.loss_weights,
-                loss_normalizer=max(weight_sum, 1e-6),
-                sequence_normalizer=data.global_batch,
-            )
+            with run.places.applied():
+                output = engine.forward(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    labels=batch.labels,
+                    loss_weights=batch.loss_weights,
+                    loss_normalizer=max(weight_sum, 1e-6),
+                    sequence_normalizer=data.global_batch,
+                )
             phase("backward", step)
             engine.backward(output.loss)
             tally.add(batch, output)
         metrics = tally.over_all(rank)
+        if run.places.learn(list(metrics["most_chunks"].values())):
+            run.journal.say(
+                f"step {step}: chunks filled the places foreseen; any beyond are lost, the next are counted"
+            )
 
         phase("step", step)
         lr, before = run.learning_rate(step), engine.updates

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["genomes", "shard", "corpus", "pretrain", "launch", "doctor", "plan", "export", "report", "demo"]
+VERBS = ["genomes", "shard", "corpus", "pretrain", "launch", "doctor", "plan", "export", "report", "demo", "sweep"]
 
 
 def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -80,11 +80,11 @@ def dnachunker(*arguments: object) -> None:
 
 def held_out(corpus: Corpus) -> Iterator[Batch]:
     """Every held-out window, corrupted as in pretraining."""
-    reader = WindowReader(corpus, "valid", seq_len=WINDOW)
+    reader = WindowReader(corpus, "valid")
     windows = held_out_windows(reader.block_bases, seq_len=WINDOW, count=10**6)
     for start in range(0, len(windows), BATCH):
         some = windows.take(slice(start, start + BATCH))
-        yield corrupt(torch.from_numpy(reader.read(some)), window_keys(some), MaskingRates())
+        yield corrupt(torch.from_numpy(reader.read(some, WINDOW)), window_keys(some), MaskingRates())
 
 
 def router_gradients(model: DNAChunkerForMaskedLM, batch: Batch) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ SMALLEST = {"width": 16, "encoder_layers": (1, 0), "decoder_layers": (0, 0), "tr
 SMALLEST |= {"state_size": 4, "expand": 1}
 # With mask protection, boundaries every 3 and 9 bases give the densities of a healthy pretraining run: 0.51, 0.31.
 STRIDES = (3, 9)
-PLACES = (0.54, 0.34)  # a little more
+PLACES = {"chunk_capacity": (0.54, 0.34), "label_capacity": 0.14}  # a little more, for labels likewise
 
 
 def packed(lengths: list[int], device: torch.device) -> Packing:

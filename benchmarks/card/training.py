@@ -79,11 +79,13 @@ def _measure(machine: Machine, count: int, length: int, repeats: int = 5, **chan
 
 
 def steps(machine: Machine) -> list[dict[str, Any]]:
-    """The same number of bases a step at every length; then at the first with places for chunks fixed beforehand."""
+    """The same number of bases a step at every length; at the first also with places fixed, with a compiled trunk."""
     if machine.smoke:
-        return [_measure(machine, 2, 4, chunk_capacity=(0.9, 0.9))]
+        return [_measure(machine, 2, 4, chunk_capacity=(0.9, 0.9), label_capacity=0.9)]
     rows = [_measure(machine, BASES // length, length) for length in LENGTHS]
-    return [*rows, _measure(machine, BASES // LENGTHS[0], LENGTHS[0], chunk_capacity=PLACES) | {"places": PLACES}]
+    for changes in (PLACES, {"compile_trunk": "auto"}):
+        rows.append(_measure(machine, BASES // LENGTHS[0], LENGTHS[0], **changes) | {"with": changes})
+    return rows
 
 
 def one_long_sequence(machine: Machine) -> dict[str, Any]:
@@ -97,8 +99,8 @@ def never_waits(machine: Machine) -> str:
     Raises:
         RuntimeError: one does; the message names it.
     """
-    places = (0.9, 0.9) if machine.smoke else PLACES
-    model = network(machine.smoke, machine.device, torch.bfloat16, chunk_capacity=places)
+    places = {"chunk_capacity": (0.9, 0.9), "label_capacity": 0.9} if machine.smoke else PLACES
+    model = network(machine.smoke, machine.device, torch.bfloat16, **places)
     data = batch(2, 4 if machine.smoke else 8192, machine.device)
     model(**data).loss.backward()  # compiles
     if machine.smoke:

@@ -102,7 +102,12 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
     quiet: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
     variants = {
-        "one rank, stage 0, micro-batches": ["launch.processes=1", "engine.zero_stage=0", "engine.micro_batch=2"],
+        "one rank, stage 0, micro-batches, places for chunks foreseen": [
+            "launch.processes=1",
+            "engine.zero_stage=0",
+            "engine.micro_batch=2",
+            "engine.foresee_chunks=true",
+        ],
         "two ranks, stage 3": ["engine.zero_stage=3"],
     }
     for index, (name, overrides) in enumerate(variants.items()):

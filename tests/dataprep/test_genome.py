@@ -3,7 +3,9 @@
 import gzip
 import random
 import shutil
+import struct
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,28 @@ Reassemble = Callable[[Corpus, str], dict[str, str]]
 GOOD = b">chr1 first\nACGTNNacgtn\nACG\n>chr2\nTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTT\n"
 
 
+def members(data: bytes, piece: int = 20) -> bytes:
+    """Many gzip members, an empty last one."""
+    pieces = [data[i : i + piece] for i in range(0, len(data), piece)]
+    return b"".join(gzip.compress(member) for member in [*pieces, b""])
+
+
 def bgzip(data: bytes, piece: int = 20) -> bytes:
-    """Many gzip members, an empty last one, as bgzip writes them."""
-    members = [data[i : i + piece] for i in range(0, len(data), piece)]
-    return b"".join(gzip.compress(member) for member in [*members, b""])
+    """Many members that say how long they are, an empty last one: BGZF, section 4.1 of the SAM specification."""
+    packed = b""
+    for piece_of in [*(data[i : i + piece] for i in range(0, len(data), piece)), b""]:
+        body = zlib.compress(piece_of, wbits=-15)
+        header = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff" + b"\x06\0BC\x02\0" + struct.pack("<H", len(body) + 25)
+        packed += header + body + struct.pack("<II", zlib.crc32(piece_of), len(piece_of))
+    return packed
 
 
 ACCEPTED = {
     "plain": (GOOD, {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "gzip": (gzip.compress(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
-    "bgzip, many members": (bgzip(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "gzip, many members": (members(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "bgzip, then gzip": (bgzip(GOOD[:20]) + gzip.compress(GOOD[20:]), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "bgzip": (bgzip(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "gzip with zero padding": (gzip.compress(GOOD) + bytes(100), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "zstd": (zstandard.compress(GOOD), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
     "zstd, several frames, one to skip": (
@@ -81,6 +95,8 @@ REFUSED = {
     "truncated gzip": (gzip.compress(GOOD + b"ACGGT" * 500)[:-20], "truncated gzip"),
     "gzip cut at its trailer": (gzip.compress(GOOD)[:-4], "truncated gzip"),
     "bgzip cut inside a member": (bgzip(GOOD)[:-40], "truncated gzip"),
+    "bgzip cut inside a header": (bgzip(GOOD)[:-20], "truncated gzip"),
+    "damaged bgzip": (bgzip(GOOD)[:26] + b"\xff\xff" + bgzip(GOOD)[28:], "damaged gzip"),
     "damaged gzip": (gzip.compress(GOOD)[:15] + b"\xff\xff" + gzip.compress(GOOD)[17:], "damaged gzip"),
     "gzip then garbage": (gzip.compress(GOOD) + b"garbage", "damaged gzip"),
     "truncated zstd": (zstandard.compress(GOOD)[:-3], "truncated zstd"),
@@ -233,14 +249,17 @@ def test_chunk_borders_do_not_matter(
     data = "\r\n".join(lines).encode()
     monkeypatch.setattr("dataprep.decompress._READ_BYTES", 37)
     monkeypatch.setattr("dataprep.decompress._YIELD_BYTES", 23)
-    for number, packed in enumerate((data, gzip.compress(data), bgzip(data, 50))):
+    for number, packed in enumerate((data, gzip.compress(data), members(data, 50), bgzip(data, 5))):
         corpus = build(packed, output=f"corpus{number}", block_bases=32)
         assert reassemble(corpus, "g") == read_fasta(data)
 
 
 def test_a_glance_leaves_no_thread_behind(tmp_path: Path) -> None:
     """Workers are forked after it, and a forked thread that holds a lock would hang them."""
-    path = tmp_path / "g.fa.gz"
-    path.write_bytes(gzip.compress(b">a\n" + b"ACGTTGCA" * 3_000_000, 1))  # more chunks than are drawn ahead
-    glance(path)
-    assert not [thread for thread in threading.enumerate() if thread.name == "decompress"]
+    letters = b">a\n" + b"ACGTTGCA" * 3_000_000  # more chunks than are drawn ahead
+    for number, data in enumerate((gzip.compress(letters, 1), bgzip(letters, 65_280))):
+        path = tmp_path / f"g{number}.fa.gz"
+        path.write_bytes(data)
+        glance(path)
+        left = {thread.name.partition("_")[0] for thread in threading.enumerate()}
+        assert not left & {"decompress", "gunzip"}

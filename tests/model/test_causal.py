@@ -127,8 +127,10 @@ def test_a_batch_that_does_not_fit_its_places_is_not_learned_from() -> None:
     assert model(ids, labels=ids).loss.isnan()
 
 
-@pytest.mark.parametrize("changes", [{"mixer": "conv"}, {"router": "fixed"}, {"chunk_pooling": "mean"}])
-def test_what_looks_ahead_is_refused(changes: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"mixer": "conv"}, {"router": "fixed"}, {"chunk_pooling": "mean"}, {"strand_symmetry": True}]
+)
+def test_what_looks_ahead_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="looks ahead"):
         DNAChunkerConfig(causal=True, **changes)
 

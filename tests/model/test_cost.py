@@ -27,10 +27,12 @@ def test_flops_of_the_paper_run() -> None:
         flops_per_base(config, 8192, (0.5,))
 
 
-@pytest.mark.parametrize("mixer", ["bimamba", "transformer", "conv"])
+@pytest.mark.parametrize(
+    "changes", [{"mixer": "bimamba"}, {"mixer": "transformer"}, {"mixer": "conv"}, {"strand_symmetry": True}]
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_memory_estimate_is_what_torch_keeps(mixer: str, checkpointing: bool) -> None:
-    config = DNAChunkerConfig(width=96, num_heads=6, trunk_layers=3, mixer=mixer)
+def test_the_memory_estimate_is_what_torch_keeps(changes: dict[str, object], checkpointing: bool) -> None:
+    config = DNAChunkerConfig(width=96, num_heads=6, trunk_layers=3, **changes)
     model = DNAChunkerForMaskedLM(config).train()
     if checkpointing:
         model.gradient_checkpointing_enable()

@@ -324,6 +324,30 @@ def test_places_fixed_beforehand_change_nothing_but_the_places(model) -> None:
         assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
 
 
+@pytest.mark.parametrize("changes", [{}, {"strand_symmetry": True}, {"chunk_capacity": (0.9, 0.8)}])
+def test_the_head_on_labelled_positions_alone_teaches_the_same(changes: dict[str, object]) -> None:
+    whole, rows = build(**changes), build(**changes, label_capacity=0.3)
+    ids = masked_bases((3, 60), 5)
+    ids[1, 41:] = PAD_ID
+    weights = torch.where(torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5, 0.1, 1.0)
+    losses = []
+    for network in (whole, rows):
+        output = network(ids, labels=labels_for(ids), loss_weights=weights)
+        output.loss.backward()
+        losses.append([output.loss.item(), output.mlm_loss.item()])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert output.logits is None
+    with torch.no_grad():
+        assert torch.equal(rows(ids).logits, whole(ids).logits)  # without labels there are logits everywhere
+    for (name, a), b in zip(rows.named_parameters(), whole.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
+
+
+def test_more_labels_than_places_make_the_loss_nan() -> None:
+    ids = masked_bases((2, 60), 5)
+    assert build(label_capacity=0.02)(ids, labels=labels_for(ids)).loss.isnan()
+
+
 def test_chunks_beyond_the_places_make_the_loss_nan() -> None:
     ids = masked_bases((2, 60), 5)
     loss = build(chunk_capacity=(0.2, 0.1))(ids, labels=labels_for(ids)).loss

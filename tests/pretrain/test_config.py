@@ -7,6 +7,7 @@ import pytest
 from failures import BadInput
 from model.configuration_dnachunker import DNAChunkerConfig
 from pretrain.config import ModelSettings, PretrainConfig
+from pretrain.network import network_config
 from pretrain.run_state import RunState, identity_of, require_same_run
 from typed_config import PRESETS, load_config, to_yaml
 
@@ -95,9 +96,46 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
         ("seed=1", "seed was 0 and is now 1"),
         ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
         ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
+        ("segmentation.kind=kmer", "segmentation.kind was 'learned' and is now 'kmer'"),
         ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
     ]:
         with pytest.raises(BadInput, match=message):
             require_same_run(state, tiny(changed), "f")
     with pytest.raises(BadInput, match="corpus's content"):
         require_same_run(state, config, "g")
+
+
+def test_settings_that_came_later_do_not_refuse_an_older_run() -> None:
+    config = tiny()
+    older = {key: value for key, value in identity_of(config).items() if key != "segmentation"}
+    state = RunState(
+        steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1,
+        precision="fp32", device="cpu", corpus_fingerprint="f", identity=older, versions={},
+    )  # fmt: skip
+    require_same_run(state, config, "f")
+    with pytest.raises(BadInput, match="segmentation.kind was 'learned' and is now 'base'"):
+        require_same_run(state, tiny("segmentation.kind=base"), "f")
+
+
+def test_a_segmentation_has_the_settings_of_its_kind_and_no_others() -> None:
+    assert tiny("segmentation.kind=kmer").segmentation.k == 6
+    assert tiny("segmentation.kind=bpe").segmentation.vocabulary == 4096
+    assert tiny("segmentation.kind=bpe", "segmentation.vocabulary=64").segmentation.vocabulary == 64
+    for wrong, message in [
+        ("segmentation.k=6", "k belongs to kind kmer; kind learned has no such setting"),
+        ("segmentation.vocabulary=64", "vocabulary belongs to kind bpe"),
+        ("segmentation.kind=word", "key 'segmentation.kind'"),
+        ("model.router=fixed", "nearest valid key"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            tiny(wrong)
+    # stored resolved, read back equal
+    config = tiny("segmentation.kind=bpe")
+    assert PretrainConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_fixed_segmentation_leaves_the_network_as_it_is_but_for_the_routers() -> None:
+    learned, fixed = tiny(), tiny("segmentation.kind=kmer", "segmentation.k=4")
+    described = [network_config(config.model, config.segmentation).to_dict() for config in (learned, fixed)]
+    changed = {key: value for key, value in described[1].items() if described[0][key] != value}
+    assert changed == {"router": "fixed", "segmentation": {"kind": "kmer", "k": 4}, "ratio_loss_weight": 0.0}

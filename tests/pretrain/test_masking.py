@@ -1,5 +1,6 @@
 """Corruption: the stated rates, only on bases, and a pure function of the window's key."""
 
+import hashlib
 from dataclasses import fields
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from model.alphabet import A_ID, CODE_N, CODE_PAD, MASK_ID, N_ID, PAD_ID, T_ID
 from pretrain.counter_random import hash_counters, hash_positions
-from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, corrupt_tensors, uncorrupted_ids
+from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, corrupt_tensors, span_phase, uncorrupted_ids
 
 packed_windows = arrays(np.uint8, (3, 200), elements=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12]))
 
@@ -56,9 +57,10 @@ def test_a_window_is_corrupted_alike_in_any_batch_and_differently_with_another_k
     assert not torch.equal(alone.input_ids, other.input_ids)
 
 
-def test_n_and_pads_keep_their_ids() -> None:
+@pytest.mark.parametrize("span", [1, 6])
+def test_n_and_pads_keep_their_ids(span: int) -> None:
     packed = torch.tensor([[CODE_N, CODE_N | 8, CODE_PAD]], dtype=torch.uint8)
-    batch = corrupt(packed, torch.tensor([1]), MaskingRates(select=1.0))
+    batch = corrupt(packed, torch.tensor([1]), MaskingRates(select=1.0, span=span))
     assert batch.input_ids.tolist() == [[N_ID, N_ID, PAD_ID]]
     assert batch.weight_sum == 0
 
@@ -68,11 +70,12 @@ def test_n_and_pads_keep_their_ids() -> None:
     packed=packed_windows,
     seed=st.integers(-(2**63), 2**63 - 1),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    span=st.sampled_from([1, 2, 3, 6, 256]),
 )
 def test_the_compiled_loop_and_the_tensor_operations_agree_to_the_bit(
-    packed: np.ndarray, seed: int, shares: tuple[float, float, float]
+    packed: np.ndarray, seed: int, shares: tuple[float, float, float], span: int
 ) -> None:
-    rates = MaskingRates(shares[0], shares[1], shares[2] * (1 - shares[1]), repeat_weight=0.25)
+    rates = MaskingRates(shares[0], shares[1], shares[2] * (1 - shares[1]), repeat_weight=0.25, span=span)
     keys = torch.tensor([seed, seed ^ 1, seed ^ 2])
     compiled = corrupt(torch.from_numpy(packed), keys, rates)
     plain = corrupt_tensors(torch.from_numpy(packed), keys, rates)
@@ -89,6 +92,57 @@ def test_shares_of_none_and_all_are_exact(share: float) -> None:
     assert (batch.input_ids == MASK_ID).all() == (share == 1.0)
     assert (batch.labels != IGNORED_LABEL).all() == (share == 1.0)
     assert (batch.labels != IGNORED_LABEL).any() == (share == 1.0)
+
+
+def test_single_positions_are_chosen_as_they_always_were() -> None:
+    # a run must be continued by a later version with the masks it began with
+    letters = np.array([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 0, 1], np.uint8)
+    order = (np.arange(4 * 3000) * 2654435761 % 2**32 >> 13).astype(np.uint8).reshape(4, 3000) % 13
+    batch = corrupt(torch.from_numpy(letters[order]), torch.tensor([0, 1, -5, 2**62]), MaskingRates())
+    content = batch.input_ids.numpy().astype(np.uint8).tobytes() + batch.labels.numpy().astype(np.int8).tobytes()
+    assert hashlib.sha256(content).hexdigest() == "c690d78d2ee75f9a0e0a6b8090ebc866294de63052bf0179ec08acccccbb2c5d"
+
+
+@pytest.mark.parametrize("span", [2, 3, 6, 17])
+def test_spans_keep_the_share_of_every_position_and_each_is_treated_as_one(span: int) -> None:
+    windows, length = 20_000, 61
+    keys = torch.from_numpy(hash_counters(3, np.arange(windows)).view(np.int64))
+    packed = torch.full((windows, length), 2, dtype=torch.uint8)
+    batch = corrupt(packed, keys, MaskingRates(random=0.2, span=span))
+    selected = batch.labels != IGNORED_LABEL
+    # four standard errors at each place of a window, its ends included
+    for chosen, share in [(selected, 0.15), (batch.input_ids == MASK_ID, 0.12)]:
+        error = 4 * (share * (1 - share) / windows) ** 0.5
+        assert (chosen.double().mean(0) - share).abs().max() < error
+    # the treatment of a base is that of its span: selected together, masked together
+    tile = (torch.arange(length) + span_phase(keys, span)) // span
+    assert len(span_phase(keys, span).unique()) == span
+    same = tile[:, 1:] == tile[:, :-1]
+    for chosen in (selected, batch.input_ids == MASK_ID):
+        assert not ((chosen[:, 1:] != chosen[:, :-1]) & same).any()
+    # spans of random bases hold any bases
+    replaced = batch.input_ids[selected & (batch.input_ids != MASK_ID)]
+    assert torch.bincount(replaced - A_ID, minlength=4).float().std() < 0.02 * len(replaced)
+
+
+def test_spans_next_to_each_other_are_selected_independently() -> None:
+    keys = torch.from_numpy(hash_counters(8, np.arange(4096)).view(np.int64))
+    packed = torch.zeros((4096, 96), dtype=torch.uint8)
+    chosen = (corrupt(packed, keys, MaskingRates(span=3)).labels != IGNORED_LABEL).double() - 0.15
+    spread = chosen.var()
+    for shift in (3, 6, 9):  # of whole spans: 4,096 windows x about 31 pairs
+        pairs = (chosen[:, :-shift] * chosen[:, shift:])[:, ::3]
+        assert abs(pairs.mean() / spread) < 4 / pairs.numel() ** 0.5
+
+
+@pytest.mark.parametrize(("share", "span"), [(0.0, 1), (0.15, 1), (0.15, 6), (0.6, 1), (1.0, 1)])
+def test_room_for_the_selected_is_enough_and_not_much_more(share: float, span: int) -> None:
+    rates = MaskingRates(select=share, span=span)
+    for positions in (16, 1024):
+        labels = corrupt(torch.zeros((2048, positions), dtype=torch.uint8), torch.arange(2048), rates).labels
+        assert ((labels != IGNORED_LABEL).float().mean(1) <= rates.most_selected(positions)).all()
+    assert share <= rates.most_selected(8192) <= share + 0.05 * span**0.5
+    assert 0 < rates.most_selected(1) <= 1
 
 
 def test_hashes_are_the_published_functions() -> None:

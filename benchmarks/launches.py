@@ -1,0 +1,134 @@
+"""How many operations torch dispatches in a training step, and how many bytes those of some parts of it touch.
+
+python benchmarks/launches.py     (a CPU does; the counts are those of the default network on any device)
+
+On a GPU each operation is at least one launch: this is what fewer launches, fused boundaries or CUDA graphs could save.
+Layers are those of the 172M model, narrowed, which changes no count. The scan, convolution and smoothing have kernels
+of their own and are not counted.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from model.objectives import labelled_rows, mlm_loss
+from model.packing import Packing, unpack
+from model.routing import Router, Segmentation
+
+POSITIONS = 131_072
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations that compute something, and the bytes they read and write; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.bytes = 0, 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*arguments, **(options or {}))
+        read = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
+        written = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        if not function.is_view and written and "empty" not in str(function):
+            self.operations += 1
+            touched = [*read, *written]
+            if "index_select" in str(function):  # of what it selects from, it reads as much as it writes
+                touched = [*written, *written]
+            elif "index_add" in str(function):  # of what it adds to, it reads and writes as much as it adds
+                touched = [arguments[3]] * 3
+            self.bytes += sum(x.numel() * x.element_size() for x in touched)
+        return result
+
+
+@contextmanager
+def counting() -> Iterator[Counter]:
+    counter = Counter()
+    with counter:
+        yield counter
+
+
+class _Given(torch.nn.Module):
+    """A router's probabilities, made beforehand."""
+
+    def __init__(self, probability: Tensor) -> None:
+        super().__init__()
+        self.values = probability
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        return self.values
+
+
+def boundaries() -> Counter:
+    """From the probabilities of one stage to everything the passes ask of its chunks."""
+    generator = torch.Generator().manual_seed(0)
+    packing = Packing(torch.arange(0, POSITIONS + 1, 8192, dtype=torch.int32), POSITIONS, 8192)
+    router = Router(DNAChunkerConfig(width=32, num_heads=2))
+    router.probability = _Given(torch.rand(POSITIONS, generator=generator))
+    masked = torch.rand(POSITIONS, generator=generator) < 0.12
+    _ = packing.first, packing.last, packing.sequence  # known already, from embedding and encoder
+    with counting() as counter:
+        cut: Segmentation = router(torch.empty(POSITIONS, 0), packing, masked, None, POSITIONS * 6 // 10)
+        _ = cut.starts, cut.chunk, cut.chunks, cut.overflowed, cut.chunk_holds_mask, cut.gate
+    return counter
+
+
+def head(share: float | None) -> Counter:
+    """Head and loss in bf16, forward and backward, over all positions or in places for a share of them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.where(torch.rand(POSITIONS, generator=generator) < 0.15, 7, -100)
+    weight = torch.randn(16, 640, dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.randn(POSITIONS, 640, dtype=torch.bfloat16, requires_grad=True)
+    with counting() as counter:
+        if share is None:
+            logits = F.linear(hidden, weight).float()
+            unpack(logits, torch.arange(POSITIONS), (16, POSITIONS // 16))
+            loss = mlm_loss(logits, labels, None, 1.0)
+        else:
+            rows, truth, _ = labelled_rows(labels, math.ceil(share * POSITIONS))
+            loss = mlm_loss(F.linear(hidden.index_select(0, rows), weight).float(), truth, None, 1.0)
+        loss.backward()
+    return counter
+
+
+def step() -> tuple[int, int]:
+    """Operations of a training step, forward and backward, and of those the trunk's forward pass."""
+    small = {"width": 32, "num_heads": 2, "state_size": 4, "chunk_capacity": (0.9, 0.9), "label_capacity": 0.5}
+    torch.manual_seed(0)
+    model = DNAChunkerForMaskedLM(DNAChunkerConfig(**small))
+    ids = torch.randint(7, 11, (1, 64), generator=torch.Generator().manual_seed(0))
+    trunk: list[int] = []
+    inner = model.dnachunker.hierarchy.trunk
+    with counting() as counter:
+        inner.register_forward_pre_hook(lambda *_: trunk.append(counter.operations))
+        inner.register_forward_hook(lambda *_: trunk.append(counter.operations))
+        model(ids, labels=ids.where(ids == 7, -100)).loss.backward()
+    return counter.operations, trunk[1] - trunk[0]
+
+
+def main() -> None:
+    cut = boundaries()
+    size = cut.bytes / POSITIONS
+    print(f"one stage, from probabilities to chunks: {cut.operations} operations, {size:.0f} bytes a position")
+    everywhere, labelled = (head(share).bytes / POSITIONS for share in (None, 0.16))
+    print(f"head and loss: {everywhere:.0f} bytes a base everywhere, {labelled:.0f} on 16 % of the positions")
+    whole, trunk = step()
+    print(f"a training step: {whole} operations forward and backward, {trunk} of them in the trunk's forward pass")
+
+
+if __name__ == "__main__":
+    main()

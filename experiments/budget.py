@@ -1,0 +1,51 @@
+"""How many steps a cell may take: from a budget of bases, or of FLOPs at its own cost."""
+
+from typing import TYPE_CHECKING
+
+from failures import BadInput
+from pretrain.config import PretrainConfig
+
+from .config import BudgetSettings
+
+if TYPE_CHECKING:
+    from model.configuration_dnachunker import DNAChunkerConfig
+
+
+def steps_of(budget: BudgetSettings, run: PretrainConfig) -> int:
+    """Optimizer steps that come nearest to the budget, at least one.
+
+    Raises:
+        BadInput: the run changes its window length on the way, so that a step has no one cost.
+    """
+    if run.data.curriculum:
+        raise BadInput("a sweep matches budgets by steps of one size; leave data.curriculum out")
+    bases = budget.bases if budget.bases is not None else (budget.flops or 0) / expected_flops_per_base(run)
+    return max(1, round(bases / (run.data.global_batch * run.data.seq_len)))
+
+
+def expected_flops_per_base(run: PretrainConfig) -> float:
+    """Model FLOPs per training base, forward and backward, when the routers reach their target ratios."""
+    from model.cost import flops_per_base
+
+    return flops_per_base(network_of(run), run.data.seq_len, expected_chunks_per_base(run)).total
+
+
+def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
+    """Chunks of each stage per base of masked input: mask protection forces some, the routers cut the rest by alpha.
+
+    Every masked position and the one after it start a chunk, at both stages; what the routers add, or a segmentation
+    that is not learned, is taken to be independent of that. What a cell really spends is measured and stands in its
+    result.
+    """
+    forced = run.masking.forced_share if run.model.mask_protection else 0.0
+    fixed = run.segmentation.chunks_per_base
+    inner, outer = run.model.target_ratios if fixed is None else (fixed, 1.0)
+    first = 1 - (1 - inner) * (1 - forced)
+    return first, forced + outer * (first - forced)
+
+
+def network_of(run: PretrainConfig) -> "DNAChunkerConfig":
+    """The network's own config."""
+    from pretrain.network import network_config
+
+    return network_config(run.model, run.segmentation)

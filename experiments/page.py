@@ -1,0 +1,43 @@
+"""The page of a sweep: one self-contained HTML file with the table and its plots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from downstream.output_folder import write_text
+from typed_config import to_yaml
+
+from .config import SweepConfig
+from .figures import bar_figure, curve_figure, scatter_figure
+from .tables import Row, notes, shown_metrics, tables_of
+
+PAGE = "sweep.html"
+_BARS = ("masked_loss", "trunk_unmasked", "trunk_masked", "bases_per_second")  # and probe scores, analyses and species
+
+
+def write_page(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> Path:
+    """Write OUT/sweep.html and return its path."""
+    shown = shown_metrics(rows)
+    # a dot in a name: of a task, an analysis or a species
+    bars = [metric for metric in shown if metric in _BARS or "." in metric]
+    figures = [curve_figure(rows)] if any(row.results for row in rows) else []
+    figures += [
+        scatter_figure(rows, plot.x, plot.y, pareto=plot.pareto)
+        for plot in sweep.plots
+        if any(row.values(plot.x) and row.values(plot.y) for row in rows)
+    ]
+    figures += [bar_figure(rows, metric) for metric in bars]
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    text = pages.get_template("sweep.html.j2").render(
+        sweep=sweep, rows=rows, tables=tables_of(rows), notes=notes(sweep, rows),
+        figures=[Markup(figure) for figure in figures],  # our own SVG, in which matplotlib has escaped the names
+        finished=sum(len(row.results) for row in rows), failed=sum(len(row.failures) for row in rows),
+        missing=sum(len(row.missing) for row in rows), config_yaml=to_yaml(sweep),
+    )  # fmt: skip
+    write_text(output / PAGE, text)
+    return output / PAGE

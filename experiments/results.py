@@ -1,0 +1,137 @@
+"""What a finished cell measured, read from what its commands left; nothing is computed again."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from failures import Failure
+from pretrain.telemetry import read_events
+
+from .budget import network_of
+from .cells import RESULT, Cell, analysis_folder, probe_folder
+from .config import AnalysisSettings, SweepConfig
+
+_WARM_UP_STEPS = 3  # of which the speed says little
+_LAST_STEPS = 10  # whose average stands for the end of training
+_EVALUATED = (
+    "masked_loss",
+    "order0_loss",
+    "order3_loss",
+    "order5_loss",
+    "masked_accuracy",
+    "repeat_loss",
+    "unique_loss",
+)
+_DIAGNOSED = ("trunk_mean_cost", "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1")
+
+Metrics = dict[str, float]
+
+
+def read_cell(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
+    """The content of result.json: `metrics` (flat), `curve` (bases and held-out loss), `warnings`.
+
+    Raises:
+        Failure: something that should be there is not.
+    """
+    events = read_events(cell.run)
+    metrics, curve = read_training(cell, events)
+    diagnosed = [event for event in events if event["event"] == "diagnostics"]
+    for name, analysis in sweep.analyses.items():
+        found = read_analysis(analysis, analysis_folder(cell, name, analysis) / analysis.read)
+        metrics |= {f"{name}.{key}": value for key, value in found.items()}
+    return {
+        "row": cell.row,
+        "seed": cell.seed,
+        "metrics": {**metrics, **_probe_scores(sweep, cell)},
+        "curve": curve,
+        "measured": cell.measured,
+        "warnings": sorted(set(diagnosed[-1]["warnings"])) if diagnosed else [],
+    }
+
+
+def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, list[tuple[float, float]]]:
+    """Metrics of a run, and its held-out loss against training bases.
+
+    `trunk_masked` and `trunk_unmasked` are chunks that reach the trunk, per base; `forced_share` of the chunks as
+    trained those that only mask protection starts; `peak_memory_gb` of all ranks of the busiest machine.
+    """
+    steps = [event for event in events if event["event"] == "step"]
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    if not steps or not evaluations:
+        raise Failure(f"{cell.run}: no step or no evaluation was recorded")
+    from model.cost import flops_per_base, parameters
+
+    final, network = evaluations[-1], network_of(cell.config)
+    metrics = {key: float(final[key]) for key in _EVALUATED if final.get(key) is not None}
+    for mode, key in (("unmasked", "compression"), ("masked", "pretraining_compression")):
+        inner, outer = final[key]["stage0"], final[key]["stage1"]
+        metrics |= {f"{mode}_stage0": inner, f"{mode}_stage1": outer, f"trunk_{mode}": inner * outer}
+    last = steps[-_LAST_STEPS:]
+    for stage in ("stage0", "stage1"):
+        metrics[f"forced_share_{stage}"] = statistics.fmean(step["forced_share"][stage] for step in last)
+    chunks = (metrics["masked_stage0"], metrics["trunk_masked"])
+    cost = flops_per_base(network, cell.config.data.seq_len, chunks).total
+    bases = sum(step["bases"] for step in steps) / len(steps) * steps[-1]["steps_done"]
+    metrics |= {
+        "bases_per_second": statistics.median(s["bases_per_second"] for s in steps[_WARM_UP_STEPS:] or steps),
+        "steps": float(steps[-1]["steps_done"]),
+        "bases": bases,
+        "parameters": float(sum(parameters(network).values())),
+        "flops_per_base": cost,
+        "flops": cost * bases,
+    }
+    memory = [node for step in steps for node in (step.get("system") or {}).values()]
+    for key in ("gpu_memory_gb", "ranks_peak_memory_gb", "ranks_memory_gb"):
+        if found := [node[key] for node in memory if key in node]:
+            metrics["peak_memory_gb"] = max(found)
+            break
+    diagnosed: dict[str, Any] = next((e for e in reversed(events) if e["event"] == "diagnostics"), {})
+    metrics |= {key: float(diagnosed[key]) for key in _DIAGNOSED if diagnosed.get(key) is not None}
+    for species, values in (final.get("species") or {}).items():
+        metrics |= dict(_numbers(values, f"species.{species}."))
+    per_step = bases / steps[-1]["steps_done"]
+    return metrics, [(e["steps_done"] * per_step, e["masked_loss"]) for e in evaluations]
+
+
+def read_analysis(analysis: AnalysisSettings, path: Path) -> Metrics:
+    """Numbers of an analysis by name; those of a .csv are named VALUES.COLUMN after its `by` columns.
+
+    Raises:
+        Failure: not readable as asked for.
+    """
+    try:
+        if path.suffix == ".json":
+            found = dict(_numbers(json.loads(path.read_text("utf-8"))))
+            kept = analysis.columns
+            return {k: v for k, v in found.items() if not kept or any(k == c or k.startswith(f"{c}.") for c in kept)}
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [r for r in csv.DictReader(file) if all(r[key] in values for key, values in analysis.where.items())]
+        return {
+            ".".join([*(row[key] for key in analysis.by), column]): float(row[column] or math.nan)
+            for row in rows
+            for column in analysis.columns
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise Failure(f"{path}: not readable as the analysis says ({type(error).__name__}: {error})") from error
+
+
+def _probe_scores(sweep: SweepConfig, cell: Cell) -> Metrics:
+    probe = sweep.probe
+    found: Metrics = {}
+    for task in probe.tasks if probe.folder else ():
+        record = json.loads((probe_folder(sweep, cell) / task / probe.method / RESULT).read_text("utf-8"))
+        found |= {f"probe.{task}.{name}": v for name, v in record["scores"].items() if v is not None}
+    return found
+
+
+def _numbers(values: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)

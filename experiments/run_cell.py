@@ -1,0 +1,171 @@
+"""Run one cell: its commands in order, each only if it is not done, then its result; safe to kill anywhere."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from downstream.output_folder import claim_folder, write_json
+from failures import Failure, Interrupted
+
+from .cells import FAILURE, LOG, Cell, Step, corpus_step, identity, launcher, steps
+from .config import SweepConfig
+from .results import read_cell
+from .tracking import cell_overrides
+
+STOPPED = "stopped; run the same command to continue"
+_LOCK, _OPTIONS = ".lock", "options"
+_POLL_SECONDS = 0.5
+
+
+@dataclass
+class Running:
+    """The commands that run now, so that a signal can reach them."""
+
+    stopped: bool = False
+    processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """Ask all of them to save and end, and start no others."""
+        self.stopped = True
+        for process in list(self.processes):
+            process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+
+
+@dataclass(frozen=True)
+class CellRunner:
+    """How cells run on this machine.
+
+    Attributes:
+        output: the sweep's folder.
+        workdir: what relative paths of the commands mean.
+        shared: variables that give each of several cells its part of the machine.
+        say: takes lines for the user.
+    """
+
+    sweep: SweepConfig
+    output: Path
+    workdir: Path
+    running: Running
+    say: Callable[[str], None] = print
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, cell: Cell) -> bool:
+        """Bring a cell to its result; returns whether it has one. A failure is written beside it and told.
+
+        Raises:
+            BadInput: the cell was begun with other options; the message names them.
+            Interrupted: a signal came; the same command continues.
+        """
+        check_identity(self.sweep, cell)
+        if cell.is_finished():
+            return True
+        with self._locked(cell.folder, cell.name) as lock:
+            if cell.is_finished():  # another process has done it meanwhile
+                return True
+            claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
+            (cell.folder / FAILURE).unlink(missing_ok=True)
+            began = time.monotonic()
+            try:
+                self.build_corpus()
+                for step in steps(self.sweep, cell, cell_overrides(self.sweep, self.output, cell)):
+                    self._run(step, cell.name, cell.folder / LOG, lock)
+                write_json(cell.result, read_cell(self.sweep, cell))
+            except Interrupted:
+                raise
+            except Failure as failure:
+                write_json(cell.folder / FAILURE, {"row": cell.row, "seed": cell.seed, "reason": str(failure)})
+                self.say(f"{cell.name}: failed: {failure}")
+                return False
+            self.say(f"{cell.name}: done in {time.monotonic() - began:.0f} s")
+            return True
+
+    def build_corpus(self) -> None:
+        """Build the cells' corpus, unless it is there or another cell is at it.
+
+        Raises:
+            Failure: the command failed.
+            Interrupted: a signal came.
+        """
+        built = corpus_step(self.sweep, self.output)
+        if built and not built.done():
+            with self._locked(self.output, "corpus") as lock:
+                self._run(built, "corpus", self.output / LOG, lock)
+
+    def _run(self, step: Step, name: str, log: Path, lock: int) -> None:
+        if step.done():
+            return
+        if self.running.stopped:
+            raise Interrupted(STOPPED)
+        self.say(f"{name}: {step.name}")
+        command = [*launcher(self.sweep), *step.arguments]
+        # PYTHONSAFEPATH: a folder named `model` where the user stands must not be taken for ours
+        variables = {**os.environ, "PYTHONSAFEPATH": "1", **self.shared, **self.sweep.chosen.environment}
+        with log.open("ab") as out:
+            out.write(f"$ {' '.join(step.arguments)}\n".encode())
+            out.flush()
+            began = out.tell()
+            try:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.workdir, env=variables,
+                    start_new_session=True,  # Ctrl-C must reach it once, as a request to save, through `running`
+                    pass_fds=(lock,),  # should we be killed, the cell stays locked for as long as the command runs
+                )  # fmt: skip
+            except OSError as error:
+                raise Failure(f"{command[0]}: cannot be started: {error.strerror}") from error
+            self.running.processes.add(process)
+            if self.running.stopped:  # the signal came between the check and the start
+                self.running.stop()
+            code = process.wait()
+            self.running.processes.discard(process)
+        if code and self.running.stopped:
+            raise Interrupted(STOPPED)
+        if code:
+            raise Failure(f"{step.name} ended with exit code {code}: {_last_line(log, began)}")
+        if not step.done():
+            raise Failure(f"{step.name} ended well and left nothing behind; see {log}")
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path, name: str) -> Iterator[int]:
+        """Hold `folder` alone; waits for whoever does, such as a command that outlived a killed sweep."""
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            said = False
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if self.running.stopped:
+                        raise Interrupted(STOPPED) from None
+                    if not said:
+                        self.say(f"{name}: another process is at it; waiting")
+                        said = True
+                    time.sleep(_POLL_SECONDS)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def check_identity(sweep: SweepConfig, cell: Cell) -> None:
+    """Refuse a cell that was begun with other options.
+
+    Raises:
+        BadInput: naming the cell's folder and the key that changed.
+    """
+    if (cell.folder / _OPTIONS).is_dir():
+        claim_folder(cell.folder / _OPTIONS, identity(sweep, cell))
+
+
+def _last_line(log: Path, began: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(began, log.stat().st_size - 4096))
+        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    ours = [line.removeprefix("dnachunker: ") for line in lines if line.startswith("dnachunker: ")]
+    return ((ours or lines or ["it said nothing"])[-1])[:300]

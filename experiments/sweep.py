@@ -1,0 +1,212 @@
+"""A sweep on this machine: refuse what cannot work, run the cells that are missing, write the tables."""
+
+import contextlib
+import os
+import queue
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from types import FrameType
+
+from cluster.config import ClusterConfig
+from cluster.local import available_cores, visible_gpus
+from downstream.output_folder import write_text
+from failures import BadInput, Interrupted
+from typed_config import to_yaml
+
+from .budget import expected_flops_per_base, network_of
+from .cells import Cell, Step, corpus_step, expand, launcher, steps
+from .config import SweepConfig
+from .page import write_page
+from .run_cell import STOPPED, CellRunner, Running, check_identity
+from .slurm import submit
+from .tables import collect, write_tables
+from .tracking import log_tables, open_parent
+
+STORED = "sweep.yaml"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = None) -> int:
+    """Run every missing cell, `jobs` at a time, and write the tables; returns the exit code.
+
+    Args:
+        ray: None for threads of this process; `local` or a cluster's address for Ray tasks.
+
+    Raises:
+        BadInput: a row, path or earlier cell that does not fit; nothing was started.
+        Interrupted: stopped by a signal after the running commands have saved.
+    """
+    cells = prepare(sweep, output)
+    missing = [cell for cell in cells if not cell.is_finished()]
+    say(f"{sweep.name}: {len(cells)} cells, {len(cells) - len(missing)} of them finished; {output}")
+    open_parent(sweep, output)
+    if missing:
+        ended = _here(sweep, missing, output, jobs) if ray is None else _on_ray(sweep, missing, output, ray, jobs)
+        for _ in ended:
+            write_tables(output, sweep, collect(cells))
+    return finish(sweep, output, cells)
+
+
+def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Iterator[bool]:
+    running, workdir = Running(), Path.cwd()
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(jobs):
+        slots.put(slot)
+
+    def work(cell: Cell) -> bool:
+        slot = slots.get()
+        try:
+            if running.stopped:
+                raise Interrupted(STOPPED)
+            share = share_of_machine(slot, jobs)
+            return CellRunner(sweep, output, workdir, running, say, share).run(cell)
+        finally:
+            slots.put(slot)
+
+    with _signals(running), ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(work, cell) for cell in cells]):
+                yield future.result()
+        except BaseException:
+            running.stop()  # the others save; the pool waits for them
+            raise
+
+
+def _on_ray(sweep: SweepConfig, cells: list[Cell], output: Path, address: str, jobs: int) -> Iterator[bool]:
+    from .ray_cells import run_on_ray
+
+    workdir, running = Path.cwd(), Running()
+    with _signals(running):  # here and not in a task: `shard` may want a Ray of its own
+        CellRunner(sweep, output, workdir, running, say).build_corpus()
+    yield from run_on_ray(sweep, cells, output, workdir=workdir, address=address, jobs=jobs)
+
+
+def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jobs: int) -> int:
+    """Hand the missing cells to SLURM; returns once it has taken them."""
+    cells = prepare(sweep, output)
+    missing = [cell for cell in cells if not cell.is_finished()]
+    if not missing:
+        return finish(sweep, output, cells)
+    open_parent(sweep, output)
+    say(submit(missing, output, output / STORED, cluster, jobs))
+    return 0
+
+
+def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
+    """The cells, after everything that can be refused has been.
+
+    Raises:
+        BadInput: see `expand`; a corpus or task that is not there; a cell that was begun with other options.
+    """
+    cells = expand(sweep, output)
+    corpus, probe = sweep.chosen.corpus.path, sweep.probe
+    if corpus and "://" not in corpus and not Path(corpus, "index.json").is_file():
+        raise BadInput(f"scales.{sweep.scale}.corpus.path {corpus}: no corpus of `dnachunker shard` is there")
+    for task in probe.tasks if probe.folder else ():
+        if not Path(probe.folder or "", task).is_dir():
+            raise BadInput(f"probe.tasks: {Path(probe.folder or '', task)}: no such folder")
+    if output.exists() and not (output / STORED).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
+    for cell in cells:
+        check_identity(sweep, cell)
+    write_text(output / STORED, to_yaml(sweep))
+    return cells
+
+
+def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
+    """Run the cell of that name, as one task of an array; returns the exit code.
+
+    Raises:
+        BadInput: there is no such cell.
+        Interrupted: stopped by a signal.
+    """
+    named = {cell.name: cell for cell in prepare(sweep, output)}
+    if name not in named:
+        raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
+    running = Running()
+    with _signals(running):
+        return 0 if CellRunner(sweep, output, Path.cwd(), running, say).run(named[name]) else 1
+
+
+def tables(sweep: SweepConfig, output: Path) -> int:
+    """Write the tables of what is there; returns the exit code."""
+    return finish(sweep, output, expand(sweep, output))
+
+
+def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
+    """Write tables and page, print the table; 1 when a cell failed or is missing."""
+    rows = collect(cells)
+    written = [*write_tables(output, sweep, rows), write_page(output, sweep, rows)]
+    log_tables(sweep, output, rows, written)
+    print(written[0].read_text("utf-8"))
+    print(f"wrote {', '.join(map(str, written))}")
+    failed, missing = sum(len(row.failures) for row in rows), sum(len(row.missing) for row in rows)
+    if failed or missing:
+        say(f"{failed} cells failed, {missing} were not run; the same command tries them again")
+    return 1 if failed or missing else 0
+
+
+def dry_run(sweep: SweepConfig, output: Path) -> None:
+    """Print the commands of every cell with what they are expected to cost."""
+    from model.cost import parameters
+
+    start, total = shlex.join(["dnachunker"] if not sweep.command else launcher(sweep)), 0.0
+    built = corpus_step(sweep, output)
+    if built:
+        print(f"# corpus\n{start} {shlex.join(built.arguments)}")
+    for cell in expand(sweep, output):
+        run = cell.config
+        flops = expected_flops_per_base(run)
+        bases = run.steps * run.data.global_batch * run.data.seq_len
+        total += flops * bases
+        print(
+            f"\n# {cell.name}: {sum(parameters(network_of(run)).values()) / 1e6:.2f} M parameters, {run.steps:,} steps "
+            f"of {run.data.global_batch * run.data.seq_len:,} bases, {bases / 1e6:,.2f} M bases, "
+            f"{flops / 1e6:,.1f} MFLOP a base, {flops * bases / 1e15:,.3f} PFLOP"
+        )
+        parts: list[Step] = list(steps(sweep, cell, ()))
+        print("\n".join(f"{start} {shlex.join(step.arguments)}" for step in parts))
+    print(f"\n# in all {total / 1e15:,.2f} PFLOP of pretraining, forward and backward, at the target ratios")
+
+
+def share_of_machine(slot: int, jobs: int) -> dict[str, str]:
+    """Variables that keep `jobs` cells at a time out of each other's way, unless the user has set them.
+
+    GPUs are dealt out when there are enough for every cell; else, and without any, cores are shared.
+    """
+    shared: dict[str, str] = {}
+    gpus = visible_gpus()
+    if len(gpus) >= jobs > 1:
+        shared["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot::jobs])
+    if "OMP_NUM_THREADS" not in os.environ and jobs > 1:
+        shared["OMP_NUM_THREADS"] = str(max(1, available_cores() // jobs))
+    return shared
+
+
+_SAYING = threading.Lock()
+
+
+def say(line: str) -> None:
+    """Tell the user; lines of several cells do not mix."""
+    with _SAYING:
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _signals(running: Running) -> Iterator[None]:
+    """While entered, a signal asks the running commands to save and stop."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        running.stop()
+
+    previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, stop) for n in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

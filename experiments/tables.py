@@ -1,0 +1,260 @@
+"""Cells as one table: mean ± standard deviation over seeds, in Markdown and CSV, and every cell's raw numbers."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from downstream.output_folder import write_text
+
+from .cells import FAILURE, Cell
+from .config import SweepConfig
+
+TABLE, TABLE_CSV, CELLS_CSV = "table.md", "table.csv", "cells.csv"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a metric is shown: title, format, and what its number is divided by."""
+
+    title: str
+    digits: str = ".4f"
+    unit: float = 1.0
+
+    def show(self, value: float) -> str:
+        return format(value / self.unit, self.digits)
+
+
+_RESULTS = {
+    "masked_loss": Column("[MASK] loss"),
+    "trunk_masked": Column("trunk, masked (of L)", ".3f"),
+    "trunk_unmasked": Column("trunk, unmasked (of L)", ".3f"),
+    "trunk_mean_cost": Column("trunk by its mean costs", "+.4f"),
+}
+_COSTS = {
+    "masked_stage0": Column("stage 0, masked", ".3f"),
+    "masked_stage1": Column("stage 1, masked", ".3f"),
+    "unmasked_stage0": Column("stage 0, unmasked", ".3f"),
+    "unmasked_stage1": Column("stage 1, unmasked", ".3f"),
+    "forced_share_stage0": Column("forced, stage 0", ".2f"),
+    "forced_share_stage1": Column("forced, stage 1", ".2f"),
+    "bases_per_second": Column("kb/s", ",.1f", 1e3),
+    "peak_memory_gb": Column("peak memory, GB", ".2f"),
+    "parameters": Column("parameters, M", ".2f", 1e6),
+    "flops_per_base": Column("MFLOP a base", ".2f", 1e6),
+    "flops": Column("TFLOP spent", ",.1f", 1e12),
+}
+COLUMNS = {**_RESULTS, **_COSTS}
+_ANY = Column("", ".3f")
+# in the CSV files alone
+_HIDDEN = {
+    "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "repeat_loss", "unique_loss", "steps", "bases",
+    "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """A row of the sweep: the results of its finished cells by seed, and what became of the others."""
+
+    name: str
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
+
+    def values(self, metric: str) -> list[float]:
+        found = [result["metrics"].get(metric) for result in self.results.values()]
+        return [value for value in found if value is not None and not math.isnan(value)]
+
+    def moments(self, metric: str) -> tuple[float, float, int]:
+        """Mean, standard deviation (n - 1; NaN for one) and number of seeds."""
+        values = self.values(metric)
+        mean = statistics.fmean(values) if values else math.nan
+        return mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values)
+
+    def differences(self, reference: "Row", metric: str) -> list[float]:
+        """This row minus the reference, seed by seed: what the two share, such as the order of windows, cancels."""
+        mine, others = ({s: r["metrics"].get(metric) for s, r in row.results.items()} for row in (self, reference))
+        pairs = [(mine[seed], others[seed]) for seed in mine if seed in others]
+        return [a - b for a, b in pairs if a is not None and b is not None]
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        found = [name for result in self.results.values() for name in result["warnings"]]
+        return {name: found.count(name) for name in sorted(set(found))}
+
+
+def collect(cells: Sequence[Cell]) -> list[Row]:
+    """What is on disk, row by row."""
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        row = rows.setdefault(cell.row, Row(cell.row))
+        if cell.is_finished():
+            row.results[cell.seed] = json.loads(cell.result.read_text("utf-8"))
+        elif (cell.folder / FAILURE).is_file():
+            row.failures[cell.seed] = json.loads((cell.folder / FAILURE).read_text("utf-8"))["reason"]
+        else:
+            row.missing.append(cell.seed)
+    return list(rows.values())
+
+
+def write_tables(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> list[Path]:
+    """Write table.md, table.csv and cells.csv; returns their paths."""
+    texts = {TABLE: markdown(sweep, rows), TABLE_CSV: _table_csv(rows), CELLS_CSV: _cells_csv(rows)}
+    for name, text in texts.items():
+        write_text(output / name, text)
+    return [output / name for name in texts]
+
+
+def metrics_of(rows: Sequence[Row]) -> list[str]:
+    """Every metric that some cell has: known ones in their order, then the others as they come."""
+    found = {metric: None for row in rows for result in row.results.values() for metric in result["metrics"]}
+    return [*(name for name in COLUMNS if name in found), *(name for name in found if name not in COLUMNS)]
+
+
+def shown_metrics(rows: Sequence[Row]) -> list[str]:
+    """Those of the tables for people; cells.csv and table.csv have all."""
+
+    def shown(name: str) -> bool:
+        if name.startswith("probe."):
+            return name.endswith(".mcc")
+        if name.startswith("species."):
+            return name.endswith(".masked_loss")
+        return name not in _HIDDEN
+
+    return [name for name in metrics_of(rows) if shown(name)]
+
+
+def title_of(metric: str) -> str:
+    """A column's heading."""
+    if metric in COLUMNS:
+        return COLUMNS[metric].title
+    if metric.startswith("probe."):
+        return metric.removeprefix("probe.").removesuffix(".mcc") + ", MCC"
+    if metric.startswith("species."):
+        return metric.removeprefix("species.").removesuffix(".masked_loss") + ", [MASK] loss"
+    return metric.replace(".", " ")
+
+
+Table = tuple[list[str], list[list[str]]]  # header and lines
+
+
+def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
+    """The tables for people by title: what came out, and what it took."""
+    metrics = shown_metrics(rows)
+    results = [metric for metric in metrics if metric not in _COSTS]
+    costs = [metric for metric in metrics if metric in _COSTS]
+    return {"Results": _results(rows, results), "Compression and cost": _moments_table(rows, costs)}
+
+
+def _results(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    header, lines = _moments_table(rows, metrics)
+    if "masked_loss" in metrics and len(rows) > 1:
+        at = 3 + metrics.index("masked_loss")
+        header.insert(at, f"less that of {rows[0].name}, by seed")
+        for row, line in zip(rows, lines, strict=True):
+            pairs = row.differences(rows[0], "masked_loss") if row is not rows[0] else []
+            line.insert(at, _mean_sd(pairs, "+.4f"))
+    header.append("warnings")
+    for row, line in zip(rows, lines, strict=True):
+        told = [f"{name} {count}/{len(row.results)}" for name, count in row.warnings.items()]
+        line.append(", ".join(told) or ("none" if row.results else ""))
+    return header, lines
+
+
+def _moments_table(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    lines = [
+        [row.name, str(len(row.results)), *(_shown(metric, row.moments(metric)) for metric in metrics)] for row in rows
+    ]
+    return ["", "n", *map(title_of, metrics)], lines
+
+
+def notes(sweep: SweepConfig, rows: Sequence[Row]) -> list[str]:
+    """What a reader must know about the table."""
+    scale, finished = sweep.chosen, [result for row in rows for result in row.results.values()]
+    spent = scale.budget
+    told = [f"Scale {sweep.scale}: preset {scale.preset}, {_budget(spent.bases, spent.flops)} a cell, "
+            f"seeds {', '.join(map(str, sweep.seeds))}. Mean ± standard deviation over n seeds (n − 1)."]  # fmt: skip
+    if finished:
+        means = {o: statistics.fmean(r["metrics"][f"order{o}_loss"] for r in finished) for o in (0, 3, 5)}
+        baselines = ", ".join(f"order {order} {value:.4f}" for order, value in means.items())
+        told.append(f"[MASK] loss in nats, held out. Markov tables on the same positions: {baselines}; uniform 1.3863.")
+    for row in rows:
+        told += [f"FAILED: {row.name}, seed {seed}: {reason}" for seed, reason in row.failures.items()]
+        if row.missing:
+            told.append(f"Not run yet: {row.name}, seeds {', '.join(map(str, row.missing))}.")
+    return told
+
+
+def markdown(sweep: SweepConfig, rows: Sequence[Row]) -> str:
+    """table.md: question, tables, notes."""
+    text = [f"# {sweep.name}", "", sweep.question.strip(), ""]
+    for title, (header, lines) in tables_of(rows).items():
+        text += [f"## {title}", "", _line(header), _line(["---", *["---:"] * (len(header) - 1)])]
+        text += [*map(_line, lines), ""]
+    return "\n".join([*text, *(f"- {_cell_text(note)}" for note in notes(sweep, rows)), ""])
+
+
+def _budget(bases: int | None, flops: float | None) -> str:
+    return f"{bases:,} bases" if bases is not None else f"{flops:.3g} model FLOPs"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_cell_text, cells)) + " |"
+
+
+def _cell_text(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _shown(metric: str, moments: tuple[float, float, int]) -> str:
+    mean, spread, count = moments
+    column = COLUMNS.get(metric, _ANY)
+    if not count:
+        return ""
+    return column.show(mean) if math.isnan(spread) else f"{column.show(mean)} ± {column.show(spread).lstrip('+')}"
+
+
+def _mean_sd(values: Sequence[float], digits: str) -> str:
+    if not values:
+        return ""
+    mean = format(statistics.fmean(values), digits)
+    return f"{mean} ± {format(statistics.stdev(values), digits.lstrip('+'))}" if len(values) > 1 else mean
+
+
+def _table_csv(rows: Sequence[Row]) -> str:
+    metrics = metrics_of(rows)
+    header = ["row", "seeds", "failed", "missing", *(f"{m}_{part}" for m in metrics for part in ("mean", "sd"))]
+    lines = [
+        [row.name, len(row.results), len(row.failures), len(row.missing),
+         *(_plain(value) for metric in metrics for value in row.moments(metric)[:2])]
+        for row in rows
+    ]  # fmt: skip
+    return _csv(header, lines)
+
+
+def _cells_csv(rows: Sequence[Row]) -> str:
+    metrics = metrics_of(rows)
+    lines = [
+        [row.name, seed, *(_plain(result["metrics"].get(metric, math.nan)) for metric in metrics),
+         " ".join(result["warnings"])]
+        for row in rows for seed, result in row.results.items()
+    ]  # fmt: skip
+    return _csv(["row", "seed", *metrics, "warnings"], lines)
+
+
+def _csv(header: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(header)
+    out.writerows(lines)
+    return text.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(round(value, 9))

@@ -1,0 +1,115 @@
+"""Segmentations that nobody learns: single bases, k-mers, byte pairs, for the same network with a fixed router.
+
+Boundaries are a function of the ids the network is given, masks in place: what lies under a [MASK] cannot move them.
+Stage 0 cuts as the tokenizer does; stage 1 keeps every chunk, so that the trunk runs on the tokenizer's tokens (and on
+the chunks that mask protection forces).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from torch import Tensor
+
+from .alphabet import A_ID, BASES, N_ID, T_ID
+from .packing import Packing
+
+# (T,) int64 ids of packed bases and their packing -> (T,) bool, where a token starts.
+TokenStarts = Callable[[Tensor, Packing], Tensor]
+
+_LETTERS = np.full(256, ord("?"), np.uint8)
+_LETTERS[A_ID : A_ID + len(BASES)] = np.frombuffer(BASES.encode(), np.uint8)
+
+
+def token_starts(segmentation: Mapping[str, Any]) -> TokenStarts:
+    """The segmentation that a configuration describes.
+
+    Args:
+        segmentation: `{kind: base}`; `{kind: kmer, k: 6}`; or `{kind: bpe, merges: TEXT}`, a merge a line as in
+            Hugging Face's merges.txt, without its header.
+
+    Raises:
+        ValueError: another kind, or its one setting is missing or wrong.
+    """
+    settings = dict(segmentation)
+    kind = settings.pop("kind", None)
+    if kind == "base" and not settings:
+        return every_base
+    if kind == "kmer" and set(settings) == {"k"} and int(settings["k"]) > 0:
+        return KmerGrid(int(settings["k"]))
+    if kind == "bpe" and set(settings) == {"merges"}:
+        return BytePairs(settings["merges"])
+    described = {key: value for key, value in segmentation.items() if key != "merges"}
+    raise ValueError(
+        f"segmentation is {described}; it must be {{kind: base}}, {{kind: kmer, k: K}} or {{kind: bpe, merges: TEXT}}"
+    )
+
+
+def every_base(ids: Tensor, packing: Packing) -> Tensor:
+    """(T,) bool, all True."""
+    return torch.ones_like(ids, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class KmerGrid:
+    """Every k-th base from the start of each sequence, through masks and N alike; the last k-mer may be short."""
+
+    k: int
+
+    def __call__(self, ids: Tensor, packing: Packing) -> Tensor:
+        """(T,) bool."""
+        return packing.offset % self.k == 0
+
+
+class BytePairs:
+    """Byte-pair encoding of the stretches of A, C, G, T between masks and N.
+
+    A run of N is one token, any other id a token of its own.
+    """
+
+    def __init__(self, merges: str) -> None:
+        """
+        Args:
+            merges: a merge a line, two tokens with a space between, in the order learned.
+
+        Raises:
+            ValueError: a line that is not a merge of earlier tokens.
+        """
+        vocabulary = {letter: number for number, letter in enumerate(BASES)}
+        pairs = []
+        for line in merges.splitlines():
+            left, _, right = line.partition(" ")
+            if left not in vocabulary or right not in vocabulary:
+                raise ValueError(f"merges: {line!r} does not join two earlier tokens")
+            pairs.append((left, right))
+            vocabulary.setdefault(left + right, len(vocabulary))  # two ways may lead to the same token
+        self._tokenizer = Tokenizer(BPE(vocabulary, pairs))
+        self._lengths = np.array([len(token) for token in vocabulary])
+
+    def __call__(self, ids: Tensor, packing: Packing) -> Tensor:
+        """(T,) int64 ids -> (T,) bool; waits for the device, for the merging is done on the host."""
+        starts = self.starts(ids.cpu().numpy(), packing.first.cpu().numpy())
+        return torch.from_numpy(starts).to(ids.device)
+
+    def starts(self, ids: NDArray[np.int64], first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(T,) bool: where a token starts. `first` (T,) marks the starts of sequences."""
+        if not len(ids):
+            return np.zeros(0, np.bool_)
+        is_base = (ids >= A_ID) & (ids <= T_ID)
+        merged = np.where(is_base, A_ID, ids)  # neighbours of the same kind belong together, unless neither base nor N
+        joins = ~first & (np.diff(merged, prepend=-1) == 0) & (is_base | (ids == N_ID))
+        starts = ~joins
+        begins = np.flatnonzero(starts & is_base)
+        ends = np.flatnonzero(is_base & np.append(starts[1:], True)) + 1
+        text = _LETTERS[ids].tobytes().decode("ascii")
+        stretches = [text[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        tokens = [token.ids for token in self._tokenizer.encode_batch_fast(stretches)]
+        lengths = self._lengths[np.concatenate(tokens)] if tokens else np.zeros(0, np.int64)
+        # tokens tile the bases, stretch after stretch
+        starts[np.flatnonzero(is_base)[np.cumsum(lengths) - lengths]] = True
+        return starts

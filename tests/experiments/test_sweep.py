@@ -1,0 +1,188 @@
+"""`dnachunker sweep`: resumes to the same table, keeps what is finished, and goes on where a cell fails."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from toy_sweep import sweep_command
+
+Sweep = Callable[..., Any]
+TABLES = ("table.md", "table.csv", "cells.csv", "sweep.html")
+CELLS = [("plain", 0), ("conv", 0), ("plain", 1), ("conv", 1)]
+
+
+def commands(path: Path) -> Counter[str]:
+    """How often each command was given, by its verb and the cell it was about."""
+    given = [json.loads(line) for line in path.read_text().splitlines()]
+    found = (next((m[0] for word in words if (m := re.search(r"cells/[^/]+/seed-\d+", word))), "") for words in given)
+    return Counter(f"{words[0]} {cell}".strip() for words, cell in zip(given, found, strict=True))
+
+
+def test_killed_twice_and_resumed_it_ends_in_the_same_tables(config: Path, sweep: Sweep, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    assert sweep("--output", whole, "--jobs", "2").returncode == 0
+    pause = random.Random(0)
+    for alone in (False, True):
+        process = subprocess.Popen(sweep_command(config, "--output", killed, "--jobs", "2"), stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        line = b""
+        while b": pretrain" not in line and b": export" not in line:
+            line = process.stderr.readline()
+        time.sleep(pause.uniform(0, 0.4))
+        # first with everything it started, as a machine goes down; then alone, so that its commands outlive it
+        started = [] if alone else psutil.Process(process.pid).children(recursive=True)
+        for victim in [psutil.Process(process.pid), *started]:
+            victim.kill()
+        process.wait()
+        assert not (killed / "table.md").exists() or "Not run yet" in (killed / "table.md").read_text()
+    done = sweep("--output", killed, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    for name in TABLES:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_nothing_that_is_finished_runs_again(config: Path, sweep: Sweep, tmp_path: Path) -> None:
+    count, out = tmp_path / "count", tmp_path / "out"
+    assert sweep("--output", out, "seeds=[0]", STUB_COUNT=str(count)).returncode == 0
+    assert sweep("--output", out, "seeds=[0]", STUB_COUNT=str(count)).returncode == 0
+    cells = [f"cells/{row}/seed-0" for row in ("plain", "conv")]
+    expected = {
+        "shard",
+        *(f"{verb} {cell}" for cell in cells for verb in ("pretrain", "export", "finetune", "segment")),
+    }
+    assert commands(count) == dict.fromkeys(expected, 1)
+    # another seed and another analysis: neither trains a finished cell again
+    more = 'analyses.again={"command": [segment, "--output", "{output}", x], "read": summary.json}'
+    assert sweep("--output", out, "seeds=[0,1]", more, STUB_COUNT=str(count)).returncode == 0
+    counted = commands(count)
+    assert counted["pretrain cells/plain/seed-0"] == counted["pretrain cells/plain/seed-1"] == 1
+    assert counted["segment cells/plain/seed-0"] == 2
+    with (out / "cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], int(row["seed"])) for row in rows] == [(r, s) for r in ("plain", "conv") for s in (0, 1)]
+    assert all(row["again.mean_chunk_bases.1"] == "9.0" and row["cuts.mean_chunk_bases.0"] == "3.0" for row in rows)
+
+
+def test_a_changed_training_config_is_refused_by_name(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep("--output", out, "seeds=[0]").returncode == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = sweep("--output", out, "seeds=[0]", "scales.tiny.overrides=[optimizer.lr=0.5]")
+    assert done.returncode == 2
+    assert "cells/plain/seed-0" in done.stderr.splitlines()[-1]
+    assert "optimizer.lr" in done.stderr.splitlines()[-1]
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = sweep("--output", out, STUB_FAIL="model.mixer=conv")
+    assert done.returncode == 1
+    table = (out / "table.md").read_text()
+    for seed in (0, 1):
+        assert f"FAILED: conv, seed {seed}: pretrain ended with exit code 4: guard: the loss is not finite" in table
+    assert re.search(r"^\| plain \| 2 \|", table, re.MULTILINE)
+    assert "cells failed" in (out / "sweep.html").read_text()
+    healed = sweep("--output", out)
+    assert healed.returncode == 0, healed.stderr
+    assert "FAILED" not in (out / "table.md").read_text()
+
+
+def test_a_signal_stops_it_and_the_same_command_goes_on(config: Path, sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(sweep_command(config, "--output", out), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "plain:0: pretrain" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait() == 3, rest
+    assert rest.splitlines()[-1] == "dnachunker: stopped; run the same command to continue"
+    assert not psutil.Process().children(recursive=True)
+    assert sweep("--output", out).returncode == 0
+
+
+def test_one_cell_at_a_time_and_then_the_tables(sweep: Sweep, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    assert sweep("--output", whole).returncode == 0
+    for row, seed in CELLS:
+        assert not (parts / "table.md").exists()
+        assert sweep("--output", parts, "--cell", f"{row}:{seed}").returncode == 0
+    assert sweep("--output", parts, "--tables").returncode == 0
+    for name in TABLES:
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+    unknown = sweep("--output", parts, "--cell", "plain:7")
+    assert unknown.returncode == 2
+    assert "plain:0, conv:0, plain:1, conv:1" in unknown.stderr
+
+
+def test_the_numbers_of_the_table_are_those_of_the_runs(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep("--output", out).returncode == 0
+    losses = {}
+    for row, seed in CELLS:
+        lines = (out / "cells" / row / f"seed-{seed}" / "run" / "events.jsonl").read_text().splitlines()
+        losses[row, seed] = [json.loads(line) for line in lines if '"evaluation"' in line][-1]["masked_loss"]
+    means = {row: (losses[row, 0] + losses[row, 1]) / 2 for row in ("plain", "conv")}
+    spreads = {row: abs(losses[row, 0] - losses[row, 1]) / 2**0.5 for row in means}
+    with (out / "table.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert float(row["masked_loss_mean"]) == pytest.approx(means[row["row"]], abs=1e-8)
+            assert float(row["masked_loss_sd"]) == pytest.approx(spreads[row["row"]], abs=1e-8)
+            assert (row["seeds"], row["failed"], row["missing"]) == ("2", "0", "0")
+    pairs = [losses["conv", seed] - losses["plain", seed] for seed in (0, 1)]
+    shown = f"{sum(pairs) / 2:+.4f} ± {abs(pairs[0] - pairs[1]) / 2**0.5:.4f}"
+    assert f"| {means['conv']:.4f} ± {spreads['conv']:.4f} | {shown} |" in (out / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_ray_runs_the_same_cells(sweep: Sweep, tmp_path: Path) -> None:
+    here, there = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    assert sweep("--output", here).returncode == 0
+    done = sweep("--output", there, "--on", "ray", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    for name in TABLES:
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
+
+
+def test_mlflow_holds_one_run_with_the_cells_told_to_nest_in_it(sweep: Sweep, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    out, count = tmp_path / "out", tmp_path / "count"
+    for _ in range(2):
+        done = sweep(
+            "--output", out, "seeds=[0]", "tracking.enabled=true", STUB_COUNT=str(count), MLFLOW_TRACKING_URI=""
+        )
+        assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "dnachunker-sweep"]
+    (parent,) = client.search_runs([experiment.experiment_id])
+    assert parent.info.status == "FINISHED"
+    assert 1.2 < parent.data.metrics["plain/masked_loss"] < 1.5
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == set(TABLES)
+    trained = [line for line in count.read_text().splitlines() if '"pretrain"' in line]
+    assert len(trained) == 2
+    assert all(f'tracking.parent_run=\\"{parent.info.run_id}\\"' in line for line in trained)
+
+
+def test_the_page_stands_alone(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep("--output", out, "seeds=[0]", "question='a <b>question</b>'").returncode == 0
+    page = (out / "sweep.html").read_text()
+    assert "a &lt;b&gt;question&lt;/b&gt;" in page
+    assert not re.search(r'(src|href)="(?!#)', page), "nothing is loaded"
+    assert page.count("<svg") > 5
+    assert sys.executable in page, "the config it was made from"
+    assert os.environ.get("HOME", "/nowhere") + "/." not in page

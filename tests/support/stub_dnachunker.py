@@ -1,0 +1,106 @@
+"""Stands in for the `dnachunker` command in tests of sweeps: leaves what its verbs leave, in a second, without a model.
+
+Every number follows from the overrides alone. Like the real one, `pretrain` continues a run that was killed, and the
+other verbs leave their output complete or not at all. `STUB_FAIL=TEXT` makes a `pretrain` with that override fail;
+`STUB_COUNT=FILE` collects a line for every command.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def number(*words: object) -> float:
+    """In [0, 1), from the words."""
+    return int(hashlib.sha256(repr(words).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def option(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def overrides() -> dict[str, str]:
+    return dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word and not word.startswith(("-", "/")))
+
+
+def pretrain() -> int:
+    given = {key: value for key, value in overrides().items() if not key.startswith("tracking.")}
+    if os.environ.get("STUB_FAIL") in {f"{key}={value}" for key, value in given.items()}:
+        print("dnachunker: guard: the loss is not finite", file=sys.stderr)
+        return 4
+    run, steps, every = Path(option("--run")), int(given["steps"]), int(given["evaluation.every"])
+    run.mkdir(parents=True, exist_ok=True)
+    events = run / "events.jsonl"
+    lines = [line for line in events.read_text().splitlines() if line.endswith("}")] if events.exists() else []
+    done = max([json.loads(line)["steps_done"] for line in lines if '"checkpoint"' in line], default=0)
+    with events.open("a") as file:
+
+        def write(event: str, **values: object) -> None:
+            file.write("\n" * (file.tell() > 0) + json.dumps({"event": event, **values}))
+            file.flush()
+
+        write("resume" if done else "start", steps_done=done)
+        for step in range(done + 1, steps + 1):
+            time.sleep(0.02)
+            rate = number(sorted(given.items()), step)
+            write(
+                "step", steps_done=step, bases=8192, bases_per_second=6000 + 1000 * rate,
+                forced_share={"stage0": rate / 2, "stage1": rate / 3}, system={"node0": {"ranks_peak_memory_gb": rate}},
+            )  # fmt: skip
+            if step % every == 0 or step == steps:
+                loss = 1.4 - 0.1 * number(sorted(given.items())) * step / steps
+                shares = {"stage0": 0.4 + rate / 10, "stage1": 0.6}
+                write(
+                    "evaluation", steps_done=step, masked_loss=loss, order0_loss=1.36, order3_loss=1.29,
+                    order5_loss=1.27, masked_accuracy=0.3, compression=shares, pretraining_compression=shares,
+                    species={"Homo sapiens": {"masked_loss": loss + 0.01}},
+                )  # fmt: skip
+                write("diagnostics", steps_done=step, warnings=["mask_leakage"] * (rate > 0.5), trunk_mean_cost=rate)
+                write("checkpoint", steps_done=step)
+        write("finish", steps_done=steps)
+    return 0
+
+
+def leave(folder: Path, name: str, value: object) -> int:
+    """A folder with one file, all at once."""
+    time.sleep(0.1)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    (staging / name).parent.mkdir(parents=True)
+    (staging / name).write_text(json.dumps(value))
+    staging.rename(folder)
+    return 0
+
+
+def finetune() -> int:
+    output, task, method = Path(option("--output")), Path(option("--task")).name, option("--method")
+    if not (output / task / method / "result.json").exists():
+        (output / task / method).mkdir(parents=True, exist_ok=True)
+        time.sleep(0.1)
+        mcc = {"mcc": number(str(output).partition("/cells/")[2]), "f1": None}
+        partial = output / task / method / ".partial"
+        partial.write_text(json.dumps({"scores": mcc}))
+        partial.rename(output / task / method / "result.json")
+    return 0
+
+
+def main() -> int:
+    if os.environ.get("STUB_COUNT"):
+        with open(os.environ["STUB_COUNT"], "a") as file:
+            file.write(json.dumps(sys.argv[1:]) + "\n")
+    verb = sys.argv[1]
+    if verb == "pretrain":
+        return pretrain()
+    if verb == "finetune":
+        return finetune()
+    if verb == "export":
+        return leave(Path(sys.argv[3]), "export.json", {"step": 1})
+    if verb == "shard":
+        return leave(Path(option("--output")), "index.json", {})
+    return leave(Path(option("--output")), "summary.json", {"mean_chunk_bases": [3.0, 9.0], "model": "x"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
