@@ -155,7 +155,7 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
         found.append(
             TrainingWarning(
                 "idle_trunk",
-                f"next-base predictions are {learnt:.3f} nats better than order 0, yet without the trunk they lose only "
+                f"next-base predictions are {learnt:.3f} nats better than order 0, yet without the trunk lose only "
                 f"{owed:.4f} (at least {LEAST_TRUNK_NATS} expected): so far the layers around it do the work",
             )
         )
