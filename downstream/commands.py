@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .generate_verb import add_generate
+
 # Runs ranks of a module with arguments on this machine and returns their exit code.
 StartRanks = Callable[[list[str], int], int]
 
@@ -164,6 +166,8 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks) -> None:
     embed.add_argument("--stage", type=int, default=1, help="whose chunks: 0 inner, 1 outer (default: %(default)s)")
     embed.add_argument("--output", required=True, metavar="OUT.parquet|OUT.zarr", help="to create")
     embed.set_defaults(run_verb=_embed)
+
+    add_generate(verbs)
 
     study = verbs.add_parser(
         "study", formatter_class=_RAW, help="questions about a segmentation, with tables and figures",

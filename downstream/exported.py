@@ -13,13 +13,25 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from failures import BadInput
 from model.alphabet import BASES, IUPAC_AMBIGUOUS
 
-Head = Literal["none", "masked", "classifier"]
-_HEADS = {"none": AutoModel, "masked": AutoModelForMaskedLM, "classifier": AutoModelForSequenceClassification}
+Head = Literal["none", "masked", "causal", "classifier"]
+_HEADS = {
+    "none": AutoModel,
+    "masked": AutoModelForMaskedLM,
+    "causal": AutoModelForCausalLM,
+    "classifier": AutoModelForSequenceClassification,
+}
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
 
 
@@ -42,10 +54,11 @@ class Exported:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Token ids of A, C, G, T, N, the mask and the pad, as the folder's tokenizer gives them."""
+        """Token ids of A, C, G, T, N, mask, pad and bos, as the folder's tokenizer gives them."""
         tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         letters = {letter: int(tokenizer.convert_tokens_to_ids(letter)) for letter in BASES + "N"}
-        return {**letters, "mask": int(tokenizer.mask_token_id), "pad": int(tokenizer.pad_token_id)}
+        special = {name: int(getattr(tokenizer, f"{name}_token_id")) for name in ("mask", "pad", "bos")}
+        return {**letters, **special}
 
     @cached_property
     def _table(self) -> NDArray[np.int64]:
@@ -105,15 +118,22 @@ class Exported:
         Args:
             classes: outputs of the classifier's head, which is always drawn anew unless the folder holds one.
             seed: of whatever is drawn.
+
+        Raises:
+            BadInput: a masked head is asked of a causal model, or a causal one of another.
         """
+        causal = getattr(self.config, "causal", False)  # folders from before there were any do not say
+        if head in ("masked", "causal") and (head == "causal") != causal:
+            kind = "causal: it has no predictions at masks" if causal else "not causal; pretrain with model.causal=true"
+            raise BadInput(f"{self.folder}: this model is {kind}")
         torch.manual_seed(seed)
         extra = {"num_labels": classes} if head == "classifier" else {}
-        kind = _HEADS[head]
+        auto_class = _HEADS[head]
         if random_weights:
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True, **extra)
-            network = kind.from_config(config, trust_remote_code=True)
+            network = auto_class.from_config(config, trust_remote_code=True)
         else:
-            network = kind.from_pretrained(
+            network = auto_class.from_pretrained(
                 self.folder, trust_remote_code=True, dtype=torch.float32, use_safetensors=True, **extra
             )
         return network.to(self.device).eval()

@@ -66,6 +66,19 @@ def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], titl
     return _svg(figure)
 
 
+def divergence_figure(rows: Sequence[Mapping[str, Any]], x: str, title: str) -> str:
+    """A line for each column but `x`, on a logarithmic scale."""
+    figure, axes = _figure(title, 6.4)
+    for number, name in enumerate(column for column in rows[0] if column != x):
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot([row[x] for row in rows], [row[name] for row in rows], "o-", ms=3, lw=1.4, color=colour, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(x, fontsize=9, color=_MUTED)
+    axes.set_ylabel("divergence (bits)", fontsize=9, color=_MUTED)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return _svg(figure)
+
+
 def _figure(title: str, width: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, 3.4), layout="constrained")
     axes = figure.add_subplot()

@@ -33,9 +33,9 @@ def expected_flops_per_base(run: PretrainConfig) -> float:
 def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
     """Chunks of each stage per base of masked input: mask protection forces some, the routers cut the rest by alpha.
 
-    Every masked position and the one after it start a chunk, at both stages; what the routers add, or a segmentation
-    that is not learned, is taken to be independent of that. What a cell really spends is measured and stands in its
-    result.
+    Every masked position and the one after it start a chunk, at both stages; what the routers add is taken to be
+    independent of that. A fixed segmentation cuts at stage 0 alone. What a cell really spends is measured and stands
+    in its result.
     """
     forced = run.masking.forced_share if run.model.mask_protection else 0.0
     fixed = run.segmentation.chunks_per_base

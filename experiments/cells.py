@@ -132,9 +132,13 @@ def _cell(sweep: SweepConfig, output: Path, row: str, overrides: Sequence[str], 
 
 
 def identity(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
-    """Everything a cell's training depends on, as flat keys; where it lies and how it is tracked are none of it."""
+    """Everything a cell's training depends on, as flat keys; where it lies and how it is tracked are none of it.
+
+    Keys at their defaults are left out, so that a version with more of them continues an older sweep.
+    """
     corpus = sweep.chosen.corpus
-    resolved = cell.config.model_dump(mode="json", exclude={"run", "tracking", "launch", "loader"})
+    elsewhere = {"run", "tracking", "launch", "loader"}
+    resolved = cell.config.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
     resolved["data"]["corpus"] = corpus.path or " ".join([str(corpus.config), *corpus.overrides])
     return dict(_flat(resolved))
 

@@ -1,4 +1,4 @@
-"""The trunk: pre-norm Transformer blocks on packed chunks, rotary positions at each chunk's centre base."""
+"""The trunk: pre-norm Transformer blocks on packed chunks, rotary positions in bases."""
 
 import importlib
 
@@ -13,8 +13,10 @@ from .kernels import attention_backend
 from .packing import Packing
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend: str = "auto") -> Tensor:
-    """Full (not causal) attention inside each packed sequence.
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend: str = "auto", *, causal: bool = False
+) -> Tensor:
+    """Attention inside each packed sequence: to all of it, or if causal to what does not come later.
 
     No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
 
@@ -28,11 +30,12 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend:
     borders, longest = packing.cu_seqlens, packing.max_length
     if choice == "flash_attn":
         flash = importlib.import_module("flash_attn").flash_attn_varlen_func
-        flash_out: Tensor = flash(q, k, v, borders, borders, longest, longest)
+        flash_out: Tensor = flash(q, k, v, borders, borders, longest, longest, causal=causal)
         return flash_out
     if choice == "torch_varlen":
         varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest)
+        window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
+        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, window_size=window)
         return varlen_out
     lengths: list[int] = packing.lengths.tolist()
     pieces = [x.split(lengths) for x in (q, k, v)]  # one node in the graph, where slicing would make B
@@ -40,7 +43,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend:
     for length in sorted({n for n in lengths if n}):
         group = [s for s, n in enumerate(lengths) if n == length]
         gq, gk, gv = (torch.stack([piece[s] for s in group]).transpose(1, 2) for piece in pieces)  # (G, H, L, D/H)
-        attended = F.scaled_dot_product_attention(gq, gk, gv).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(gq, gk, gv, is_causal=causal).transpose(1, 2)
         for s, result in zip(group, attended.unbind(), strict=True):
             outputs[s] = result
     return torch.cat(outputs)
@@ -72,7 +75,7 @@ class TrunkLayer(GradientCheckpointingLayer):
         super().__init__()
         width, hidden = config.width, config.mlp_ratio * config.width
         self.heads = config.num_heads
-        self.backend = config.attention_backend
+        self.backend, self.causal = config.attention_backend, config.causal
         self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
@@ -85,7 +88,8 @@ class TrunkLayer(GradientCheckpointingLayer):
         """x (T, D), angles from `rotary_angles` -> (T, D)."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.unbind(1)
-        attended = packed_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, packing, self.backend)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        attended = packed_attention(q, k, v, packing, self.backend, causal=self.causal)
         x = x + self.attention_out(attended.flatten(1))
         if compiles(self.compile_mlp, x.device.type):
             weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight
@@ -104,7 +108,7 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
 
     def forward(self, x: Tensor, packing: Packing, positions: Tensor) -> Tensor:
-        """x (T, D) chunk vectors, positions (T,) int64 centre bases -> (T, D)."""
+        """x (T, D) chunk vectors, positions (T,) int64, the base each chunk stands at -> (T, D)."""
         cos, sin = rotary_angles(positions, self.head_width, self.theta)
         for layer in self.layers:
             x = layer(x, packing, cos, sin)

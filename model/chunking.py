@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .kernels import smooth
 from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
 
@@ -35,6 +36,12 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
         return smooth_gated(z, gates, packing.cu_seqlens, backend=backend)
 
 
+def smooth_forward(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
+    """f of `smooth_both_ways` alone, which owes nothing to later positions. z (T, D) -> (T, D), dtype of z."""
+    with torch.autocast(z.device.type, enabled=False):
+        return smooth(z, segmentation.gate, segmentation.packing.cu_seqlens, backend=backend)
+
+
 def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:
     """The encoder's output, zero wherever the position's chunk holds a mask. x (T, D) -> (T, D)."""
     hidden = segmentation.chunk_holds_mask[segmentation.chunk]
@@ -42,7 +49,13 @@ def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:
 
 
 def spread_chunks(
-    chunks: Tensor, residual: Tensor, segmentation: Segmentation, *, residual_gating: bool, backend: str = "auto"
+    chunks: Tensor,
+    residual: Tensor,
+    segmentation: Segmentation,
+    *,
+    residual_gating: bool,
+    causal: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
     """Dechunk: every position takes its chunk's vector, smoothed, plus what the encoder knew about it.
 
@@ -52,5 +65,6 @@ def spread_chunks(
     Returns:
         (T, D).
     """
-    smoothed = smooth_both_ways(chunks[segmentation.chunk], segmentation, backend)
+    smooth_spread = smooth_forward if causal else smooth_both_ways
+    smoothed = smooth_spread(chunks[segmentation.chunk], segmentation, backend)
     return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)

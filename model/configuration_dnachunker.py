@@ -18,11 +18,16 @@ _CHOICES = {
     "attention_backend": ("auto", "flash_attn", "torch_varlen", "sdpa"),
 }
 
+_CAUSAL_NEEDS = {"mixer": "bimamba", "router": "learned", "chunk_pooling": "first", "strand_symmetry": False}
+
 
 class DNAChunkerConfig(PretrainedConfig):
     """Configuration of all DNACHUNKER classes.
 
     Args:
+        causal: predict the next base from those before it, `DNAChunkerForCausalLM`: every layer reads forward only.
+            Mask protection and residual gating are then off: there are no masks, and a gate over a whole chunk would
+            tell its first bases of its last ones.
         width: D, of every layer at every stage.
         encoder_layers, decoder_layers: layers per stage, outermost first; their length is the number of stages.
         trunk_layers, num_heads, mlp_ratio, rope_theta: the Transformer trunk.
@@ -51,7 +56,8 @@ class DNAChunkerConfig(PretrainedConfig):
         time_step_min, time_step_max: range of Mamba's initial step sizes.
 
     Raises:
-        ValueError: a value out of its choices, stages that disagree in number, heads that do not divide the width.
+        ValueError: a value out of its choices or one no causal model can have, stages that disagree in number, heads
+            that do not divide the width.
     """
 
     model_type = "dnachunker"
@@ -64,6 +70,7 @@ class DNAChunkerConfig(PretrainedConfig):
     def __init__(
         self,
         vocab_size: int = VOCABULARY_SIZE,
+        causal: bool = False,
         width: int = 640,
         encoder_layers: Sequence[int] = (2, 2),
         decoder_layers: Sequence[int] = (2, 2),
@@ -100,6 +107,7 @@ class DNAChunkerConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
+        self.causal = causal
         self.width = width
         self.encoder_layers = list(encoder_layers)
         self.decoder_layers = list(decoder_layers)
@@ -119,8 +127,8 @@ class DNAChunkerConfig(PretrainedConfig):
         self.ratio_loss_weight = ratio_loss_weight
         self.ratio_boundaries = ratio_boundaries
         self.chunk_pooling = chunk_pooling
-        self.mask_protection = mask_protection
-        self.residual_gating = residual_gating
+        self.mask_protection = mask_protection and not causal
+        self.residual_gating = residual_gating and not causal
         self.strand_symmetry = strand_symmetry
         self.chunk_capacity = None if chunk_capacity is None else list(chunk_capacity)
         self.label_capacity = label_capacity
@@ -151,10 +159,20 @@ class DNAChunkerConfig(PretrainedConfig):
         """Channels inside a Mamba layer."""
         return self.expand * self.width
 
+    @property
+    def directions(self) -> int:
+        """Ways in which a Mamba layer reads: forward, and backward unless causal."""
+        return 1 if self.causal else 2
+
     def _check(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        for name, needed in _CAUSAL_NEEDS.items():
+            if self.causal and getattr(self, name) != needed:
+                raise ValueError(
+                    f"a causal model needs {name} {needed!r}, not {getattr(self, name)!r}: that looks ahead"
+                )
         if self.segmentation is not None and self.router != "fixed":
             raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
         if self.segmentation is not None and self.strand_symmetry:

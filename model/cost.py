@@ -18,8 +18,9 @@ CONV_DILATIONS = (1, 8)
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
-    """One BiMamba layer with its norm: shared projections, and two directions of their own."""
-    return _bimamba_products(config) + 2 * config.inner_width * (config.state_size + 3) + config.width
+    """One BiMamba layer with its norm: shared projections, and what each direction has of its own."""
+    own = config.directions * config.inner_width * (config.state_size + 3)
+    return _bimamba_products(config) + own + config.width
 
 
 def matched_hidden_width(config: DNAChunkerConfig) -> int:
@@ -55,7 +56,7 @@ def _bimamba_products(config: DNAChunkerConfig) -> int:
     """Parameters of a BiMamba layer that multiply every position: projections and convolutions."""
     inner, rank, state = config.inner_width, config.dt_rank, config.state_size
     direction = inner * config.conv_width + inner * (rank + 2 * state) + rank * inner
-    return 3 * config.width * inner + 2 * direction
+    return 3 * config.width * inner + config.directions * direction
 
 
 def _trunk_products(config: DNAChunkerConfig) -> int:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 
 from .alphabet import A_ID, BASES, N_ID, T_ID
@@ -22,7 +23,7 @@ from .packing import Packing
 # (T,) int64 ids of packed bases and their packing -> (T,) bool, where a token starts.
 TokenStarts = Callable[[Tensor, Packing], Tensor]
 
-_LETTERS = np.full(256, ord("?"), np.uint8)
+_LETTERS = np.full(256, ord(" "), np.uint8)
 _LETTERS[A_ID : A_ID + len(BASES)] = np.frombuffer(BASES.encode(), np.uint8)
 
 
@@ -89,6 +90,7 @@ class BytePairs:
             pairs.append((left, right))
             vocabulary.setdefault(left + right, len(vocabulary))  # two ways may lead to the same token
         self._tokenizer = Tokenizer(BPE(vocabulary, pairs))
+        self._tokenizer.pre_tokenizer = WhitespaceSplit()
         self._lengths = np.array([len(token) for token in vocabulary])
 
     def __call__(self, ids: Tensor, packing: Packing) -> Tensor:
@@ -104,12 +106,11 @@ class BytePairs:
         merged = np.where(is_base, A_ID, ids)  # neighbours of the same kind belong together, unless neither base nor N
         joins = ~first & (np.diff(merged, prepend=-1) == 0) & (is_base | (ids == N_ID))
         starts = ~joins
-        begins = np.flatnonzero(starts & is_base)
-        ends = np.flatnonzero(is_base & np.append(starts[1:], True)) + 1
-        text = _LETTERS[ids].tobytes().decode("ascii")
-        stretches = [text[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-        tokens = [token.ids for token in self._tokenizer.encode_batch_fast(stretches)]
-        lengths = self._lengths[np.concatenate(tokens)] if tokens else np.zeros(0, np.int64)
+        text = _LETTERS[ids].tobytes().decode("ascii")  # spaces between the stretches
+        borders = [0, *np.flatnonzero(first).tolist(), len(ids)]
+        sequences = [text[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+        tokens = [np.array(found.ids, np.int64) for found in self._tokenizer.encode_batch_fast(sequences)]
+        lengths = self._lengths[np.concatenate(tokens)]
         # tokens tile the bases, stretch after stretch
         starts[np.flatnonzero(is_base)[np.cumsum(lengths) - lengths]] = True
         return starts

@@ -58,11 +58,17 @@ def chunk_of_base(stages: Sequence[Segmentation]) -> tuple[Tensor, ...]:
     return tuple(chunks)
 
 
-def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
-    """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, counted in its sequence."""
+def start_bases(stages: Sequence[Segmentation]) -> Tensor:
+    """(C,) int64: the first base of each chunk of the last stage, counted in its sequence."""
     starts = stages[0].packing.offset
     for stage in stages:
         starts = starts[stage.starts]
+    return starts
+
+
+def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
+    """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, counted in its sequence."""
+    starts = start_bases(stages)
     chunks = stages[-1].chunks
     following = F.pad(starts[1:], (0, 1))[: len(starts)]
     lengths = stages[0].packing.lengths
@@ -77,6 +83,7 @@ class Hierarchy(nn.Module):
         super().__init__()
         self.pooling = config.chunk_pooling
         self.residual_gating = config.residual_gating
+        self.causal = config.causal
         self.backend = config.scan_backend
         self.config = config  # `chunk_capacity` may change from one pass to the next
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
@@ -117,12 +124,16 @@ class Hierarchy(nn.Module):
             residuals.append(x)
             x = gather_chunks(x, cut, self.pooling)
             packing, holds_mask, first_base = cut.chunks, cut.chunk_holds_mask, first_base[cut.starts]
-        x = self.trunk(x, packing, centre_bases(stages))
+        # where a chunk ends, and so its centre, is not known when it starts
+        x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))
         if keep_levels:
             levels.append(self._at_bases(x, stages))
         for index in reversed(range(len(stages))):
             cut = stages[index]
-            x = spread_chunks(x, residuals[index], cut, residual_gating=self.residual_gating, backend=self.backend)
+            x = spread_chunks(
+                x, residuals[index], cut,
+                residual_gating=self.residual_gating, causal=self.causal, backend=self.backend,
+            )  # fmt: skip
             x = self.decoders[index](x, cut.packing)
             if keep_levels:
                 levels.append(self._at_bases(x, stages[:index]))

@@ -205,6 +205,18 @@ def conv_silu(
     return conv_silu_reference(x, weight, bias, cu_seqlens, reverse)
 
 
+def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
+    """`scan_reference.smooth` read forward; computed in at least float32, returned in the dtype of z."""
+    choice = scan_backend(backend, z.device.type, z.dtype)
+    precise = z if z.dtype == torch.float64 else z.float()
+    if choice == "triton":
+        # its kernel reads both ways and takes the mean; with every gate open, what it reads backward is z itself
+        gates = torch.stack((gate.float(), torch.ones_like(gate, dtype=torch.float32)))
+        return (2 * fused_kernels().smooth_both_ways(precise, gates) - precise).to(z.dtype)
+    run = smooth_cpu if choice == "cpu" else smooth_reference
+    return run(precise, gate.to(precise.dtype), cu_seqlens, False).to(z.dtype)
+
+
 def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
     """The mean of the two directions of `scan_reference.smooth`; computed in at least float32.
 

@@ -46,9 +46,14 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         initialize(module, self.config)
 
+    def auto_map(self) -> dict[str, str]:
+        """Auto classes a saved folder offers, and where they lie in it."""
+        causal = self.config.causal  # what such a folder adds lies in modeling_causal.py, which not every class saves
+        return {name: where for name, where in _AUTO_MAP.items() if not (causal and name == "AutoModelForMaskedLM")}
+
     def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """As PreTrainedModel's, with an `auto_map` that names every Auto class, not only the one saved."""
-        self.config.auto_map = dict(_AUTO_MAP)
+        self.config.auto_map = self.auto_map()
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def no_weight_decay_parameter_names(self) -> set[str]:
@@ -156,7 +161,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             hidden = base_means(hidden, packing)
         output = DNAChunkerOutput(
             last_hidden_state=unpack(hidden, index, shape),
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=levels_at_bases(found, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
@@ -167,6 +172,8 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
+        if config.causal:
+            raise ValueError("DNAChunkerForMaskedLM cannot be causal: use DNAChunkerForCausalLM")
         self.dnachunker = DNAChunkerModel(config)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.post_init()
@@ -227,7 +234,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             logits=unpack(logits, index, shape) if rows is None else None,
             mlm_loss=mlm,
             ratio_loss=ratio,
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=levels_at_bases(found, index, shape) if keep else None,
             **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
@@ -283,7 +290,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         output = DNAChunkerClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=_levels(found, index, shape) if keep else None,
+            hidden_states=levels_at_bases(found, index, shape) if keep else None,
             **{name: chunks[name] for name in ("boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts")},
         )
         return output.to_tuple() if return_dict is False else output
@@ -301,7 +308,8 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         return F.binary_cross_entropy_with_logits(logits, labels.float())
 
 
-def _levels(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+def levels_at_bases(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Hidden states of every level, (B, L, D) each."""
     return tuple(unpack(level, index, shape) for level in found.levels)
 
 

@@ -39,6 +39,30 @@ class DNAChunkerOutput(ModelOutput):
 
 
 @dataclass
+class DNAChunkerCausalLMOutput(ModelOutput):
+    """Of `DNAChunkerForCausalLM`; chunk fields as in `DNAChunkerOutput`.
+
+    Attributes:
+        loss: next_base_loss + ratio_loss_weight * ratio_loss; None without labels.
+        logits: (B, L, V) float32, at each position those of the token after it; 0 at pads.
+        next_base_loss: weighted cross-entropy; None without labels.
+        ratio_loss: unweighted, summed over stages, averaged over sequences.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    next_base_loss: Tensor | None = None
+    ratio_loss: Tensor | None = None
+    boundaries: tuple[Tensor, ...] | None = None
+    boundary_probabilities: tuple[Tensor, ...] | None = None
+    chunk_ids: tuple[Tensor, ...] | None = None
+    chunk_counts: tuple[Tensor, ...] | None = None
+    natural_rates: tuple[Tensor, ...] | None = None
+    forced_counts: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class DNAChunkerMaskedLMOutput(ModelOutput):
     """Of `DNAChunkerForMaskedLM`; chunk fields as in `DNAChunkerOutput`.
 

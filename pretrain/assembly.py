@@ -10,6 +10,7 @@ import transformers
 from dataprep.corpus_index import Corpus
 from failures import GuardTripped
 from model.kernels import describe_backends
+from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
@@ -25,9 +26,9 @@ from .frame_cache import FrameCache
 from .guards import LossGuards, RollBack, Verdict
 from .journal import Journal, evaluation_line
 from .markov import MarkovTables
-from .masking import MaskingRates
 from .mixing import mixture_of
 from .network import network_config
+from .objective import Objective, objective_of
 from .optimizer import build_adamw, learning_rate
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
@@ -68,10 +69,10 @@ class Run:
         self.skipped = SkippedBatches(self.folder)
 
         self._merges = state.merges if state else self._learn_merges()
-        rates = MaskingRates(**config.masking.model_dump())
+        objective = objective_of(config)
         passes = rank.world_size * self._accumulation
         least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
-        model = build_model(config, self._merges, label_capacity=rates.most_selected(least))
+        model = build_model(config, self._merges, label_capacity=objective.label_capacity(least))
         self.places = ChunkPlaces(
             model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
         )
@@ -84,9 +85,9 @@ class Run:
 
         self._curriculum = self._build_curriculum()
         reader = self._build_reader()
-        self.held_out = self._build_held_out(reader, rates, micro_batch)
+        self.held_out = self._build_held_out(reader, objective, micro_batch)
         self.data = TrainingData(
-            self._curriculum, reader, rates, rank, accumulation=self._accumulation,
+            self._curriculum, reader, objective, rank, accumulation=self._accumulation,
             first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
@@ -238,7 +239,7 @@ class Run:
             bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
         )
 
-    def _build_held_out(self, train_reader: WindowReader, rates: MaskingRates, micro_batch: int) -> HeldOut:
+    def _build_held_out(self, train_reader: WindowReader, objective: Objective, micro_batch: int) -> HeldOut:
         settings = self.config.evaluation
         reader = WindowReader(self._corpus, settings.split)
         windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
@@ -250,7 +251,7 @@ class Run:
             lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
         )
         return HeldOut(
-            reader, windows, species[windows.block], rates, tables, self.rank,
+            reader, windows, species[windows.block], objective, tables, self.rank,
             seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
             learned_boundaries=self.config.segmentation.kind == "learned",
         )  # fmt: skip
@@ -272,7 +273,7 @@ class Run:
 
 def build_model(
     config: PretrainConfig, merges: str = "", *, label_capacity: float | None = None
-) -> DNAChunkerForMaskedLM:
+) -> DNAChunkerForMaskedLM | DNAChunkerForCausalLM:
     """The model of a run, initialised from its seed alone: the same weights on every rank.
 
     Args:
@@ -285,7 +286,7 @@ def build_model(
         compile_trunk=config.engine.compile,
         scan_backend=config.engine.scan_backend, attention_backend=config.engine.attention_backend,
     )  # fmt: skip
-    model = DNAChunkerForMaskedLM(network)
+    model = DNAChunkerForCausalLM(network) if network.causal else DNAChunkerForMaskedLM(network)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()
     if config.engine.precision == "bf16":

@@ -17,7 +17,8 @@ import torch
 
 from .curriculum import Curriculum
 from .distributed import Rank
-from .masking import Batch, MaskingRates, corrupt
+from .masking import Batch
+from .objective import Objective
 from .sample_order import Windows
 from .window_reader import WindowReader
 
@@ -52,7 +53,7 @@ class TrainingData:
         self,
         curriculum: Curriculum,
         reader: WindowReader,
-        rates: MaskingRates,
+        objective: Objective,
         rank: Rank,
         *,
         accumulation: int,
@@ -68,7 +69,7 @@ class TrainingData:
         """
         self._curriculum = curriculum
         self._reader = reader
-        self._rates = rates
+        self._objective = objective
         self._rank = rank
         self._accumulation = accumulation
         self._end_step = end_step
@@ -163,11 +164,11 @@ class TrainingData:
         keys = window_keys(windows)
         parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
         if device.type != "cpu":
-            return [corrupt(packed[part].to(device, non_blocking=True), keys[part].to(device), self._rates)
+            return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part].to(device))
                     for part in parts]  # fmt: skip
         if not self._room or self._room[0].input_ids.shape != packed[parts[0]].shape:
             self._room = [Batch.empty(size, packed.shape[1]) for _ in parts]
-        return [corrupt(packed[part], keys[part], self._rates, out=room)
+        return [self._objective.batch(packed[part], keys[part], out=room)
                 for part, room in zip(parts, self._room, strict=True)]  # fmt: skip
 
 

@@ -75,6 +75,7 @@ class LoaderSettings(Config):
 class ModelSettings(Config):
     """The network: the fields of `DNAChunkerConfig` that pretraining may choose; without any, the 172M model."""
 
+    causal: bool = Field(False, description="read forward only and predict the next base, so that it can generate")
     width: Positive = 640
     encoder_layers: tuple[Positive, Positive] = (2, 2)
     decoder_layers: tuple[Positive, Positive] = (2, 2)
@@ -98,6 +99,13 @@ class ModelSettings(Config):
         False,
         description="read both strands at once: exactly equivariant to the reverse complement, at twice the cost",
     )
+
+    @model_validator(mode="after")
+    def _causal_looks_back_only(self) -> Self:
+        for name, needed in (("mixer", "bimamba"), ("chunk_pooling", "first"), ("strand_symmetry", False)):
+            if self.causal and getattr(self, name) != needed:
+                raise ValueError(f"causal needs {name}={needed}: {getattr(self, name)} looks ahead")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -154,7 +162,10 @@ class SegmentationSettings(Config):
 
 
 class MaskingSettings(Config):
-    """BERT corruption; shares of the A/C/G/T positions, then of the selected ones."""
+    """BERT corruption; shares of the A/C/G/T positions, then of the selected ones.
+
+    A causal model predicts every base: of these settings only `repeat_weight` speaks to it.
+    """
 
     select: Share = 0.15
     mask: Share = 0.8
@@ -321,6 +332,25 @@ class PretrainConfig(Config):
     guards: GuardSettings = GuardSettings()
     tracking: TrackingSettings = TrackingSettings()
     launch: LaunchSettings = LaunchSettings()
+
+    @model_validator(mode="after")
+    def _both_strands_are_cut_alike(self) -> Self:
+        if self.model.strand_symmetry and self.segmentation.kind != "learned":
+            raise ValueError(
+                f"segmentation.kind={self.segmentation.kind} with model.strand_symmetry: "
+                "it cuts each strand its own way"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _causal_is_not_told_the_future(self) -> Self:
+        if self.model.causal and self.segmentation.kind != "learned":
+            raise ValueError(
+                f"segmentation.kind={self.segmentation.kind} with model.causal: a tokenizer may look ahead"
+            )
+        if self.model.causal and self.evaluation.average_strands:
+            raise ValueError("evaluation.average_strands with model.causal: the other strand begins with the future")
+        return self
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes of one rank in one optimizer step.

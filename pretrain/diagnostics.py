@@ -2,6 +2,7 @@
 
 *Mask leakage*: predictions at [MASK] that owe nothing to the trunk. *Cascading boundaries*: one base more on the left
 moves every cut. *Over-compression*: a stage that cuts almost nowhere or almost everywhere, or skims over repeats.
+A causal model is asked the same of all its bases: it has no masks that could leak, but its trunk may stand *idle*.
 Everything is a sum over windows, so that neither batch size nor the number of ranks changes a result.
 """
 
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.alphabet import FIRST_BASE_ID, MASK_ID
+from model.alphabet import FIRST_BASE_ID
 from model.intervention import Replacement, trunk_replaced
 from model.routing import Segmentation
 
 from .counter_random import hash_positions
-from .masking import IGNORED_LABEL, Batch
+from .masking import IGNORED_LABEL, Batch, MaskingRates
+from .objective import Judged, MaskedBases, Objective
+from .telemetry import MASKED, Headline, headline_of
 
 LEARNT_NATS = 0.02  # below order 0 by this much, a model has learnt something that the trunk could be asked about
 LEAST_TRUNK_NATS = 0.01  # what taking the trunk away must cost a model that has
@@ -29,10 +31,11 @@ COMPRESSION_RANGE = (0.05, 0.95)
 LEAST_REPEAT_CHUNKS = 0.5  # chunks per base in repeats, as a share of those elsewhere
 
 _BASES = 4
+_MASKED_BASES = MaskedBases(MaskingRates())
 # One row a window.
 _COLUMNS = (
-    "masked", "loss", "mean_loss", "shuffled_loss", *(f"masked_{base}" for base in range(_BASES)),
-    "repeat_masked", "repeat_loss", "bases", "chunks0", "chunks1", "repeat_bases", "repeat_chunks0", "repeat_chunks1",
+    "scored", "loss", "mean_loss", "shuffled_loss", *(f"scored_{base}" for base in range(_BASES)),
+    "repeat_scored", "repeat_loss", "bases", "chunks0", "chunks1", "repeat_bases", "repeat_chunks0", "repeat_chunks1",
     "shift_common0", "shift_either0", "shift_common1", "shift_either1",
 )  # fmt: skip
 
@@ -58,10 +61,10 @@ def diagnose(
         sum_over_ranks: elementwise sum of a float64 vector over all ranks.
 
     Returns:
-        Over all windows: `order0` (nats of the masked bases' own frequencies), `masked_loss`, and `trunk_mean_cost`,
-        `trunk_shuffle_cost` (nats [MASK] predictions lose when the trunk's output is replaced by its mean, or
-        shuffled, over the chunks of the same sequence that hold a mask and over those that do not); per stage
-        `compression` (chunks per position of unmasked sequence) and `shift_overlap` (Jaccard index of the
+        Over all windows: `order0` (nats of the scored bases' own frequencies), their loss `masked_loss`, and
+        `trunk_mean_cost`, `trunk_shuffle_cost` (nats these predictions lose when the trunk's output is replaced by
+        its mean, or shuffled, over the chunks of the same sequence that hold a mask and over those that do not); per
+        stage `compression` (chunks per position of unmasked sequence) and `shift_overlap` (Jaccard index of the
         boundaries of a window and of the same window without its first base); `repeat_loss`, `unique_loss` and per
         stage `repeat_chunks`, `unique_chunks` (chunks per base); NaN where there is nothing to average.
     """
@@ -71,8 +74,11 @@ def diagnose(
     return summarise(sum_over_ranks(sums))
 
 
-def window_sums(model: nn.Module, batch: Batch) -> Tensor:
+def window_sums(model: nn.Module, batch: Batch, objective: Objective = _MASKED_BASES) -> Tensor:
     """What each window of a batch adds to the diagnostics; for callers that must leave windows out.
+
+    Args:
+        batch: made by `objective`, and judged by it.
 
     Returns:
         (B, K) float64; its sum over windows is what `summarise` takes.
@@ -80,43 +86,49 @@ def window_sums(model: nn.Module, batch: Batch) -> Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        masked = batch.input_ids == MASK_ID
-        losses = [
-            _masked_losses(model, batch, masked, replacement) for replacement in (None, mean_in_class, shuffle_in_class)
+        judged, *without_trunk = [
+            _judge(model, batch, objective, replacement) for replacement in (None, mean_in_class, shuffle_in_class)
         ]
-        repeat = masked & batch.is_repeat
         truth = uncorrupted(batch)
         plain = model(input_ids=truth, attention_mask=batch.attention_mask).boundaries
-        shifted = model(input_ids=truth[:, 1:], attention_mask=batch.attention_mask[:, 1:]).boundaries
+        rest = torch.arange(truth.shape[1], device=truth.device) != objective.leading  # all but the first base
+        shifted = model(input_ids=truth[:, rest], attention_mask=batch.attention_mask[:, rest]).boundaries
     model.train(was_training)
     in_repeat = batch.is_repeat & batch.attention_mask
+    scored, losses = judged.scored, judged.losses
+    repeat = scored & judged.is_repeat
     columns = [
-        masked, *losses, *(masked & (truth == FIRST_BASE_ID + base) for base in range(_BASES)),
-        repeat, losses[0] * repeat, batch.attention_mask, *plain, in_repeat, *(cuts & in_repeat for cuts in plain),
+        scored, *(answers.losses * scored for answers in (judged, *without_trunk)),
+        *(scored & (judged.labels == FIRST_BASE_ID + base) for base in range(_BASES)),
+        repeat, losses * repeat, batch.attention_mask, *plain, in_repeat, *(cuts & in_repeat for cuts in plain),
     ]  # fmt: skip
     for cuts, later in zip(plain, shifted, strict=True):
-        # the first base of either window starts a chunk whatever the model thinks of it
+        # the first token of either window starts a chunk whatever the model thinks of it
         columns += [cuts[:, 2:] & later[:, 1:], cuts[:, 2:] | later[:, 1:]]
     return torch.stack([column.double().sum(1) for column in columns], dim=1)
 
 
-def summarise(sums: Tensor) -> dict[str, float]:
-    """Averages, as `diagnose` returns them, from the (K,) sums over all windows of all ranks."""
+def summarise(sums: Tensor, headline: Headline = MASKED) -> dict[str, float]:
+    """Averages, as `diagnose` returns them, from the (K,) sums over all windows of all ranks.
+
+    Args:
+        headline: names the loss.
+    """
     total = dict(zip(_COLUMNS, sums.tolist(), strict=True))
 
     def ratio(part: float, whole: float) -> float:
         return part / whole if whole else math.nan
 
-    letters = [ratio(total[f"masked_{base}"], total["masked"]) for base in range(_BASES)]
-    loss = ratio(total["loss"], total["masked"])
-    unique = {name: total[name] - total[f"repeat_{name}"] for name in ("masked", "loss", "bases", "chunks0", "chunks1")}
+    letters = [ratio(total[f"scored_{base}"], total["scored"]) for base in range(_BASES)]
+    loss = ratio(total["loss"], total["scored"])
+    unique = {name: total[name] - total[f"repeat_{name}"] for name in ("scored", "loss", "bases", "chunks0", "chunks1")}
     metrics = {
         "order0": -sum(share * math.log(share) for share in letters if share),
-        "masked_loss": loss,
-        "trunk_mean_cost": ratio(total["mean_loss"], total["masked"]) - loss,
-        "trunk_shuffle_cost": ratio(total["shuffled_loss"], total["masked"]) - loss,
-        "repeat_loss": ratio(total["repeat_loss"], total["repeat_masked"]),
-        "unique_loss": ratio(unique["loss"], unique["masked"]),
+        f"{headline.key}_loss": loss,
+        "trunk_mean_cost": ratio(total["mean_loss"], total["scored"]) - loss,
+        "trunk_shuffle_cost": ratio(total["shuffled_loss"], total["scored"]) - loss,
+        "repeat_loss": ratio(total["repeat_loss"], total["repeat_scored"]),
+        "unique_loss": ratio(unique["loss"], unique["scored"]),
     }
     positions = total["bases"]
     for stage in range(2):
@@ -136,9 +148,18 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
         learned: whether routers chose the boundaries; a fixed segmentation is as it was asked for.
     """
     found = []
-    learnt = metrics["order0"] - metrics["masked_loss"]
+    headline = headline_of(metrics)
+    learnt = metrics["order0"] - metrics[f"{headline.key}_loss"]
     owed = min(metrics["trunk_mean_cost"], metrics["trunk_shuffle_cost"])
-    if learnt >= LEARNT_NATS and owed < LEAST_TRUNK_NATS:
+    if learnt >= LEARNT_NATS and owed < LEAST_TRUNK_NATS and headline != MASKED:
+        found.append(
+            TrainingWarning(
+                "idle_trunk",
+                f"next-base predictions are {learnt:.3f} nats better than order 0, yet without the trunk lose only "
+                f"{owed:.4f} (at least {LEAST_TRUNK_NATS} expected): so far the layers around it do the work",
+            )
+        )
+    elif learnt >= LEARNT_NATS and owed < LEAST_TRUNK_NATS:
         found.append(
             TrainingWarning(
                 "mask_leakage",
@@ -206,9 +227,7 @@ def _class_of_chunk(cut: Segmentation) -> Tensor:
     return 2 * cut.chunks.sequence + cut.chunk_holds_mask.long()
 
 
-def _masked_losses(model: nn.Module, batch: Batch, masked: Tensor, replacement: Replacement | None) -> Tensor:
-    """(B, L) float32: cross-entropy at [MASK] positions, 0 elsewhere."""
+def _judge(model: nn.Module, batch: Batch, objective: Objective, replacement: Replacement | None) -> Judged:
     with nullcontext() if replacement is None else trunk_replaced(model, replacement):
         logits: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    losses = F.cross_entropy(logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return losses * masked
+    return objective.judge(batch, logits)

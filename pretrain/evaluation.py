@@ -1,4 +1,4 @@
-"""Held-out evaluation: the headline is the loss over [MASK] positions, beside Markov baselines on the same ones."""
+"""Held-out evaluation: the loss of the run's objective, beside Markov baselines on the same positions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from dataprep.packed_codes import LETTERS
-from model.alphabet import CODE_PAD, MASK_ID
+from model.alphabet import CODE_PAD
 from model.strands import complement, complement_logits
 
 from .batches import window_keys
@@ -26,14 +25,16 @@ from .diagnostics import (
 from .distributed import Rank
 from .engine import TrainingEngine
 from .markov import ORDERS, MarkovTables
-from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, uncorrupted_ids
+from .masking import Batch
+from .objective import Objective
 from .sample_order import Windows
+from .telemetry import Headline
 from .window_reader import WindowReader
 
 _SEGMENT_BASES = 1000  # shown in a report
 # One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
 _COLUMNS = (
-    "bases", "masked", "masked_loss", "masked_correct", "repeat", "repeat_loss", "selected", "selected_loss",
+    "bases", "scored", "scored_loss", "scored_correct", "repeat", "repeat_loss", "selected", "selected_loss",
     *(f"order{order}_loss" for order in ORDERS), "pretraining_chunks0", "pretraining_chunks1", "chunks0", "chunks1",
 )  # fmt: skip
 
@@ -46,7 +47,7 @@ class HeldOut:
         reader: WindowReader,
         windows: Windows,
         species: Sequence[str] | npt.NDArray[np.str_],
-        rates: MaskingRates,
+        objective: Objective,
         tables: MarkovTables,
         rank: Rank,
         *,
@@ -74,7 +75,7 @@ class HeldOut:
         self._mine = mine
         self._windows = windows.take(np.array(mine))
         self._packed = reader.read(self._windows, seq_len)
-        self._rates = rates
+        self._objective = objective
         self._tables = tables
         self._micro_batch = micro_batch
         self._average_strands = average_strands
@@ -85,9 +86,10 @@ class HeldOut:
 
         `on_batch` is called before each forward pass: a long evaluation is no hang.
 
-        `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the positions
-        left unchanged flatter. `compression` is of unmasked sequence, `pretraining_compression` of masked. Where there
-        are several species, `species` has all of it for each, whether or not training saw it.
+        Of masked bases, `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the
+        positions left unchanged flatter. Of a causal model, `next_base_loss` is over all A, C, G and T.
+        `compression` is of sequence in which nothing is masked, `pretraining_compression` of the model's batches. Where
+        there are several species, `species` has all of it for each, whether or not training saw it.
         """
         engine.train(False)
         table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
@@ -114,7 +116,8 @@ class HeldOut:
         engine.train()
         packed = self._packed[0, :_SEGMENT_BASES]
         valid = int(((packed & 7) != CODE_PAD).sum())
-        stages = [(np.flatnonzero(stage[0, :valid].cpu().numpy())).tolist() for stage in output.boundaries]
+        cuts = [stage[0, -self._packed.shape[1] :][:valid] for stage in output.boundaries]  # without a [BOS]
+        stages = [np.flatnonzero(stage.cpu().numpy()).tolist() for stage in cuts]
         return {
             "where": self._reader.locate(self._windows.take(slice(1)))[0],
             "sequence": packed[:valid].tobytes().translate(LETTERS).decode("ascii"),
@@ -132,11 +135,13 @@ class HeldOut:
         for begin in range(0, len(self._mine), self._micro_batch):
             on_batch()
             rows = slice(begin, begin + self._micro_batch)
-            sums = window_sums(engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)))
+            sums = window_sums(
+                engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)), self._objective
+            )
             owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
             total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
         assert isinstance(total, torch.Tensor), "there is at least one window"
-        metrics = summarise(self._rank.sum_tensor(total))
+        metrics = summarise(self._rank.sum_tensor(total), self._objective.headline)
         found = warnings_of(metrics, learned=self._learned_boundaries)
         return {
             **metrics,
@@ -155,12 +160,10 @@ class HeldOut:
 
     def _corrupt(self, packed: UInt8Array, windows: Windows) -> Batch:
         device = self._rank.device
-        return corrupt(torch.from_numpy(packed).to(device), window_keys(windows).to(device), self._rates)
+        return self._objective.batch(torch.from_numpy(packed).to(device), window_keys(windows).to(device))
 
     def _plain_inputs(self, packed: UInt8Array) -> dict[str, torch.Tensor]:
-        codes = torch.from_numpy(packed).to(self._rank.device)
-        ids = uncorrupted_ids(codes)
-        return {"input_ids": ids, "attention_mask": (codes & 7) != CODE_PAD}
+        return self._objective.plain_inputs(torch.from_numpy(packed).to(self._rank.device))
 
     def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
         batch = self._corrupt(packed, windows)
@@ -168,29 +171,28 @@ class HeldOut:
         logits = output.logits.float()
         if self._average_strands:
             logits = (logits + _logits_across(engine, batch)) / 2
-        losses = F.cross_entropy(
-            logits.transpose(1, 2), batch.labels, ignore_index=IGNORED_LABEL, reduction="none"
-        ).double()
-        correct = logits.argmax(-1) == batch.labels
-        masked = batch.input_ids == MASK_ID
-        selected = batch.labels != IGNORED_LABEL
-        repeat = masked & batch.is_repeat
+        judged = self._objective.judge(batch, logits)
+        losses, scored, selected = judged.losses.double(), judged.scored, judged.selected
+        repeat = scored & judged.is_repeat
         plain = engine.forward(**self._plain_inputs(packed))
         baselines = []
         for order in ORDERS:
             nats = np.stack([self._tables.losses(row & 7, order) for row in packed])
-            baselines.append(torch.from_numpy(np.where(masked.cpu().numpy(), nats, 0.0).sum(axis=1)))
+            baselines.append(torch.from_numpy(np.where(scored.cpu().numpy(), nats, 0.0).sum(axis=1)))
         columns = [
-            batch.attention_mask.sum(1), masked.sum(1), (losses * masked).sum(1), (correct & masked).sum(1),
+            batch.attention_mask.sum(1), scored.sum(1), (losses * scored).sum(1), (judged.correct & scored).sum(1),
             repeat.sum(1), (losses * repeat).sum(1), selected.sum(1), (losses * selected).sum(1),
             *baselines, *output.chunk_counts, *plain.chunk_counts,
         ]  # fmt: skip
         return torch.stack([column.detach().to("cpu", torch.float64) for column in columns], dim=1)
 
     def _summarise(self, table: Any) -> dict[str, Any]:
-        summary = _averages(table)
+        headline = self._objective.headline
+        summary = _averages(table, headline)
         summary["windows"] = self._count
-        by_species = {name: _averages(table[self._species == name]) for name in sorted(set(self._species.tolist()))}
+        by_species = {
+            name: _averages(table[self._species == name], headline) for name in sorted(set(self._species.tolist()))
+        }
         if len(by_species) > 1:
             summary["species"] = by_species
         return summary
@@ -202,22 +204,22 @@ def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
     return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
 
 
-def _averages(table: Any) -> dict[str, Any]:
+def _averages(table: Any, headline: Headline) -> dict[str, Any]:
     total = dict(zip(_COLUMNS, np.asarray(table).sum(axis=0).tolist(), strict=True))
 
     def ratio(part: str, whole: str) -> float:
         return total[part] / total[whole] if total[whole] else float("nan")
 
     unique = {
-        "masked": total["masked"] - total["repeat"],
-        "loss": total["masked_loss"] - total["repeat_loss"],
+        "scored": total["scored"] - total["repeat"],
+        "loss": total["scored_loss"] - total["repeat_loss"],
     }
     return {
-        "masked_loss": ratio("masked_loss", "masked"),
-        **{f"order{order}_loss": ratio(f"order{order}_loss", "masked") for order in ORDERS},
-        "masked_accuracy": ratio("masked_correct", "masked"),
+        f"{headline.key}_loss": ratio("scored_loss", "scored"),
+        **{f"order{order}_loss": ratio(f"order{order}_loss", "scored") for order in ORDERS},
+        f"{headline.key}_accuracy": ratio("scored_correct", "scored"),
         "repeat_loss": ratio("repeat_loss", "repeat"),
-        "unique_loss": unique["loss"] / unique["masked"] if unique["masked"] else float("nan"),
+        "unique_loss": unique["loss"] / unique["scored"] if unique["scored"] else float("nan"),
         "selected_loss": ratio("selected_loss", "selected"),
         "compression": {"stage0": ratio("chunks0", "bases"), "stage1": ratio("chunks1", "chunks0")},
         "pretraining_compression": {
@@ -225,5 +227,5 @@ def _averages(table: Any) -> dict[str, Any]:
             "stage1": ratio("pretraining_chunks1", "pretraining_chunks0"),
         },
         "bases": total["bases"],
-        "masked": total["masked"],
+        headline.key: total["scored"],
     }

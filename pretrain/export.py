@@ -17,6 +17,7 @@ from yaml import safe_dump
 
 from failures import BadInput
 from model.configuration_dnachunker import DNAChunkerConfig
+from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import (
     DNAChunkerForMaskedLM,
     DNAChunkerForSequenceClassification,
@@ -91,12 +92,14 @@ def network_of(state: RunState) -> DNAChunkerConfig:
 
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
-    model = DNAChunkerForMaskedLM(config)
+    head = DNAChunkerForCausalLM if config.causal else DNAChunkerForMaskedLM
+    model = head(config)
     model.load_state_dict(read_weights(checkpoint), strict=True)
     DNAChunkerConfig.register_for_auto_class()
     DNAChunkerModel.register_for_auto_class("AutoModel")
     DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
     DNAChunkerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+    DNAChunkerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
     model.save_pretrained(folder)
     DNATokenizer().save_pretrained(folder)
 

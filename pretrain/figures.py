@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .markov import ORDERS
+from .telemetry import headline_of
 
 Events = Sequence[dict[str, Any]]
 
@@ -20,26 +21,27 @@ _BASELINE_STYLE = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}
 
 
 def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
-    """Masked-LM loss of each step and on held-out sequence, beside the Markov baselines.
+    """Loss of each step and on held-out sequence, beside the Markov baselines.
 
     Args:
         marks: resumes and guards, drawn as vertical lines.
     """
-    figure, axes = _figure("Masked-LM loss (nats per base)")
+    figure, axes = _figure("Loss (nats per base)")
     for index, event in enumerate(marks):
         label = "resumed, or a guard fired" if not index else None
         axes.axvline(event["steps_done"], color="#d29922", lw=1, alpha=0.6, label=label)
     x = [event["steps_done"] for event in steps]
-    axes.plot(x, [event["mlm_loss"] for event in steps], color=_FAINT, lw=1, label="training, all selected positions")
+    term = next((name for name in ("mlm_loss", "next_base_loss") if steps and name in steps[0]), "loss")
+    axes.plot(x, [event[term] for event in steps], color=_FAINT, lw=1, label="training, all selected positions")
     if evaluations:
         done = [event["steps_done"] for event in evaluations]
-        axes.plot(
-            done, [e["masked_loss"] for e in evaluations], "o-", color=_MODEL, lw=2, ms=4, label="held out, [MASK]"
-        )
+        key, title = headline_of(evaluations[-1])
+        told = [event[f"{key}_loss"] for event in evaluations]
+        axes.plot(done, told, "o-", color=_MODEL, lw=2, ms=4, label=f"held out, {title}")
         for order in ORDERS:
             value = evaluations[-1][f"order{order}_loss"]
             axes.axhline(value, color=_MUTED, lw=1, ls=_BASELINE_STYLE[order], label=f"order-{order} Markov")
-        low = min(*(e["masked_loss"] for e in evaluations), *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
+        low = min(*told, *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
         axes.set_ylim(low - 0.05, evaluations[-1]["order0_loss"] + 0.12)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     return _svg(figure, "Loss against steps")

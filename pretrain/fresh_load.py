@@ -33,11 +33,13 @@ def compare(folder: str, probe: str) -> dict[str, float]:
     """
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     recorded = load_file(probe)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    loaded = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    causal = AutoConfig.from_pretrained(folder, trust_remote_code=True).causal
+    auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    loaded = auto_class.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     ids = recorded["input_ids"][0][recorded["attention_mask"][0]].tolist()
     if tokenizer("".join(tokenizer.convert_ids_to_tokens(ids)))["input_ids"] != ids:
         raise SystemExit("the tokenizer does not give back the ids it decoded")

@@ -10,7 +10,7 @@ from .config import PretrainConfig
 from .distributed import Rank
 from .markov import ORDERS
 from .progress import Progress
-from .telemetry import EventLog
+from .telemetry import EventLog, headline_of
 from .tracking import MlflowMirror
 
 
@@ -54,4 +54,5 @@ def evaluation_line(result: dict[str, Any]) -> str:
     """One line for people: the headline loss beside its baselines."""
     baselines = ", ".join(f"order {order} {result[f'order{order}_loss']:.4f}" for order in ORDERS)
     stages = "/".join(f"{value:.2f}" for value in result["compression"].values())
-    return f"held out: [MASK] loss {result['masked_loss']:.4f} ({baselines}), unmasked compression {stages}"
+    key, title = headline_of(result)
+    return f"held out: {title} loss {result[f'{key}_loss']:.4f} ({baselines}), unmasked compression {stages}"

@@ -96,7 +96,7 @@ def corrupt(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates, *, ou
 def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates) -> Batch:
     """`corrupt` in plain tensor operations, for any device; on the CPU many times slower than the compiled loop."""
     codes = (packed & _CODE_BITS).to(torch.int64)
-    is_repeat = (packed & PACKED_REPEAT_BIT) != 0
+    is_repeat = repeats_of(packed)
     is_pad = codes == CODE_PAD
     ids = torch.where(is_pad, PAD_ID, codes + FIRST_BASE_ID)
 
@@ -115,6 +115,11 @@ def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRate
     weights = torch.where(is_repeat, rates.repeat_weight, 1.0) * selected
     labels = torch.where(selected, ids, IGNORED_LABEL)
     return Batch(corrupted, ~is_pad, labels, weights.to(torch.float32), is_repeat)
+
+
+def repeats_of(packed: torch.Tensor) -> torch.Tensor:
+    """(B, L) uint8 packed windows -> (B, L) bool, soft-masked bases."""
+    return (packed & PACKED_REPEAT_BIT) != 0
 
 
 def span_phase(keys: torch.Tensor, span: int) -> torch.Tensor:

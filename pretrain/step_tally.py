@@ -9,7 +9,7 @@ from .distributed import Rank
 from .masking import Batch
 
 _STAGES = ("stage0", "stage1")
-_LOSSES = ("loss", "mlm_loss", "ratio_loss")
+_LOSSES = ("loss", "mlm_loss", "next_base_loss", "ratio_loss")  # an output has three of them
 _LONGEST = 64  # bases; longer chunks count as this long in the percentiles
 _PERCENTILES = (10, 50, 90)
 
@@ -19,14 +19,16 @@ class StepTally:
 
     def __init__(self) -> None:
         self._sums: torch.Tensor | None = None
+        self._losses: list[str] = []
         self._most: torch.Tensor | None = None  # chunks per place of a base, by stage, in the fullest micro-batch
 
     def add(self, batch: Batch, output: Any) -> None:
         """Count one micro-batch; stays on the device."""
         # per stage: chunks, those only mask protection starts, and the routers' own rates summed over sequences
+        self._losses = [name for name in _LOSSES if name in output]
         counts = (*output.chunk_counts, *output.forced_counts, *output.natural_rates)
         values = [
-            *(getattr(output, name) for name in _LOSSES),
+            *(output[name] for name in self._losses),
             batch.attention_mask.sum(), batch.input_ids.new_tensor(len(batch.input_ids)),
             *(stage.sum() for stage in counts),
         ]  # fmt: skip
@@ -56,7 +58,7 @@ class StepTally:
         histograms = np.array(per_stage[6:]).reshape(len(_STAGES), _LONGEST + 1)
         positions = [bases, chunks[0]]
         return {
-            **dict(zip(_LOSSES, losses, strict=True)),
+            **dict(zip(self._losses, losses, strict=True)),
             "bases": bases,
             "compression": {stage: chunks[i] / positions[i] for i, stage in enumerate(_STAGES)},
             "forced_share": {stage: forced[i] / chunks[i] for i, stage in enumerate(_STAGES)},

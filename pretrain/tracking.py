@@ -19,7 +19,7 @@ from .telemetry import EVENTS
 _CURSOR = "mlflow.json"  # run id and, by kind of event, the last step mirrored, so that a resume repeats no point
 _MIRRORED = {"step": "train/", "evaluation": "valid/", "diagnostics": "diagnostics/"}
 # What tells, by kind of event, how far the server has got when the answer to a call was lost.
-_WITNESS = {"step": "train/loss", "evaluation": "valid/masked_loss"}
+_WITNESS = {"step": "train/loss", "evaluation": "valid/order0_loss"}
 _METRICS_A_CALL = 900  # the server takes 1000
 _RETRY_SECONDS = (2.0, 60.0)  # the first wait after a failure, and the longest
 

@@ -140,6 +140,9 @@ def test_expected_compression_is_what_a_healthy_model_measures() -> None:
     config = config.model_copy(update={"model": config.model.model_copy(update={"mask_protection": False})})
     assert expected_chunks_per_base(config) == pytest.approx((0.33, 0.33**2))
     assert steps_of(BudgetSettings(bases=1), config) == 1
+    for row, density in (("6-mer", 1 / 6), ("single-base", 1.0)):
+        run = next(cell.config for cell in cells_of("ablations") if cell.row == row)
+        assert expected_chunks_per_base(run) == pytest.approx((density + 0.2256 * (1 - density),) * 2)
 
 
 def test_options_that_exclude_each_other_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -214,20 +215,33 @@ def test_other_precisions_keep_their_dtype(dtype: torch.dtype) -> None:
     assert_close([result.double()], [expected], 1e-2 if dtype == torch.bfloat16 else 1e-12)
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool) -> Tensor:
     outputs = []
     for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
         scores = torch.einsum("qhd,khd->hqk", a, b) / q.shape[-1] ** 0.5
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf)
         outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), c))
     return torch.cat(outputs)
 
 
-def test_packed_attention_is_attention_inside_each_sequence() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_attention_is_attention_inside_each_sequence(causal: bool) -> None:
     torch.manual_seed(0)
     lengths = [5, 1, 0, 17, 5]
     q, k, v = (torch.randn(sum(lengths), 2, 8) for _ in range(3))
-    ours = with_gradients(packed_attention, [q, k, v], Packing(borders(lengths), sum(lengths)), "sdpa")
-    assert_close(ours, with_gradients(naive_attention, [q, k, v], lengths))
+    packing = Packing(borders(lengths), sum(lengths))
+    ours = with_gradients(partial(packed_attention, causal=causal), [q, k, v], packing, "sdpa")
+    assert_close(ours, with_gradients(naive_attention, [q, k, v], lengths, causal))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_smoothing_read_forward(backend: str) -> None:
+    torch.manual_seed(0)
+    lengths = [5, 1, 0, 17]
+    inputs = [torch.randn(sum(lengths), 3), torch.rand(sum(lengths))]
+    ours = with_gradients(partial(kernels.smooth, backend=backend), inputs, borders(lengths))
+    assert_close(ours, with_gradients(scan_reference.smooth, inputs, borders(lengths), False))
 
 
 def test_a_backend_that_cannot_run_is_refused_with_a_remedy() -> None:

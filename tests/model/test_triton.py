@@ -17,7 +17,8 @@ if importlib.util.find_spec("triton") is None:
 
 from model import scan_reference
 from model.configuration_dnachunker import DNAChunkerConfig
-from model.kernels import scan_backend
+from model.kernels import scan_backend, smooth
+from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from model.packing import Packing
 from model.scan_triton import Tiling, gated_scan
@@ -140,7 +141,23 @@ def test_boundary_probabilities() -> None:
     compare(lambda query, key: boundary_probability(query, key, packing.steps, rows=4, width=4), theirs, inputs)
 
 
-def test_the_network_trains_on_triton_as_on_the_reference() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smoothing_read_forward(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packing = packed([5, 1, 0, 2, 9])
+    inputs = [torch.randn(packing.total, 6).to(dtype), torch.rand(packing.total)]
+
+    def ours(z: Tensor, gate: Tensor) -> Tensor:
+        return smooth(z, torch.where(packing.first, 1.0, gate), packing.cu_seqlens, backend="triton")
+
+    def theirs(z: Tensor, gate: Tensor) -> Tensor:
+        return scan_reference.smooth(z.float(), torch.where(packing.first, 1.0, gate), packing.cu_seqlens, False)
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("head", [DNAChunkerForMaskedLM, DNAChunkerForCausalLM])
+def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM]) -> None:
     sizes = {"width": 16, "encoder_layers": (1,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
     ids = torch.randint(7, 11, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[:, ::4], ids[1, 9:] = 3, 4
@@ -148,8 +165,8 @@ def test_the_network_trains_on_triton_as_on_the_reference() -> None:
     found = []
     for backend in ("triton", "reference"):
         torch.manual_seed(0)
-        config = DNAChunkerConfig(**sizes, target_ratios=(0.33,), state_size=4, expand=1, scan_backend=backend)
-        model = DNAChunkerForMaskedLM(config)
+        sizes |= {"target_ratios": (0.33,), "state_size": 4, "expand": 1, "causal": head is DNAChunkerForCausalLM}
+        model = head(DNAChunkerConfig(**sizes, scan_backend=backend))
         loss = model(ids, labels=labels).loss
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])

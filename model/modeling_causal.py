@@ -1,0 +1,103 @@
+"""The causal model: the same network reading forward only, to predict the next base and to write new sequence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_dnachunker import DNAChunkerConfig
+from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel, levels_at_bases
+from .objectives import mlm_loss, total_ratio_loss
+from .outputs import DNAChunkerCausalLMOutput, describe_stages
+from .packing import take, unpack
+from .recurrence import Recurrence
+
+
+class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
+    """Logits for the base after each one, next-base loss plus ratio loss; needs `config.causal`.
+
+    The logits at position t depend on the tokens up to t and on nothing else: a boundary at t is decided by t and t-1,
+    and whoever reads a chunk reads the vector of its first position, or what the trunk made of it and of chunks before.
+
+    Raises:
+        ValueError: `config.causal` is not set.
+    """
+
+    def __init__(self, config: DNAChunkerConfig) -> None:
+        super().__init__(config)
+        if not config.causal:
+            raise ValueError("DNAChunkerForCausalLM needs a config with causal=True: this one reads both ways")
+        self.dnachunker = DNAChunkerModel(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head = new_embeddings
+
+    def auto_map(self) -> dict[str, str]:
+        return super().auto_map() | {"AutoModelForCausalLM": "modeling_causal.DNAChunkerForCausalLM"}
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        loss_weights: Tensor | None = None,
+        loss_normalizer: Tensor | float | None = None,
+        sequence_normalizer: Tensor | float | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+    ) -> DNAChunkerCausalLMOutput | tuple[Any, ...]:
+        """Logits, and the losses.
+
+        Args:
+            input_ids: (B, L) int64; pretraining starts every window with [BOS].
+            labels: (B, L) int64, as everywhere in Hugging Face in the places of the inputs: the logits at t are
+                judged by the label at t+1. -100 where nothing is to be predicted.
+            loss_weights: (B, L) float, weight of each label; default 1.
+            attention_mask, loss_normalizer, sequence_normalizer, output_hidden_states, return_dict, boundaries: as
+                `DNAChunkerForMaskedLM.forward`. Boundaries that are given may of course know the future.
+
+        Returns:
+            DNAChunkerCausalLMOutput; loss and next_base_loss are None without labels.
+        """
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
+        logits = self.lm_head(hidden).float()
+        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
+        next_base = loss = None
+        if labels is not None:
+            following = packing.shift(take(labels, index, -100), -100, back=True)
+            weights = None if loss_weights is None else packing.shift(take(loss_weights, index, 0), 0, back=True)
+            next_base = mlm_loss(logits, following, weights, loss_normalizer)
+            loss = next_base + config.ratio_loss_weight * ratio
+            if config.chunk_capacity is not None:  # a batch that did not fit must not be learned from
+                lost = torch.stack([stage.overflowed for stage in found.stages]).any()
+                loss = torch.where(lost, torch.nan, loss)
+        output = DNAChunkerCausalLMOutput(
+            loss=loss,
+            logits=unpack(logits, index, shape),
+            next_base_loss=next_base,
+            ratio_loss=ratio,
+            hidden_states=levels_at_bases(found, index, shape) if keep else None,
+            **describe_stages(found.stages, index, shape),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def recurrence(self, count: int) -> Recurrence:
+        """Memory of `count` sequences still empty; its `step` reads a token of each and returns the next one's logits.
+
+        They are those of `forward` to rounding, at a cost that does not grow with what has been read but for the
+        trunk's attention. Evaluation only: no gradients.
+        """
+        body = self.dnachunker
+        return Recurrence(body.embedding, body.hierarchy, body.norm, self.lm_head, count)
+
+
+DNAChunkerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
