@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel, levels_at_bases
-from .objectives import mlm_loss, total_ratio_loss
+from .objectives import mlm_loss, total_ratio_loss, void_where
 from .outputs import DNAChunkerCausalLMOutput, describe_stages
 from .packing import take, unpack
 from .recurrence import Recurrence
@@ -76,10 +75,8 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             following = packing.shift(take(labels, index, -100), -100, back=True)
             weights = None if loss_weights is None else packing.shift(take(loss_weights, index, 0), 0, back=True)
             next_base = mlm_loss(logits, following, weights, loss_normalizer)
-            loss = next_base + config.ratio_loss_weight * ratio
-            if config.chunk_capacity is not None:  # a batch that did not fit must not be learned from
-                lost = torch.stack([stage.overflowed for stage in found.stages]).any()
-                loss = torch.where(lost, torch.nan, loss)
+            lost = [stage.overflowed for stage in found.stages] if config.chunk_capacity is not None else []
+            loss = void_where(lost, next_base + config.ratio_loss_weight * ratio)
         output = DNAChunkerCausalLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape),
