@@ -63,7 +63,7 @@ def bar_figure(rows: Sequence[Row], metric: str) -> str:
     axes.set_ylim(len(found) - 0.4, -0.6)
     title = title_of(metric)
     axes.set_title(_text(title), loc="left", fontsize=10, color=_INK)
-    if metric == "masked_loss":
+    if metric in ("masked_loss", "next_base_loss"):
         for order, value in _baselines(rows).items():
             axes.axvline(value, color=_MUTED, lw=0.9, ls=_BASELINES[order], label=f"order-{order} Markov")
         _legend(axes)

@@ -14,7 +14,13 @@ from .figures import bar_figure, curve_figure, scatter_figure
 from .tables import Row, notes, shown_metrics, tables_of
 
 PAGE = "sweep.html"
-_BARS = ("masked_loss", "trunk_unmasked", "trunk_masked", "bases_per_second")  # and probe scores, analyses and species
+_BARS = (
+    "masked_loss",
+    "next_base_loss",
+    "trunk_unmasked",
+    "trunk_masked",
+    "bases_per_second",
+)  # and probe scores, analyses and species
 
 
 def write_page(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from failures import Failure
-from pretrain.telemetry import read_events
+from pretrain.telemetry import headline_of, read_events
 
 from .budget import network_of
 from .cells import RESULT, Cell, analysis_folder, probe_folder
@@ -23,6 +23,8 @@ _EVALUATED = (
     "order3_loss",
     "order5_loss",
     "masked_accuracy",
+    "next_base_loss",  # of a causal model, in the place of the two
+    "next_base_accuracy",
     "repeat_loss",
     "unique_loss",
 )
@@ -94,7 +96,7 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     for species, values in (final.get("species") or {}).items():
         metrics |= dict(_numbers(values, f"species.{species}."))
     per_step = bases / steps[-1]["steps_done"]
-    return metrics, [(e["steps_done"] * per_step, e["masked_loss"]) for e in evaluations]
+    return metrics, [(e["steps_done"] * per_step, e[f"{headline_of(e).key}_loss"]) for e in evaluations]
 
 
 def read_analysis(analysis: AnalysisSettings, path: Path) -> Metrics:

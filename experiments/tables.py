@@ -32,6 +32,7 @@ class Column:
 
 _RESULTS = {
     "masked_loss": Column("[MASK] loss"),
+    "next_base_loss": Column("next-base loss"),
     "trunk_masked": Column("trunk, masked (of L)", ".3f"),
     "trunk_unmasked": Column("trunk, unmasked (of L)", ".3f"),
     "trunk_mean_cost": Column("trunk by its mean costs", "+.4f"),
@@ -53,8 +54,8 @@ COLUMNS = {**_RESULTS, **_COSTS}
 _ANY = Column("", ".3f")
 # in the CSV files alone
 _HIDDEN = {
-    "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "repeat_loss", "unique_loss", "steps", "bases",
-    "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
+    "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "next_base_accuracy", "repeat_loss", "unique_loss",
+    "steps", "bases", "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
 }  # fmt: skip
 
 
