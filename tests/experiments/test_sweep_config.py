@@ -101,7 +101,7 @@ def cells_of(name: str, *overrides: str) -> list[Cell]:
 def test_packaged_sweeps_are_valid_at_every_scale(name: str) -> None:
     for scale in load_config(SweepConfig, name, kind="experiments").scales:
         cells = cells_of(name, f"scale={scale}")
-        assert len({cell.folder for cell in cells}) == len(cells) >= 6
+        assert len({cell.folder for cell in cells}) == len(cells) >= 3
         first = {cell.row for cell in cells if cell.seed == cells[0].seed}
         assert [cell.row for cell in cells[: len(first)]] == list(dict.fromkeys(cell.row for cell in cells))
 
