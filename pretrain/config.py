@@ -334,6 +334,15 @@ class PretrainConfig(Config):
     launch: LaunchSettings = LaunchSettings()
 
     @model_validator(mode="after")
+    def _both_strands_are_cut_alike(self) -> Self:
+        if self.model.strand_symmetry and self.segmentation.kind != "learned":
+            raise ValueError(
+                f"segmentation.kind={self.segmentation.kind} with model.strand_symmetry: "
+                "it cuts each strand its own way"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _causal_is_not_told_the_future(self) -> Self:
         if self.model.causal and self.segmentation.kind != "learned":
             raise ValueError(

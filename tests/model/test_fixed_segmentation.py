@@ -90,6 +90,14 @@ def test_pads_on_either_side_move_no_boundary() -> None:
         assert right[:13] == left[3:]
 
 
+@pytest.mark.parametrize(
+    "segmentation", [{"kind": "base"}, {"kind": "kmer", "k": 3}, {"kind": "bpe", "merges": MERGES}]
+)
+def test_places_counted_beforehand_change_no_boundary(segmentation: dict) -> None:
+    ids = ids_of("ACACGTACACMGTTNNNAAACC", "GTACACTT..............")
+    assert cuts(segmentation, ids, chunk_capacity=(1.0, 1.0)) == cuts(segmentation, ids)
+
+
 def test_boundaries_with_the_batch_come_before_the_networks_own() -> None:
     ids = ids_of("ACGTACGTAC")
     given = [(torch.arange(10) % 4 == 0).expand(1, 10)] * 2
@@ -110,6 +118,8 @@ def test_merges_must_follow_from_each_other_and_a_learned_router_takes_none() ->
         build({"kind": "bpe", "merges": "AC G\n"})
     with pytest.raises(ValueError, match="needs router='fixed'"):
         DNAChunkerConfig(segmentation={"kind": "base"})
+    with pytest.raises(ValueError, match="strand_symmetry"):
+        build({"kind": "kmer", "k": 3}, strand_symmetry=True)
 
 
 FRESH = """

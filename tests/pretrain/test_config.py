@@ -129,6 +129,8 @@ def test_a_segmentation_has_the_settings_of_its_kind_and_no_others() -> None:
     ]:
         with pytest.raises(BadInput, match=message):
             tiny(wrong)
+    with pytest.raises(BadInput, match="cuts each strand its own way"):
+        tiny("segmentation.kind=kmer", "model.strand_symmetry=true")
     # stored resolved, read back equal
     config = tiny("segmentation.kind=bpe")
     assert PretrainConfig.model_validate(config.model_dump(mode="json")) == config
