@@ -129,8 +129,8 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     from pretrain.curriculum import Curriculum
     from pretrain.distributed import Rank
     from pretrain.masking import MaskingRates
-from pretrain.objective import MaskedBases
     from pretrain.mixing import Mixture
+    from pretrain.objective import MaskedBases
     from pretrain.window_reader import WindowReader
 
     yield None  # everything is imported
