@@ -121,7 +121,8 @@ def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
     first = contig.offset + start // 4
     last = contig.offset + -(-end // 4)
     bases = np.empty(last - first, np.uint8)
-    if os.preadv(_opened(stem.with_suffix(BASES)).fileno(), [bases.data], first) != bases.size:
+    file = _opened(stem.with_suffix(BASES))  # held by name: it closes when nobody does, which the cache may stop doing
+    if os.preadv(file.fileno(), [bases.data], first) != bases.size:
         raise OSError(f"{stem.with_suffix(BASES)}: shorter than it was")
     if start % 4:
         shifted = np.empty(-(-(end - start) // 4), np.uint8)

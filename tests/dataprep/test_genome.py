@@ -7,9 +7,11 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from dataprep.build_plan import PlannedSource
 from dataprep.corpus_index import Corpus
 from dataprep.fasta_scan import FastaScan
 from dataprep.genome import glance, stage_genome
+from dataprep.packed_codes import unpack_bases
 from dataprep.staged_sequence import StageWriter, read_stretch
 from failures import BadInput
 
@@ -206,6 +209,25 @@ def test_any_stretch_is_what_the_file_says(piece: int, tmp_path: Path, letters_o
         for start in range(contig.length):
             for end in range(start + 1, contig.length + 1):
                 assert letters_of(read_stretch(tmp_path / "genome" / "g", contig, start, end)) == letters[start:end]
+
+
+def test_threads_read_more_genomes_than_are_kept_open(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    genomes = []
+    for number in range(40):
+        codes = rng.integers(0, 4, 4000).astype(np.uint8)
+        with StageWriter(tmp_path / str(number)) as sink:
+            sink.add(codes)
+            sink.close_contig("c", 1)
+        genomes.append((tmp_path / str(number), sink.contigs[0], codes))
+
+    def read(turn: int) -> bool:
+        stem, contig, codes = genomes[turn * 7 % len(genomes)]
+        stretch = read_stretch(stem, contig, 4, 3000)
+        return np.array_equal(unpack_bases(stretch.bases, stretch.length), codes[4:3000])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(4000)))
 
 
 def test_a_staged_genome_is_used_again_only_if_it_is_whole(tmp_path: Path) -> None:
