@@ -61,6 +61,22 @@ def test_a_sequence_is_its_seeds_alone(causal: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_prompts_sequences_are_the_same_beside_other_prompts(causal: Path, tmp_path: Path) -> None:
+    """Also of letters that would be too long for the name of a file."""
+    one, two = "ACGTT" * 60, "GATTACA"
+    (tmp_path / "prompts.fa").write_text(f">one\n{one}\n>two\n{two}\n")
+
+    def run(prompt: str, count: int) -> list[str]:
+        output = tmp_path / f"{len(prompt)}_{count}.fa"
+        assert generate(causal, output, "--prompt", prompt, "--length", "40", "--count", str(count)) == 0
+        return list(records(output).values())
+
+    both = run(str(tmp_path / "prompts.fa"), 3)
+    assert len(set(both)) == 6
+    assert run(one, 3) == both[:3]
+    assert run(two, 2) == both[3:5]
+
+
 def test_the_coldest_draws_are_the_models_likeliest_bases_after_each_prompt(causal: Path, tmp_path: Path) -> None:
     prompts = {"one": "ACGTNACGT", "two": "TTTT"}
     fasta = tmp_path / "prompts.fa"
@@ -114,6 +130,22 @@ def test_what_cannot_be_is_said_in_one_line(
     assert generate(causal, tmp_path / "new.fa", *more) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_spectrum_that_exists_is_left_alone(
+    causal: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: bool
+) -> None:
+    there = tmp_path / "new.fa.spectrum"
+    kept = there / "mine.txt" if folder else there
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    assert generate(causal, tmp_path / "new.fa", "--length", "40", "--compare", str(fasta)) == 2
+    assert f"{there}: already exists" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "new.fa").exists()
+    assert generate(causal, tmp_path / "new.fasta", "--length", "40", "--compare", str(fasta)) == 0
+    assert (tmp_path / "new.fasta.spectrum" / "table.csv").is_file()
 
 
 def test_models_that_cannot_generate_or_be_masked_are_refused(
