@@ -1,5 +1,6 @@
 """`dnachunker generate`: its draws follow the model, seeds and settings hold, and spectra tell sequences apart."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dnachunker import main
+from downstream import spectrum
 from downstream.generate import draw
 from downstream.spectrum import LENGTHS, RealSequence, divergence
 from model.configuration_dnachunker import DNAChunkerConfig
@@ -121,6 +123,7 @@ def test_draws_have_the_frequencies_that_temperature_top_k_and_top_p_leave() -> 
         (("--prompt", "HELLO"), "neither a FASTA file nor letters"),
         (("--length", "0"), "--length 0"),
         (("--length", "40", "--count", "50", "--compare", "FASTA"), "fewer than 150 pieces"),
+        (("--length", "7", "--compare", "FASTA"), "--length 7: --compare counts words of up to 8"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
@@ -167,6 +170,19 @@ def test_divergence_is_that_of_its_definition() -> None:
     assert divergence(np.array([1.0, 0]), np.array([0.0, 5])) == 1
     expected = (np.log2(1 / 0.75) + 0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25)) / 2
     assert divergence(np.array([2.0, 0]), np.array([1.0, 1])) == pytest.approx(expected)
+
+
+def test_words_are_those_of_both_strands_whatever_is_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "ACGTTGCANNGATTACAGGG"
+    strands = (text, text[::-1].translate(str.maketrans("ACGT", "TGCA")))
+    codes = spectrum._codes(text.lower())
+    assert codes.dtype == np.int8  # a byte a base: whole genomes are held
+    for k in (1, 2, 5):
+        words = ["".join(letters) for letters in itertools.product("ACGT", repeat=k)]
+        expected = [sum(strand.startswith(word, at) for strand in strands for at in range(20)) for word in words]
+        for piece in (1, 4, 100):
+            monkeypatch.setattr(spectrum, "_PIECE", piece)
+            assert spectrum._counts([codes], k).tolist() == expected
 
 
 def test_a_spectrum_puts_chains_and_copies_where_they_belong(tmp_path: Path) -> None:
