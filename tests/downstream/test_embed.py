@@ -49,6 +49,24 @@ def test_levels_agree_with_the_model_and_one_another(export: Path, fasta: Path, 
     assert starts == np.flatnonzero(np.diff(ids, prepend=-1)).tolist()
 
 
+def test_a_causal_model_reads_bos_first_and_its_vectors_are_of_bases(causal: Path, fasta: Path, tmp_path: Path) -> None:
+    window = ("--window", "100", "--flank", "20")
+    assert embed(causal, fasta, tmp_path / "c.parquet", "--region", "c", "--level", "base") == 0
+    assert embed(causal, fasta, tmp_path / "b.parquet", "--region", "b:21-150", "--level", "base", *window) == 0
+    model = AutoModel.from_pretrained(causal, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(causal, trust_remote_code=False)
+    b, c = ("".join(record.split("\n")[1:]) for record in fasta.read_text().split(">")[2:])
+    for name, letters, kept in (("c", c, slice(0, 90)), ("b", b[:100], slice(20, 80)), ("b", b[60:160], slice(20, 80))):
+        with torch.no_grad():
+            ids = tokenizer("[BOS]" + letters, return_tensors="pt").input_ids
+            expected = model(ids).last_hidden_state[0, 1:].numpy()
+        assert ids.shape == (1, len(letters) + 1)
+        table = pq.read_table(tmp_path / f"{name}.parquet").to_pylist()
+        first = 0 if letters != b[60:160] else 60
+        found = [row["vector"] for row in table if first + kept.start <= row["start"] < first + kept.stop]
+        np.testing.assert_allclose(np.array(found), expected[kept], atol=1e-4)
+
+
 def pc_equal(table, contig: str):
     import pyarrow.compute as pc
 

@@ -13,24 +13,6 @@ from dnachunker import main
 from downstream import spectrum
 from downstream.generate import draw
 from downstream.spectrum import LENGTHS, RealSequence, divergence
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.tokenization_dnachunker import DNATokenizer
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported causal model whose predictions are far from even."""
-    torch.manual_seed(0)
-    sizes = {"width": 16, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
-    model = DNAChunkerForCausalLM(DNAChunkerConfig(**sizes, causal=True))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    folder = tmp_path_factory.mktemp("causal") / "exported"
-    model.save_pretrained(folder)
-    DNATokenizer().save_pretrained(folder)
-    return folder
 
 
 def generate(model: Path, output: Path, *more: str) -> int:
