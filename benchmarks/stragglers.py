@@ -34,6 +34,7 @@ from pretrain.distributed import Rank
 from pretrain.export import read_weights
 from pretrain.masking import MaskingRates
 from pretrain.mixing import mixture_of
+from pretrain.objective import MaskedBases
 from pretrain.run_state import read_state
 from pretrain.scaling import expected_maximum
 from pretrain.window_reader import WindowReader
@@ -56,7 +57,8 @@ def chunks_of_windows(
     reader = WindowReader(corpus, data.train_split, cached_blocks=data.streams * (data.shuffle_blocks + 1))
     rank = Rank(0, 1, 0, torch.device("cpu"))
     drawn = TrainingData(
-        curriculum, reader, MaskingRates(), rank, accumulation=data.global_batch, first_step=0, end_step=batches,
+        curriculum, reader, MaskedBases(MaskingRates()), rank,
+        accumulation=data.global_batch, first_step=0, end_step=batches,
     )  # fmt: skip
     counts, bases = [], []
     for _ in range(batches):

@@ -130,6 +130,7 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     from pretrain.distributed import Rank
     from pretrain.masking import MaskingRates
     from pretrain.mixing import Mixture
+    from pretrain.objective import MaskedBases
     from pretrain.window_reader import WindowReader
 
     yield None  # everything is imported
@@ -140,7 +141,7 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     steps = curriculum.stage(0).order.epoch_windows(0) // BATCH
     reader = WindowReader(corpus, "train", cached_blocks=64 * 5, threads=workers + 1)
     data = TrainingData(
-        curriculum, reader, MaskingRates(), Rank(0, 1, 0, torch.device("cpu")), accumulation=1,
+        curriculum, reader, MaskedBases(MaskingRates()), Rank(0, 1, 0, torch.device("cpu")), accumulation=1,
         first_step=int(steps * skip), end_step=steps, workers=workers,
     )  # fmt: skip
     for _ in range(int(steps * skip), steps):

@@ -13,6 +13,7 @@ from pretrain.distributed import Rank
 from pretrain.evaluation import HeldOut
 from pretrain.markov import MarkovTables
 from pretrain.masking import MaskingRates
+from pretrain.objective import MaskedBases
 from pretrain.sample_order import held_out_windows
 from pretrain.window_reader import WindowReader
 
@@ -37,7 +38,7 @@ def masked_loss(corpus: Corpus, engine: Engine, average_strands: bool) -> float:
     reader = WindowReader(corpus, "valid")
     windows = held_out_windows(reader.block_bases, seq_len=200, count=6)
     held_out = HeldOut(
-        reader, windows, np.repeat("beta", len(windows)), MaskingRates(), MarkovTables.counted([]),
+        reader, windows, np.repeat("beta", len(windows)), MaskedBases(MaskingRates()), MarkovTables.counted([]),
         Rank(0, 1, 0, torch.device("cpu")), seq_len=200, micro_batch=4, average_strands=average_strands,
     )  # fmt: skip
     return held_out.evaluate(engine)["masked_loss"]  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pretrain.curriculum import Curriculum
 from pretrain.distributed import Rank
 from pretrain.masking import Batch, MaskingRates
 from pretrain.mixing import mixture_of
+from pretrain.objective import MaskedBases
 from pretrain.window_reader import WindowReader
 
 SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "shuffle_blocks": 2}
@@ -43,7 +44,7 @@ def loader(
     return TrainingData(
         order,
         WindowReader(corpus, "train", threads=workers + 1, **reading),
-        MaskingRates(),
+        MaskedBases(MaskingRates()),
         Rank(rank, world_size, 0, torch.device("cpu")),
         accumulation=accumulation,
         first_step=first_step,
