@@ -11,6 +11,8 @@ import zarr
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker import main
+from downstream.cutters import ModelCutter
+from downstream.exported import open_exported
 
 
 def embed(export: Path, fasta: Path, output: Path, *more: str) -> int:
@@ -65,6 +67,23 @@ def test_a_causal_model_reads_bos_first_and_its_vectors_are_of_bases(causal: Pat
         first = 0 if letters != b[60:160] else 60
         found = [row["vector"] for row in table if first + kept.start <= row["start"] < first + kept.stop]
         np.testing.assert_allclose(np.array(found), expected[kept], atol=1e-4)
+
+
+def test_a_causal_models_first_token_starts_at_the_first_base(causal: Path) -> None:
+    exported = open_exported(causal)
+    network = exported.network("none")
+    letters = "ACGGTCATTGCAAC" * 9
+    begun = []
+    for base in "ACGT":
+        cuts = ModelCutter(exported, network, 256, 32).cut(base + letters)
+        assert all(found[0] for found in cuts.values())
+        assert all(len(found) == 1 + len(letters) for found in cuts.values())
+        ids, _ = exported.batch([exported.encode(base + letters)])
+        with torch.no_grad():
+            plain = network(ids).boundaries[0][0].tolist()
+        assert cuts["stage 0"][1:].tolist() == plain[2:]
+        begun.append(plain[1])
+    assert not all(begun), "some first base is to lie in the token of [BOS]"
 
 
 def pc_equal(table, contig: str):
