@@ -44,7 +44,10 @@ class ModelCutter:
         windows = list(tile(whole, len(letters), self.window, self.flank))
         parts = list(run_windows(self.exported, self.network, _Letters(letters), windows))
         stages = range(len(parts[0].boundaries))
-        return {f"stage {s}": np.concatenate([part.boundaries[s] for part in parts]) for s in stages}
+        cuts = {f"stage {s}": np.concatenate([part.boundaries[s] for part in parts]) for s in stages}
+        for starts in cuts.values():
+            starts[0] = True  # a causal model may have begun that token at its [BOS]
+        return cuts
 
 
 @dataclass(frozen=True)

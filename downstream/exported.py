@@ -102,8 +102,15 @@ class Exported:
         """The opposite strand (L,); masks stay masks."""
         return np.ascontiguousarray(self._opposite[ids[::-1]])
 
+    @cached_property
+    def lead(self) -> NDArray[np.int64]:
+        """What `batch` puts before each sequence: [BOS] for a causal model, as in all windows it was trained on."""
+        causal = getattr(self.config, "causal", False)  # folders from before there were any do not say
+        return np.array([self.ids["bos"]] if causal else [], np.int64)
+
     def batch(self, sequences: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-        """Ids (B, L) padded on the right and the attention mask (B, L) bool, on the device."""
+        """Ids (B, L), after the `lead` and padded on the right, and the attention mask (B, L) bool, on the device."""
+        sequences = [np.concatenate([self.lead, ids]) for ids in sequences]
         longest = max(len(ids) for ids in sequences)
         table = np.full((len(sequences), longest), self.ids["pad"], np.int64)
         mask = np.zeros((len(sequences), longest), bool)
@@ -122,7 +129,7 @@ class Exported:
         Raises:
             BadInput: a masked head is asked of a causal model, or a causal one of another.
         """
-        causal = getattr(self.config, "causal", False)  # folders from before there were any do not say
+        causal = len(self.lead) > 0
         if head in ("masked", "causal") and (head == "causal") != causal:
             kind = "causal: it has no predictions at masks" if causal else "not causal; pretrain with model.causal=true"
             raise BadInput(f"{self.folder}: this model is {kind}")

@@ -1,6 +1,7 @@
 """`dnachunker generate`: new sequence out of a causal model, as FASTA."""
 
-from collections.abc import Sequence
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ class GenerateOptions:
         temperature: divides the logits; 0 always takes the likeliest base.
         top_k: only so many of the likeliest bases are drawn.
         top_p: only the fewest likeliest bases that together have this probability are drawn.
-        seed: of the draws; sequence n is the same whatever `count` and `batch` are.
+        seed: of the draws; sequence n of a prompt is the same whatever `count`, `batch` and the other prompts are.
         batch: sequences written side by side.
-        compare: FASTA whose k-mer spectrum the output's is compared with, in a folder beside it.
+        compare: FASTA whose k-mer spectrum the output's is compared with, in the `spectrum_folder`.
     """
 
     count: int = 1
@@ -55,11 +56,12 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
 
     Raises:
         BadInput: no such model, or not a causal one; an option out of its range; a prompt that is no nucleotide
-            sequence; an `output` that exists.
+            sequence; an `output` or a spectrum that exists; a `compare` too short, or a `length` too short for it.
     """
     _check(options)
-    if output.exists():
-        raise BadInput(f"{output}: already exists; choose another --output")
+    for path in (output, spectrum_folder(output)) if options.compare else (output,):
+        if path.exists():
+            raise BadInput(f"{path}: already exists; choose another --output")
     exported = open_exported(model)
     network = exported.network("causal")
     prompts = _prompts(exported, options.prompt)
@@ -75,15 +77,19 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
         with partial.open("w", encoding="ascii") as file, progress_bar(count * length, "generate", "base") as bar:
             for name, ids in prompts.items():
                 for rows in batches(options.count, options.batch):
-                    numbers = range(len(written), len(written) + len(range(options.count)[rows]))
-                    found = _write(network, exported, ids, length, numbers, options, bar)
-                    for number, letters in zip(numbers, found, strict=True):
+                    found = _write(network, exported, ids, length, range(options.count)[rows], options, bar)
+                    for number, letters in enumerate(found, len(written) + 1):
                         lines = "\n".join(letters[at : at + _LINE] for at in range(0, length, _LINE))
-                        file.write(f">generated_{number + 1} prompt={name} {how}\n{lines}\n")
+                        file.write(f">generated_{number} prompt={name} {how}\n{lines}\n")
                     written += found
         if real is not None:
-            real.compare(written, output.with_suffix(".spectrum"), seed=options.seed)
+            real.compare(written, spectrum_folder(output), seed=options.seed)
     return len(written)
+
+
+def spectrum_folder(output: Path) -> Path:
+    """Where the comparison of an output with real sequence is written."""
+    return output.with_name(output.name + ".spectrum")
 
 
 def _check(options: GenerateOptions) -> None:
@@ -105,7 +111,7 @@ def _prompts(exported: Exported, prompt: str | None) -> dict[str, NDArray[np.int
     """Token ids of each prompt by name."""
     if prompt is None:
         return {"none": np.empty(0, np.int64)}
-    if not Path(prompt).is_file():
+    if not os.path.isfile(prompt):  # Path's raises an error where letters are too long for a name
         if set(prompt.upper()) - set(BASES + "N") or not prompt:
             raise BadInput(f"--prompt {prompt[:60]!r}: neither a FASTA file nor letters ACGTN")
         return {f"{len(prompt)}_letters": exported.encode(prompt)}
@@ -118,13 +124,13 @@ def _write(
     exported: Exported,
     prompt: NDArray[np.int64],
     length: int,
-    numbers: Sequence[int],
+    numbers: range,
     options: GenerateOptions,
     bar: Any,
 ) -> list[str]:
-    """One batch: read [BOS] and the prompt, then draw base after base."""
+    """The sequences `numbers` of a prompt: read [BOS] and the prompt, then draw base after base."""
     bases = torch.tensor([exported.ids[letter] for letter in BASES], device=exported.device)
-    chances = torch.from_numpy(np.stack([_uniform(options.seed, number, length) for number in numbers], axis=1))
+    chances = torch.from_numpy(np.stack([_uniform(options.seed, prompt, number, length) for number in numbers], axis=1))
     reading = network.recurrence(len(numbers))
     for token in (exported.ids["bos"], *prompt.tolist()):
         logits = reading.step(torch.full((len(numbers),), token, device=exported.device))
@@ -159,6 +165,7 @@ def draw(logits: Tensor, chance: Tensor, temperature: float, top_k: int, top_p: 
     return columns.gather(-1, below.unsqueeze(-1)).squeeze(-1)
 
 
-def _uniform(seed: int, number: int, length: int) -> NDArray[np.float64]:
-    """(length,) draws in [0, 1) that belong to a sequence, whatever it shares a batch with."""
-    return np.random.Generator(np.random.Philox(key=(seed, number))).random(length)
+def _uniform(seed: int, prompt: NDArray[np.int64], number: int, length: int) -> NDArray[np.float64]:
+    """(length,) draws in [0, 1) of a prompt's sequence `number`, whatever is written beside it."""
+    digest = hashlib.sha256(prompt.tobytes()).digest()
+    return np.random.default_rng((seed, number, int.from_bytes(digest))).random(length)

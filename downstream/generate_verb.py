@@ -14,8 +14,8 @@ def add_generate(verbs: Any) -> None:
         "  dnachunker generate --model exported/causal --count 100 --length 1024 --output new.fa\n"
         "  dnachunker generate --model exported/causal --prompt ACGTACGT --temperature 0.8 --top-k 3 --output new.fa\n"
         "  dnachunker generate --model exported/causal --count 100 --output new.fa --compare genome.fa\n\n"
-        "The same seed gives the same sequences, whatever --count and --batch are. Beyond the pretraining length a\n"
-        "model writes on, but nothing has taught it how.",
+        "The same seed and prompt give the same sequences, whatever --count, --batch and the other prompts are.\n"
+        "Beyond the pretraining length a model writes on, but nothing has taught it how.",
     )  # fmt: skip
     generate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     generate.add_argument("--output", required=True, metavar="FILE", help="FASTA to create")
@@ -35,7 +35,7 @@ def add_generate(verbs: Any) -> None:
     generate.add_argument("--batch", type=int, default=32, metavar="N", help="written side by side (default: 32)")
     generate.add_argument(
         "--compare", metavar="FASTA",
-        help="real sequence: write OUT.spectrum/ with the distances of k-mer frequencies, Markov chains beside them",
+        help="real sequence: write OUTPUT.spectrum/ with the distances of k-mer frequencies, Markov chains beside them",
     )  # fmt: skip
     generate.set_defaults(run_verb=_generate)
 
@@ -43,7 +43,7 @@ def add_generate(verbs: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .generate import GenerateOptions, generate
+    from .generate import GenerateOptions, generate, spectrum_folder
 
     options = GenerateOptions(
         count=arguments.count, length=arguments.length, prompt=arguments.prompt, temperature=arguments.temperature,
@@ -53,6 +53,6 @@ def _generate(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     count = generate(Path(arguments.model), output, options)
     if options.compare is not None:
-        print((output.with_suffix(".spectrum") / "table.md").read_text("utf-8"))
+        print((spectrum_folder(output) / "table.md").read_text("utf-8"))
     print(f"{count:,} sequences; wrote {output}")
     return 0

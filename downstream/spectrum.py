@@ -22,7 +22,8 @@ from .science_tables import write_study
 LENGTHS = range(1, 9)
 ORDERS = (0, 3, 5)
 GENERATED, LEFT_OUT = "generated", "real, left out"
-Codes = NDArray[np.int64]  # (L,) 0 to 3 for A, C, G, T, -1 for anything else
+Codes = NDArray[np.int8]  # (L,) 0 to 3 for A, C, G, T, -1 for anything else
+_PIECE = 2**20  # bases counted at a time: a word number is eight times as large as a base
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class RealSequence:
     Attributes:
         name: of the file.
         reference: all contigs, unknown where a piece was left out.
-        left_out: as many pieces, as long, as are generated, evenly spread.
+        left_out: as many pieces, as long, as are generated, evenly spread, of known bases.
     """
 
     name: str
@@ -44,16 +45,24 @@ class RealSequence:
         """Leave `count` pieces of `length` bases out.
 
         Raises:
-            BadInput: no such FASTA, or less than three times as much as is left out.
+            BadInput: no such FASTA, or less than three times as much as is left out; a `length` without the longest
+                words.
         """
+        if length < LENGTHS[-1]:
+            raise BadInput(
+                f"--length {length}: --compare counts words of up to {LENGTHS[-1]} bases; write as many or more"
+            )
         with Genome(path) as genome:
             contigs = [_codes(genome.fetch(name, 0, bases)) for name, bases in genome.lengths.items()]
         pieces = [
-            (number, at) for number, codes in enumerate(contigs) for at in range(0, len(codes) - length + 1, length)
+            (number, at)
+            for number, codes in enumerate(contigs)
+            for at in range(0, len(codes) - length + 1, length)
+            if codes[at : at + length].min() >= 0
         ]
         if len(pieces) < 3 * count:
             raise BadInput(
-                f"{path}: has fewer than {3 * count} pieces of {length:,} bases; generate less, or compare with more"
+                f"{path}: fewer than {3 * count} pieces of {length:,} known bases; generate less or compare with more"
             )
         left_out = []
         for i in range(count):
@@ -70,14 +79,14 @@ class RealSequence:
         count, length = len(self.left_out), len(self.left_out[0])
         samples = {GENERATED: [_codes(letters) for letters in written]}
         random = np.random.default_rng(seed)
+        expected = {k: _counts(self.reference, k) for k in LENGTHS}
         for order in ORDERS:
-            counts = _counts(self.reference, order + 1)
-            samples[f"Markov order {order}"] = _markov(counts, order, length, count, random)
+            samples[f"Markov order {order}"] = _markov(expected[order + 1], order, length, count, random)
         samples[LEFT_OUT] = self.left_out
-        rows = []
-        for k in LENGTHS:
-            expected = _counts(self.reference, k)
-            rows.append({"k": k} | {name: divergence(_counts(found, k), expected) for name, found in samples.items()})
+        rows = [
+            {"k": k} | {name: divergence(_counts(found, k), expected[k]) for name, found in samples.items()}
+            for k in LENGTHS
+        ]
         known = sum(int((codes >= 0).sum()) for codes in self.reference)
         notes = [
             f"Jensen-Shannon divergence in bits of k-mer frequencies, both strands, to {self.name} without the pieces "
@@ -101,7 +110,7 @@ def divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> float
 
 
 def _codes(letters: str) -> Codes:
-    table = np.full(256, -1, np.int64)
+    table = np.full(256, -1, np.int8)
     for code, letter in enumerate(BASES):
         table[[ord(letter), ord(letter.lower())]] = code
     return table[np.frombuffer(letters.encode("latin-1", "replace"), np.uint8)]
@@ -109,16 +118,17 @@ def _codes(letters: str) -> Codes:
 
 def _counts(sequences: Sequence[Codes], k: int) -> NDArray[np.float64]:
     """(4 ** k,) occurrences of each word of k bases on either strand, the first base in the highest digit."""
-    total = np.zeros(4**k)
+    total = np.zeros((4,) * k)
     for codes in sequences:
-        for strand in (codes, np.where(codes[::-1] < 0, -1, 3 - codes[::-1])):
-            places = max(0, len(strand) - k + 1)
+        for begin in range(0, len(codes) - k + 1, _PIECE):
+            piece = codes[begin : begin + _PIECE + k - 1]
+            places = len(piece) - k + 1
             word, known = np.zeros(places, np.int64), np.ones(places, bool)
             for i in range(k):
-                letters = strand[i : i + places]
+                letters = piece[i : i + places]
                 word, known = 4 * word + letters, known & (letters >= 0)
-            total += np.bincount(word[known], minlength=4**k)
-    return total
+            total += np.bincount(word[known], minlength=4**k).reshape(total.shape)
+    return (total + np.flip(total.T)).ravel()  # the other strand: digits in reverse order, each 3 minus what it was
 
 
 def _markov(
@@ -128,7 +138,7 @@ def _markov(
     table = counts.reshape(-1, 4) + 0.5
     reached = (table / table.sum(axis=1, keepdims=True)).cumsum(axis=1)
     context = random.choice(len(table), size=count, p=table.sum(axis=1) / table.sum())
-    found = np.empty((count, length + order), np.int64)
+    found = np.empty((count, length + order), np.int8)
     for i in range(order):
         found[:, i] = context // 4 ** (order - 1 - i) % 4
     for i in range(order, length + order):

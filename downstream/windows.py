@@ -115,10 +115,11 @@ def run_windows(
             output = network(input_ids=ids, attention_mask=mask)
         stages = range(len(output.boundaries))
         for row, (window, text) in enumerate(zip(windows[part], texts, strict=True)):
-            kept = window.kept
+            first = len(exported.lead) - window.start
+            kept = slice(window.keep_start + first, window.keep_end + first)
             yield WindowOutput(
                 window,
-                text[kept],
+                text[window.kept],
                 tuple(output.boundaries[s][row, kept].cpu().numpy() for s in stages),
                 tuple(output.boundary_probabilities[s][row, kept].float().cpu().numpy() for s in stages),
                 output.last_hidden_state[row, kept].float().cpu().numpy() if hidden else None,

@@ -231,7 +231,9 @@ class EngineSettings(Config):
     )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
     foresee_chunks: bool = Field(
-        False, description="make room for as many chunks as recent steps needed, instead of waiting to count them"
+        False,
+        description="make room for as many chunks as recent steps needed, instead of waiting to count them; "
+        "a step that needs more is skipped, which depends on micro_batch and the number of ranks",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "off", description="torch.compile of the trunk's MLPs: auto is on GPUs alone; without a compiler, off"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.configuration_dnachunker import DNAChunkerConfig
+from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from model.tokenization_dnachunker import DNATokenizer
 
@@ -22,6 +23,21 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     folder = tmp_path_factory.mktemp("downstream") / "exported"
+    model.save_pretrained(folder)
+    DNATokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported causal model whose predictions are far from even."""
+    torch.manual_seed(0)
+    sizes = {"width": 16, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
+    model = DNAChunkerForCausalLM(DNAChunkerConfig(**sizes, causal=True))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    folder = tmp_path_factory.mktemp("causal") / "exported"
     model.save_pretrained(folder)
     DNATokenizer().save_pretrained(folder)
     return folder

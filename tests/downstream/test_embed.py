@@ -11,6 +11,8 @@ import zarr
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker import main
+from downstream.cutters import ModelCutter
+from downstream.exported import open_exported
 
 
 def embed(export: Path, fasta: Path, output: Path, *more: str) -> int:
@@ -47,6 +49,41 @@ def test_levels_agree_with_the_model_and_one_another(export: Path, fasta: Path, 
     ids = output.chunk_ids[1][0].numpy()
     starts = [c["start"] for c in tables["c"].filter(pc_equal(tables["c"], "b")).to_pylist()]
     assert starts == np.flatnonzero(np.diff(ids, prepend=-1)).tolist()
+
+
+def test_a_causal_model_reads_bos_first_and_its_vectors_are_of_bases(causal: Path, fasta: Path, tmp_path: Path) -> None:
+    window = ("--window", "100", "--flank", "20")
+    assert embed(causal, fasta, tmp_path / "c.parquet", "--region", "c", "--level", "base") == 0
+    assert embed(causal, fasta, tmp_path / "b.parquet", "--region", "b:21-150", "--level", "base", *window) == 0
+    model = AutoModel.from_pretrained(causal, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(causal, trust_remote_code=False)
+    b, c = ("".join(record.split("\n")[1:]) for record in fasta.read_text().split(">")[2:])
+    for name, letters, kept in (("c", c, slice(0, 90)), ("b", b[:100], slice(20, 80)), ("b", b[60:160], slice(20, 80))):
+        with torch.no_grad():
+            ids = tokenizer("[BOS]" + letters, return_tensors="pt").input_ids
+            expected = model(ids).last_hidden_state[0, 1:].numpy()
+        assert ids.shape == (1, len(letters) + 1)
+        table = pq.read_table(tmp_path / f"{name}.parquet").to_pylist()
+        first = 0 if letters != b[60:160] else 60
+        found = [row["vector"] for row in table if first + kept.start <= row["start"] < first + kept.stop]
+        np.testing.assert_allclose(np.array(found), expected[kept], atol=1e-4)
+
+
+def test_a_causal_models_first_token_starts_at_the_first_base(causal: Path) -> None:
+    exported = open_exported(causal)
+    network = exported.network("none")
+    letters = "ACGGTCATTGCAAC" * 9
+    begun = []
+    for base in "ACGT":
+        cuts = ModelCutter(exported, network, 256, 32).cut(base + letters)
+        assert all(found[0] for found in cuts.values())
+        assert all(len(found) == 1 + len(letters) for found in cuts.values())
+        ids, _ = exported.batch([exported.encode(base + letters)])
+        with torch.no_grad():
+            plain = network(ids).boundaries[0][0].tolist()
+        assert cuts["stage 0"][1:].tolist() == plain[2:]
+        begun.append(plain[1])
+    assert not all(begun), "some first base is to lie in the token of [BOS]"
 
 
 def pc_equal(table, contig: str):

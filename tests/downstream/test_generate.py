@@ -1,5 +1,6 @@
 """`dnachunker generate`: its draws follow the model, seeds and settings hold, and spectra tell sequences apart."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -9,26 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dnachunker import main
+from downstream import spectrum
 from downstream.generate import draw
 from downstream.spectrum import LENGTHS, RealSequence, divergence
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.tokenization_dnachunker import DNATokenizer
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported causal model whose predictions are far from even."""
-    torch.manual_seed(0)
-    sizes = {"width": 16, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
-    model = DNAChunkerForCausalLM(DNAChunkerConfig(**sizes, causal=True))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    folder = tmp_path_factory.mktemp("causal") / "exported"
-    model.save_pretrained(folder)
-    DNATokenizer().save_pretrained(folder)
-    return folder
 
 
 def generate(model: Path, output: Path, *more: str) -> int:
@@ -59,6 +43,22 @@ def test_a_sequence_is_its_seeds_alone(causal: Path, tmp_path: Path) -> None:
     assert re.fullmatch(
         "generated_1 prompt=none length=90 temperature=1 top_k=4 top_p=1 seed=7 model=[0-9a-f]{12}", header
     )
+
+
+def test_a_prompts_sequences_are_the_same_beside_other_prompts(causal: Path, tmp_path: Path) -> None:
+    """Also of letters that would be too long for the name of a file."""
+    one, two = "ACGTT" * 60, "GATTACA"
+    (tmp_path / "prompts.fa").write_text(f">one\n{one}\n>two\n{two}\n")
+
+    def run(prompt: str, count: int) -> list[str]:
+        output = tmp_path / f"{len(prompt)}_{count}.fa"
+        assert generate(causal, output, "--prompt", prompt, "--length", "40", "--count", str(count)) == 0
+        return list(records(output).values())
+
+    both = run(str(tmp_path / "prompts.fa"), 3)
+    assert len(set(both)) == 6
+    assert run(one, 3) == both[:3]
+    assert run(two, 2) == both[3:5]
 
 
 def test_the_coldest_draws_are_the_models_likeliest_bases_after_each_prompt(causal: Path, tmp_path: Path) -> None:
@@ -105,6 +105,7 @@ def test_draws_have_the_frequencies_that_temperature_top_k_and_top_p_leave() -> 
         (("--prompt", "HELLO"), "neither a FASTA file nor letters"),
         (("--length", "0"), "--length 0"),
         (("--length", "40", "--count", "50", "--compare", "FASTA"), "fewer than 150 pieces"),
+        (("--length", "7", "--compare", "FASTA"), "--length 7: --compare counts words of up to 8"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
@@ -114,6 +115,22 @@ def test_what_cannot_be_is_said_in_one_line(
     assert generate(causal, tmp_path / "new.fa", *more) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_spectrum_that_exists_is_left_alone(
+    causal: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: bool
+) -> None:
+    there = tmp_path / "new.fa.spectrum"
+    kept = there / "mine.txt" if folder else there
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    assert generate(causal, tmp_path / "new.fa", "--length", "40", "--compare", str(fasta)) == 2
+    assert f"{there}: already exists" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "new.fa").exists()
+    assert generate(causal, tmp_path / "new.fasta", "--length", "40", "--compare", str(fasta)) == 0
+    assert (tmp_path / "new.fasta.spectrum" / "table.csv").is_file()
 
 
 def test_models_that_cannot_generate_or_be_masked_are_refused(
@@ -135,6 +152,19 @@ def test_divergence_is_that_of_its_definition() -> None:
     assert divergence(np.array([1.0, 0]), np.array([0.0, 5])) == 1
     expected = (np.log2(1 / 0.75) + 0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25)) / 2
     assert divergence(np.array([2.0, 0]), np.array([1.0, 1])) == pytest.approx(expected)
+
+
+def test_words_are_those_of_both_strands_whatever_is_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "ACGTTGCANNGATTACAGGG"
+    strands = (text, text[::-1].translate(str.maketrans("ACGT", "TGCA")))
+    codes = spectrum._codes(text.lower())
+    assert codes.dtype == np.int8  # a byte a base: whole genomes are held
+    for k in (1, 2, 5):
+        words = ["".join(letters) for letters in itertools.product("ACGT", repeat=k)]
+        expected = [sum(strand.startswith(word, at) for strand in strands for at in range(20)) for word in words]
+        for piece in (1, 4, 100):
+            monkeypatch.setattr(spectrum, "_PIECE", piece)
+            assert spectrum._counts([codes], k).tolist() == expected
 
 
 def test_a_spectrum_puts_chains_and_copies_where_they_belong(tmp_path: Path) -> None:
