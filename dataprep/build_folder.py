@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dataprep.corpus_index import INDEX_NAME
+from dataprep.staged_sequence import close_files
 from dataprep.storage import exists, is_url, join, names_in, remove, upload
 from failures import BadInput, Failure
 
@@ -68,6 +69,7 @@ class BuildFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        close_files()
         if kind is None or issubclass(kind, BadInput):
             shutil.rmtree(self.root, ignore_errors=True)
         if self._lock:

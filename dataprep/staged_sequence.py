@@ -185,6 +185,12 @@ def _mapped(path: Path) -> NDArray[np.int64]:
     return np.asarray(np.memmap(path, _EDGE_DTYPE, "r"))
 
 
+def close_files() -> None:
+    """Let go of staged files that were read; the space of those deleted since becomes free."""
+    _opened.cache_clear()
+    _mapped.cache_clear()
+
+
 def _runs(edges: NDArray[np.int64], flag: int, length: int) -> Runs:
     """(k, 2) the maximal runs with `flag`, which may go on to the end at `length`."""
     inside = (edges & flag) != 0
