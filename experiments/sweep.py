@@ -14,7 +14,7 @@ from types import FrameType
 
 from cluster.config import ClusterConfig
 from cluster.local import available_cores, visible_gpus
-from downstream.output_folder import write_text
+from downstream.output_folder import is_taken, write_text
 from failures import BadInput, Interrupted
 from typed_config import to_yaml
 
@@ -110,7 +110,7 @@ def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
     for task in probe.tasks if probe.folder else ():
         if not Path(probe.folder or "", task).is_dir():
             raise BadInput(f"probe.tasks: {Path(probe.folder or '', task)}: no such folder")
-    if output.exists() and not (output / STORED).is_file() and (not output.is_dir() or any(output.iterdir())):
+    if not (output / STORED).is_file() and is_taken(output):
         raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
     for cell in cells:
         check_identity(sweep, cell)

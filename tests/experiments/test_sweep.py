@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def test_killed_twice_and_resumed_it_ends_in_the_same_tables(config: Path, sweep
     assert done.returncode == 0, done.stderr
     for name in TABLES:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_kill_during_the_first_writes_does_not_wedge_it(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cell = out / "cells" / "plain" / "seed-0"
+    for left in (out / ".partial-77-sweep.yaml", cell / "options" / ".partial-77-options.json"):
+        shutil.rmtree(cell, ignore_errors=True)
+        left.parent.mkdir(parents=True)
+        left.write_text("{")
+        done = sweep("--output", out, "--cell", "plain:0")
+        assert done.returncode == 0, done.stderr
+        assert (cell / "result.json").is_file()
 
 
 def test_nothing_that_is_finished_runs_again(config: Path, sweep: Sweep, tmp_path: Path) -> None:
