@@ -2,18 +2,21 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from downstream.output_folder import claim_folder, write_json
-from failures import Failure, Interrupted
+from downstream.output_folder import OPTIONS, claim_folder, write_json
+from downstream.tasks import find_task
+from failures import BadInput, Failure, Interrupted
 
-from .cells import FAILURE, LOG, Cell, Step, corpus_step, identity, launcher, steps
+from .cells import FAILURE, LOG, RESULT, Cell, Step, corpus_step, identity, launcher, probe_folder, steps
 from .config import SweepConfig
 from .results import read_cell
 from .tracking import cell_overrides
@@ -75,7 +78,7 @@ class CellRunner:
                 self.build_corpus()
                 for step in steps(self.sweep, cell, cell_overrides(self.sweep, self.output, cell)):
                     self._run(step, cell.name, cell.folder / LOG, lock)
-                write_json(cell.result, read_cell(self.sweep, cell))
+                write_json(cell.result, _read(self.sweep, cell))
             except Interrupted:
                 raise
             except Failure as failure:
@@ -153,14 +156,42 @@ class CellRunner:
             os.close(descriptor)
 
 
+def _read(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
+    try:
+        return read_cell(sweep, cell)
+    except Failure:
+        raise
+    except Exception as error:  # a file that is not as expected is this cell's failure: the others go on
+        raise Failure(f"its results cannot be read: {type(error).__name__}: {error}") from error
+
+
 def check_identity(sweep: SweepConfig, cell: Cell) -> None:
     """Refuse a cell that was begun with other options.
 
     Raises:
         BadInput: naming the cell's folder and the key that changed.
     """
-    if (cell.folder / _OPTIONS).is_dir():
+    if (cell.folder / _OPTIONS / OPTIONS).is_file():
         claim_folder(cell.folder / _OPTIONS, identity(sweep, cell))
+
+
+def check_probe_data(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
+    """Refuse probes of other data under the same task names; the test file is known by its size alone, see `Task`.
+
+    Raises:
+        BadInput: naming the probe's folder.
+    """
+    probe = sweep.probe
+    for task in probe.tasks if probe.folder else ():
+        data = Path(probe.folder or "", task)
+        stored = [probe_folder(sweep, cell) / task / probe.method / RESULT for cell in cells]
+        made_of = {path: json.loads(path.read_text("utf-8")).get("data") for path in stored if path.is_file()}
+        if not any(made_of.values()) or not data.is_dir():  # tables are also made where the data is not
+            continue
+        wanted = find_task(data).identity()
+        for path, found in made_of.items():
+            if found not in (None, wanted):
+                raise BadInput(f"{path.parent}: is a probe of other data than {data} holds; choose another --output")
 
 
 def _last_line(log: Path, began: int) -> str:

@@ -22,7 +22,7 @@ from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
 from .page import write_page
-from .run_cell import STOPPED, CellRunner, Running, check_identity
+from .run_cell import STOPPED, CellRunner, Running, check_identity, check_probe_data
 from .slurm import submit
 from .tables import collect, write_tables
 from .tracking import log_tables, open_parent
@@ -112,8 +112,7 @@ def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
             raise BadInput(f"probe.tasks: {Path(probe.folder or '', task)}: no such folder")
     if not (output / STORED).is_file() and is_taken(output):
         raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
-    for cell in cells:
-        check_identity(sweep, cell)
+    _check_cells(sweep, cells)
     write_text(output / STORED, to_yaml(sweep))
     return cells
 
@@ -134,8 +133,22 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
 
 
 def tables(sweep: SweepConfig, output: Path) -> int:
-    """Write the tables of what is there; returns the exit code."""
-    return finish(sweep, output, expand(sweep, output))
+    """Write the tables of what is there; returns the exit code.
+
+    Raises:
+        BadInput: no sweep is there, or cells of other options.
+    """
+    if not (output / STORED).is_file():
+        raise BadInput(f"{output}: no sweep is there; --tables writes those of an earlier sweep into this --output")
+    cells = expand(sweep, output)
+    _check_cells(sweep, cells)
+    return finish(sweep, output, cells)
+
+
+def _check_cells(sweep: SweepConfig, cells: list[Cell]) -> None:
+    for cell in cells:
+        check_identity(sweep, cell)
+    check_probe_data(sweep, cells)
 
 
 def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
