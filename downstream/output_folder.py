@@ -66,17 +66,25 @@ def claim_folder(path: Path, options: Mapping[str, Any]) -> None:
     options = json.loads(json.dumps(options))
     stored = path / OPTIONS
     if stored.is_file():
-        before = json.loads(stored.read_text("utf-8"))
-        for key in dict.fromkeys([*before, *options]):
-            if before.get(key) != options.get(key):
-                raise BadInput(
-                    f"{path}: was made with {key} {_short(before.get(key))}, and this is {_short(options.get(key))}; "
-                    "choose another --output"
-                )
+        check_options(path, json.loads(stored.read_text("utf-8")), options)
         return
     if is_taken(path):
         raise BadInput(f"{path}: already exists and was not made by this command; choose another --output")
     write_json(stored, options)
+
+
+def check_options(path: Path, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse `path` if it was made with other options than these, both as JSON holds them.
+
+    Raises:
+        BadInput: naming the first key that differs.
+    """
+    for key in dict.fromkeys([*before, *options]):
+        if before.get(key) != options.get(key):
+            raise BadInput(
+                f"{path}: was made with {key} {_short(before.get(key))}, and this is {_short(options.get(key))}; "
+                "choose another --output"
+            )
 
 
 def _short(value: Any) -> str:

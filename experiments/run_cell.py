@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from downstream.output_folder import OPTIONS, claim_folder, write_json
+from downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
 from downstream.tasks import find_task
 from failures import BadInput, Failure, Interrupted
 
@@ -71,7 +71,9 @@ class CellRunner:
         with self._locked(cell.folder, cell.name) as lock:
             if cell.is_finished():  # another process has done it meanwhile
                 return True
-            claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
+            check_identity(self.sweep, cell)  # again, now that nobody else can begin it
+            if not (cell.folder / _OPTIONS / OPTIONS).is_file():
+                claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
             (cell.folder / FAILURE).unlink(missing_ok=True)
             began = time.monotonic()
             try:
@@ -171,8 +173,13 @@ def check_identity(sweep: SweepConfig, cell: Cell) -> None:
     Raises:
         BadInput: naming the cell's folder and the key that changed.
     """
-    if (cell.folder / _OPTIONS / OPTIONS).is_file():
-        claim_folder(cell.folder / _OPTIONS, identity(sweep, cell))
+    stored = cell.folder / _OPTIONS / OPTIONS
+    if stored.is_file():
+        before, everything = json.loads(stored.read_text("utf-8")), identity(sweep, cell, with_defaults=True)
+        everything = json.loads(json.dumps(everything))
+        # a key at its default may stand there or not
+        same = {key: everything[key] for key, value in before.items() if key in everything and everything[key] == value}
+        check_options(cell.folder / _OPTIONS, before, json.loads(json.dumps(identity(sweep, cell))) | same)
 
 
 def check_probe_data(sweep: SweepConfig, cells: Sequence[Cell]) -> None:

@@ -98,6 +98,9 @@ def test_nothing_that_is_finished_runs_again(config: Path, sweep: Sweep, tmp_pat
 def test_a_changed_training_config_is_refused_by_name(sweep: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep("--output", out, "seeds=[0]").returncode == 0
+    stored = out / "cells" / "plain" / "seed-0" / "options" / "options.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"optimizer.beta1": 0.9}))
+    assert sweep("--output", out, "seeds=[0]").returncode == 0, "a key at its default is the same as none"
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = sweep("--output", out, "seeds=[0]", "scales.tiny.overrides=[optimizer.lr=0.5]")
     assert done.returncode == 2
