@@ -27,7 +27,7 @@ from .slurm import submit
 from .tables import collect, write_tables
 from .tracking import log_tables, open_parent
 
-STORED = "sweep.yaml"
+STORED, SUBMISSIONS = "sweep.yaml", "slurm"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -93,12 +93,19 @@ def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jo
     if not missing:
         return finish(sweep, output, cells)
     open_parent(sweep, output)
-    say(submit(missing, output, output / STORED, cluster, jobs))
+    submissions = output / SUBMISSIONS
+    # of its own: tasks of an earlier submission still read theirs
+    config = submissions / f"{len(list(submissions.glob('[0-9]*.yaml')))}.yaml"
+    write_text(config, to_yaml(sweep))
+    say(submit(missing, output, config, cluster, jobs))
     return 0
 
 
-def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
+def prepare(sweep: SweepConfig, output: Path, *, keep_stored: bool = False) -> list[Cell]:
     """The cells, after everything that can be refused has been.
+
+    Args:
+        keep_stored: leave an earlier sweep.yaml as it is.
 
     Raises:
         BadInput: see `expand`; a corpus or task that is not there; a cell that was begun with other options.
@@ -113,7 +120,8 @@ def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
     if not (output / STORED).is_file() and is_taken(output):
         raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
     _check_cells(sweep, cells)
-    write_text(output / STORED, to_yaml(sweep))
+    if not (keep_stored and (output / STORED).is_file()):
+        write_text(output / STORED, to_yaml(sweep))
     return cells
 
 
@@ -124,7 +132,7 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
         BadInput: there is no such cell.
         Interrupted: stopped by a signal.
     """
-    named = {cell.name: cell for cell in prepare(sweep, output)}
+    named = {cell.name: cell for cell in prepare(sweep, output, keep_stored=True)}
     if name not in named:
         raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
     running = Running()
