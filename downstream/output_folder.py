@@ -1,7 +1,7 @@
 """Outputs that are complete or absent, and that remember what they were made from."""
 
 import json
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from failures import BadInput
 
 OPTIONS = "options.json"
+_PARTIAL = ".partial-"
 
 
 @contextmanager
@@ -31,7 +32,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def new_file(path: Path) -> Iterator[Path]:
     """As `new_folder`, for a file; its suffix stays, since writers choose formats by it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # at random: processes of two machines may have one number
+    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}-{path.name}")
     try:
         yield partial
         partial.replace(path)
@@ -50,6 +52,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def is_taken(path: Path) -> bool:
+    """Whether `path` is a file, or a folder with more in it than files whose writer was killed."""
+    return path.exists() and (not path.is_dir() or any(not found.name.startswith(_PARTIAL) for found in path.iterdir()))
+
+
 def claim_folder(path: Path, options: Mapping[str, Any]) -> None:
     """Make `path` the folder of these options, or find it to be that already.
 
@@ -59,17 +66,25 @@ def claim_folder(path: Path, options: Mapping[str, Any]) -> None:
     options = json.loads(json.dumps(options))
     stored = path / OPTIONS
     if stored.is_file():
-        before = json.loads(stored.read_text("utf-8"))
-        for key in dict.fromkeys([*before, *options]):
-            if before.get(key) != options.get(key):
-                raise BadInput(
-                    f"{path}: was made with {key} {_short(before.get(key))}, and this is {_short(options.get(key))}; "
-                    "choose another --output"
-                )
+        check_options(path, json.loads(stored.read_text("utf-8")), options)
         return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_taken(path):
         raise BadInput(f"{path}: already exists and was not made by this command; choose another --output")
     write_json(stored, options)
+
+
+def check_options(path: Path, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse `path` if it was made with other options than these, both as JSON holds them.
+
+    Raises:
+        BadInput: naming the first key that differs.
+    """
+    for key in dict.fromkeys([*before, *options]):
+        if before.get(key) != options.get(key):
+            raise BadInput(
+                f"{path}: was made with {key} {_short(before.get(key))}, and this is {_short(options.get(key))}; "
+                "choose another --output"
+            )
 
 
 def _short(value: Any) -> str:

@@ -37,7 +37,8 @@ def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
     independent of that. A fixed segmentation cuts at stage 0 alone. What a cell really spends is measured and stands
     in its result.
     """
-    forced = run.masking.forced_share if run.model.mask_protection else 0.0
+    # of the network and not of the run's settings: a causal one has no masks
+    forced = run.masking.forced_share if network_of(run).mask_protection else 0.0
     fixed = run.segmentation.chunks_per_base
     inner, outer = run.model.target_ratios if fixed is None else (fixed, 1.0)
     first = 1 - (1 - inner) * (1 - forced)

@@ -131,14 +131,14 @@ def _cell(sweep: SweepConfig, output: Path, row: str, overrides: Sequence[str], 
     return Cell(row, seed, folder, corpus, every_override, resolve(every_override), json.dumps(measured))
 
 
-def identity(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
+def identity(sweep: SweepConfig, cell: Cell, *, with_defaults: bool = False) -> dict[str, Any]:
     """Everything a cell's training depends on, as flat keys; where it lies and how it is tracked are none of it.
 
     Keys at their defaults are left out, so that a version with more of them continues an older sweep.
     """
     corpus = sweep.chosen.corpus
     elsewhere = {"run", "tracking", "launch", "loader"}
-    resolved = cell.config.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
+    resolved = cell.config.model_dump(mode="json", exclude=elsewhere, exclude_defaults=not with_defaults)
     resolved["data"]["corpus"] = corpus.path or " ".join([str(corpus.config), *corpus.overrides])
     return dict(_flat(resolved))
 

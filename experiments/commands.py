@@ -19,7 +19,8 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker sweep --config compression --output sweeps/compression --dry-run\n"
         "  dnachunker sweep --config mixers --output sweeps/mixers --jobs 2 seeds=[0,1] probe.folder=tasks\n"
         "  dnachunker sweep --config ablations --output sweeps/paper --on slurm --jobs 8 scale=50m\n"
-        "presets: ablations, compression, mixers, species; each has a scale `tiny` for two CPU cores\n"
+        "presets: ablations, causal, compression, mixers, spans, species, strands; each\n"
+        "has a scale `tiny` for two CPU cores\n"
         "OUT/table.md, table.csv, cells.csv and sweep.html; OUT/cells/ROW/seed-S/ holds a cell. docs/experiments.md\n"
         "says what each question costs and what came out.",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from .tables import COLUMNS, Row, title_of
+from .tables import COLUMNS, Row, headline, shared_baselines, title_of
 
 _INK, _MUTED, _LINE = "#1f2328", "#6e7781", "#d0d7de"
 _COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be185d", "#57606a")
@@ -22,7 +22,7 @@ _LONGEST_LEGEND = 16
 
 def curve_figure(rows: Sequence[Row]) -> str:
     """Held-out loss against training bases: the mean of each row's seeds, and a band of one standard deviation."""
-    figure, axes = _figure("Held-out [MASK] loss (nats) against training bases (millions)")
+    figure, axes = _figure(f"Held-out {headline(rows).title} loss (nats) against training bases (millions)")
     lowest, start = math.inf, -math.inf
     for number, row in enumerate(rows):
         curves = [result["curve"] for result in row.results.values()]
@@ -37,7 +37,7 @@ def curve_figure(rows: Sequence[Row]) -> str:
             axes.fill_between(bases, mean - spread, mean + spread, color=colour, alpha=0.13, lw=0)
         axes.plot(bases, mean, "o-", color=colour, lw=1.6, ms=3.5, label=row.name)
         lowest, start = min(lowest, (mean - spread).min()), max(start, (mean + spread).max())
-    for order, value in _baselines(rows).items():
+    for order, value in shared_baselines(rows).items():
         axes.axhline(value, color=_MUTED, lw=0.9, ls=_BASELINES[order], label=f"order-{order} Markov")
         lowest, start = min(lowest, value), max(start, value)
     if math.isfinite(lowest):
@@ -64,7 +64,7 @@ def bar_figure(rows: Sequence[Row], metric: str) -> str:
     title = title_of(metric)
     axes.set_title(_text(title), loc="left", fontsize=10, color=_INK)
     if metric in ("masked_loss", "next_base_loss"):
-        for order, value in _baselines(rows).items():
+        for order, value in shared_baselines(rows).items():
             axes.axvline(value, color=_MUTED, lw=0.9, ls=_BASELINES[order], label=f"order-{order} Markov")
         _legend(axes)
     axes.grid(axis="x", color="#e6e8eb", lw=0.8)
@@ -96,12 +96,6 @@ def scatter_figure(rows: Sequence[Row], x: str, y: str, *, pareto: bool) -> str:
     axes.set_xlabel(_text(title_of(x)), fontsize=9, color=_MUTED)
     axes.margins(0.12)
     return _svg(figure, f"{title_of(y)} against {title_of(x)}")
-
-
-def _baselines(rows: Sequence[Row]) -> dict[int, float]:
-    """Mean Markov losses by order; they differ between rows only where the corpus does."""
-    found = {order: [v for row in rows for v in row.values(f"order{order}_loss")] for order in _BASELINES}
-    return {order: sum(values) / len(values) for order, values in found.items() if values}
 
 
 def _figure(title: str) -> tuple[Figure, Axes]:

@@ -36,6 +36,8 @@ Metrics = dict[str, float]
 def read_cell(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
     """The content of result.json: `metrics` (flat), `curve` (bases and held-out loss), `warnings`.
 
+    A number that is not finite, such as an empty field of a .csv, is left out.
+
     Raises:
         Failure: something that should be there is not.
     """
@@ -45,10 +47,11 @@ def read_cell(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
     for name, analysis in sweep.analyses.items():
         found = read_analysis(analysis, analysis_folder(cell, name, analysis) / analysis.read)
         metrics |= {f"{name}.{key}": value for key, value in found.items()}
+    metrics |= _probe_scores(sweep, cell)
     return {
         "row": cell.row,
         "seed": cell.seed,
-        "metrics": {**metrics, **_probe_scores(sweep, cell)},
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "curve": curve,
         "measured": cell.measured,
         "warnings": sorted(set(diagnosed[-1]["warnings"])) if diagnosed else [],
@@ -59,7 +62,8 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     """Metrics of a run, and its held-out loss against training bases.
 
     `trunk_masked` and `trunk_unmasked` are chunks that reach the trunk, per base; `forced_share` of the chunks as
-    trained those that only mask protection starts; `peak_memory_gb` of all ranks of the busiest machine.
+    trained those that only mask protection starts; `peak_memory_gb` of all ranks of the busiest machine;
+    `flops_per_base` at the compression of the last evaluation's masked batches, `flops` at each step's own.
     """
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
@@ -76,15 +80,20 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     for stage in ("stage0", "stage1"):
         metrics[f"forced_share_{stage}"] = statistics.fmean(step["forced_share"][stage] for step in last)
     chunks = (metrics["masked_stage0"], metrics["trunk_masked"])
-    cost = flops_per_base(network, cell.config.data.seq_len, chunks).total
-    bases = sum(step["bases"] for step in steps) / len(steps) * steps[-1]["steps_done"]
+    seq_len = cell.config.data.seq_len
+    recorded = sum(step["bases"] for step in steps)
+    bases = recorded / len(steps) * steps[-1]["steps_done"]
+    spent = 0.0
+    for step in steps:
+        inner, outer = step["compression"]["stage0"], step["compression"]["stage1"]
+        spent += step["bases"] * flops_per_base(network, seq_len, (inner, inner * outer)).total
     metrics |= {
         "bases_per_second": statistics.median(s["bases_per_second"] for s in steps[_WARM_UP_STEPS:] or steps),
         "steps": float(steps[-1]["steps_done"]),
         "bases": bases,
         "parameters": float(sum(parameters(network).values())),
-        "flops_per_base": cost,
-        "flops": cost * bases,
+        "flops_per_base": flops_per_base(network, seq_len, chunks).total,
+        "flops": spent / recorded * bases,
     }
     memory = [node for step in steps for node in (step.get("system") or {}).values()]
     for key in ("gpu_memory_gb", "ranks_peak_memory_gb", "ranks_memory_gb"):
@@ -96,7 +105,8 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     for species, values in (final.get("species") or {}).items():
         metrics |= dict(_numbers(values, f"species.{species}."))
     per_step = bases / steps[-1]["steps_done"]
-    return metrics, [(e["steps_done"] * per_step, e[f"{headline_of(e).key}_loss"]) for e in evaluations]
+    held_out = [(e["steps_done"] * per_step, e[f"{headline_of(e).key}_loss"]) for e in evaluations]
+    return metrics, [(at, loss) for at, loss in held_out if loss is not None]
 
 
 def read_analysis(analysis: AnalysisSettings, path: Path) -> Metrics:

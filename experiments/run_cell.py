@@ -2,18 +2,21 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from downstream.output_folder import claim_folder, write_json
-from failures import Failure, Interrupted
+from downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
+from downstream.tasks import find_task
+from failures import BadInput, Failure, Interrupted
 
-from .cells import FAILURE, LOG, Cell, Step, corpus_step, identity, launcher, steps
+from .cells import FAILURE, LOG, RESULT, Cell, Step, corpus_step, identity, launcher, probe_folder, steps
 from .config import SweepConfig
 from .results import read_cell
 from .tracking import cell_overrides
@@ -68,14 +71,16 @@ class CellRunner:
         with self._locked(cell.folder, cell.name) as lock:
             if cell.is_finished():  # another process has done it meanwhile
                 return True
-            claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
+            check_identity(self.sweep, cell)  # again, now that nobody else can begin it
+            if not (cell.folder / _OPTIONS / OPTIONS).is_file():
+                claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
             (cell.folder / FAILURE).unlink(missing_ok=True)
             began = time.monotonic()
             try:
                 self.build_corpus()
                 for step in steps(self.sweep, cell, cell_overrides(self.sweep, self.output, cell)):
                     self._run(step, cell.name, cell.folder / LOG, lock)
-                write_json(cell.result, read_cell(self.sweep, cell))
+                write_json(cell.result, _read(self.sweep, cell))
             except Interrupted:
                 raise
             except Failure as failure:
@@ -153,14 +158,47 @@ class CellRunner:
             os.close(descriptor)
 
 
+def _read(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
+    try:
+        return read_cell(sweep, cell)
+    except Failure:
+        raise
+    except Exception as error:  # a file that is not as expected is this cell's failure: the others go on
+        raise Failure(f"its results cannot be read: {type(error).__name__}: {error}") from error
+
+
 def check_identity(sweep: SweepConfig, cell: Cell) -> None:
     """Refuse a cell that was begun with other options.
 
     Raises:
         BadInput: naming the cell's folder and the key that changed.
     """
-    if (cell.folder / _OPTIONS).is_dir():
-        claim_folder(cell.folder / _OPTIONS, identity(sweep, cell))
+    stored = cell.folder / _OPTIONS / OPTIONS
+    if stored.is_file():
+        before, everything = json.loads(stored.read_text("utf-8")), identity(sweep, cell, with_defaults=True)
+        everything = json.loads(json.dumps(everything))
+        # a key at its default may stand there or not
+        same = {key: everything[key] for key, value in before.items() if key in everything and everything[key] == value}
+        check_options(cell.folder / _OPTIONS, before, json.loads(json.dumps(identity(sweep, cell))) | same)
+
+
+def check_probe_data(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
+    """Refuse probes of other data under the same task names; the test file is known by its size alone, see `Task`.
+
+    Raises:
+        BadInput: naming the probe's folder.
+    """
+    probe = sweep.probe
+    for task in probe.tasks if probe.folder else ():
+        data = Path(probe.folder or "", task)
+        stored = [probe_folder(sweep, cell) / task / probe.method / RESULT for cell in cells]
+        made_of = {path: json.loads(path.read_text("utf-8")).get("data") for path in stored if path.is_file()}
+        if not any(made_of.values()) or not data.is_dir():  # tables are also made where the data is not
+            continue
+        wanted = find_task(data).identity()
+        for path, found in made_of.items():
+            if found not in (None, wanted):
+                raise BadInput(f"{path.parent}: is a probe of other data than {data} holds; choose another --output")
 
 
 def _last_line(log: Path, began: int) -> str:

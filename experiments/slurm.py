@@ -24,7 +24,7 @@ def submit(cells: Sequence[Cell], output: Path, config: Path, cluster: ClusterCo
     """Write the scripts into `output` and hand them to SLURM; returns a line for the user.
 
     Args:
-        config: the sweep's stored config, which the tasks read.
+        config: the config of this submission, which its tasks read.
         jobs: tasks at a time.
 
     Raises:

@@ -14,7 +14,7 @@ from types import FrameType
 
 from cluster.config import ClusterConfig
 from cluster.local import available_cores, visible_gpus
-from downstream.output_folder import write_text
+from downstream.output_folder import is_taken, write_text
 from failures import BadInput, Interrupted
 from typed_config import to_yaml
 
@@ -22,12 +22,12 @@ from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
 from .page import write_page
-from .run_cell import STOPPED, CellRunner, Running, check_identity
+from .run_cell import STOPPED, CellRunner, Running, check_identity, check_probe_data
 from .slurm import submit
 from .tables import collect, write_tables
 from .tracking import log_tables, open_parent
 
-STORED = "sweep.yaml"
+STORED, SUBMISSIONS = "sweep.yaml", "slurm"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -93,12 +93,19 @@ def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jo
     if not missing:
         return finish(sweep, output, cells)
     open_parent(sweep, output)
-    say(submit(missing, output, output / STORED, cluster, jobs))
+    submissions = output / SUBMISSIONS
+    # of its own: tasks of an earlier submission still read theirs
+    config = submissions / f"{len(list(submissions.glob('[0-9]*.yaml')))}.yaml"
+    write_text(config, to_yaml(sweep))
+    say(submit(missing, output, config, cluster, jobs))
     return 0
 
 
-def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
+def prepare(sweep: SweepConfig, output: Path, *, keep_stored: bool = False) -> list[Cell]:
     """The cells, after everything that can be refused has been.
+
+    Args:
+        keep_stored: leave an earlier sweep.yaml as it is.
 
     Raises:
         BadInput: see `expand`; a corpus or task that is not there; a cell that was begun with other options.
@@ -110,11 +117,11 @@ def prepare(sweep: SweepConfig, output: Path) -> list[Cell]:
     for task in probe.tasks if probe.folder else ():
         if not Path(probe.folder or "", task).is_dir():
             raise BadInput(f"probe.tasks: {Path(probe.folder or '', task)}: no such folder")
-    if output.exists() and not (output / STORED).is_file() and (not output.is_dir() or any(output.iterdir())):
+    if not (output / STORED).is_file() and is_taken(output):
         raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
-    for cell in cells:
-        check_identity(sweep, cell)
-    write_text(output / STORED, to_yaml(sweep))
+    _check_cells(sweep, cells)
+    if not (keep_stored and (output / STORED).is_file()):
+        write_text(output / STORED, to_yaml(sweep))
     return cells
 
 
@@ -125,7 +132,7 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
         BadInput: there is no such cell.
         Interrupted: stopped by a signal.
     """
-    named = {cell.name: cell for cell in prepare(sweep, output)}
+    named = {cell.name: cell for cell in prepare(sweep, output, keep_stored=True)}
     if name not in named:
         raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
     running = Running()
@@ -134,8 +141,22 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
 
 
 def tables(sweep: SweepConfig, output: Path) -> int:
-    """Write the tables of what is there; returns the exit code."""
-    return finish(sweep, output, expand(sweep, output))
+    """Write the tables of what is there; returns the exit code.
+
+    Raises:
+        BadInput: no sweep is there, or cells of other options.
+    """
+    if not (output / STORED).is_file():
+        raise BadInput(f"{output}: no sweep is there; --tables writes those of an earlier sweep into this --output")
+    cells = expand(sweep, output)
+    _check_cells(sweep, cells)
+    return finish(sweep, output, cells)
+
+
+def _check_cells(sweep: SweepConfig, cells: list[Cell]) -> None:
+    for cell in cells:
+        check_identity(sweep, cell)
+    check_probe_data(sweep, cells)
 
 
 def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.output_folder import write_text
+from pretrain.telemetry import MASKED, NEXT_BASE, Headline, headline_of
 
 from .cells import FAILURE, Cell
 from .config import SweepConfig
@@ -50,7 +51,10 @@ _COSTS = {
     "flops_per_base": Column("MFLOP a base", ".2f", 1e6),
     "flops": Column("TFLOP spent", ",.1f", 1e12),
 }
+ORDERS = (0, 3, 5)
+_SAME_LOSS = 5e-5  # nats: not told apart in a table
 COLUMNS = {**_RESULTS, **_COSTS}
+_SPECIES = {f".{found.key}_loss": f"{found.title} loss" for found in (MASKED, NEXT_BASE)}
 _ANY = Column("", ".3f")
 # in the CSV files alone
 _HIDDEN = {
@@ -85,9 +89,31 @@ class Row:
         return [a - b for a, b in pairs if a is not None and b is not None]
 
     @property
+    def baselines(self) -> dict[int, float]:
+        """Losses of Markov tables on the positions of this row's loss, by order."""
+        found = {order: self.moments(f"order{order}_loss") for order in ORDERS}
+        return {order: mean for order, (mean, _, count) in found.items() if count}
+
+    @property
     def warnings(self) -> dict[str, int]:
         found = [name for result in self.results.values() for name in result["warnings"]]
         return {name: found.count(name) for name in sorted(set(found))}
+
+
+def headline(rows: Sequence[Row]) -> Headline:
+    """The loss that the rows are compared by: of masked bases, or of the next one where any row is causal."""
+    found = {headline_of(result["metrics"]) for row in rows for result in row.results.values()}
+    return NEXT_BASE if NEXT_BASE in found else MASKED
+
+
+def shared_baselines(rows: Sequence[Row]) -> dict[int, float]:
+    """Losses of Markov tables by order; none where rows are scored on positions of their own, as with other masks."""
+    found = [row.baselines for row in rows if row.baselines]
+    same = all(
+        one.keys() == found[0].keys() and all(abs(one[order] - found[0][order]) < _SAME_LOSS for order in one)
+        for one in found
+    )
+    return found[0] if found and same else {}
 
 
 def collect(cells: Sequence[Cell]) -> list[Row]:
@@ -125,7 +151,7 @@ def shown_metrics(rows: Sequence[Row]) -> list[str]:
         if name.startswith("probe."):
             return name.endswith(".mcc")
         if name.startswith("species."):
-            return name.endswith(".masked_loss")
+            return name.endswith(tuple(_SPECIES))
         return name not in _HIDDEN
 
     return [name for name in metrics_of(rows) if shown(name)]
@@ -137,8 +163,9 @@ def title_of(metric: str) -> str:
         return COLUMNS[metric].title
     if metric.startswith("probe."):
         return metric.removeprefix("probe.").removesuffix(".mcc") + ", MCC"
-    if metric.startswith("species."):
-        return metric.removeprefix("species.").removesuffix(".masked_loss") + ", [MASK] loss"
+    for suffix, title in _SPECIES.items():
+        if metric.startswith("species.") and metric.endswith(suffix):
+            return f"{metric.removeprefix('species.').removesuffix(suffix)}, {title}"
     return metric.replace(".", " ")
 
 
@@ -155,11 +182,12 @@ def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
 
 def _results(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
     header, lines = _moments_table(rows, metrics)
-    if "masked_loss" in metrics and len(rows) > 1:
-        at = 3 + metrics.index("masked_loss")
+    loss = f"{headline(rows).key}_loss"
+    if loss in metrics and len(rows) > 1:
+        at = 3 + metrics.index(loss)
         header.insert(at, f"less that of {rows[0].name}, by seed")
         for row, line in zip(rows, lines, strict=True):
-            pairs = row.differences(rows[0], "masked_loss") if row is not rows[0] else []
+            pairs = row.differences(rows[0], loss) if row is not rows[0] else []
             line.insert(at, _mean_sd(pairs, "+.4f"))
     header.append("warnings")
     for row, line in zip(rows, lines, strict=True):
@@ -177,14 +205,18 @@ def _moments_table(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
 
 def notes(sweep: SweepConfig, rows: Sequence[Row]) -> list[str]:
     """What a reader must know about the table."""
-    scale, finished = sweep.chosen, [result for row in rows for result in row.results.values()]
+    scale = sweep.chosen
     spent = scale.budget
     told = [f"Scale {sweep.scale}: preset {scale.preset}, {_budget(spent.bases, spent.flops)} a cell, "
-            f"seeds {', '.join(map(str, sweep.seeds))}. Mean ± standard deviation over n seeds (n − 1)."]  # fmt: skip
-    if finished:
-        means = {o: statistics.fmean(r["metrics"][f"order{o}_loss"] for r in finished) for o in (0, 3, 5)}
-        baselines = ", ".join(f"order {order} {value:.4f}" for order, value in means.items())
-        told.append(f"[MASK] loss in nats, held out. Markov tables on the same positions: {baselines}; uniform 1.3863.")
+            f"seeds {', '.join(map(str, sweep.seeds))}. Mean ± standard deviation (n − 1) over the n finished cells of "
+            "a row."]  # fmt: skip
+    if any(row.results for row in rows):
+        shared = shared_baselines(rows)
+        texts = [_orders(shared)] if shared else [f"{r.name}: {_orders(r.baselines)}" for r in rows if r.baselines]
+        told.append(
+            f"{headline(rows).title} loss in nats, held out. Markov tables on the same positions: "
+            f"{'; '.join([*texts, 'uniform 1.3863'])}."
+        )
     for row in rows:
         told += [f"FAILED: {row.name}, seed {seed}: {reason}" for seed, reason in row.failures.items()]
         if row.missing:
@@ -199,6 +231,10 @@ def markdown(sweep: SweepConfig, rows: Sequence[Row]) -> str:
         text += [f"## {title}", "", _line(header), _line(["---", *["---:"] * (len(header) - 1)])]
         text += [*map(_line, lines), ""]
     return "\n".join([*text, *(f"- {_cell_text(note)}" for note in notes(sweep, rows)), ""])
+
+
+def _orders(baselines: dict[int, float]) -> str:
+    return ", ".join(f"order {order} {value:.4f}" for order, value in baselines.items())
 
 
 def _budget(bases: int | None, flops: float | None) -> str:

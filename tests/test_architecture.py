@@ -25,8 +25,8 @@ MAY_IMPORT = {
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
         "pretrain.config", "pretrain.network", "pretrain.telemetry", "model.cost", "model.configuration_dnachunker",
-        "dataprep.config", "downstream.output_folder", "cluster.config", "cluster.commands", "cluster.slurm",
-        "cluster.local", *FOUNDATIONS,
+        "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
+        "cluster.commands", "cluster.slurm", "cluster.local", *FOUNDATIONS,
     },
     "failures": set(),
     "typed_config": {"failures"},

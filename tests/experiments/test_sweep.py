@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,13 @@ from typing import Any
 import psutil
 import pytest
 from toy_sweep import sweep_command
+
+from downstream.tasks import find_task
+from experiments.budget import network_of
+from model.cost import flops_per_base
+from pretrain.config import PretrainConfig
+from pretrain.telemetry import read_events
+from typed_config import load_config
 
 Sweep = Callable[..., Any]
 TABLES = ("table.md", "table.csv", "cells.csv", "sweep.html")
@@ -53,6 +61,18 @@ def test_killed_twice_and_resumed_it_ends_in_the_same_tables(config: Path, sweep
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_a_kill_during_the_first_writes_does_not_wedge_it(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cell = out / "cells" / "plain" / "seed-0"
+    for left in (out / ".partial-77-sweep.yaml", cell / "options" / ".partial-77-options.json"):
+        shutil.rmtree(cell, ignore_errors=True)
+        left.parent.mkdir(parents=True)
+        left.write_text("{")
+        done = sweep("--output", out, "--cell", "plain:0")
+        assert done.returncode == 0, done.stderr
+        assert (cell / "result.json").is_file()
+
+
 def test_nothing_that_is_finished_runs_again(config: Path, sweep: Sweep, tmp_path: Path) -> None:
     count, out = tmp_path / "count", tmp_path / "out"
     assert sweep("--output", out, "seeds=[0]", STUB_COUNT=str(count)).returncode == 0
@@ -78,6 +98,9 @@ def test_nothing_that_is_finished_runs_again(config: Path, sweep: Sweep, tmp_pat
 def test_a_changed_training_config_is_refused_by_name(sweep: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep("--output", out, "seeds=[0]").returncode == 0
+    stored = out / "cells" / "plain" / "seed-0" / "options" / "options.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"optimizer.beta1": 0.9}))
+    assert sweep("--output", out, "seeds=[0]").returncode == 0, "a key at its default is the same as none"
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = sweep("--output", out, "seeds=[0]", "scales.tiny.overrides=[optimizer.lr=0.5]")
     assert done.returncode == 2
@@ -98,6 +121,47 @@ def test_a_failed_cell_is_told_and_the_others_go_on(sweep: Sweep, tmp_path: Path
     healed = sweep("--output", out)
     assert healed.returncode == 0, healed.stderr
     assert "FAILED" not in (out / "table.md").read_text()
+
+
+def test_results_that_are_no_numbers_fail_their_cell_or_are_left_out(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cell = out / "cells" / "plain" / "seed-0"
+    odd = sweep("--output", out, "--cell", "plain:0", STUB_SUMMARY="5")
+    assert odd.returncode == 1
+    assert "Traceback" not in odd.stderr
+    assert "results cannot be read" in json.loads((cell / "failure.json").read_text())["reason"]
+    shutil.rmtree(next(cell.glob("cuts-*")))
+    empty = sweep("--output", out, "--cell", "plain:0", STUB_SUMMARY='{"mean_chunk_bases": [NaN, 9.0]}')
+    assert empty.returncode == 0, empty.stderr
+    metrics = json.loads((cell / "result.json").read_text())["metrics"]
+    assert [name for name in metrics if name.startswith("cuts.")] == ["cuts.mean_chunk_bases.1"]
+
+
+def test_tables_are_refused_where_they_would_say_something_else(sweep: Sweep, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    none.mkdir()
+    done = sweep("--output", none, "--tables")
+    assert done.returncode == 2
+    assert "no sweep is there" in done.stderr
+    assert not list(none.iterdir())
+
+    out, data = tmp_path / "out", tmp_path / "tasks" / "promoters"
+    assert sweep("--output", out, "--cell", "plain:0").returncode == 0
+    for name in ("train.csv", "test.csv"):
+        (data / name).write_text("sequence,label\nACGT,1\n")
+    probed = next(out.glob("cells/plain/seed-0/probe-*/promoters/probe/result.json"))
+    probed.write_text(json.dumps(json.loads(probed.read_text()) | {"data": find_task(data).identity()}))
+    assert sweep("--output", out, "--tables", "seeds=[0]").returncode == 1, "conv is missing"
+    before = (out / "table.md").read_text()
+    budget = sweep("--output", out, "--tables", "scales.tiny.budget.bases=131072")
+    assert budget.returncode == 2
+    assert "was made with steps 8" in budget.stderr
+    (data / "train.csv").write_text("sequence,label\nACGT,0\n")
+    for arguments in (("--tables",), ("--cell", "plain:0")):
+        other = sweep("--output", out, *arguments)
+        assert other.returncode == 2
+        assert "other data than" in other.stderr
+    assert (out / "table.md").read_text() == before
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(config: Path, sweep: Sweep, tmp_path: Path) -> None:
@@ -126,6 +190,19 @@ def test_one_cell_at_a_time_and_then_the_tables(sweep: Sweep, tmp_path: Path) ->
     unknown = sweep("--output", parts, "--cell", "plain:7")
     assert unknown.returncode == 2
     assert "plain:0, conv:0, plain:1, conv:1" in unknown.stderr
+
+
+def test_what_was_spent_is_the_sum_over_the_steps(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep("--output", out, "--cell", "plain:0").returncode == 0
+    cell = out / "cells" / "plain" / "seed-0"
+    steps = [event for event in read_events(cell / "run") if event["event"] == "step"]
+    metrics = json.loads((cell / "result.json").read_text())["metrics"]
+    config = load_config(PretrainConfig, "tiny", kind="pretrain", settings={"run": "", "data.corpus": ""})
+    shares = [(s["compression"]["stage0"], s["compression"]["stage0"] * s["compression"]["stage1"]) for s in steps]
+    costs = [flops_per_base(network_of(config), config.data.seq_len, chunks).total for chunks in shares]
+    assert len(set(costs)) == len(costs)
+    assert metrics["flops"] == pytest.approx(sum(8192 * cost for cost in costs))
 
 
 def test_the_numbers_of_the_table_are_those_of_the_runs(sweep: Sweep, tmp_path: Path) -> None:

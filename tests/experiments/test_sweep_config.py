@@ -145,6 +145,12 @@ def test_expected_compression_is_what_a_healthy_model_measures() -> None:
         assert expected_chunks_per_base(run) == pytest.approx((density + 0.2256 * (1 - density),) * 2)
 
 
+def test_a_causal_row_is_charged_for_no_masks() -> None:
+    (run,) = {cell.seed: cell.config for cell in cells_of("causal", "seeds=[0]")}.values()
+    inner, outer = run.model.target_ratios
+    assert expected_chunks_per_base(run) == pytest.approx((inner, inner * outer))
+
+
 def test_options_that_exclude_each_other_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["--on", "moon"], "local, ray"),

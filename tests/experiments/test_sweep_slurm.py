@@ -81,6 +81,15 @@ def test_what_is_submitted_is_what_is_missing(
     assert "--array=0-2%3" in script
     assert "#SBATCH --time=60" in script
     assert "  plain:0\n" not in script
+    assert f"--config {out}/slurm/0.yaml" in script
+
+    first = (out / "slurm" / "0.yaml").read_text()
+    assert sweep("--output", out, "--on", "slurm", "question=other").returncode == 0
+    assert f"--config {out}/slurm/1.yaml" in (out / "slurm.sh").read_text()
+    assert (out / "slurm" / "0.yaml").read_text() == first, "tasks that wait keep what they were submitted with"
+    stored = (out / "sweep.yaml").read_bytes()
+    assert sweep("--output", out, "--cell", "plain:0").returncode == 0
+    assert (out / "sweep.yaml").read_bytes() == stored
 
 
 @pytest.mark.slow

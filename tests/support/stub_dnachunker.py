@@ -2,7 +2,7 @@
 
 Every number follows from the overrides alone. Like the real one, `pretrain` continues a run that was killed, and the
 other verbs leave their output complete or not at all. `STUB_FAIL=TEXT` makes a `pretrain` with that override fail;
-`STUB_COUNT=FILE` collects a line for every command.
+`STUB_COUNT=FILE` collects a line for every command; `STUB_SUMMARY=JSON` is what an analysis leaves.
 """
 
 import hashlib
@@ -48,7 +48,9 @@ def pretrain() -> int:
             rate = number(sorted(given.items()), step)
             write(
                 "step", steps_done=step, bases=8192, bases_per_second=6000 + 1000 * rate,
-                forced_share={"stage0": rate / 2, "stage1": rate / 3}, system={"node0": {"ranks_peak_memory_gb": rate}},
+                forced_share={"stage0": rate / 2, "stage1": rate / 3},
+                compression={"stage0": 0.4 + rate / 10, "stage1": 0.6},
+                system={"node0": {"ranks_peak_memory_gb": rate}},
             )  # fmt: skip
             if step % every == 0 or step == steps:
                 loss = 1.4 - 0.1 * number(sorted(given.items())) * step / steps
@@ -99,7 +101,8 @@ def main() -> int:
         return leave(Path(sys.argv[3]), "export.json", {"step": 1})
     if verb == "shard":
         return leave(Path(option("--output")), "index.json", {})
-    return leave(Path(option("--output")), "summary.json", {"mean_chunk_bases": [3.0, 9.0], "model": "x"})
+    summary = json.loads(os.environ.get("STUB_SUMMARY", '{"mean_chunk_bases": [3.0, 9.0], "model": "x"}'))
+    return leave(Path(option("--output")), "summary.json", summary)
 
 
 if __name__ == "__main__":

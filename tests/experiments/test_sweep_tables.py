@@ -1,0 +1,41 @@
+"""The tables of results: which loss is compared, and what it is compared with."""
+
+from typing import Any
+
+from experiments.config import SweepConfig
+from experiments.figures import curve_figure
+from experiments.tables import Row, markdown
+from typed_config import load_config
+
+
+def result(loss: str, value: float, order5: float) -> dict[str, Any]:
+    metrics = {f"{loss}_loss": value, "order0_loss": 1.36, "order5_loss": order5, f"species.Mus.{loss}_loss": value}
+    return {"metrics": metrics, "curve": [[8192.0, 1.38], [16384.0, value]], "warnings": []}
+
+
+def rows(loss: str, *order5: float) -> list[Row]:
+    return [
+        Row(f"row {number}", {seed: result(loss, 1.25 + number / 10 + seed / 100, value) for seed in (0, 1)})
+        for number, value in enumerate(order5)
+    ]
+
+
+def test_causal_rows_are_compared_by_the_loss_of_the_next_base() -> None:
+    sweep = load_config(SweepConfig, "causal", kind="experiments")
+    found = rows("next_base", 1.27, 1.27)
+    text = markdown(sweep, found)
+    assert "| next-base loss | less that of row 0, by seed | Mus, next-base loss |" in text
+    assert "| 1.3550 ± 0.0071 | +0.1000 ± 0.0000 |" in text
+    assert "- next-base loss in nats, held out." in text
+    assert "order 0 1.3600, order 5 1.2700; uniform" in text
+    assert "MASK" not in text + curve_figure(found)
+
+
+def test_rows_scored_on_positions_of_their_own_have_baselines_of_their_own() -> None:
+    sweep = load_config(SweepConfig, "spans", kind="experiments")
+    same, other = rows("masked", 1.27, 1.27), rows("masked", 1.27, 1.28)
+    assert "same positions: order 0 1.3600, order 5 1.2700; uniform" in markdown(sweep, same)
+    told = "row 0: order 0 1.3600, order 5 1.2700; row 1: order 0 1.3600, order 5 1.2800; uniform"
+    assert told in markdown(sweep, other)
+    lines = [curve_figure(found).count("stroke-dasharray") for found in (same, other)]
+    assert lines[0] > lines[1], "no one line stands for both rows"
