@@ -1,5 +1,8 @@
 """With `strand_symmetry` the reverse complement of a sequence gets the mirror image of its results."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
 from model.alphabet import MASK_ID, N_ID, PAD_ID
 from model.configuration_dnachunker import DNAChunkerConfig
@@ -163,14 +165,26 @@ def test_it_trains_and_every_parameter_takes_part() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_saved_folder_loads_as_remote_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+LOAD = """
+import sys, torch
+
+torch.set_num_threads(1)
+model = AutoModelForMaskedLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules")
+saved = torch.load(sys.argv[2])
+with torch.no_grad():
+    assert torch.allclose(model(saved["ids"]).logits, saved["logits"], atol=1e-6)
+"""
+
+
+def test_a_saved_folder_loads_as_remote_code(tmp_path: Path) -> None:
     model, ids = build(), ragged([40, 25], 3)
     model.save_pretrained(tmp_path / "saved")
-    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", trust_remote_code=True).eval()
-    assert type(loaded).__module__.startswith("transformers_modules")
     with torch.no_grad():
-        assert torch.equal(loaded(ids).logits, model(ids).logits)
+        torch.save({"ids": ids, "logits": model(ids).logits}, tmp_path / "expected.pt")
+    command = [sys.executable, "-I", "-c", LOAD, tmp_path / "saved", tmp_path / "expected.pt"]
+    # a fresh process: remote code of an earlier test in this one would be found instead
+    subprocess.run(command, check=True, env=os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
 
 
 def test_levels_are_per_base_and_the_cost_is_double() -> None:
