@@ -167,6 +167,7 @@ def test_it_trains_and_every_parameter_takes_part() -> None:
 
 LOAD = """
 import sys, torch
+from transformers import AutoModelForMaskedLM
 
 torch.set_num_threads(1)
 model = AutoModelForMaskedLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
