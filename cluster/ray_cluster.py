@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from failures import BadInput
 
@@ -66,19 +66,27 @@ def share_of_a_rank(
 
 
 def _attempt(job: Mapping[str, Any], ranks: int, resources: Mapping[str, float], stop: StopRequests) -> Attempt:
-    import ray
-
     ended: list[int] = []
     # not the main thread: there Ray would take Ctrl-C over, whose exit code says success
     trainer = threading.Thread(target=lambda: ended.append(_train(job, ranks, resources)), daemon=True)
     trainer.start()
     while trainer.is_alive() and not stop.count:
         trainer.join(0.5)
-    if not trainer.is_alive():
-        return Attempt(ended[0] if ended else 1, asked=stop.count > 0)
-    ray.shutdown()  # ends the workers, and they their ranks
-    say("stopped; the same command continues from the newest checkpoint")
-    return Attempt(_STOPPED, asked=True)
+    if trainer.is_alive():
+        say("stopped; the same command continues from the newest checkpoint")
+        _leave(_STOPPED)
+    return Attempt(ended[0] if ended else 1, asked=stop.count > 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process at once, and with it the Ray workers of its job, and they their ranks.
+
+    `ray.shutdown` would end it as well, with a code of its own: whatever a thread asks of Ray after a shutdown makes
+    Ray exit the process with 1, and the thread that waits for the ranks asks all the time.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _connect(address: str) -> dict[str, float]:
