@@ -19,7 +19,7 @@ _EPILOG = """the path, in order:
   dnachunker report runs/first                                one HTML page about the run
   dnachunker finetune --model exported/first --task TASK --output runs/task   a classifier, tested once
 
-`dnachunker VERB --help` explains a verb. Trailing a.b=c arguments override keys of a config.
+`dnachunker VERB --help` explains a verb. a.b=c arguments override keys of a config.
 exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same command again), 4 a training guard fired"""
 
 
@@ -79,9 +79,20 @@ def _count_processes(configured: int | None) -> int:
     return configured or len(visible_gpus()) or _CPU_PROCESSES
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    parsed, left = parser.parse_known_args(arguments)
+    # argparse takes positional arguments from one place; overrides may stand before, between and after options
+    if left and not (hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        parsed.overrides = [*parsed.overrides, *left]
+    return parsed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = _parse(arguments)
     try:
         return int(parsed.run_verb(parsed) or 0)
     except Failure as failure:

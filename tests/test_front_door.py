@@ -49,6 +49,8 @@ def snapshot(folder: Path) -> list[str]:
             ["pretrain", "--config", "tiny", "--corpus", "nowhere", "--run", "run", "stpes=3"],
             "nearest valid key: 'steps'",
         ),
+        (["pretrain", "seed=1", "--config", "tiny", "--run", "run", "stpes=3"], "nearest valid key: 'steps'"),
+        (["pretrain", "seed=1", "--config", "tiny", "--run", "run", "stray"], "unrecognized arguments: stray"),
         (["pretrain", "--config", "tiny", "--run", "run"], "data"),
         (["pretrain", "--config", "broken.yaml", "--run", "run"], "broken.yaml"),
         (["export", "nowhere", "out"], "nowhere"),
