@@ -1,20 +1,13 @@
 """Cells as Ray tasks, here or on a cluster whose machines all see the output folder and the corpus."""
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from failures import BadInput, Failure
+from downstream.ray_cells import LOCAL_RAY, map_on_ray, threads_of_a_task
 
 from .cells import Cell
 from .config import SweepConfig
 from .run_cell import CellRunner, Running
-
-LOCAL_RAY = "local"
-_OBJECT_STORE_BYTES = 80 * 2**20  # nearly Ray's minimum: tasks pass paths, not data
-_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def run_on_ray(
@@ -28,45 +21,10 @@ def run_on_ray(
     Raises:
         Failure: Ray cannot be reached, or a cell's folder was made with other options.
     """
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs we may not use
-    local = address == LOCAL_RAY
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if local:
-        options |= {"num_cpus": jobs, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
-        # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
-        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _ROOT}}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadInput(f"--on ray:{address}: {' '.join(str(error).split())[:200]}") from error
-    try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        # a worker that dies takes nothing along: its cell continues elsewhere
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_run)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if local else {}
-        waiting = [task.remote(sweep, cell, output, workdir, environment) for cell in cells]
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            try:
-                finished, failure = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                raise Failure(
-                    f"a cell died: {' '.join(str(error).split())[:300]}; run this again to continue"
-                ) from error
-            if failure is not None:
-                raise failure
-            yield finished
-    finally:
-        ray.shutdown()
+    shared = {"OMP_NUM_THREADS": str(threads_of_a_task(address, jobs))} if address == LOCAL_RAY else {}
+    tasks = [(sweep, cell, output, workdir, shared) for cell in cells]
+    yield from map_on_ray(_run, tasks, address, jobs, asked_by=f"--on ray:{address}")
 
 
-def _run(
-    sweep: SweepConfig, cell: Cell, output: Path, workdir: Path, environment: dict[str, str]
-) -> tuple[bool, Failure | None]:
-    try:
-        return CellRunner(sweep, output, workdir, Running(), shared=environment).run(cell), None
-    except Failure as failure:  # a Ray error would wrap it in a traceback
-        return False, failure
+def _run(sweep: SweepConfig, cell: Cell, output: Path, workdir: Path, shared: dict[str, str]) -> bool:
+    return CellRunner(sweep, output, workdir, Running(), shared=shared).run(cell)

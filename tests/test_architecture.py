@@ -25,7 +25,7 @@ MAY_IMPORT = {
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
         "pretrain.config", "pretrain.network", "pretrain.telemetry", "model.cost", "model.configuration_dnachunker",
-        "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
+        "dataprep.config", "downstream.output_folder", "downstream.ray_cells", "downstream.tasks", "cluster.config",
         "cluster.commands", "cluster.slurm", "cluster.local", *FOUNDATIONS,
     },
     "failures": set(),
@@ -42,7 +42,6 @@ OWNERS = {
         "dataprep/ray_pipeline.py",
         "cluster/ray_cluster.py",
         "downstream/ray_cells.py",
-        "experiments/ray_cells.py",
     },
     "deepspeed": {
         "pretrain/engine.py",
