@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from .tables import COLUMNS, Row, headline, shared_baselines, title_of
+from .rows import Row, headline, shared_baselines
+from .tables import COLUMNS, title_of
 
 _INK, _MUTED, _LINE = "#1f2328", "#6e7781", "#d0d7de"
 _COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be185d", "#57606a")

@@ -11,7 +11,8 @@ from typed_config import to_yaml
 
 from .config import SweepConfig
 from .figures import bar_figure, curve_figure, scatter_figure
-from .tables import Row, notes, shown_metrics, tables_of
+from .rows import Row
+from .tables import notes, shown_metrics, tables_of
 
 PAGE = "sweep.html"
 _BARS = (

@@ -22,9 +22,10 @@ from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
 from .page import write_page
+from .rows import collect
 from .run_cell import STOPPED, CellRunner, Running, check_identity, check_probe_data
 from .slurm import submit
-from .tables import collect, write_tables
+from .tables import write_tables
 from .tracking import log_tables, open_parent
 
 STORED, SUBMISSIONS = "sweep.yaml", "slurm"

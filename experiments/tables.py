@@ -2,19 +2,17 @@
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from downstream.output_folder import write_text
-from pretrain.telemetry import MASKED, NEXT_BASE, Headline, headline_of
+from pretrain.telemetry import MASKED, NEXT_BASE
 
-from .cells import FAILURE, Cell
 from .config import SweepConfig
+from .rows import Row, headline, shared_baselines
 
 TABLE, TABLE_CSV, CELLS_CSV = "table.md", "table.csv", "cells.csv"
 
@@ -51,8 +49,6 @@ _COSTS = {
     "flops_per_base": Column("MFLOP a base", ".2f", 1e6),
     "flops": Column("TFLOP spent", ",.1f", 1e12),
 }
-ORDERS = (0, 3, 5)
-_SAME_LOSS = 5e-5  # nats: not told apart in a table
 COLUMNS = {**_RESULTS, **_COSTS}
 _SPECIES = {f".{found.key}_loss": f"{found.title} loss" for found in (MASKED, NEXT_BASE)}
 _ANY = Column("", ".3f")
@@ -61,73 +57,6 @@ _HIDDEN = {
     "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "next_base_accuracy", "repeat_loss", "unique_loss",
     "steps", "bases", "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
 }  # fmt: skip
-
-
-@dataclass
-class Row:
-    """A row of the sweep: the results of its finished cells by seed, and what became of the others."""
-
-    name: str
-    results: dict[int, dict[str, Any]] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    missing: list[int] = field(default_factory=list)
-
-    def values(self, metric: str) -> list[float]:
-        found = [result["metrics"].get(metric) for result in self.results.values()]
-        return [value for value in found if value is not None and not math.isnan(value)]
-
-    def moments(self, metric: str) -> tuple[float, float, int]:
-        """Mean, standard deviation (n - 1; NaN for one) and number of seeds."""
-        values = self.values(metric)
-        mean = statistics.fmean(values) if values else math.nan
-        return mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values)
-
-    def differences(self, reference: "Row", metric: str) -> list[float]:
-        """This row minus the reference, seed by seed: what the two share, such as the order of windows, cancels."""
-        mine, others = ({s: r["metrics"].get(metric) for s, r in row.results.items()} for row in (self, reference))
-        pairs = [(mine[seed], others[seed]) for seed in mine if seed in others]
-        return [a - b for a, b in pairs if a is not None and b is not None]
-
-    @property
-    def baselines(self) -> dict[int, float]:
-        """Losses of Markov tables on the positions of this row's loss, by order."""
-        found = {order: self.moments(f"order{order}_loss") for order in ORDERS}
-        return {order: mean for order, (mean, _, count) in found.items() if count}
-
-    @property
-    def warnings(self) -> dict[str, int]:
-        found = [name for result in self.results.values() for name in result["warnings"]]
-        return {name: found.count(name) for name in sorted(set(found))}
-
-
-def headline(rows: Sequence[Row]) -> Headline:
-    """The loss that the rows are compared by: of masked bases, or of the next one where any row is causal."""
-    found = {headline_of(result["metrics"]) for row in rows for result in row.results.values()}
-    return NEXT_BASE if NEXT_BASE in found else MASKED
-
-
-def shared_baselines(rows: Sequence[Row]) -> dict[int, float]:
-    """Losses of Markov tables by order; none where rows are scored on positions of their own, as with other masks."""
-    found = [row.baselines for row in rows if row.baselines]
-    same = all(
-        one.keys() == found[0].keys() and all(abs(one[order] - found[0][order]) < _SAME_LOSS for order in one)
-        for one in found
-    )
-    return found[0] if found and same else {}
-
-
-def collect(cells: Sequence[Cell]) -> list[Row]:
-    """What is on disk, row by row."""
-    rows: dict[str, Row] = {}
-    for cell in cells:
-        row = rows.setdefault(cell.row, Row(cell.row))
-        if cell.is_finished():
-            row.results[cell.seed] = json.loads(cell.result.read_text("utf-8"))
-        elif (cell.folder / FAILURE).is_file():
-            row.failures[cell.seed] = json.loads((cell.folder / FAILURE).read_text("utf-8"))["reason"]
-        else:
-            row.missing.append(cell.seed)
-    return list(rows.values())
 
 
 def write_tables(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> list[Path]:
@@ -173,11 +102,36 @@ Table = tuple[list[str], list[list[str]]]  # header and lines
 
 
 def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
-    """The tables for people by title: what came out, and what it took."""
-    metrics = shown_metrics(rows)
+    """The tables for people by title: what came out, of each species where there are several, and what it took."""
+    metrics = [metric for metric in shown_metrics(rows) if not metric.startswith("species.")]
     results = [metric for metric in metrics if metric not in _COSTS]
     costs = [metric for metric in metrics if metric in _COSTS]
-    return {"Results": _results(rows, results), "Compression and cost": _moments_table(rows, costs)}
+    tables = {"Results": _results(rows, results), **_species_tables(rows)}
+    return {**tables, "Compression and cost": _moments_table(rows, costs)}
+
+
+def _species_tables(rows: Sequence[Row]) -> dict[str, Table]:
+    found = headline(rows)
+    suffix = f".{found.key}_loss"
+    losses = [metric for metric in metrics_of(rows) if metric.startswith("species.") and metric.endswith(suffix)]
+    if not losses:
+        return {}
+    names = [metric.removeprefix("species.").removesuffix(suffix) for metric in losses]
+    lines = [
+        [row.name, str(len(row.results)), *(_shown(suffix[1:], row.moments(metric)) for metric in losses)]
+        for row in rows
+    ]
+    markov = {name: shared_baselines(rows, f"species.{name}.") for name in names}
+    for order in sorted({order for of_species in markov.values() for order in of_species}):
+        values = [format(markov[name][order], ".4f") if order in markov[name] else "" for name in names]
+        lines.append([f"Markov, order {order}", "", *values])
+    stages = [f"species.{name}.compression.stage{stage}" for name in names for stage in (0, 1)]
+    header, cuts = _moments_table(rows, stages)
+    header[2:] = [f"{name}, stage {stage}" for name in names for stage in (0, 1)]
+    return {
+        f"Held-out {found.title} loss of each species": (["", "n", *names], lines),
+        "Chunks per position of each species, unmasked": (header, cuts),
+    }
 
 
 def _results(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
@@ -212,7 +166,7 @@ def notes(sweep: SweepConfig, rows: Sequence[Row]) -> list[str]:
             "a row."]  # fmt: skip
     if any(row.results for row in rows):
         shared = shared_baselines(rows)
-        texts = [_orders(shared)] if shared else [f"{r.name}: {_orders(r.baselines)}" for r in rows if r.baselines]
+        texts = [_orders(shared)] if shared else [f"{r.name}: {_orders(r.baselines())}" for r in rows if r.baselines()]
         told.append(
             f"{headline(rows).title} loss in nats, held out. Markov tables on the same positions: "
             f"{'; '.join([*texts, 'uniform 1.3863'])}."

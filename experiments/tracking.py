@@ -13,7 +13,8 @@ from downstream.output_folder import write_json
 
 from .cells import Cell
 from .config import SweepConfig
-from .tables import Row, shown_metrics
+from .rows import Row
+from .tables import shown_metrics
 
 _STORED = "mlflow.json"  # the parent's run id, so that a repeated command adds no second one
 
