@@ -1,16 +1,14 @@
 """Figures of the segmentation studies, as SVG text."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_INK, _MUTED = "#1f2328", "#6e7781"
+from figure_style import INK, MUTED, plain_text, quieten, svg_file, titled_figure
+
 _COLOURS = ("#1f6feb", "#c2410c", "#8c959f", "#2e9e83", "#6f42c1", "#d29922")
 
 
@@ -24,7 +22,7 @@ def bar_figure(
     """
     groups = list(dict.fromkeys(row[group] for row in rows))
     ways = list(dict.fromkeys(row["tokens"] for row in rows))
-    figure, axes = _figure(title, max(5.0, 1.6 + 0.32 * len(groups) * len(ways)))
+    figure, axes = titled_figure(title, (max(5.0, 1.6 + 0.32 * len(groups) * len(ways)), 3.4))
     width = 0.8 / len(ways)
     for number, way in enumerate(ways):
         heights = {row[group]: row[value] for row in rows if row["tokens"] == way}
@@ -32,11 +30,11 @@ def bar_figure(
         colour = _COLOURS[number % len(_COLOURS)]
         axes.bar(at, [heights.get(name, np.nan) for name in groups], width * 0.92, color=colour, label=way)
     if line is not None:
-        axes.axhline(line, color=_MUTED, lw=1, ls=(0, (4, 2)))
+        axes.axhline(line, color=MUTED, lw=1, ls=(0, (4, 2)))
     axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 3 else 0)
-    axes.set_ylabel(value, fontsize=9, color=_MUTED)
+    axes.set_ylabel(value, fontsize=9, color=MUTED)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return _svg(figure)
+    return svg_file(figure)
 
 
 def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], title: str) -> str:
@@ -49,7 +47,7 @@ def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], titl
     ways = list(dict.fromkeys(way for way, _ in profiles))
     figure = Figure(figsize=(7.2, 1.0 + 1.9 * len(borders)), layout="constrained")
     panels = figure.subplots(len(borders), 1, squeeze=False)[:, 0]
-    figure.suptitle(title, fontsize=10, color=_INK, x=0.02, ha="left")
+    figure.suptitle(plain_text(title), fontsize=10, color=INK, x=0.02, ha="left")
     for axes, border in zip(panels, borders, strict=True):
         for number, way in enumerate(ways):
             profile = profiles.get((way, border))
@@ -57,47 +55,23 @@ def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], titl
                 radius = len(profile) // 2
                 colour = _COLOURS[number % len(_COLOURS)]
                 axes.plot(range(-radius, radius + 1), profile, color=colour, lw=1.3, label=way)
-        axes.axhline(1, color=_MUTED, lw=0.8, ls=(0, (4, 2)))
-        axes.axvline(0, color=_MUTED, lw=0.8)
-        axes.set_title(border, loc="left", fontsize=9, color=_INK)
-        _quiet(axes)
+        axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)))
+        axes.axvline(0, color=MUTED, lw=0.8)
+        axes.set_title(border, loc="left", fontsize=9, color=INK)
+        quieten(axes)
     panels[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    panels[-1].set_xlabel("bases from the border, in the direction of transcription", fontsize=9, color=_MUTED)
-    return _svg(figure)
+    panels[-1].set_xlabel("bases from the border, in the direction of transcription", fontsize=9, color=MUTED)
+    return svg_file(figure)
 
 
 def divergence_figure(rows: Sequence[Mapping[str, Any]], x: str, title: str) -> str:
     """A line for each column but `x`, on a logarithmic scale."""
-    figure, axes = _figure(title, 6.4)
+    figure, axes = titled_figure(title, (6.4, 3.4))
     for number, name in enumerate(column for column in rows[0] if column != x):
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot([row[x] for row in rows], [row[name] for row in rows], "o-", ms=3, lw=1.4, color=colour, label=name)
     axes.set_yscale("log")
-    axes.set_xlabel(x, fontsize=9, color=_MUTED)
-    axes.set_ylabel("divergence (bits)", fontsize=9, color=_MUTED)
+    axes.set_xlabel(x, fontsize=9, color=MUTED)
+    axes.set_ylabel("divergence (bits)", fontsize=9, color=MUTED)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return _svg(figure)
-
-
-def _figure(title: str, width: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
-    _quiet(axes)
-    return figure, axes
-
-
-def _quiet(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_MUTED, length=3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#d0d7de")
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    return text.getvalue()
+    return svg_file(figure)

@@ -1,23 +1,18 @@
 """The plots of a sweep, as SVG text for inlining."""
 
-import html
-import io
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from figure_style import GRID, INK, MARKOV_LINES, MUTED, inline_svg, plain_text, quieten, titled_figure
 
 from .rows import Row, headline, shared_baselines
 from .tables import COLUMNS, title_of
 
-_INK, _MUTED, _LINE = "#1f2328", "#6e7781", "#d0d7de"
 _COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be185d", "#57606a")
-_BASELINES = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}
 _LONGEST_LEGEND = 16
 
 
@@ -39,13 +34,13 @@ def curve_figure(rows: Sequence[Row]) -> str:
         axes.plot(bases, mean, "o-", color=colour, lw=1.6, ms=3.5, label=row.name)
         lowest, start = min(lowest, (mean - spread).min()), max(start, (mean + spread).max())
     for order, value in shared_baselines(rows).items():
-        axes.axhline(value, color=_MUTED, lw=0.9, ls=_BASELINES[order], label=f"order-{order} Markov")
+        axes.axhline(value, color=MUTED, lw=0.9, ls=MARKOV_LINES[order], label=f"order-{order} Markov")
         lowest, start = min(lowest, value), max(start, value)
     if math.isfinite(lowest):
         margin = 0.05 * (start - lowest) or 0.01
         axes.set_ylim(lowest - margin, start + margin)
     _legend(axes)
-    return _svg(figure, "Held-out loss of each row against training bases")
+    return inline_svg(figure, "Held-out loss of each row against training bases")
 
 
 def bar_figure(rows: Sequence[Row], metric: str) -> str:
@@ -63,14 +58,14 @@ def bar_figure(rows: Sequence[Row], metric: str) -> str:
     axes.set_yticks(range(len(found)), [row.name for row in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     title = title_of(metric)
-    axes.set_title(_text(title), loc="left", fontsize=10, color=_INK)
+    axes.set_title(plain_text(title), loc="left", fontsize=10, color=INK)
     if metric in ("masked_loss", "next_base_loss"):
         for order, value in shared_baselines(rows).items():
-            axes.axvline(value, color=_MUTED, lw=0.9, ls=_BASELINES[order], label=f"order-{order} Markov")
+            axes.axvline(value, color=MUTED, lw=0.9, ls=MARKOV_LINES[order], label=f"order-{order} Markov")
         _legend(axes)
-    axes.grid(axis="x", color="#e6e8eb", lw=0.8)
-    _quiet(axes)
-    return _svg(figure, f"{title} of each row")
+    axes.grid(axis="x", color=GRID, lw=0.8)
+    quieten(axes)
+    return inline_svg(figure, f"{title} of each row")
 
 
 def scatter_figure(rows: Sequence[Row], x: str, y: str, *, pareto: bool) -> str:
@@ -86,25 +81,20 @@ def scatter_figure(rows: Sequence[Row], x: str, y: str, *, pareto: bool) -> str:
         bars = [0.0 if math.isnan(sd) else sd / unit for sd, unit in zip((across_sd, up_sd), units, strict=True)]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.errorbar(*point, xerr=bars[0], yerr=bars[1], fmt="o", ms=5, color=colour, elinewidth=1, capsize=2.5)
-        axes.annotate(row.name, point, xytext=(6, 5), textcoords="offset points", fontsize=8, color=_INK)
+        axes.annotate(row.name, point, xytext=(6, 5), textcoords="offset points", fontsize=8, color=INK)
         points.append(point)
     if pareto and len(points) > 1:
         front = sorted(p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points))
-        axes.plot(
-            *zip(*front, strict=True), color=_MUTED, lw=1, ls=(0, (4, 2)), zorder=0, label="Pareto front of means"
-        )
+        axes.plot(*zip(*front, strict=True), color=MUTED, lw=1, ls=(0, (4, 2)), zorder=0, label="Pareto front of means")
         _legend(axes)
-    axes.set_xlabel(_text(title_of(x)), fontsize=9, color=_MUTED)
+    axes.set_xlabel(plain_text(title_of(x)), fontsize=9, color=MUTED)
     axes.margins(0.12)
-    return _svg(figure, f"{title_of(y)} against {title_of(x)}")
+    return inline_svg(figure, f"{title_of(y)} against {title_of(x)}")
 
 
 def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(_text(title), loc="left", fontsize=10, color=_INK)
-    axes.grid(color="#e6e8eb", lw=0.8)
-    _quiet(axes)
+    figure, axes = titled_figure(title, (7.2, 4.0))
+    axes.grid(axis="x", color=GRID, lw=0.8)
     return figure, axes
 
 
@@ -112,27 +102,3 @@ def _legend(axes: Axes) -> None:
     count = len(axes.get_legend_handles_labels()[1])
     if 0 < count <= _LONGEST_LEGEND:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _quiet(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_MUTED, length=3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_LINE)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "dnachunker"}):  # the same results make the same bytes
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML and doctype lines, which HTML does not take
-    sizes = re.compile(r'(<svg [^>]*?)(?:width|height)="[^"]*"')  # the page scales it: the viewBox stays
-    named = f'role="img" aria-label="{html.escape(label)}"'
-    return sizes.sub(lambda found: found[1] + named, sizes.sub(r"\1", svg, count=1), count=1)
-
-
-def _text(name: str) -> str:
-    return name.replace("$", r"\$")  # else matplotlib takes it for mathematics

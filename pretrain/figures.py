@@ -1,14 +1,13 @@
 """The curves of a report, as SVG text for inlining."""
 
-import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from figure_style import MARKOV_LINES, MUTED, inline_svg, titled_figure
 
 from .markov import ORDERS
 from .telemetry import headline_of
@@ -16,8 +15,7 @@ from .telemetry import headline_of
 Events = Sequence[dict[str, Any]]
 
 # One hue for the model, one for its second stage, greys for what it is compared with.
-_MODEL, _FAINT, _SECOND, _INK, _MUTED = "#1f6feb", "#a9c7f7", "#c2410c", "#1f2328", "#6e7781"
-_BASELINE_STYLE = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}
+_MODEL, _FAINT, _SECOND = "#1f6feb", "#a9c7f7", "#c2410c"
 
 
 def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
@@ -40,11 +38,11 @@ def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
         axes.plot(done, told, "o-", color=_MODEL, lw=2, ms=4, label=f"held out, {title}")
         for order in ORDERS:
             value = evaluations[-1][f"order{order}_loss"]
-            axes.axhline(value, color=_MUTED, lw=1, ls=_BASELINE_STYLE[order], label=f"order-{order} Markov")
+            axes.axhline(value, color=MUTED, lw=1, ls=MARKOV_LINES[order], label=f"order-{order} Markov")
         low = min(*told, *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
         axes.set_ylim(low - 0.05, evaluations[-1]["order0_loss"] + 0.12)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
-    return _svg(figure, "Loss against steps")
+    return inline_svg(figure, "Loss against steps")
 
 
 def compression_figure(steps: Events, evaluations: Events) -> str:
@@ -68,7 +66,7 @@ def compression_figure(steps: Events, evaluations: Events) -> str:
         )
     axes.set_ylim(0, 1.05)
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    return _svg(figure, "Compression against steps")
+    return inline_svg(figure, "Compression against steps")
 
 
 def chunk_length_figure(steps: Events) -> str:
@@ -81,7 +79,7 @@ def chunk_length_figure(steps: Events) -> str:
         axes.plot(x, middle, color=colour, lw=1.5, label=f"stage {stage[-1]}")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    return _svg(figure, "Chunk length against steps")
+    return inline_svg(figure, "Chunk length against steps")
 
 
 def rate_figure(steps: Events) -> str:
@@ -90,7 +88,7 @@ def rate_figure(steps: Events) -> str:
     axes.plot([e["steps_done"] for e in steps], [e["lr"] for e in steps], color=_MODEL, lw=1.5)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1e}" if value else "0"))
-    return _svg(figure, "Learning rate against steps")
+    return inline_svg(figure, "Learning rate against steps")
 
 
 def utilisation_figure(steps: Events) -> str:
@@ -101,7 +99,7 @@ def utilisation_figure(steps: Events) -> str:
     axes.plot(x, [100 * e["data_wait"] / e["seconds"] for e in steps], color=_SECOND, lw=1.2, label="waiting for data")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    return _svg(figure, "Utilisation against steps")
+    return inline_svg(figure, "Utilisation against steps")
 
 
 def speed_figure(steps: Events) -> str:
@@ -110,7 +108,7 @@ def speed_figure(steps: Events) -> str:
     axes.plot([e["steps_done"] for e in steps], [e["bases_per_second"] for e in steps], color=_MODEL, lw=1.2)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    return _svg(figure, "Throughput against steps")
+    return inline_svg(figure, "Throughput against steps")
 
 
 def gradient_figure(steps: Events) -> str:
@@ -119,30 +117,11 @@ def gradient_figure(steps: Events) -> str:
     norms = [float("nan") if e["grad_norm"] is None else e["grad_norm"] for e in steps]
     axes.plot([e["steps_done"] for e in steps], norms, color=_MODEL, lw=1.2)
     axes.set_yscale("log")
-    return _svg(figure, "Gradient norm against steps")
+    return inline_svg(figure, "Gradient norm against steps")
 
 
 def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel("step", fontsize=9, color=_MUTED)
+    figure, axes = titled_figure(title, (7.2, 3.3))
+    axes.set_xlabel("step", fontsize=9, color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=8, colors=_MUTED, length=3)
-    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#d0d7de")
     return figure, axes
-
-
-def _svg(figure: Figure, label: str) -> str:
-    text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML and doctype lines, which HTML does not take
-    # scale with the page: keep the viewBox, drop the fixed size
-    return re.sub(r'<svg ([^>]*?)width="[^"]*"', rf'<svg role="img" aria-label="{label}" \1', re.sub(
-        r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1), count=1)  # fmt: skip
