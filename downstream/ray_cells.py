@@ -1,5 +1,6 @@
 """Cells as Ray tasks, on this machine or a cluster. Cells write files, so all machines must see the output folder."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,8 @@ def run_on_ray(cells: Sequence[Cell], address: str, workers: int) -> Iterator[Pa
     """
     threads = threads_of_a_task(address, workers)
     jobs = [(replace(cell, threads=threads),) for cell in cells]
-    yield from map_on_ray(_run, jobs, address, workers, asked_by=f"--ray {address}")
+    with ray_session(address, workers, asked_by=f"--ray {address}"):
+        yield from map_on_ray(_run, jobs)
 
 
 def threads_of_a_task(address: str, workers: int) -> int:
@@ -37,17 +39,16 @@ def threads_of_a_task(address: str, workers: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // workers) if address == LOCAL_RAY else 1
 
 
-def map_on_ray(
-    task: Callable[..., T], jobs: Sequence[tuple[Any, ...]], address: str, workers: int, *, asked_by: str
-) -> Iterator[T]:
-    """Call `task(*job)` for every job as Ray tasks; results in the order in which they are finished.
+@contextlib.contextmanager
+def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
+    """Ray, for `map_on_ray`, while entered.
 
     Args:
         address, workers: as in `run_on_ray`.
         asked_by: the option that a message about an unreachable Ray begins with.
 
     Raises:
-        Failure: as the task raised it; or Ray cannot be reached.
+        BadInput: Ray cannot be reached.
     """
     import ray
 
@@ -62,10 +63,30 @@ def map_on_ray(
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(f"{asked_by}: {' '.join(str(error).split())[:200]}") from error
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        # a worker that dies takes nothing along: its job is done again elsewhere
-        remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_attempt)
-        waiting = [remote.remote(task, job) for job in jobs]
+        yield
+    finally:
+        ray.shutdown()
+
+
+def map_on_ray(
+    task: Callable[..., T], jobs: Sequence[tuple[Any, ...]], *, stop: Callable[[], object] | None = None
+) -> Iterator[T]:
+    """Call `task(*job)` for every job as Ray tasks; results in the order in which they are finished.
+
+    Args:
+        stop: asks the tasks to end early; called when one fails, and then they are waited for. Without it they are
+            killed.
+
+    Raises:
+        Failure: as the task raised it.
+    """
+    import ray
+
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    # a worker that dies takes nothing along: its job is done again elsewhere
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_attempt)
+    waiting = [remote.remote(task, job) for job in jobs]
+    try:
         while waiting:
             done, waiting = ray.wait(waiting)
             try:
@@ -77,8 +98,12 @@ def map_on_ray(
             if failure is not None:
                 raise failure
             yield result
-    finally:
-        ray.shutdown()
+    except BaseException:
+        if stop is not None:
+            stop()
+            if waiting:
+                ray.wait(waiting, num_returns=len(waiting))
+        raise
 
 
 def _attempt(task: Callable[..., T], job: tuple[Any, ...]) -> tuple[T | None, Failure | None]:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,25 +18,11 @@ from failures import BadInput, Failure, Interrupted
 from .cells import FAILURE, LOG, RESULT, Cell, Step, corpus_step, identity, launcher, probe_folder, steps
 from .config import SweepConfig
 from .results import read_cell
+from .stopping import STOPPED, Running
 from .tracking import cell_overrides
 
-STOPPED = "stopped; run the same command to continue"
 _LOCK, _OPTIONS = ".lock", "options"
 _POLL_SECONDS = 0.5
-
-
-@dataclass
-class Running:
-    """The commands that run now, so that a signal can reach them."""
-
-    stopped: bool = False
-    processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
-
-    def stop(self) -> None:
-        """Ask all of them to save and end, and start no others."""
-        self.stopped = True
-        for process in list(self.processes):
-            process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
 """A sweep on this machine: refuse what cannot work, run the cells that are missing, write the tables."""
 
-import contextlib
 import os
 import queue
 import shlex
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from types import FrameType
 
 from cluster.config import ClusterConfig
 from cluster.local import available_cores, visible_gpus
@@ -23,13 +20,13 @@ from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
 from .page import write_page
 from .rows import collect
-from .run_cell import STOPPED, CellRunner, Running, check_identity, check_probe_data
+from .run_cell import CellRunner, check_identity, check_probe_data
 from .slurm import submit
+from .stopping import STOPPED, Running, on_signals
 from .tables import write_tables
 from .tracking import log_tables, open_parent
 
 STORED, SUBMISSIONS = "sweep.yaml", "slurm"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = None) -> int:
@@ -69,7 +66,7 @@ def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Ite
         finally:
             slots.put(slot)
 
-    with _signals(running), ThreadPoolExecutor(jobs) as pool:
+    with on_signals(running.stop), ThreadPoolExecutor(jobs) as pool:
         try:
             for future in as_completed([pool.submit(work, cell) for cell in cells]):
                 yield future.result()
@@ -82,7 +79,7 @@ def _on_ray(sweep: SweepConfig, cells: list[Cell], output: Path, address: str, j
     from .ray_cells import run_on_ray
 
     workdir, running = Path.cwd(), Running()
-    with _signals(running):  # here and not in a task: `shard` may want a Ray of its own
+    with on_signals(running.stop):  # here and not in a task: `shard` may want a Ray of its own
         CellRunner(sweep, output, workdir, running, say).build_corpus()
     yield from run_on_ray(sweep, cells, output, workdir=workdir, address=address, jobs=jobs)
 
@@ -137,7 +134,7 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
     if name not in named:
         raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
     running = Running()
-    with _signals(running):
+    with on_signals(running.stop):
         return 0 if CellRunner(sweep, output, Path.cwd(), running, say).run(named[name]) else 1
 
 
@@ -217,18 +214,3 @@ def say(line: str) -> None:
     """Tell the user; lines of several cells do not mix."""
     with _SAYING:
         print(line, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _signals(running: Running) -> Iterator[None]:
-    """While entered, a signal asks the running commands to save and stop."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        running.stop()
-
-    previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, stop) for n in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

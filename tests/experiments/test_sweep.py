@@ -178,6 +178,34 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config: Path, sweep: Swe
     assert sweep("--output", out).returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_on_ray_too(
+    config: Path, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    out, count = tmp_path / "out", tmp_path / "count"
+    monkeypatch.setenv("STUB_COUNT", str(count))
+    monkeypatch.setenv("STUB_STEP_SECONDS", "60")
+    command = sweep_command(config, "--output", out, "--on", "ray", "--jobs", "2")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 120
+    while not count.exists() or count.read_text().count('"pretrain"') < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 3, said
+    assert said.splitlines()[-1] == "dnachunker: stopped; run the same command to continue"
+    trained = [p for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())]
+    assert not trained, "no command outlives the sweep"
+    assert count.read_text().count('"pretrain"') == 2, "none was started after the signal"
+    assert not list(out.glob(".stop-*"))
+    monkeypatch.delenv("STUB_STEP_SECONDS")
+    assert sweep("--output", out).returncode == 0
+
+
 def test_one_cell_at_a_time_and_then_the_tables(sweep: Sweep, tmp_path: Path) -> None:
     whole, parts = tmp_path / "a" / "out", tmp_path / "b" / "out"
     assert sweep("--output", whole).returncode == 0

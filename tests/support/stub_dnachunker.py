@@ -2,7 +2,8 @@
 
 Every number follows from the overrides alone. Like the real one, `pretrain` continues a run that was killed, and the
 other verbs leave their output complete or not at all. `STUB_FAIL=TEXT` makes a `pretrain` with that override fail;
-`STUB_COUNT=FILE` collects a line for every command; `STUB_SUMMARY=JSON` is what an analysis leaves.
+`STUB_COUNT=FILE` collects a line for every command; `STUB_SUMMARY=JSON` is what an analysis leaves;
+`STUB_STEP_SECONDS=S` makes it slower.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ def pretrain() -> int:
 
         write("resume" if done else "start", steps_done=done)
         for step in range(done + 1, steps + 1):
-            time.sleep(0.02)
+            time.sleep(float(os.environ.get("STUB_STEP_SECONDS", "0.02")))
             rate = number(sorted(given.items()), step)
             write(
                 "step", steps_done=step, bases=8192, bases_per_second=6000 + 1000 * rate,

@@ -1,0 +1,63 @@
+"""A sweep that is asked to stop: running commands save and end, on this machine or wherever Ray runs them."""
+
+import contextlib
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+STOPPED = "stopped; run the same command to continue"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_POLL_SECONDS = 0.5
+
+
+@dataclass
+class Running:
+    """The commands that run now, so that a request to stop can reach them."""
+
+    stopped: bool = False
+    processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """Ask all of them to save and end, and start no others."""
+        self.stopped = True
+        for process in list(self.processes):
+            process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+
+
+@contextlib.contextmanager
+def on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """While entered, a signal calls `stop`, and does nothing else."""
+
+    def heed(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, heed) for n in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def on_file(path: Path, running: Running) -> Iterator[None]:
+    """While entered, stop `running` once `path` is there: how another machine asks for it."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while not path.exists():
+            if left.wait(_POLL_SECONDS):
+                return
+        running.stop()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()
