@@ -3,6 +3,7 @@
 A process, because a rank ends itself with an exit code that means something, which a Ray actor cannot do.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -73,20 +74,23 @@ def _attempt(job: Mapping[str, Any], ranks: int, resources: Mapping[str, float],
     while trainer.is_alive() and not stop.count:
         trainer.join(0.5)
     if trainer.is_alive():
-        say("stopped; the same command continues from the newest checkpoint")
-        _leave(_STOPPED)
+        _leave(_STOPPED, "stopped; the same command continues from the newest checkpoint")
     return Attempt(ended[0] if ended else 1, asked=stop.count > 0)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, last_words: str) -> NoReturn:
     """End this process at once, and with it the Ray workers of its job, and they their ranks.
 
     `ray.shutdown` would end it as well, with a code of its own: whatever a thread asks of Ray after a shutdown makes
     Ray exit the process with 1, and the thread that waits for the ranks asks all the time.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        with contextlib.suppress(OSError, ValueError):  # a reader such as `tee` may have ended at the same signal
+            say(last_words)
+            sys.stdout.flush()
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _connect(address: str) -> dict[str, float]:

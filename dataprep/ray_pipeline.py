@@ -4,7 +4,6 @@ The steps run in threads of this process, or as Ray tasks on any number of machi
 disk itself, so only plans and small results pass between processes.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +25,7 @@ from dataprep.shard_task import Outcome, attempt, no_room
 from dataprep.splits import read_bed
 from dataprep.storage import is_url, join, size_of
 from failures import BadInput, Failure
-
-LOCAL_RAY = "local"
-_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
+from ray_tasks import LOCAL_RAY, ray_session
 
 
 @dataclass(frozen=True)
@@ -144,33 +141,19 @@ class _RayPool:
         self.workers = workers
 
     def __enter__(self) -> "_RayPool":
-        import ray  # half a second, and only builds that ask for Ray need it
-
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs we do not use
-        self._ray = ray
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == LOCAL_RAY:
             self.workers = self.workers or _cores()
-            options |= {
-                "num_cpus": self.workers,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-            }
-        try:
-            # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
-            ray.init(address=self.address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadInput(f"--ray {self.address}: no Ray cluster answers there ({reason})") from error
+        self._session = ray_session(self.address, self.workers or 1, asked_by=f"--ray {self.address}")
+        self._session.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()
+    def __exit__(self, *error: Any) -> None:
+        self._session.__exit__(*error)
 
     def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
-        ray = self._ray
-        remote = ray.remote(num_cpus=1, max_retries=3)(attempt)
+        import ray
+
+        remote: Any = ray.remote(num_cpus=1, max_retries=3)(attempt)
         shared_reference = ray.put(shared)
         waiting = list(reversed(list(enumerate(jobs))))
         running: dict[Any, int] = {}
@@ -192,7 +175,9 @@ class _RayPool:
         """Tasks handed out at a time: on a cluster that grows or shrinks, asked anew each time."""
         if self.address == LOCAL_RAY:
             return 2 * (self.workers or 1)
-        cluster = int(self._ray.cluster_resources().get("CPU", 1))
+        import ray
+
+        cluster = int(ray.cluster_resources().get("CPU", 1))
         return min(self.workers, cluster) if self.workers else 2 * max(cluster, 1)
 
 

@@ -28,10 +28,12 @@ def bar_figure(
         heights = {row[group]: row[value] for row in rows if row["tokens"] == way}
         at = np.arange(len(groups)) + (number - (len(ways) - 1) / 2) * width
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.bar(at, [heights.get(name, np.nan) for name in groups], width * 0.92, color=colour, label=way)
+        axes.bar(at, [heights.get(name, np.nan) for name in groups], width * 0.92, color=colour, label=plain_text(way))
     if line is not None:
         axes.axhline(line, color=MUTED, lw=1, ls=(0, (4, 2)))
-    axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 3 else 0)
+    axes.set_xticks(
+        range(len(groups)), [plain_text(str(name)) for name in groups], rotation=20 if len(groups) > 3 else 0
+    )
     axes.set_ylabel(value, fontsize=9, color=MUTED)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return svg_file(figure)
@@ -54,10 +56,10 @@ def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], titl
             if profile is not None:
                 radius = len(profile) // 2
                 colour = _COLOURS[number % len(_COLOURS)]
-                axes.plot(range(-radius, radius + 1), profile, color=colour, lw=1.3, label=way)
+                axes.plot(range(-radius, radius + 1), profile, color=colour, lw=1.3, label=plain_text(way))
         axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)))
         axes.axvline(0, color=MUTED, lw=0.8)
-        axes.set_title(border, loc="left", fontsize=9, color=INK)
+        axes.set_title(plain_text(border), loc="left", fontsize=9, color=INK)
         quieten(axes)
     panels[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     panels[-1].set_xlabel("bases from the border, in the direction of transcription", fontsize=9, color=MUTED)
@@ -69,7 +71,15 @@ def divergence_figure(rows: Sequence[Mapping[str, Any]], x: str, title: str) -> 
     figure, axes = titled_figure(title, (6.4, 3.4))
     for number, name in enumerate(column for column in rows[0] if column != x):
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot([row[x] for row in rows], [row[name] for row in rows], "o-", ms=3, lw=1.4, color=colour, label=name)
+        axes.plot(
+            [row[x] for row in rows],
+            [row[name] for row in rows],
+            "o-",
+            ms=3,
+            lw=1.4,
+            color=colour,
+            label=plain_text(name),
+        )
     axes.set_yscale("log")
     axes.set_xlabel(x, fontsize=9, color=MUTED)
     axes.set_ylabel("divergence (bits)", fontsize=9, color=MUTED)

@@ -31,7 +31,7 @@ def curve_figure(rows: Sequence[Row]) -> str:
         spread = losses.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(mean)
         if len(curves) > 1:
             axes.fill_between(bases, mean - spread, mean + spread, color=colour, alpha=0.13, lw=0)
-        axes.plot(bases, mean, "o-", color=colour, lw=1.6, ms=3.5, label=row.name)
+        axes.plot(bases, mean, "o-", color=colour, lw=1.6, ms=3.5, label=plain_text(row.name))
         lowest, start = min(lowest, (mean - spread).min()), max(start, (mean + spread).max())
     for order, value in shared_baselines(rows).items():
         axes.axhline(value, color=MUTED, lw=0.9, ls=MARKOV_LINES[order], label=f"order-{order} Markov")
@@ -55,7 +55,7 @@ def bar_figure(rows: Sequence[Row], metric: str) -> str:
         axes.plot(values, [place] * len(values), "o", color=colour, ms=3, alpha=0.55)
         bar = 0.0 if math.isnan(spread) else spread / unit
         axes.errorbar(mean / unit, place, xerr=bar, fmt="|", ms=14, mew=2.2, color=colour, elinewidth=1.4, capsize=3)
-    axes.set_yticks(range(len(found)), [row.name for row in found])
+    axes.set_yticks(range(len(found)), [plain_text(row.name) for row in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     title = title_of(metric)
     axes.set_title(plain_text(title), loc="left", fontsize=10, color=INK)
@@ -81,7 +81,7 @@ def scatter_figure(rows: Sequence[Row], x: str, y: str, *, pareto: bool) -> str:
         bars = [0.0 if math.isnan(sd) else sd / unit for sd, unit in zip((across_sd, up_sd), units, strict=True)]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.errorbar(*point, xerr=bars[0], yerr=bars[1], fmt="o", ms=5, color=colour, elinewidth=1, capsize=2.5)
-        axes.annotate(row.name, point, xytext=(6, 5), textcoords="offset points", fontsize=8, color=INK)
+        axes.annotate(plain_text(row.name), point, xytext=(6, 5), textcoords="offset points", fontsize=8, color=INK)
         points.append(point)
     if pareto and len(points) > 1:
         front = sorted(p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points))

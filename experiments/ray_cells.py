@@ -1,15 +1,20 @@
 """Cells as Ray tasks, here or on a cluster whose machines all see the output folder and the corpus."""
 
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from downstream.ray_cells import LOCAL_RAY, map_on_ray, ray_session, threads_of_a_task
+from failures import Interrupted
+from ray_tasks import LOCAL_RAY, map_on_ray, ray_session, threads_of_a_task
 
 from .cells import Cell
 from .config import SweepConfig
 from .run_cell import CellRunner
-from .stopping import Running, on_file, on_signals
+from .stopping import STOPPED, Running, interrupted_by_signals, on_file
+
+_ROOT = str(Path(__file__).resolve().parents[1])
+_STOP = "stop"
 
 
 def run_on_ray(
@@ -22,20 +27,34 @@ def run_on_ray(
 
     Raises:
         Failure: Ray cannot be reached, or a cell's folder was made with other options; the others have saved.
-        Interrupted: stopped by a signal after the running commands have saved.
+        KeyboardInterrupt: stopped by a signal after the running commands have saved; a second does not wait for them.
     """
     shared = {"OMP_NUM_THREADS": str(threads_of_a_task(address, jobs))} if address == LOCAL_RAY else {}
-    asked = output / f".stop-{uuid.uuid4().hex}"  # Ray passes no signal on to what a task has started
-    tasks = [(sweep, cell, output, workdir, shared, asked) for cell in cells]
+    begun = output / f".ray-{uuid.uuid4().hex}"  # Ray passes no signal on to what a task has started
+    begun.mkdir()
+
+    def stop() -> set[int]:
+        (begun / _STOP).touch()
+        return {int(path.name) for path in begun.glob("[0-9]*")}
+
+    tasks = [(number, begun, sweep, cell, output, workdir, shared) for number, cell in enumerate(cells)]
     try:
         # signals second: Ray has handlers of its own
-        with ray_session(address, jobs, asked_by=f"--on ray:{address}"), on_signals(asked.touch):
-            yield from map_on_ray(_run, tasks, stop=asked.touch)
+        with (
+            ray_session(address, jobs, asked_by=f"--on ray:{address}", environment={"PYTHONPATH": _ROOT}),
+            interrupted_by_signals(),
+        ):
+            yield from map_on_ray(_run, tasks, stop=stop)
     finally:
-        asked.unlink(missing_ok=True)
+        shutil.rmtree(begun, ignore_errors=True)
 
 
-def _run(sweep: SweepConfig, cell: Cell, output: Path, workdir: Path, shared: dict[str, str], asked: Path) -> bool:
-    running = Running(stopped=asked.exists())
-    with on_file(asked, running):
+def _run(
+    number: int, begun: Path, sweep: SweepConfig, cell: Cell, output: Path, workdir: Path, shared: dict[str, str]
+) -> bool:
+    running = Running()
+    (begun / str(number)).touch()  # before looking for the request: whoever makes it looks for this afterwards
+    if (begun / _STOP).exists():
+        raise Interrupted(STOPPED)
+    with on_file(begun / _STOP, running):
         return CellRunner(sweep, output, workdir, running, shared=shared).run(cell)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from cluster.stop_requests import StopRequests, heeded
+
 STOPPED = "stopped; run the same command to continue"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POLL_SECONDS = 0.5
 
 
@@ -20,27 +21,47 @@ class Running:
 
     stopped: bool = False
     processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+    _asked: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
     def stop(self) -> None:
-        """Ask all of them to save and end, and start no others."""
+        """Ask all of them to save and end, each once, and start no others."""
         self.stopped = True
-        for process in list(self.processes):
+        for process in self.processes - self._asked:  # a second request would mean: at once, without saving
+            self._asked.add(process)
             process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
 
 
 @contextlib.contextmanager
 def on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While entered, a signal calls `stop`, and does nothing else."""
+    """While entered, a signal calls `stop`."""
 
     def heed(_number: int, _frame: FrameType | None) -> None:
         stop()
 
-    previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, heed) for n in _SIGNALS}
+    previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, heed) for n in heeded()}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """While entered, a signal raises KeyboardInterrupt in the main thread, and so does one seconds later.
+
+    Ray's calls wait in C++ and let no other exception of a handler out.
+    """
+    requests = StopRequests()
+
+    def heed() -> None:
+        before = requests.count
+        requests.note()
+        if requests.count > before:
+            raise KeyboardInterrupt
+
+    with on_signals(heed):
+        yield
 
 
 @contextlib.contextmanager
@@ -58,6 +79,9 @@ def on_file(path: Path, running: Running) -> Iterator[None]:
     watcher.start()
     try:
         yield
+    except BaseException:  # such as the end of this Ray worker: nobody else would stop its command
+        running.stop()
+        raise
     finally:
         left.set()
         watcher.join()

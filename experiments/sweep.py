@@ -1,11 +1,12 @@
 """A sweep on this machine: refuse what cannot work, run the cells that are missing, write the tables."""
 
+import contextlib
 import os
 import queue
 import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -45,12 +46,16 @@ def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = 
     open_parent(sweep, output)
     if missing:
         ended = _here(sweep, missing, output, jobs) if ray is None else _on_ray(sweep, missing, output, ray, jobs)
-        for _ in ended:
-            write_tables(output, sweep, collect(cells))
+        try:
+            with contextlib.closing(ended):  # should the tables fail to be written, the commands must not run on
+                for _ in ended:
+                    write_tables(output, sweep, collect(cells))
+        except KeyboardInterrupt:
+            raise Interrupted(STOPPED) from None
     return finish(sweep, output, cells)
 
 
-def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Iterator[bool]:
+def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Generator[bool, None, None]:
     running, workdir = Running(), Path.cwd()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(jobs):
@@ -75,12 +80,16 @@ def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Ite
             raise
 
 
-def _on_ray(sweep: SweepConfig, cells: list[Cell], output: Path, address: str, jobs: int) -> Iterator[bool]:
+def _on_ray(
+    sweep: SweepConfig, cells: list[Cell], output: Path, address: str, jobs: int
+) -> Generator[bool, None, None]:
     from .ray_cells import run_on_ray
 
     workdir, running = Path.cwd(), Running()
     with on_signals(running.stop):  # here and not in a task: `shard` may want a Ray of its own
         CellRunner(sweep, output, workdir, running, say).build_corpus()
+    if running.stopped:
+        raise Interrupted(STOPPED)
     yield from run_on_ray(sweep, cells, output, workdir=workdir, address=address, jobs=jobs)
 
 

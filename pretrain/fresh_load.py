@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 RESULT = "result.json"
-_OURS = {"model", "dataprep", "pretrain", "cluster", "downstream", "dnachunker", "failures", "typed_config"}
+_OURS = {
+    "model", "dataprep", "pretrain", "cluster", "downstream", "experiments",
+    "dnachunker", "failures", "figure_style", "ray_tasks", "typed_config",
+}  # fmt: skip
 
 
 class _RefuseThisProject(importlib.abc.MetaPathFinder):

@@ -79,6 +79,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(arguments: list[str], s
     assert snapshot(tmp_path) == before
 
 
+def test_the_last_override_wins_wherever_they_stand(tmp_path: Path) -> None:
+    done = run("sweep", "name=a", "--config", "mixers", "name=b", "--output", tmp_path, "--print-config", "name=c")
+    assert done.returncode == 0, done.stderr
+    assert "name: c\n" in done.stdout
+
+
 def test_an_unknown_verb_exits_with_2() -> None:
     done = run("pretrian")
     assert done.returncode == 2

@@ -179,7 +179,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config: Path, sweep: Swe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_on_ray_too(
     config: Path, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -201,7 +201,7 @@ def test_a_signal_stops_it_on_ray_too(
     trained = [p for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())]
     assert not trained, "no command outlives the sweep"
     assert count.read_text().count('"pretrain"') == 2, "none was started after the signal"
-    assert not list(out.glob(".stop-*"))
+    assert not list(out.glob(".ray-*"))
     monkeypatch.delenv("STUB_STEP_SECONDS")
     assert sweep("--output", out).returncode == 0
 

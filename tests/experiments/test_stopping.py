@@ -1,0 +1,82 @@
+"""How a request to stop reaches the commands of a sweep."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.stopping import Running, on_file
+
+Start = Callable[[str], "subprocess.Popen[bytes]"]
+
+# Writes a byte for every SIGTERM, and ends a second after the first.
+SAVING = """
+import pathlib, signal, sys, time
+told = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: told.open("a").write("x"))
+told.with_suffix(".ready").touch()
+while not told.exists():
+    time.sleep(0.01)
+time.sleep(1)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends a second later."""
+    started = []
+
+    def begin(name: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path / name)])
+        started.append(process)
+        while not (tmp_path / name).with_suffix(".ready").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_every_command_is_asked_to_save_once(start: Start, tmp_path: Path) -> None:
+    running = Running()
+    slow, late = start("slow"), start("late")
+    running.processes.add(slow)
+    running.stop()
+    running.processes.add(late)  # started while the signal came
+    for _ in range(3):
+        running.stop()  # as when another cell has ended, and its error stops the rest
+        time.sleep(0.1)
+    assert slow.wait(20) == late.wait(20) == 0
+    assert (tmp_path / "slow").read_text() == (tmp_path / "late").read_text() == "x"
+
+
+def test_commands_end_with_the_worker_that_started_them(start: Start, tmp_path: Path) -> None:
+    running = Running()
+    process = start("trains")
+    running.processes.add(process)
+
+    def end() -> None:
+        with on_file(tmp_path / "stop", running):
+            raise SystemExit(15)  # what Ray makes of a SIGTERM to its worker
+
+    with pytest.raises(SystemExit):
+        end()
+    assert process.wait(20) == 0
+    assert (tmp_path / "trains").read_text() == "x"
+
+
+def test_a_file_stops_them(start: Start, tmp_path: Path) -> None:
+    running = Running()
+    process = start("trains")
+    running.processes.add(process)
+    with on_file(tmp_path / "stop", running):
+        assert process.poll() is None
+        (tmp_path / "stop").touch()
+        assert process.wait(20) == 0
+    assert running.stopped
