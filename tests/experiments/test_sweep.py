@@ -187,7 +187,10 @@ def test_a_signal_stops_it_on_ray_too(
     monkeypatch.setenv("STUB_COUNT", str(count))
     monkeypatch.setenv("STUB_STEP_SECONDS", "60")
     command = sweep_command(config, "--output", out, "--on", "ray", "--jobs", "2")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup has us ignore a hang-up
+    )  # fmt: skip
     assert process.stderr is not None
     deadline = time.monotonic() + 120
     while not count.exists() or count.read_text().count('"pretrain"') < 2:
@@ -195,7 +198,10 @@ def test_a_signal_stops_it_on_ray_too(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=100)
+    try:
+        _, said = process.communicate(timeout=100)
+    finally:
+        process.kill()
     assert process.returncode == 3, said
     assert said.splitlines()[-1] == "dnachunker: stopped; run the same command to continue"
     trained = [p for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())]
