@@ -23,20 +23,24 @@ class Running:
     processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _asked: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
-    def stop(self) -> None:
-        """Ask all of them to save and end, each once, and start no others."""
+    def stop(self, again: bool = False) -> None:
+        """Ask all of them to save and end, each once, and start no others; `again` tells them to end without saving."""
         self.stopped = True
-        for process in self.processes - self._asked:  # a second request would mean: at once, without saving
+        for process in set(self.processes) if again else self.processes - self._asked:
             self._asked.add(process)
             process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
 
 
 @contextlib.contextmanager
-def on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While entered, a signal calls `stop`."""
+def on_signals(stop: Callable[[bool], None]) -> Iterator[None]:
+    """While entered, a signal calls `stop(False)`, and one that comes more than seconds later `stop(True)`."""
+    requests = StopRequests()
 
     def heed(_number: int, _frame: FrameType | None) -> None:
-        stop()
+        before = requests.count
+        requests.note()
+        if requests.count > before:
+            stop(before > 0)
 
     previous: dict[int, Callable[..., object] | int | None] = {n: signal.signal(n, heed) for n in heeded()}
     try:
@@ -52,15 +56,11 @@ def interrupted_by_signals() -> Iterator[None]:
 
     Ray's calls wait in C++ and let no other exception of a handler out.
     """
-    requests = StopRequests()
 
-    def heed() -> None:
-        before = requests.count
-        requests.note()
-        if requests.count > before:
-            raise KeyboardInterrupt
+    def interrupt(_again: bool) -> None:
+        raise KeyboardInterrupt
 
-    with on_signals(heed):
+    with on_signals(interrupt):
         yield
 
 

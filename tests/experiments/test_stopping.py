@@ -12,7 +12,7 @@ from experiments.stopping import Running, on_file
 
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
-# Writes a byte for every SIGTERM, and ends a second after the first.
+# Writes a byte for every SIGTERM, and ends two seconds after the first.
 SAVING = """
 import pathlib, signal, sys, time
 told = pathlib.Path(sys.argv[1])
@@ -20,13 +20,13 @@ signal.signal(signal.SIGTERM, lambda *_: told.open("a").write("x"))
 told.with_suffix(".ready").touch()
 while not told.exists():
     time.sleep(0.01)
-time.sleep(1)
+time.sleep(2)
 """
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends a second later."""
+    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends later."""
     started = []
 
     def begin(name: str) -> "subprocess.Popen[bytes]":
@@ -43,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
-def test_every_command_is_asked_to_save_once(start: Start, tmp_path: Path) -> None:
+def test_every_command_is_asked_once_until_the_user_asks_again(start: Start, tmp_path: Path) -> None:
     running = Running()
     slow, late = start("slow"), start("late")
     running.processes.add(slow)
@@ -52,8 +52,10 @@ def test_every_command_is_asked_to_save_once(start: Start, tmp_path: Path) -> No
     for _ in range(3):
         running.stop()  # as when another cell has ended, and its error stops the rest
         time.sleep(0.1)
+    assert late.poll() is None
+    running.stop(again=True)
     assert slow.wait(20) == late.wait(20) == 0
-    assert (tmp_path / "slow").read_text() == (tmp_path / "late").read_text() == "x"
+    assert (tmp_path / "slow").read_text() == (tmp_path / "late").read_text() == "xx", "asked once, and told once"
 
 
 def test_commands_end_with_the_worker_that_started_them(start: Start, tmp_path: Path) -> None:
