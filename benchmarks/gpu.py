@@ -24,7 +24,7 @@ if "--smoke" in sys.argv:
 
 import torch
 
-from benchmarks.card import kernel_speed, parity, training
+from benchmarks.card import cutting, kernel_speed, parity, training
 from benchmarks.card.machine import Machine, describe
 from benchmarks.card.table import write
 
@@ -32,6 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 SECTIONS = {
     "parity": parity.against_reference,
     "kernels": kernel_speed.of_each,
+    "cutting": cutting.by_kernels_and_torch,
     "mamba_ssm": kernel_speed.beside_mamba_ssm,
     "no_waiting": training.never_waits,
     "ten_steps": training.beside_reference,

@@ -62,7 +62,7 @@ def counting() -> Iterator[Counter]:
         yield counter
 
 
-class _Given(torch.nn.Module):
+class Given(torch.nn.Module):
     """A router's probabilities, made beforehand."""
 
     def __init__(self, probability: Tensor) -> None:
@@ -78,9 +78,9 @@ def boundaries() -> Counter:
     generator = torch.Generator().manual_seed(0)
     packing = Packing(torch.arange(0, POSITIONS + 1, 8192, dtype=torch.int32), POSITIONS, 8192)
     router = Router(DNAChunkerConfig(width=32, num_heads=2))
-    router.probability = _Given(torch.rand(POSITIONS, generator=generator))
+    router.probability = Given(torch.rand(POSITIONS, generator=generator))
     masked = torch.rand(POSITIONS, generator=generator) < 0.12
-    _ = packing.first, packing.last, packing.sequence  # known already, from embedding and encoder
+    _ = packing.first, packing.last, packing.sequence, packing.steps  # known already, from embedding and encoder
     with counting() as counter:
         cut: Segmentation = router(torch.empty(POSITIONS, 0), packing, masked, None, POSITIONS * 6 // 10)
         _ = cut.starts, cut.chunk, cut.chunks, cut.overflowed, cut.chunk_holds_mask, cut.gate

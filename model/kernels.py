@@ -1,6 +1,6 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch, and the router's cosines;
+Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch, and the router;
 `cpu` (compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and
 leaves the other two to the reference.
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
@@ -113,6 +113,7 @@ def fused_kernels() -> SimpleNamespace:
     from .scan_triton import gated_scan
     from .triton_boundary import boundary_probability
     from .triton_conv import conv_silu_both_ways
+    from .triton_cut import cut_chunks
     from .triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
@@ -120,6 +121,7 @@ def fused_kernels() -> SimpleNamespace:
         conv_silu_both_ways=conv_silu_both_ways,
         smooth_both_ways=smooth_both_ways,
         boundary_probability=boundary_probability,
+        cut_chunks=cut_chunks,
     )
 
 

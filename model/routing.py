@@ -47,20 +47,20 @@ class Segmentation:
         return self.boundary.nonzero().squeeze(1)
 
     @cached_property
-    def _counted(self) -> Tensor:
+    def counted(self) -> Tensor:
         """(T,) int64: chunks that start at or before each position."""
         return self.boundary.cumsum(0)
 
     @cached_property
     def chunk(self) -> Tensor:
         """(T,) int64: packed index of the chunk each position belongs to."""
-        chunk = self._counted - 1
+        chunk = self.counted - 1
         return chunk if self.capacity is None else chunk.clamp_max(self.capacity - 1)
 
     @cached_property
     def _borders_of_chunks(self) -> Tensor:
         """(B+1,) int64: chunks before each real sequence, and in all."""
-        counted = F.pad(self._counted, (1, 0))
+        counted = F.pad(self.counted, (1, 0))
         return counted[self.packing.cu_seqlens[: len(self.packing.real_lengths) + 1].long()]
 
     @cached_property
@@ -123,6 +123,7 @@ class Router(nn.Module):
         super().__init__()
         self.mask_protection = config.mask_protection
         self.strand_symmetry = config.strand_symmetry
+        self.backend = config.scan_backend
         self.probability = (
             BoundaryProbability(config.width, config.scan_backend) if config.router == "learned" else None
         )
@@ -153,6 +154,13 @@ class Router(nn.Module):
             probability = (given | packing.first).to(torch.float32)
         else:
             raise ValueError("router is 'fixed': pass `boundaries`, one (B, L) bool tensor per stage, with the batch")
+        if len(x) and scan_backend(self.backend, x.device.type, probability.dtype) == "triton":
+            found = fused_kernels().cut_chunks(
+                probability, given, holds_mask, packing, protect=self.mask_protection, capacity=capacity
+            )
+            cut = Segmentation(packing, probability, found.pop("natural"), found.pop("forced"), holds_mask, capacity)
+            vars(cut).update(found)  # cached properties, known before anyone asks
+            return cut
         natural = (probability >= 0.5) if given is None else given | packing.first
         forced = torch.zeros_like(natural)
         if self.mask_protection:

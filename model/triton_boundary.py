@@ -1,8 +1,7 @@
 """Triton kernels of the router: from projected queries and keys to probabilities, in one reading of both.
 
 Plain torch makes a dozen passes over (T, D) in float32 for norms, normalised vectors, their product and its sum;
-here each is read once forward and once backward. Threshold, forced boundaries and prefix sum work on (T,) afterwards,
-where launches and not bytes are the cost.
+here each is read once forward and once backward. What is cut at these probabilities is `triton_cut`'s to find.
 """
 
 from typing import Any

@@ -8,6 +8,7 @@ NAMES = {
     "machine": "Machine",
     "parity": "Parity with the reference in float64 (largest relative error of results and gradients)",
     "kernels": "Kernels at the size of a layer (65,536 positions); bandwidth counts the fewest bytes",
+    "cutting": "From probabilities to chunks, one stage (65,536 positions); both agree exactly",
     "mamba_ssm": "mamba-ssm's scan in both directions, same size",
     "no_waiting": "Host waits for the card inside forward and backward pass",
     "ten_steps": "Ten steps by Triton and by the reference",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 if importlib.util.find_spec("triton") is None:
@@ -21,10 +21,24 @@ from model.kernels import scan_backend, smooth
 from model.modeling_causal import DNAChunkerForCausalLM
 from model.modeling_dnachunker import DNAChunkerForMaskedLM
 from model.packing import Packing
+from model.routing import Router
 from model.scan_triton import Tiling, gated_scan
 from model.triton_boundary import boundary_probability
 from model.triton_conv import conv_silu_both_ways
+from model.triton_cut import cut_chunks
 from model.triton_smooth import smooth_both_ways
+
+
+class Given(nn.Module):
+    """A router's probabilities, made beforehand."""
+
+    def __init__(self, probability: Tensor) -> None:
+        super().__init__()
+        self.values = probability
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        return self.values
+
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -139,6 +153,30 @@ def test_boundary_probabilities() -> None:
         return torch.where(packing.first, 1.0, F.pad(change.clamp(0, 1), (1, 0)))
 
     compare(lambda query, key: boundary_probability(query, key, packing.steps, rows=4, width=4), theirs, inputs)
+
+
+@pytest.mark.parametrize("supplied", [False, True], ids=["router", "supplied"])
+@pytest.mark.parametrize("protect", [False, True], ids=["unprotected", "protected"])
+@pytest.mark.parametrize("capacity", [None, 30, 9], ids=["counted", "filler", "overflow"])
+def test_chunks_are_those_of_plain_torch(capacity: int | None, protect: bool, supplied: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    packing = packed([5, 1, 0, 2, 9])
+    if capacity is not None:
+        packing = Packing.filled_up(packing.cu_seqlens, 23, 9)
+    probability = torch.where(packing.first, 1.0, torch.rand(packing.total, generator=generator))
+    probability[3] = 0.5
+    holds_mask, given = (torch.rand(packing.total, generator=generator) < 0.3 for _ in range(2))
+    holds_mask[[4, 16]] = True  # the last of their sequences
+    router = Router(DNAChunkerConfig(width=8, num_heads=2, mask_protection=protect, scan_backend="reference"))
+    router.probability = Given(probability)
+    natural = given if supplied else None
+    cut = router(torch.zeros(packing.total, 8), packing, holds_mask, natural, capacity)
+    found = cut_chunks(probability, natural, holds_mask, packing, protect=protect, capacity=capacity, block=4)
+    assert sorted(found) == ["boundary", "chunk", "chunk_holds_mask", "counted", "forced", "natural", "starts"]
+    for name, ours in found.items():
+        assert ours.dtype == getattr(cut, name).dtype, name
+        assert ours.equal(getattr(cut, name)), name
+    assert bool(cut.overflowed) == (capacity == 9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

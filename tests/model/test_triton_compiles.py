@@ -16,15 +16,20 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from model import triton_boundary, triton_conv, triton_scan, triton_scan_backward, triton_smooth
+    from model import triton_boundary, triton_conv, triton_cut, triton_scan, triton_scan_backward, triton_smooth
     from model.scan_triton import Tiling
 
-    INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks"}
+    INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks", "places", "sequences"}
+    FLAGS = {"given", "holds_mask", "natural", "forced", "boundary", "chunk_holds_mask"}
     HALF = {"u", "raw", "B", "C", "z", "x", "out", "grad", "du", "draw", "dz", "dx", "values"}
 
     def kind(name):
-        if name == "step":
+        if name in ("step", "borders", "counts"):
             return "*i32"
+        if name in FLAGS:
+            return "*u8"
+        if name in ("counted", "chunk", "starts"):
+            return "*i64"
         return "i32" if name in INTEGERS else "fp32" if name == "scale" else "*bf16" if name in HALF else "*fp32"
 
     def compile(kernel, warps, **constants):
@@ -55,6 +60,9 @@ COMPILE = """
         compile(kernel, 4, TAPS=4, ROWS=16, WIDTH=128)
     for kernel in (triton_boundary.boundary_forward, triton_boundary.boundary_backward):
         compile(kernel, 4, ROWS=16, WIDTH=128)
+    for given in (False, True):
+        compile(triton_cut.mark, 4, GIVEN=given, PROTECT=True, BLOCK=1024)
+    compile(triton_cut.place, 4, BLOCK=1024)
 """
 
 

@@ -1,0 +1,44 @@
+"""From the probabilities of a stage to its chunks: by kernels and by plain torch, which must agree exactly."""
+
+import math
+from functools import partial
+
+import torch
+
+from benchmarks.launches import Given
+from model.configuration_dnachunker import DNAChunkerConfig
+from model.routing import Router, Segmentation
+
+from .inputs import packed
+from .machine import Machine
+
+BACKENDS = {"triton": "kernels", "reference": "plain torch"}
+FACTS = ("natural", "forced", "boundary", "starts", "chunk", "overflowed", "chunk_holds_mask", "gate")
+
+
+def by_kernels_and_torch(machine: Machine) -> dict[str, dict[str, float]]:
+    """Milliseconds of one stage, with places for chunks fixed beforehand, so that nothing waits for the device.
+
+    Raises:
+        AssertionError: the two disagree in any number; the message says in what.
+    """
+    packing = packed([5, 1, 3] if machine.smoke else [8192] * 8, machine.device)
+    generator = torch.Generator().manual_seed(0)
+    probability, chance = (torch.rand(packing.total, generator=generator).to(machine.device) for _ in range(2))
+    probability, masked = torch.where(packing.first, 1.0, probability), chance < 0.12
+    nothing = torch.empty(packing.total, 0, device=machine.device)
+    packing.steps, packing.sequence  # noqa: B018  (found once a batch, by embedding and encoder)
+
+    def cut(router: Router, share: float = 0.8) -> dict[str, torch.Tensor]:
+        found: Segmentation = router(nothing, packing, masked, None, math.ceil(share * packing.total))
+        return {name: getattr(found, name) for name in FACTS} | {"borders": found.chunks.cu_seqlens}
+
+    routers = {name: Router(DNAChunkerConfig(width=32, num_heads=2, scan_backend=name)) for name in BACKENDS}
+    for router in routers.values():
+        router.probability = Given(probability)
+    for share in (0.8, 0.3):  # with filler, and with more chunks than places
+        ours, theirs = (cut(router, share) for router in routers.values())
+        if wrong := [name for name, value in theirs.items() if not ours[name].equal(value)]:
+            raise AssertionError(f"kernels and plain torch disagree about {', '.join(wrong)}")
+    seconds = {name: machine.seconds_of(partial(cut, router)) for name, router in routers.items()}
+    return {BACKENDS[name]: {"ms": round(1e3 * taken, 3)} for name, taken in seconds.items()}
