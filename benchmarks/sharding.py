@@ -3,6 +3,7 @@
     python benchmarks/sharding.py                                   a generated genome of 64 Mbp
     python benchmarks/sharding.py --mbp 400 --template chr2.fa.gz   a larger one, after a stretch of a real genome
     python benchmarks/sharding.py --input hg38.fa.gz --repeats 3    a real one, the median of three runs
+    python benchmarks/sharding.py --input a.fa.gz b.fa.gz           several, as one corpus
     python benchmarks/sharding.py --peers /path/to/venv/bin/python  peers from another environment
 
 Peers come with `pip install '.[bench]'`. Every writer runs in its own process and gets the same .fa.gz, in blocks of
@@ -112,8 +113,13 @@ class _Members:
         self._file.write(head + body + struct.pack("<II", zlib.crc32(data), len(data)))
 
 
-def letter_blocks(path: str) -> Iterator[bytes]:
+def letter_blocks(paths: str) -> Iterator[bytes]:
     """What the peers store: stretches of 2**20 letters of each contig (headers within one chunk of 4 MiB)."""
+    for path in paths.split(os.pathsep):
+        yield from _letter_blocks_of(path)
+
+
+def _letter_blocks_of(path: str) -> Iterator[bytes]:
     from isal import igzip
 
     rest = b""
@@ -136,7 +142,8 @@ def ours(path: str, output: str, workers: int, ray: str | None = None) -> None:
     from dataprep.ray_pipeline import build_corpus
     from dataprep.verify import verify_corpus
 
-    config = CorpusConfig(sources={"g": {"path": path}}, split={"kind": "hash", "valid": 0.05})  # type: ignore[dict-item, arg-type]
+    sources = {f"g{number}": {"path": one} for number, one in enumerate(path.split(os.pathsep))}
+    config = CorpusConfig(sources=sources, split={"kind": "hash", "valid": 0.05})  # type: ignore[arg-type]
     summary = build_corpus(config, output, workers=workers, ray=ray, quiet=True)
     if faults := verify_corpus(summary.corpus, threads=workers):
         raise SystemExit(faults[0])
@@ -214,7 +221,17 @@ def measure(name: str, python: str, path: str) -> dict[str, Any] | str:
         if found.returncode:
             return f"not installed ({(found.stderr.strip().splitlines() or ['?'])[-1]})"
     with tempfile.TemporaryDirectory() as folder:
-        command = [python, "-P", __file__, "--one", name, "--input", path, "--output", f"{folder}/out"]
+        command = [
+            python,
+            "-P",
+            __file__,
+            "--one",
+            name,
+            "--input",
+            *path.split(os.pathsep),
+            "--output",
+            f"{folder}/out",
+        ]
         environment = os.environ | {"PYTHONPATH": "" if writer.module else str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -247,7 +264,7 @@ def table(rows: dict[str, list[dict[str, Any]] | str], bases: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", help=".fa.gz to shard (default: a generated one)")
+    parser.add_argument("--input", nargs="+", help=".fa.gz to shard (default: a generated one)")
     parser.add_argument("--mbp", type=int, default=64, help="size of the generated genome")
     parser.add_argument("--template", type=Path, default=SAMPLE, help=".fa.gz that the generated genome is made after")
     parser.add_argument("--bgzip", action="store_true", help="compress the generated genome as bgzip does")
@@ -258,12 +275,13 @@ def main() -> None:
     parser.add_argument("--one", choices=WRITERS, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    given = os.pathsep.join(args.input or [])
     if args.one:
-        run_one(args.one, args.input, args.output)
+        run_one(args.one, given, args.output)
         return
     load = os.getloadavg()[0]  # of other work: wall times mean what they say only while it is far below the cores
     with tempfile.TemporaryDirectory() as folder:
-        path = args.input or f"{folder}/generated.fa.gz"
+        path = given or f"{folder}/generated.fa.gz"
         if not args.input:
             generate(Path(path), args.template, args.mbp * 10**6, args.bgzip)
         bases = sum(map(len, letter_blocks(path)))
@@ -276,8 +294,12 @@ def main() -> None:
                 rows[name] = found if isinstance(found, str) else row
             else:
                 row.append(found)
-        size = os.path.getsize(path)
-    what = Path(args.input).name if args.input else f"a genome generated after {args.template.name}"
+        size = sum(map(os.path.getsize, path.split(os.pathsep)))
+    what = (
+        " and ".join(Path(one).name for one in args.input)
+        if args.input
+        else f"a genome generated after {args.template.name}"
+    )
     caution = "" if args.input else CAUTION
     text = (
         f"# Genome to shards\n\n{datetime.date.today()}: {what}, {bases / 1e6:,.1f} Mbp, {size / 1e6:,.1f} MB of "

@@ -7,7 +7,7 @@ disk itself, so only plans and small results pass between processes.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,22 +133,12 @@ def _already_built(config: CorpusConfig, destination: str) -> Corpus | None:
     return corpus if whole and found == expected and corpus.index.config == identity(config) else None
 
 
+@dataclass(frozen=True)
 class _RayPool:
-    """Ray tasks: on a private instance of `workers` processes, gone when the context ends, or on a cluster."""
+    """Ray tasks: on a private instance of `workers` processes, or on a cluster (None: all of it)."""
 
-    def __init__(self, address: str, workers: int | None) -> None:
-        self.address = address
-        self.workers = workers
-
-    def __enter__(self) -> "_RayPool":
-        if self.address == LOCAL_RAY:
-            self.workers = self.workers or _cores()
-        self._session = ray_session(self.address, self.workers or 1, asked_by=f"--ray {self.address}")
-        self._session.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+    address: str
+    workers: int | None
 
     def map(self, task: Callable[..., Any], jobs: Sequence[Any], shared: Any) -> Iterator[tuple[int, Any]]:
         import ray
@@ -181,10 +171,15 @@ class _RayPool:
         return min(self.workers, cluster) if self.workers else 2 * max(cluster, 1)
 
 
-def _pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:
-    if ray:
-        return _RayPool(ray, workers)
-    return nullcontext(Threads(_cores() if workers is None else max(workers, 1)))
+@contextmanager
+def _pool(workers: int | None, ray: str | None) -> Iterator[Pool]:
+    if not ray:
+        yield Threads(_cores() if workers is None else max(workers, 1))
+        return
+    if ray == LOCAL_RAY:
+        workers = workers or _cores()
+    with ray_session(ray, workers or 1, asked_by=f"--ray {ray}"):
+        yield _RayPool(ray, workers)
 
 
 def _cores() -> int:
