@@ -10,6 +10,7 @@ import pytest
 from toy_sweep import CONFIG
 
 from dnachunker import main
+from downstream.generate import spectrum_folder
 from experiments.budget import expected_chunks_per_base, expected_flops_per_base, steps_of
 from experiments.cells import Cell, expand, rows_of
 from experiments.config import BudgetSettings, SweepConfig
@@ -149,6 +150,12 @@ def test_a_causal_row_is_charged_for_no_masks() -> None:
     (run,) = {cell.seed: cell.config for cell in cells_of("causal", "seeds=[0]")}.values()
     inner, outer = run.model.target_ratios
     assert expected_chunks_per_base(run) == pytest.approx((inner, inner * outer))
+
+
+def test_the_spectrum_is_read_where_generate_leaves_it() -> None:
+    spectrum = load_config(SweepConfig, "causal", kind="experiments").analyses["spectrum"]
+    sequences = Path(spectrum.command[spectrum.command.index("--output") + 1])
+    assert Path("{output}", spectrum.read) == spectrum_folder(sequences) / "table.csv"
 
 
 def test_options_that_exclude_each_other_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
