@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import psutil
+
 from failures import BadInput, Failure
 
 LOCAL_RAY = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
+_STARTS = 3
+_LATE = "timed out during startup"
 T = TypeVar("T")
 
 
@@ -26,6 +30,7 @@ def ray_session(
 
     Raises:
         BadInput: Ray cannot be reached.
+        Failure: a private Ray does not get started.
     """
     import ray  # half a second, and only those who ask for Ray need it
 
@@ -37,8 +42,7 @@ def ray_session(
     if environment:
         options["runtime_env"] = {"env_vars": dict(environment)}
     try:
-        # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
-        ray.init(address=address, **options)
+        _start(address, options, asked_by)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{asked_by}: no Ray cluster answers there ({reason})") from error
@@ -46,6 +50,27 @@ def ray_session(
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str, options: Mapping[str, Any], asked_by: str) -> None:
+    """`ray.init`, which gives a node half a minute to come up, whatever else the machine has to do: so, three times."""
+    import ray
+
+    for _ in range(_STARTS):
+        others = set(psutil.Process().children(recursive=True))
+        try:
+            # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
+            ray.init(address=address, **options)
+            return
+        except Exception as error:  # nothing narrower is raised
+            if _LATE not in str(error):
+                raise
+        for process in set(psutil.Process().children(recursive=True)) - others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    raise Failure(
+        f"{asked_by}: Ray did not come up in {_STARTS} attempts of half a minute; is this machine overloaded?"
+    )
 
 
 def threads_of_a_task(address: str, workers: int) -> int:

@@ -90,7 +90,8 @@ def _wait(launcher: "subprocess.Popen[bytes]", processes: int) -> int:
             deadline = min(deadline, now + _GRACE_SECONDS)
         if now > deadline:
             for process in filter(_runs, ranks):
-                process.kill()  # also ends one that is stopped, or stuck in a driver
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()  # also ends one that is stopped, or stuck in a driver
         time.sleep(0.1)
     return launcher.wait()
 
@@ -148,18 +149,16 @@ class _Forwarding:
         again, self._first = self._first is not None, now
         if self._on_signal:
             self._on_signal()
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended on its own meanwhile
             launcher = psutil.Process(self._launcher.pid)
-            ranks = launcher.children()
-            for process in [*ranks, launcher] if again else ranks:
-                if again:
-                    process.kill()
-                else:
-                    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-            if not ranks:
-                launcher.send_signal(signal.SIGTERM)
-        except psutil.NoSuchProcess:
-            pass  # it ended on its own meanwhile
+            ranks = list(filter(_is_rank, launcher.children()))
+            for process in [*ranks, launcher] if again else ranks or [launcher]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if again:
+                        process.kill()
+                    else:
+                        asked = signal.SIGTERM if number == signal.SIGHUP or process == launcher else number
+                        process.send_signal(asked)
 
 
 def _exit_code(folder: Path, returned: int) -> int:

@@ -21,7 +21,7 @@ def dnachunker() -> Command:
 
     def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "dnachunker", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
+        return subprocess.run(command, capture_output=True, text=True, timeout=900, **options)  # type: ignore[call-overload]
 
     return run
 

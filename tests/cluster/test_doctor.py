@@ -111,7 +111,7 @@ def test_two_hosts_are_examined_over_ssh(sample_corpus: Path, tmp_path: Path, dn
         assert found["all", "corpus"]["found"].endswith("2 ranks")
         assert "GB/s" in found["all", "all-reduce"]["found"]
         hosts.cut("h2")
-        done = dnachunker(*command, "cluster.hosts.connect_seconds=15")
+        done = dnachunker(*command, "cluster.hosts.connect_seconds=40")
         assert done.returncode == 2
         (finding,) = json.loads(done.stdout)
         assert hosts.addresses["h2"] in finding["found"]

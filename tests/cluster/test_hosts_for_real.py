@@ -1,5 +1,6 @@
 """`launch --on hosts` on two machines (network namespaces), one of which dies and comes back, then loses its link."""
 
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from pretrain.telemetry import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS = 40
-LOST_SECONDS = 6
+LOST_SECONDS = 15
 SMALL = [
     f"steps={STEPS}", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4",
     "data.seq_len=128", "data.global_batch=4", "evaluation.windows=2", "evaluation.every=40", "checkpoint.every=5",
@@ -33,6 +34,12 @@ def losses(run: Path) -> dict[int, float]:
 
 def resumes(run: Path) -> list[dict[str, Any]]:
     return [e for e in read_events(run) if e["event"] == "resume"]
+
+
+def command_of(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):  # gone, or going
+        return " ".join(process.cmdline())
+    return ""
 
 
 def wait_until(met: Callable[[], object], process: "subprocess.Popen[str]", log: Path, seconds: float = 300) -> None:
@@ -61,7 +68,7 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
             sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", sample_corpus, "--run", run,
             "--on", "hosts", "--hostfile", hostfile, *SMALL, f"cluster.hosts.lost_seconds={LOST_SECONDS}",
             f"cluster.hosts.ssh_options=[{','.join(hosts.ssh_options)}]", "cluster.restart.backoff_seconds=1",
-            "cluster.restart.min_nodes=1", "cluster.hosts.connect_seconds=10",
+            "cluster.restart.min_nodes=1", "cluster.hosts.connect_seconds=40",
             "cluster.environment.OMP_NUM_THREADS='1'",
         ]  # fmt: skip
         environment = {**os.environ, "MLFLOW_TRACKING_PASSWORD": secret}
@@ -71,7 +78,7 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
             wait_until(lambda: len(losses(run)) >= 8, launch, log)
             processes = [p for name in hosts.names for p in hosts.ranks(name)]
             processes += [psutil.Process(launch.pid), *psutil.Process(launch.pid).children(recursive=True)]
-            seen = "".join(" ".join(p.cmdline()) for p in processes)
+            seen = "".join(map(command_of, processes))
             assert "pretrain" in seen
             assert "ServerAliveInterval" in seen
             assert secret not in seen
@@ -124,10 +131,10 @@ def test_a_stop_and_the_death_of_the_supervisor_both_save(sample_corpus: Path, t
                 done = max(losses(run), default=0)
                 wait_until(lambda done=done: max(losses(run), default=0) > done + 2, launch, log)
                 launch.send_signal(ending)
-                assert launch.wait(60) == (3 if ending == signal.SIGTERM else -signal.SIGKILL), log.read_text()
+                assert launch.wait(120) == (3 if ending == signal.SIGTERM else -signal.SIGKILL), log.read_text()
             finally:
                 launch.kill()
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 120
             while interrupts() < number or any(hosts.ranks(name) for name in hosts.names):
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)

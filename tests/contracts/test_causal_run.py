@@ -9,7 +9,7 @@ import pytest
 
 from pretrain.telemetry import read_events
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def test_from_corpus_to_generated_sequence(sample_corpus: Path, tmp_path: Path, dnachunker: Callable[..., Any]) -> None:

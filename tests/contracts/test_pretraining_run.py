@@ -14,6 +14,8 @@ import pytest
 from dataprep.corpus_index import Corpus
 from pretrain.telemetry import read_events
 
+pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
+
 STEPS = 10
 FAST = [
     f"steps={STEPS}", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4",
@@ -28,19 +30,19 @@ def pretrain_command(corpus: Path, run: Path, *overrides: str) -> list[str]:
 
 def train(corpus: Path, run: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
     command = pretrain_command(corpus, run, *overrides)
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def train_until(step: int, number: int, command: list[str], run: Path) -> "tuple[int, str]":
     """Start a run, send it a signal once it has logged `step`, and return its exit code and what it printed."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not any(e["event"] == "step" and e["steps_done"] >= step for e in read_events(run)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the run never got that far"
         time.sleep(0.05)
     process.send_signal(number)
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=400)
     return process.returncode, printed
 
 
@@ -125,7 +127,7 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
 
 def export(run: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "dnachunker", "export", str(run), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(json.loads((out / "export.json").read_text()))
 
@@ -233,7 +235,7 @@ sources:
     )
     corpus = tmp_path / "corpus"
     command = [sys.executable, "-m", "dnachunker"]
-    subprocess.run([*command, "shard", "--config", str(config), "--output", str(corpus)], check=True, timeout=200)
+    subprocess.run([*command, "shard", "--config", str(config), "--output", str(corpus)], check=True, timeout=600)
     fast = [
         "steps=60",
         "evaluation.every=60",

@@ -13,6 +13,8 @@ import pytest
 from dataprep.corpus_index import Corpus
 from pretrain.telemetry import read_events
 
+pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
+
 STEPS = 6
 FAST = [
     f"steps={STEPS}", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4",
@@ -23,7 +25,7 @@ FAST = [
 
 def dnachunker(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dnachunker", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -83,7 +85,7 @@ def test_byte_pairs_survive_interruption_zero_3_and_export(two_species: Path, tm
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 3
+    assert process.wait(timeout=400) == 3
     refused = dnachunker(*command(broken, "segmentation.vocabulary=64"))
     assert refused.returncode == 2
     assert "segmentation.vocabulary was 128 and is now 64" in refused.stderr

@@ -1,5 +1,6 @@
 """Builds by several workers: the same bytes whatever is killed or runs full, in threads or as Ray tasks."""
 
+import contextlib
 import hashlib
 import random
 import resource
@@ -13,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import pytest
+from ray_nodes import two_ray_nodes
 
 Found = TypeVar("Found")
 
@@ -74,10 +76,11 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def wait_for(look: Callable[[], Found], seconds: float = 120) -> Found:
-    """What the first look that sees something saw; a second look may see it gone."""
+def wait_for(look: Callable[[], Found], process: "subprocess.Popen[str]", seconds: float = 300) -> Found:
+    """What the first look that sees something saw, while the build runs; a second look may see it gone."""
     end = time.monotonic() + seconds
     while not (seen := look()):
+        assert process.poll() is None, "the build is over"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
     return seen
@@ -96,6 +99,15 @@ def ray_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [child for child in children if "ray::attempt" in command_of(child)]
 
 
+def killed_one(processes: list[psutil.Process], rng: random.Random) -> bool:
+    """Whether one was there, and still there to be killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in rng.sample(processes, min(1, len(processes))):
+            process.kill()
+            return True
+    return False
+
+
 def test_any_number_of_threads_writes_the_same_bytes(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
     for workers in (1, 2, 4):
         assert shard(config, tmp_path / str(workers), workers).wait(120) == 0
@@ -106,7 +118,7 @@ def test_any_number_of_threads_writes_the_same_bytes(config: Path, expected: dic
 def test_a_killed_build_continues(already: int, config: Path, expected: dict[str, str], tmp_path: Path) -> None:
     manifests = tmp_path / ".corpus.building" / "manifests"
     process = shard(config, tmp_path / "corpus", 2)
-    wait_for(lambda: manifests.is_dir() and len(list(manifests.glob("*.json"))) >= already)
+    wait_for(lambda: manifests.is_dir() and len(list(manifests.glob("*.json"))) >= already, process)
     process.kill()
     process.wait()
     assert not (tmp_path / "corpus").exists()
@@ -125,10 +137,10 @@ def test_killed_ray_workers_are_replaced(
     manifests = tmp_path / ".corpus.building" / "manifests"
     process = shard(slower, tmp_path / "corpus", 2, "--ray", "local")
     for already in sorted(rng.sample(range(12), 2)):
-        wait_for(lambda: len(list(manifests.glob("*.json"))) >= already)  # noqa: B023
-        rng.choice(wait_for(lambda: ray_workers(process))).kill()
+        wait_for(lambda: len(list(manifests.glob("*.json"))) >= already, process)  # noqa: B023
+        wait_for(lambda: killed_one(ray_workers(process), rng), process)
         time.sleep(rng.random() / 2)
-    assert process.wait(240) == 0, process.stderr and process.stderr.read()
+    assert process.wait(300) == 0, process.stderr and process.stderr.read()
     assert hashes(tmp_path / "corpus") == expected_of_slower
 
 
@@ -141,8 +153,8 @@ def test_a_killed_driver_takes_ray_along_and_its_build_continues(
     manifests = tmp_path / ".corpus.building" / "manifests"
     already = rng.randrange(12)
     process = shard(slower, tmp_path / "corpus", 2, "--ray", "local")
-    wait_for(lambda: ray_workers(process))
-    wait_for(lambda: len(list(manifests.glob("*.json"))) >= already)
+    wait_for(lambda: ray_workers(process), process)
+    wait_for(lambda: len(list(manifests.glob("*.json"))) >= already, process)
     time.sleep(rng.random() / 5)
     # Ray's agents, which touch no corpus, look for their head for another minute
     children = [c for c in psutil.Process(process.pid).children(recursive=True) if "Agent" not in command_of(c)]
@@ -152,7 +164,7 @@ def test_a_killed_driver_takes_ray_along_and_its_build_continues(
     assert not alive
     assert not (tmp_path / "corpus").exists()
     again = shard(slower, tmp_path / "corpus", 2, "--ray", "local")
-    assert again.wait(240) == 0, again.stderr and again.stderr.read()
+    assert again.wait(300) == 0, again.stderr and again.stderr.read()
     assert hashes(tmp_path / "corpus") == expected_of_slower
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
@@ -174,17 +186,8 @@ def test_no_room_for_a_file_is_one_line_and_the_build_continues(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A Ray cluster of two nodes with one core each, on this machine; yields its address."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        nodes = Cluster(initialize_head=True, head_node_args=options)
-        nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        nodes.wait_for_nodes()
+    with two_ray_nodes() as (nodes, _):
         yield nodes.address
-        nodes.shutdown()
 
 
 @pytest.mark.slow
@@ -203,7 +206,7 @@ def test_two_ray_nodes_write_the_same_bytes(
     assert (len(nodes), len(busy)) == (2, 2)
     (tmp_path / "bad.fa").write_bytes(b">a\nACGT!\n")
     (tmp_path / "bad.yaml").write_text(CONFIG.replace("PATH", str(tmp_path / "bad.fa")))
-    _, errors = shard(tmp_path / "bad.yaml", tmp_path / "wrong", 2, "--ray", cluster).communicate(timeout=120)
+    _, errors = shard(tmp_path / "bad.yaml", tmp_path / "wrong", 2, "--ray", cluster).communicate(timeout=300)
     assert "contig a: '!'" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "wrong").exists()
@@ -212,5 +215,5 @@ def test_two_ray_nodes_write_the_same_bytes(
 @pytest.mark.slow
 def test_a_private_ray_writes_the_same_bytes(config: Path, expected: dict[str, str], tmp_path: Path) -> None:
     process = shard(config, tmp_path / "corpus", 2, "--ray", "local")
-    assert process.wait(120) == 0
+    assert process.wait(300) == 0
     assert hashes(tmp_path / "corpus") == expected

@@ -81,8 +81,8 @@ def drive(viewer: Path, profile: Path, steps: Any) -> None:
     try:
         asyncio.run(_drive(profile / "DevToolsActivePort", steps))
     finally:
-        process.terminate()
-        process.wait(20)
+        process.kill()  # its profile is thrown away
+        process.wait()
 
 
 async def _drive(port_file: Path, steps: Any) -> None:

@@ -12,7 +12,7 @@ from experiments.stopping import Running, on_file
 
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
-# Writes a byte for every SIGTERM, and ends two seconds after the first.
+# Writes a byte for every SIGTERM, and ends after the second one or ten seconds after the first.
 SAVING = """
 import pathlib, signal, sys, time
 told = pathlib.Path(sys.argv[1])
@@ -20,7 +20,11 @@ signal.signal(signal.SIGTERM, lambda *_: told.open("a").write("x"))
 told.with_suffix(".ready").touch()
 while not told.exists():
     time.sleep(0.01)
-time.sleep(2)
+for _ in range(1000):
+    if told.read_text() == "xx":
+        time.sleep(0.5)  # a third would be seen
+        break
+    time.sleep(0.01)
 """
 
 
@@ -52,9 +56,11 @@ def test_every_command_is_asked_once_until_the_user_asks_again(start: Start, tmp
     for _ in range(3):
         running.stop()  # as when another cell has ended, and its error stops the rest
         time.sleep(0.1)
-    assert late.poll() is None
+    while not (tmp_path / "slow").exists() or not (tmp_path / "late").exists():
+        time.sleep(0.01)  # two signals that nobody has taken yet are one
+    assert slow.poll() is late.poll() is None
     running.stop(again=True)
-    assert slow.wait(20) == late.wait(20) == 0
+    assert slow.wait(60) == late.wait(60) == 0
     assert (tmp_path / "slow").read_text() == (tmp_path / "late").read_text() == "xx", "asked once, and told once"
 
 
@@ -69,7 +75,7 @@ def test_commands_end_with_the_worker_that_started_them(start: Start, tmp_path: 
 
     with pytest.raises(SystemExit):
         end()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert (tmp_path / "trains").read_text() == "x"
 
 
@@ -80,5 +86,5 @@ def test_a_file_stops_them(start: Start, tmp_path: Path) -> None:
     with on_file(tmp_path / "stop", running):
         assert process.poll() is None
         (tmp_path / "stop").touch()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert running.stopped

@@ -1,5 +1,6 @@
 """A sweep that trains: killed twice, it ends in the table of one that nothing interrupted."""
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -63,7 +64,8 @@ def test_killed_while_it_trains_it_ends_in_the_same_table(tmp_path: Path) -> Non
             assert process.poll() is None
             time.sleep(0.2)
         for victim in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-            victim.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
         process.wait()
     assert start(killed).wait() == 0
     rows = untimed(killed / "cells.csv")

@@ -186,7 +186,7 @@ class FlakyFiles(http.server.SimpleHTTPRequestHandler):
             self.send_error(503)
             return
         if fault == "stall":
-            time.sleep(1.0)
+            time.sleep(1.5)
         if fault == "short":
             data = data[: len(data) // 2]
         self.close_connection = fault == "cut"
@@ -203,7 +203,7 @@ class FlakyFiles(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def flaky_server(toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, int]]]:
     monkeypatch.setattr(storage, "_RETRY_AFTER_SECONDS", (0.01,) * 20)
-    monkeypatch.setattr(storage, "_STALL_SECONDS", 0.3)
+    monkeypatch.setattr(storage, "_STALL_SECONDS", 0.6)
     faults: dict[str, int] = {}
     handler = type("Handler", (FlakyFiles,), {"faults": faults})
     server = http.server.ThreadingHTTPServer(

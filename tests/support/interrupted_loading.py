@@ -31,7 +31,7 @@ def live(corpus: Corpus, ledger: Path, *, rank: int, world_size: int, first: int
     for step in range(first, end):
         lines = ledger_lines(data, data.draw(), rank, world_size)
         os.write(out, (json.dumps([step, lines]) + "\n").encode())
-        time.sleep(0.005)
+        time.sleep(0.03)  # longer than the driver may be held up, or the epoch is over before it has killed enough
     data.close()
 
 
@@ -41,9 +41,11 @@ def finished_steps(ledger: Path) -> dict[int, dict[str, str]]:
     return dict(json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n"))
 
 
-def wait_for_lines(ledger: Path, count: int) -> None:
-    """Wait until a rank has finished so many steps: how long it takes to start is the machine's affair."""
+def wait_for_lines(ledger: Path, count: int, rank: int) -> None:
+    """Wait until a rank has finished so many steps, or all: how long it takes to start is the machine's affair."""
     while count and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= count):
+        if os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
         time.sleep(0.002)
 
 
@@ -65,7 +67,7 @@ def main(path: str, workers: int, kills: int, seed: int, steps: int) -> None:
                     os._exit(0)
                 children.append(child)
             if killed < kills:
-                wait_for_lines(ledgers[0], chance.randrange(8))
+                wait_for_lines(ledgers[0], chance.randrange(8), children[0])
                 time.sleep(chance.uniform(0.0, 0.01))
                 for child in children:
                     os.kill(child, signal.SIGKILL)

@@ -69,7 +69,7 @@ class NetworkHosts:
         listed = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
         for name, address in self.addresses.items():
             space, etc = self._space(name), Path("/etc/netns") / self._space(name)
-            etc.mkdir(parents=True)
+            etc.mkdir(parents=True, exist_ok=True)
             self._etc.append(etc)
             (etc / "hosts").write_text(f"127.0.0.1 localhost\n{listed}")
             _run("ip", "netns", "add", space)
@@ -97,7 +97,7 @@ class NetworkHosts:
              "sh", "-c", f"hostname {name}; exec {sshd} -D -e -f {self._folder}/sshd_config"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self._folder / f"{name}.log").open("a"),
         )  # fmt: skip
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not _answers(self.addresses[name]):
             assert time.monotonic() < deadline, (self._folder / f"{name}.log").read_text()
             time.sleep(0.05)

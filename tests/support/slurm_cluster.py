@@ -17,7 +17,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=10
+AuthInfo=socket={folder}/munge.socket,cred_expire=60
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -112,7 +112,7 @@ class SlurmCluster:
                              stdout=(self._folder / "daemons.log").open("ab"), stderr=subprocess.STDOUT)
         )  # fmt: skip
 
-    def _until(self, met: object, seconds: float = 30) -> None:
+    def _until(self, met: object, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while not met():  # type: ignore[operator]
             assert time.monotonic() < deadline, "".join(p.read_text() for p in sorted(self._folder.glob("*.log")))

@@ -1,0 +1,42 @@
+"""How Ray is started."""
+
+import pytest
+
+import ray_tasks
+from failures import BadInput, Failure
+
+pytest.importorskip("ray")
+
+
+@pytest.mark.parametrize(("late", "started"), [(0, True), (2, True), (3, False)])
+def test_a_node_that_comes_up_late_is_started_again(late: int, started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def init(**_: object) -> None:
+        attempts.append(1)
+        if len(attempts) <= late:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if started:
+        with ray_tasks.ray_session("local", 1, asked_by="--ray local"):
+            assert len(attempts) == late + 1
+    else:
+        with (
+            pytest.raises(Failure, match=r"^--ray local: Ray did not come up in 3 attempts"),
+            ray_tasks.ray_session("local", 1, asked_by="--ray local"),
+        ):
+            pass
+
+
+def test_a_cluster_that_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("nobody\nthere")
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(BadInput, match=r"^--ray x:1: no Ray cluster answers there \(nobody\)$"),
+        ray_tasks.ray_session("x:1", 1, asked_by="--ray x:1"),
+    ):
+        pass
