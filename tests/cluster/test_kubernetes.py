@@ -1,11 +1,12 @@
 """Manifests against the schemas of what they are for.
 
 Core kinds, and the core kinds inside JobSet and RayJob: `kubernetes-validate` with strict checking. JobSet itself: the
-models of `kubeflow-trainer-api`, which drop what they do not know, so a round trip must lose nothing. Against the
-custom resource definitions (part of the operators' releases): when DNACHUNKER_CRDS names a folder with them.
+models of `kubeflow-trainer-api`, which drop what they do not know, so a round trip must lose nothing. Both against the
+operators' own definitions, in `definitions/`.
 """
 
-import os
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cluster import pod
 from cluster.pod import wait_for
 from dnachunker import main
 
+DEFINITIONS = Path(__file__).parent / "definitions"
 FLAGS = [
     "launch", "--config", "tiny", "--corpus", "/data/corpora/hg38", "--run", "/data/runs/a b;$(id)",
     "--on", "kubernetes", "--nodes", "4", "--gpus", "8", "--shard", "sample", "--dry-run",
@@ -133,16 +135,16 @@ def test_the_job_set_is_one(objects: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["JobSet", "RayJob"])
 def test_custom_kinds_satisfy_their_definitions(objects: dict[str, Any], kind: str) -> None:
-    folder = os.environ.get("DNACHUNKER_CRDS")
-    if not folder:
-        pytest.skip("DNACHUNKER_CRDS is not set: a folder with jobset.yaml and rayjob.yaml, the operators' definitions")
     validator = pytest.importorskip("jsonschema").Draft202012Validator
-    definition = safe_load(Path(folder, f"{kind.lower()}.yaml").read_text())
-    served = objects[kind]["apiVersion"].partition("/")[2]
-    (schema,) = (v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == served)
+    schema = json.loads(gzip.decompress((DEFINITIONS / f"{kind.lower()}.json.gz").read_bytes()))
     _close(schema)
-    errors = [f"{list(e.absolute_path)}: {e.message}" for e in validator(schema).iter_errors(objects[kind])]
-    assert not errors
+
+    def errors() -> list[str]:
+        return [f"{list(e.absolute_path)}: {e.message}" for e in validator(schema).iter_errors(objects[kind])]
+
+    assert not errors()
+    objects[kind]["spec"]["sped"] = 1
+    assert ["sped" in error for error in errors()] == [True]
 
 
 def _close(schema: dict[str, Any]) -> None:
