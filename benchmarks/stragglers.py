@@ -6,13 +6,16 @@ Runs the newest checkpoint of RUN over training batches in their real order, mas
 each window into model FLOPs: for the model of RUN, and for the paper's, whose trunk weighs more. Prints the variation
 of a window's work (the `--window-variation` of `dnachunker plan`) and, for real global batches shared out over W ranks,
 how much longer the busiest rank takes than the mean: as the order shares windows out, as the plan's formula expects,
-and if windows were dealt out by their (known) work, longest first to the least loaded rank.
+and if windows were dealt out by their (known) work, longest first to the least loaded rank. Then the same for ranks
+that wait for each other after every pass of one window, as at ZeRO stage 3: as windows come, in the order in which
+training puts them (`pretrain/pass_order.py`), and in that of their work, if it were known.
 """
 
 import argparse
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -35,6 +38,7 @@ from pretrain.export import read_weights
 from pretrain.masking import MaskingRates
 from pretrain.mixing import mixture_of
 from pretrain.objective import MaskedBases
+from pretrain.pass_order import expected_chunks
 from pretrain.run_state import read_state
 from pretrain.scaling import expected_maximum
 from pretrain.window_reader import WindowReader
@@ -42,10 +46,8 @@ from pretrain.window_reader import WindowReader
 Floats = NDArray[np.float64]
 
 
-def chunks_of_windows(
-    run: Path, data: DataSettings, batches: int
-) -> tuple[DNAChunkerConfig, NDArray[np.float64], Floats]:
-    """The run's network; by window (batches x G, stages) the chunks of each stage; and its bases."""
+def chunks_of_windows(run: Path, data: DataSettings, batches: int) -> tuple[DNAChunkerConfig, Floats, Floats, Floats]:
+    """The run's network; by window (batches x G, stages) the chunks of each stage; its bases; the chunks to expect."""
     checkpoint = choose_checkpoint(run)
     settings = ModelSettings.model_validate(read_state(checkpoint).identity["model"])
     network = DNAChunkerConfig(**settings.model_dump())
@@ -60,15 +62,17 @@ def chunks_of_windows(
         curriculum, reader, MaskedBases(MaskingRates()), rank,
         accumulation=data.global_batch, first_step=0, end_step=batches,
     )  # fmt: skip
-    counts, bases = [], []
+    counts, bases, expected = [], [], []
+    ahead = partial(expected_chunks, target_ratio=network.target_ratios[0], mask_protection=network.mask_protection)
     for _ in range(batches):
         for batch in drawn.draw().micro_batches:
             with torch.no_grad():
                 output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             counts.append([float(count.sum()) for count in output.chunk_counts])
             bases.append(float(batch.attention_mask.sum()))
+            expected.append(float(ahead(batch)))
     drawn.close()
-    return network, np.array(counts), np.array(bases)
+    return network, np.array(counts), np.array(bases), np.array(expected)
 
 
 def work_of(network: DNAChunkerConfig, counts: Floats, bases: Floats) -> Floats:
@@ -99,8 +103,17 @@ def excess_dealt_by_work(work: Floats, ranks: int) -> float:
     return float(np.mean(excess))
 
 
+def excess_by_pass(work: Floats, ranks: int, keys: Floats) -> float:
+    """The same when ranks meet after every window and each takes its own by falling `keys`; a step's mean."""
+    excess = []
+    for row, order in zip(work, keys, strict=True):
+        own = np.stack([row[rank::ranks][np.argsort(-order[rank::ranks], kind="stable")] for rank in range(ranks)])
+        excess.append(own.max(0).sum() / (own.mean() * own.shape[1]) - 1)
+    return float(np.mean(excess))
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--corpus", required=True)
@@ -109,7 +122,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4)
     options = parser.parse_args()
     data = DataSettings(corpus=options.corpus, seq_len=options.seq_len, global_batch=options.global_batch)
-    network, counts, bases = chunks_of_windows(options.run, data, options.batches)
+    network, counts, bases, expected = chunks_of_windows(options.run, data, options.batches)
     print(
         f"{len(bases)} windows of at most {options.seq_len:,} bases; chunks a base "
         + ", ".join(f"{share:.3f}" for share in counts.sum(0) / bases.sum())
@@ -124,6 +137,17 @@ def main() -> None:
             formula = variation / math.sqrt(options.global_batch / ranks) * expected_maximum(ranks)
             shares = (excess_in_order(work, ranks), formula, excess_dealt_by_work(work, ranks))
             print(f"| {name} | {variation:.3f} | {ranks} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+            ranks *= 4
+    print("\n| model | work and expected chunks correlate | ranks | as they come | as training orders them | by work |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, config in (("of the run", network), ("dnachunker-172m", DNAChunkerConfig())):
+        work = work_of(config, counts, bases)
+        correlation = np.corrcoef(work, expected)[0, 1]
+        rows = [values.reshape(options.batches, -1) for values in (np.zeros_like(work), expected, work)]
+        ranks = 2
+        while ranks < options.global_batch:
+            shares = [excess_by_pass(rows[2], ranks, keys) for keys in rows]
+            print(f"| {name} | {correlation:.2f} | {ranks} | {' | '.join(f'{share:.1%}' for share in shares)} |")
             ranks *= 4
 
 

@@ -30,6 +30,7 @@ from .mixing import mixture_of
 from .network import network_config
 from .objective import Objective, objective_of
 from .optimizer import build_adamw, learning_rate
+from .pass_order import pass_order
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
 from .resume import find_checkpoint, load_checkpoint, needs_resharding
@@ -89,6 +90,7 @@ class Run:
         self.data = TrainingData(
             self._curriculum, reader, objective, rank, accumulation=self._accumulation,
             first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
+            order=pass_order(config, rank.world_size),
         )  # fmt: skip
         self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
         self._copies = (

@@ -8,6 +8,7 @@ bases, in compact form (a byte a base); ids, corruption and the way to the devic
 import contextlib
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -28,7 +29,10 @@ _MOST_STEPS_TOGETHER = 256
 
 @dataclass(frozen=True)
 class StepData:
-    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw writes over them."""
+    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw writes over them.
+
+    `windows` are in the order of the samples, also where the micro-batches are not.
+    """
 
     micro_batches: list[Batch]
     windows: Windows
@@ -60,18 +64,21 @@ class TrainingData:
         first_step: int,
         end_step: int,
         workers: int = 1,
+        order: Callable[[Batch], torch.Tensor] | None = None,
     ) -> None:
         """
         Args:
             accumulation: micro-batches of a step.
             end_step: nothing is read for steps from here on.
             workers: threads that read ahead; with 0 a step reads when it is drawn.
+            order: in which a step's windows fill its micro-batches, as rows; None: as they come.
         """
         self._curriculum = curriculum
         self._reader = reader
         self._objective = objective
         self._rank = rank
         self._accumulation = accumulation
+        self._order = order
         self._end_step = end_step
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "window-reader") if workers else None
@@ -163,6 +170,10 @@ class TrainingData:
         device, size = self._rank.device, len(windows) // self._accumulation
         keys = window_keys(windows)
         parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
+        if self._order is not None:
+            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device))
+            rows = self._order(whole)
+            return [whole.take(rows[part]) for part in parts]
         if device.type != "cpu":
             return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part].to(device))
                     for part in parts]  # fmt: skip

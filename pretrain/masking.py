@@ -64,6 +64,10 @@ class Batch:
         kinds = (torch.int64, torch.bool, torch.int64, torch.float32, torch.bool)
         return cls(*(torch.empty(windows, length, dtype=kind) for kind in kinds))
 
+    def take(self, rows: torch.Tensor) -> Self:
+        """Some of the windows; rows (b,) int64."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     @property
     def weight_sum(self) -> torch.Tensor:
         """() float64: what the masked-LM loss of these windows is divided by."""

@@ -110,7 +110,7 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
             "engine.micro_batch=2",
             "engine.foresee_chunks=true",
         ],
-        "two ranks, stage 3": ["engine.zero_stage=3"],
+        "two ranks, stage 3, windows in order of work": ["engine.zero_stage=3", "engine.micro_batch=2"],
     }
     for index, (name, overrides) in enumerate(variants.items()):
         run = tmp_path / str(index)

@@ -38,6 +38,7 @@ def loader(
     world_size: int = 1,
     workers: int = 0,
     accumulation: int = 1,
+    pass_order: Callable[[Batch], torch.Tensor] | None = None,
     **reading: Any,
 ) -> TrainingData:
     """A rank's loader from some step on."""
@@ -50,6 +51,7 @@ def loader(
         first_step=first_step,
         end_step=end_step,
         workers=workers,
+        order=pass_order,
     )
 
 
