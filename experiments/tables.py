@@ -51,7 +51,7 @@ _COSTS = {
 }
 COLUMNS = {**_RESULTS, **_COSTS}
 _SPECIES = {f".{found.key}_loss": f"{found.title} loss" for found in (MASKED, NEXT_BASE)}
-_ANY = Column("", ".3f")
+_SHARE, _ANY = Column("", ".3f"), Column("", "#.3g")
 # in the CSV files alone
 _HIDDEN = {
     "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "next_base_accuracy", "repeat_loss", "unique_loss",
@@ -102,11 +102,15 @@ Table = tuple[list[str], list[list[str]]]  # header and lines
 
 
 def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
-    """The tables for people by title: what came out, of each species where there are several, and what it took."""
+    """The tables for people by title: results, analyses, each species where there are several, and what it took."""
     metrics = [metric for metric in shown_metrics(rows) if not metric.startswith("species.")]
-    results = [metric for metric in metrics if metric not in _COSTS]
+    results = [metric for metric in metrics if metric in _RESULTS or metric.startswith("probe.")]
+    analyses = [metric for metric in metrics if metric not in COLUMNS and metric not in results]
     costs = [metric for metric in metrics if metric in _COSTS]
     tables = {"Results": _results(rows, results), **_species_tables(rows)}
+    if analyses:  # they may be many, and of any magnitude: a line each
+        lines = [[title_of(metric), *(_shown(metric, row.moments(metric)) for row in rows)] for metric in analyses]
+        tables["Analyses"] = ["", *(row.name for row in rows)], lines
     return {**tables, "Compression and cost": _moments_table(rows, costs)}
 
 
@@ -205,7 +209,7 @@ def _cell_text(text: str) -> str:
 
 def _shown(metric: str, moments: tuple[float, float, int]) -> str:
     mean, spread, count = moments
-    column = COLUMNS.get(metric, _ANY)
+    column = COLUMNS.get(metric, _SHARE if metric.startswith(("probe.", "species.")) else _ANY)
     if not count:
         return ""
     return column.show(mean) if math.isnan(spread) else f"{column.show(mean)} ± {column.show(spread).lstrip('+')}"

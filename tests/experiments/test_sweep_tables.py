@@ -46,6 +46,24 @@ def test_rows_scored_on_positions_of_their_own_have_baselines_of_their_own() -> 
     assert lines[0] > lines[1], "no one line stands for both rows"
 
 
+def test_analyses_have_a_line_for_each_number_whatever_its_magnitude() -> None:
+    sweep = load_config(SweepConfig, "causal", kind="experiments")
+    found = rows("next_base", 1.27, 1.27)
+    for row in found:
+        for seed, result_ in row.results.items():
+            result_["metrics"] |= {
+                "spectrum.1.generated": 1e-6 * (1 + seed),
+                "spectrum.8.generated": 0.08,
+                "probe.x.mcc": 0.5,
+            }
+    _, results, *_, analyses, _ = (text.splitlines() for text in markdown(sweep, found).split("\n## "))
+    assert "x, MCC | warnings" in results[2]
+    assert "spectrum" not in results[2]
+    assert analyses[:3] == ["Analyses", "", "|  | row 0 | row 1 |"]
+    assert "| spectrum 1 generated | 1.50e-06 ± 7.07e-07 | 1.50e-06 ± 7.07e-07 |" in analyses
+    assert "| spectrum 8 generated | 0.0800 ± 0.00 | 0.0800 ± 0.00 |" in analyses
+
+
 def test_every_species_has_its_loss_its_baselines_and_its_cuts() -> None:
     sweep = load_config(SweepConfig, "species", kind="experiments")
     text = markdown(sweep, rows("masked", 1.27, 1.27))
