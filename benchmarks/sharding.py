@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -113,9 +113,9 @@ class _Members:
         self._file.write(head + body + struct.pack("<II", zlib.crc32(data), len(data)))
 
 
-def letter_blocks(paths: str) -> Iterator[bytes]:
+def letter_blocks(paths: Sequence[str]) -> Iterator[bytes]:
     """What the peers store: stretches of 2**20 letters of each contig (headers within one chunk of 4 MiB)."""
-    for path in paths.split(os.pathsep):
+    for path in paths:
         yield from _letter_blocks_of(path)
 
 
@@ -137,45 +137,45 @@ def _letter_blocks_of(path: str) -> Iterator[bytes]:
             yield rest
 
 
-def ours(path: str, output: str, workers: int, ray: str | None = None) -> None:
+def ours(paths: Sequence[str], output: str, workers: int, ray: str | None = None) -> None:
     from dataprep.config import CorpusConfig
     from dataprep.ray_pipeline import build_corpus
     from dataprep.verify import verify_corpus
 
-    sources = {f"g{number}": {"path": one} for number, one in enumerate(path.split(os.pathsep))}
+    sources = {f"g{number}": {"path": path} for number, path in enumerate(paths)}
     config = CorpusConfig(sources=sources, split={"kind": "hash", "valid": 0.05})  # type: ignore[arg-type]
     summary = build_corpus(config, output, workers=workers, ray=ray, quiet=True)
     if faults := verify_corpus(summary.corpus, threads=workers):
         raise SystemExit(faults[0])
 
 
-def ours_one_core(path: str, output: str) -> None:
+def ours_one_core(paths: Sequence[str], output: str) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    ours(path, output, 1)
+    ours(paths, output, 1)
 
 
-def webdataset(path: str, output: str, suffix: str) -> None:
+def webdataset(paths: Sequence[str], output: str, suffix: str) -> None:
     from webdataset import ShardWriter
 
     os.makedirs(output)
     with ShardWriter(f"{output}/%06d.{suffix}", maxcount=64, verbose=0) as writer:
-        for number, letters in enumerate(letter_blocks(path)):
+        for number, letters in enumerate(letter_blocks(paths)):
             writer.write({"__key__": f"{number:09d}", "seq": letters})
 
 
-def mosaicml(path: str, output: str) -> None:
+def mosaicml(paths: Sequence[str], output: str) -> None:
     from streaming import MDSWriter
 
     with MDSWriter(out=output, columns={"seq": "bytes"}, compression="zstd", size_limit=2**26) as writer:
-        for letters in letter_blocks(path):
+        for letters in letter_blocks(paths):
             writer.write({"seq": letters})
 
 
-def litdata(path: str, output: str) -> None:
+def litdata(paths: Sequence[str], output: str) -> None:
     from litdata import optimize
 
     # plain bytes as samples: a dictionary of bytes it takes for compressed media, and stores as it is
-    optimize(fn=letter_blocks, inputs=[path], output_dir=output, num_workers=1, chunk_bytes=2**26, compression="zstd")
+    optimize(fn=letter_blocks, inputs=[paths], output_dir=output, num_workers=1, chunk_bytes=2**26, compression="zstd")
 
 
 class Writer(NamedTuple):
@@ -183,24 +183,24 @@ class Writer(NamedTuple):
 
     package: str
     module: str
-    write: Callable[[str, str], None]
+    write: Callable[[Sequence[str], str], None]
 
 
 WRITERS = {
     "one core": Writer("dnachunker", "", ours_one_core),
-    "2 workers": Writer("dnachunker", "", lambda path, output: ours(path, output, 2)),
-    "2 workers of Ray": Writer("dnachunker", "", lambda path, output: ours(path, output, 2, "local")),
-    ".tar": Writer("webdataset", "webdataset", lambda path, output: webdataset(path, output, "tar")),
-    ".tar.gz": Writer("webdataset", "webdataset", lambda path, output: webdataset(path, output, "tar.gz")),
+    "2 workers": Writer("dnachunker", "", lambda paths, output: ours(paths, output, 2)),
+    "2 workers of Ray": Writer("dnachunker", "", lambda paths, output: ours(paths, output, 2, "local")),
+    ".tar": Writer("webdataset", "webdataset", lambda paths, output: webdataset(paths, output, "tar")),
+    ".tar.gz": Writer("webdataset", "webdataset", lambda paths, output: webdataset(paths, output, "tar.gz")),
     "MDS, zstd": Writer("mosaicml-streaming", "streaming", mosaicml),
     "optimize, zstd": Writer("litdata", "litdata", litdata),
 }
 
 
-def run_one(name: str, path: str, output: str) -> None:
+def run_one(name: str, paths: Sequence[str], output: str) -> None:
     """In a process of its own: write, and print the figures as JSON."""
     started = time.perf_counter()
-    WRITERS[name].write(path, output)
+    WRITERS[name].write(paths, output)
     seconds = time.perf_counter() - started
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     figures = {
@@ -213,7 +213,7 @@ def run_one(name: str, path: str, output: str) -> None:
     print("\n" + json.dumps(figures))
 
 
-def measure(name: str, python: str, path: str) -> dict[str, Any] | str:
+def measure(name: str, python: str, paths: Sequence[str]) -> dict[str, Any] | str:
     """The figures of one run, or the reason why there are none."""
     writer = WRITERS[name]
     if writer.module:
@@ -228,7 +228,7 @@ def measure(name: str, python: str, path: str) -> dict[str, Any] | str:
             "--one",
             name,
             "--input",
-            *path.split(os.pathsep),
+            *paths,
             "--output",
             f"{folder}/out",
         ]
@@ -275,26 +275,25 @@ def main() -> None:
     parser.add_argument("--one", choices=WRITERS, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    given = os.pathsep.join(args.input or [])
     if args.one:
-        run_one(args.one, given, args.output)
+        run_one(args.one, args.input, args.output)
         return
     load = os.getloadavg()[0]  # of other work: wall times mean what they say only while it is far below the cores
     with tempfile.TemporaryDirectory() as folder:
-        path = given or f"{folder}/generated.fa.gz"
+        paths = args.input or [f"{folder}/generated.fa.gz"]
         if not args.input:
-            generate(Path(path), args.template, args.mbp * 10**6, args.bgzip)
-        bases = sum(map(len, letter_blocks(path)))
+            generate(Path(paths[0]), args.template, args.mbp * 10**6, args.bgzip)
+        bases = sum(map(len, letter_blocks(paths)))
         rows: dict[str, list[dict[str, Any]] | str] = {}
         for name in args.only * args.repeats:
-            found = measure(name, args.peers if WRITERS[name].module else sys.executable, path)
+            found = measure(name, args.peers if WRITERS[name].module else sys.executable, paths)
             print(name, found, file=sys.stderr, flush=True)
             row = rows.setdefault(name, [])
             if isinstance(found, str) or isinstance(row, str):
                 rows[name] = found if isinstance(found, str) else row
             else:
                 row.append(found)
-        size = sum(map(os.path.getsize, path.split(os.pathsep)))
+        size = sum(map(os.path.getsize, paths))
     what = (
         " and ".join(Path(one).name for one in args.input)
         if args.input

@@ -104,6 +104,14 @@ def _is_rank(process: psutil.Process) -> bool:
         return False
 
 
+def _was_rank(process: psutil.Process) -> bool:
+    """As `_is_rank`, and true of one that has ended and that the launcher has yet to notice."""
+    try:
+        return _is_rank(process) or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _runs(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -151,7 +159,7 @@ class _Forwarding:
             self._on_signal()
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended on its own meanwhile
             launcher = psutil.Process(self._launcher.pid)
-            ranks = list(filter(_is_rank, launcher.children()))
+            ranks = list(filter(_was_rank, launcher.children()))
             for process in [*ranks, launcher] if again else ranks or [launcher]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if again:

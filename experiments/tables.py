@@ -26,7 +26,7 @@ class Column:
     unit: float = 1.0
 
     def show(self, value: float) -> str:
-        return format(value / self.unit, self.digits)
+        return format(value / self.unit, self.digits).rstrip(".")
 
 
 _RESULTS = {
@@ -102,7 +102,7 @@ Table = tuple[list[str], list[list[str]]]  # header and lines
 
 
 def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
-    """The tables for people by title: results, analyses, each species where there are several, and what it took."""
+    """The tables for people by title: results, each species where there are several, analyses, and what it took."""
     metrics = [metric for metric in shown_metrics(rows) if not metric.startswith("species.")]
     results = [metric for metric in metrics if metric in _RESULTS or metric.startswith("probe.")]
     analyses = [metric for metric in metrics if metric not in COLUMNS and metric not in results]

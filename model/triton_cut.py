@@ -1,8 +1,9 @@
 """Triton kernels that cut positions into chunks: threshold, forced boundaries, prefix sum and compaction.
 
-Two launches, since a prefix sum goes across programs: `mark` decides the boundaries and counts those of each program,
-`place` numbers them. Neither waits for the device unless the caller wants exactly as many places as there are chunks.
-Everything is whole numbers, so the result does not depend on the order of programs, and equals plain torch's exactly.
+Two launches, since a prefix sum goes across programs: `cut_mark` decides the boundaries and counts those of each
+program, `cut_place` numbers them. Neither waits for the device unless the caller wants exactly as many places as there
+are chunks. Everything is whole numbers, so the result does not depend on the order of programs, and equals plain
+torch's exactly.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ launched: Any = triton.jit(do_not_specialize=["T", "places", "sequences"])
 
 
 @launched
-def mark(
+def cut_mark(
     probability, given, holds_mask, step, borders, natural, forced, boundary, counts,
     T, sequences, GIVEN: tl.constexpr, PROTECT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -51,11 +52,11 @@ def mark(
 
 
 @launched
-def place(
+def cut_place(
     boundary, holds_mask, counts, counted, chunk, starts, chunk_holds_mask,
     T, places, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Number the boundaries: which chunk each position is in, where chunks start, which hold a mask. Grid as `mark`.
+    """Number the boundaries: the chunk of each position, where chunks start, which hold a mask. Grid as `cut_mark`.
 
     counted, chunk (T,) int64; starts int64 and chunk_holds_mask uint8 (places,), all 0 before. Chunks beyond the last
     place have no start; their positions count as those of the last.
@@ -107,7 +108,7 @@ def cut_chunks(
     counts = torch.empty(grid, dtype=torch.int32, device=device)
     counted, chunk = (torch.empty(total, dtype=torch.int64, device=device) for _ in range(2))
     with torch.cuda.device_of(probability):  # Triton launches on the current device
-        mark[grid](
+        cut_mark[grid](
             probability.detach().contiguous(), supplied, holds, packing.steps, packing.cu_seqlens,
             natural, forced, boundary, counts,
             total, len(packing.real_lengths), GIVEN=given is not None, PROTECT=protect, BLOCK=block,
@@ -115,7 +116,7 @@ def cut_chunks(
         places = int(counts.sum()) if capacity is None else capacity
         starts = torch.zeros(places, dtype=torch.int64, device=device)
         holding = torch.zeros(places, dtype=torch.uint8, device=device)
-        place[grid](boundary, holds, counts, counted, chunk, starts, holding, total, places, BLOCK=block)
+        cut_place[grid](boundary, holds, counts, counted, chunk, starts, holding, total, places, BLOCK=block)
     flags = {"natural": natural, "forced": forced, "boundary": boundary, "chunk_holds_mask": holding}
     return {name: flag.view(torch.bool) for name, flag in flags.items()} | {
         "counted": counted, "chunk": chunk, "starts": starts,

@@ -30,7 +30,7 @@ from .mixing import mixture_of
 from .network import network_config
 from .objective import Objective, objective_of
 from .optimizer import build_adamw, learning_rate
-from .pass_order import pass_order
+from .pass_order import bases_of_chance, pass_order
 from .provenance import code_version, machines
 from .remote_copy import RemoteCopies
 from .resume import find_checkpoint, load_checkpoint, needs_resharding
@@ -71,9 +71,8 @@ class Run:
 
         self._merges = state.merges if state else self._learn_merges()
         objective = objective_of(config)
-        passes = rank.world_size * self._accumulation
-        least = min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes  # bases of a pass
-        model = build_model(config, self._merges, label_capacity=objective.label_capacity(least))
+        labels = objective.label_capacity(bases_of_chance(config, rank.world_size))
+        model = build_model(config, self._merges, label_capacity=labels)
         self.places = ChunkPlaces(
             model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
         )

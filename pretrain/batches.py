@@ -29,7 +29,7 @@ _MOST_STEPS_TOGETHER = 256
 
 @dataclass(frozen=True)
 class StepData:
-    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw writes over them.
+    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw may write over them.
 
     `windows` are in the order of the samples, also where the micro-batches are not.
     """
@@ -171,7 +171,10 @@ class TrainingData:
         keys = window_keys(windows)
         parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
         if self._order is not None:
-            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device))
+            if device.type == "cpu" and not (self._room and self._room[0].input_ids.shape == packed.shape):
+                self._room = [Batch.empty(*packed.shape)]
+            room = self._room[0] if self._room else None
+            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device), out=room)
             rows = self._order(whole)
             return [whole.take(rows[part]) for part in parts]
         if device.type != "cpu":

@@ -1,8 +1,9 @@
 """Which windows of a step share a forward pass, where ranks wait for each other after every one: those of like work.
 
-At ZeRO stage 3 each pass gathers parameters, so it takes as long as that of the slowest rank. Chunks are learned, and
-windows differ in work; if every rank begins with the windows that will cost most, those that meet are alike. Which
-windows a rank has, what is masked in them and what is summed over a step stay the same.
+From ZeRO stage 2 on every backward pass reduces gradients, and at stage 3 every pass gathers parameters: it takes as
+long as that of the slowest rank. Chunks are learned, and windows differ in work; if every rank begins with the windows
+that will cost most, those that meet are alike. Which windows a rank has, what is masked in them and what is summed over
+a step stay the same.
 """
 
 from collections.abc import Callable
@@ -18,11 +19,26 @@ from .masking import Batch
 
 
 def pass_order(config: PretrainConfig, world_size: int) -> Callable[[Batch], torch.Tensor] | None:
-    """How the windows of a rank's step are put in order before they fill its passes; None: as they come."""
-    if config.engine.zero_stage < 3 or world_size == 1 or config.accumulation(world_size) == 1:
+    """How the windows of a rank's step are put in order before they fill its passes; None: as they come.
+
+    Where places for chunks are foreseen, all passes are of one size already, and the fullest decides how large.
+    """
+    alone = world_size == 1 or config.accumulation(world_size) == 1
+    if alone or config.engine.zero_stage < 2 or config.engine.foresee_chunks:
         return None
     model = config.model
     return partial(by_expected_chunks, target_ratio=model.target_ratios[0], mask_protection=model.mask_protection)
+
+
+def bases_of_chance(config: PretrainConfig, world_size: int) -> int:
+    """Bases over which what is masked in a pass evens out: those of the pass, but of a window where these are in order.
+
+    The first passes then hold the windows with most masks; only a bound that holds for each of them holds for all.
+    """
+    if pass_order(config, world_size):
+        return min(stage.seq_len for stage in config.data.stages)
+    passes = world_size * config.accumulation(world_size)
+    return min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes
 
 
 def by_expected_chunks(batch: Batch, target_ratio: float, *, mask_protection: bool) -> torch.Tensor:

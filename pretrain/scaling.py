@@ -103,9 +103,9 @@ def step_time(
 ) -> StepTime:
     """Seconds of a step on `ranks` GPUs, `per_node` of them in a machine."""
     compute = work.flops / (hardware.rate(precision) * given.utilisation)
-    # passes of a step are not synchronised at stages 0 to 2: the sums of a rank's windows compete. At stage 3 every
-    # pass waits for the slowest rank
-    meetings = work.passes if work.zero_stage == 3 else 1
+    # At stages 0 and 1 ranks meet once a step: the sums of a rank's windows compete. From stage 2 on every pass reduces
+    # gradients and waits for the slowest rank
+    meetings = work.passes if work.zero_stage >= 2 else 1
     together = work.windows / meetings
     stragglers = compute * given.window_variation / math.sqrt(together) * expected_maximum(ranks)
 

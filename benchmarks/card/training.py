@@ -30,7 +30,18 @@ COMPONENTS = {
     "optimizer": ("adam", "multi_tensor", "foreach"),
     "norms": ("norm",),
     "copies and casts": ("memcpy", "memset", "copy", "cat", "fill"),
-    "indexing and counting": ("index", "gather", "scatter", "scan", "sort", "nonzero", "segment", "repeat"),
+    "indexing and counting": (
+        "index",
+        "gather",
+        "scatter",
+        "scan",
+        "sort",
+        "nonzero",
+        "segment",
+        "repeat",
+        "cut_",
+        "boundary",
+    ),
     "elementwise": ("elementwise", "vectorized", "unrolled", "reduce"),
 }
 

@@ -10,9 +10,9 @@ import pytest
 
 from experiments.stopping import Running, on_file
 
-Start = Callable[[str], "subprocess.Popen[bytes]"]
+Start = Callable[[str, int], "subprocess.Popen[bytes]"]
 
-# Writes a byte for every SIGTERM, and ends after the second one or ten seconds after the first.
+# Writes a byte for every SIGTERM, and ends after as many as it is told to wait for.
 SAVING = """
 import pathlib, signal, sys, time
 told = pathlib.Path(sys.argv[1])
@@ -20,21 +20,19 @@ signal.signal(signal.SIGTERM, lambda *_: told.open("a").write("x"))
 told.with_suffix(".ready").touch()
 while not told.exists():
     time.sleep(0.01)
-for _ in range(1000):
-    if told.read_text() == "xx":
-        time.sleep(0.5)  # a third would be seen
-        break
+while len(told.read_text()) < int(sys.argv[2]):
     time.sleep(0.01)
+time.sleep(0.5)  # one too many would be seen
 """
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends later."""
+    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends after so many."""
     started = []
 
-    def begin(name: str) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path / name)])
+    def begin(name: str, times: int) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path / name), str(times)])
         started.append(process)
         while not (tmp_path / name).with_suffix(".ready").exists():
             assert process.poll() is None
@@ -49,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def test_every_command_is_asked_once_until_the_user_asks_again(start: Start, tmp_path: Path) -> None:
     running = Running()
-    slow, late = start("slow"), start("late")
+    slow, late = start("slow", 2), start("late", 2)
     running.processes.add(slow)
     running.stop()
     running.processes.add(late)  # started while the signal came
@@ -66,7 +64,7 @@ def test_every_command_is_asked_once_until_the_user_asks_again(start: Start, tmp
 
 def test_commands_end_with_the_worker_that_started_them(start: Start, tmp_path: Path) -> None:
     running = Running()
-    process = start("trains")
+    process = start("trains", 1)
     running.processes.add(process)
 
     def end() -> None:
@@ -81,7 +79,7 @@ def test_commands_end_with_the_worker_that_started_them(start: Start, tmp_path: 
 
 def test_a_file_stops_them(start: Start, tmp_path: Path) -> None:
     running = Running()
-    process = start("trains")
+    process = start("trains", 1)
     running.processes.add(process)
     with on_file(tmp_path / "stop", running):
         assert process.poll() is None

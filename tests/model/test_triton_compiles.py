@@ -60,9 +60,9 @@ COMPILE = """
         compile(kernel, 4, TAPS=4, ROWS=16, WIDTH=128)
     for kernel in (triton_boundary.boundary_forward, triton_boundary.boundary_backward):
         compile(kernel, 4, ROWS=16, WIDTH=128)
-    for given in (False, True):
-        compile(triton_cut.mark, 4, GIVEN=given, PROTECT=True, BLOCK=1024)
-    compile(triton_cut.place, 4, BLOCK=1024)
+    for given, protect in ((False, False), (False, True), (True, False), (True, True)):
+        compile(triton_cut.cut_mark, 4, GIVEN=given, PROTECT=protect, BLOCK=1024)
+    compile(triton_cut.cut_place, 4, BLOCK=1024)
 """
 
 

@@ -3,15 +3,17 @@
 from dataclasses import fields
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from loader_ledger import curriculum, loader
 
 from dataprep.corpus_index import Corpus
 from model.alphabet import MASK_ID
+from pretrain.batches import StepData
 from pretrain.config import PretrainConfig
-from pretrain.masking import Batch
-from pretrain.pass_order import by_expected_chunks, pass_order
+from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt
+from pretrain.pass_order import bases_of_chance, by_expected_chunks, pass_order
 from typed_config import load_config
 
 PASSES = 4
@@ -27,6 +29,12 @@ def chunks(batch: Batch, protected: bool) -> list[float]:
     return found
 
 
+def rows(step: StepData) -> list[list[list[float]]]:
+    """All that belongs to each window, in an order of their own."""
+    parts = [[getattr(part, field.name).tolist() for field in fields(Batch)] for part in step.micro_batches]
+    return sorted(list(row) for part in parts for row in zip(*part, strict=True))
+
+
 @pytest.mark.parametrize("protected", [False, True], ids=["unprotected", "protected"])
 def test_a_rank_begins_with_the_windows_of_most_chunks(toy_corpus: Corpus, protected: bool) -> None:
     order = partial(by_expected_chunks, target_ratio=0.25, mask_protection=protected)
@@ -40,25 +48,46 @@ def test_a_rank_begins_with_the_windows_of_most_chunks(toy_corpus: Corpus, prote
         expected = [value for part in sorted_.micro_batches for value in chunks(part, protected)]
         assert expected == sorted(expected, reverse=True)
         assert len(set(expected)) > 1, "there was something to order"
-        for field in fields(Batch):
-            before, after = (
-                sorted(row for part in step.micro_batches for row in getattr(part, field.name).tolist())
-                for step in (came, sorted_)
-            )
-            assert before == after, "the same windows, hidden in the same places"
+        assert rows(came) == rows(sorted_), "the same windows, hidden in the same places"
 
 
-@pytest.mark.parametrize(("stage", "ranks", "ordered"), [(3, 2, True), (2, 2, False), (3, 1, False), (3, 8, False)])
-def test_only_where_ranks_meet_after_every_one_of_several_passes(stage: int, ranks: int, ordered: bool) -> None:
-    settings = {
-        "run": "",
-        "data.corpus": "",
-        "engine.zero_stage": stage,
-        "data.global_batch": 8,
-        "engine.micro_batch": 1,
-    }
-    config = load_config(PretrainConfig, "tiny", kind="pretrain", settings=settings)
+def settings(**changes: object) -> PretrainConfig:
+    values = {"run": "", "data.corpus": "", "data.global_batch": 8, "engine.micro_batch": 1}
+    values |= {f"engine.{name}": value for name, value in changes.items()}
+    return load_config(PretrainConfig, "tiny", kind="pretrain", settings=values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "ordered"),
+    [
+        ({"zero_stage": 3}, 2, True),
+        ({"zero_stage": 2}, 2, True),
+        ({"zero_stage": 1}, 2, False),
+        ({"zero_stage": 3}, 1, False),
+        ({"zero_stage": 3}, 8, False),
+        ({"zero_stage": 3, "foresee_chunks": True}, 2, False),
+    ],
+)
+def test_only_where_ranks_meet_after_every_one_of_several_passes(
+    changes: dict[str, object], ranks: int, ordered: bool
+) -> None:
+    config = settings(**changes)
     assert (pass_order(config, ranks) is not None) == ordered
+    assert bases_of_chance(config, ranks) == 1024  # one window is a pass here
+    pairs = settings(**changes, micro_batch=2) if ranks < 8 else config
+    assert bases_of_chance(pairs, ranks) == 1024 * (1 if ordered or ranks == 8 else 2)
+
+
+def test_a_pass_in_order_has_no_more_labels_than_were_allowed_for() -> None:
+    random, rates = np.random.default_rng(0), MaskingRates()
+    packed, keys = (torch.from_numpy(values) for values in (
+        random.integers(0, 4, (512, 1024), np.uint8), random.integers(0, 2**62, 512)
+    ))  # fmt: skip
+    batch = corrupt(packed, keys, rates)
+    order = by_expected_chunks(batch, 0.33, mask_protection=True)
+    fullest = int((batch.take(order[:64]).labels != IGNORED_LABEL).sum())
+    assert fullest <= rates.most_selected(1024) * 64 * 1024
+    assert fullest > rates.most_selected(64 * 1024) * 64 * 1024, "a bound for windows drawn at random would not do"
 
 
 def test_windows_alike_stay_as_they_came() -> None:
