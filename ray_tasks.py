@@ -42,7 +42,8 @@ def ray_session(
     if environment:
         options["runtime_env"] = {"env_vars": dict(environment)}
     try:
-        _start(address, options, asked_by)
+        # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
+        start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{asked_by}: no Ray cluster answers there ({reason})") from error
@@ -52,17 +53,20 @@ def ray_session(
         ray.shutdown()
 
 
-def _start(address: str, options: Mapping[str, Any], asked_by: str) -> None:
-    """`ray.init`, which gives a node half a minute to come up, whatever else the machine has to do: so, three times."""
-    import ray
+def start_in_time(start: Callable[[], T], *, asked_by: str) -> T:
+    """What `start` returns, which brings up Ray's nodes here.
 
+    Ray gives a node half a minute, whatever else the machine has to do: so, three times. What a late node has started
+    is ended before the next.
+
+    Raises:
+        Failure: it was late each time. Other exceptions are those of `start`.
+    """
     for _ in range(_STARTS):
         others = set(psutil.Process().children(recursive=True))
         try:
-            # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
-            ray.init(address=address, **options)
-            return
-        except Exception as error:  # nothing narrower is raised
+            return start()
+        except Exception as error:  # Ray raises nothing narrower
             if _LATE not in str(error):
                 raise
         for process in set(psutil.Process().children(recursive=True)) - others:

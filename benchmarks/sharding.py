@@ -221,17 +221,8 @@ def measure(name: str, python: str, paths: Sequence[str]) -> dict[str, Any] | st
         if found.returncode:
             return f"not installed ({(found.stderr.strip().splitlines() or ['?'])[-1]})"
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            python,
-            "-P",
-            __file__,
-            "--one",
-            name,
-            "--input",
-            *paths,
-            "--output",
-            f"{folder}/out",
-        ]
+        words = ["--one", name, "--input", *paths, "--output", f"{folder}/out"]
+        command = [python, "-P", __file__, *words]
         environment = os.environ | {"PYTHONPATH": "" if writer.module else str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -7,7 +7,7 @@ each window into model FLOPs: for the model of RUN, and for the paper's, whose t
 of a window's work (the `--window-variation` of `dnachunker plan`) and, for real global batches shared out over W ranks,
 how much longer the busiest rank takes than the mean: as the order shares windows out, as the plan's formula expects,
 and if windows were dealt out by their (known) work, longest first to the least loaded rank. Then the same for ranks
-that wait for each other after every pass of one window, as at ZeRO stage 3: as windows come, in the order in which
+that wait for each other after every pass of one window, as from ZeRO stage 2 on: as windows come, in the order in which
 training puts them (`pretrain/pass_order.py`), and in that of their work, if it were known.
 """
 
