@@ -20,7 +20,13 @@ ENGINE_STATE = "engine"
 
 
 def start_process_group(rank: Rank) -> None:
-    """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
+    """Join the other ranks: NCCL on GPUs, gloo on CPUs.
+
+    From here on the rank's GPU is the current one. Object collectives put their bytes on the current GPU, and NCCL
+    refuses them where that is not the GPU that DeepSpeed bound the process group to.
+    """
+    if rank.device.type == "cuda":
+        torch.cuda.set_device(rank.device)
     deepspeed_logger.setLevel(logging.ERROR)
     # DeepSpeed's calls, not ours; one line a rank that a user can do nothing about
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
