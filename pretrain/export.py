@@ -108,7 +108,8 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The model's weights in fp32, gathered from the shards of all ranks, of a verified checkpoint."""
     if read_state(checkpoint).zero_stage == 0:
         # the manifest has been verified: this run wrote the file
-        states = torch.load(checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt", weights_only=False)
+        path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
+        states = torch.load(path, map_location="cpu", weights_only=False)
         return {name: tensor.float() for name, tensor in states["module"].items()}
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells of every shard
         return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
