@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pretrain.config import PretrainConfig
-from pretrain.preflight import store_config
-from pretrain.telemetry import EventLog
-from pretrain.tracking import MlflowMirror
-from typed_config import validate_config
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.preflight import store_config
+from dnachunker.pretrain.telemetry import EventLog
+from dnachunker.pretrain.tracking import MlflowMirror
 
 _DEAD = "http://127.0.0.1:9"  # nothing listens on the discard port
 

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.objectives import labelled_rows, mlm_loss
-from model.packing import Packing, unpack
-from model.routing import Router, Segmentation
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.objectives import labelled_rows, mlm_loss
+from dnachunker.model.packing import Packing, unpack
+from dnachunker.model.routing import Router, Segmentation
 
 POSITIONS = 131_072
 

@@ -18,9 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.kernels import selective_scan
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.kernels import selective_scan
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 TINY = {"width": 128, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 4, "num_heads": 4}
 

@@ -138,9 +138,9 @@ def _letter_blocks_of(path: str) -> Iterator[bytes]:
 
 
 def ours(paths: Sequence[str], output: str, workers: int, ray: str | None = None) -> None:
-    from dataprep.config import CorpusConfig
-    from dataprep.ray_pipeline import build_corpus
-    from dataprep.verify import verify_corpus
+    from dnachunker.dataprep.config import CorpusConfig
+    from dnachunker.dataprep.ray_pipeline import build_corpus
+    from dnachunker.dataprep.verify import verify_corpus
 
     sources = {f"g{number}": {"path": path} for number, path in enumerate(paths)}
     config = CorpusConfig(sources=sources, split={"kind": "hash", "valid": 0.05})  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ def measure(name: str, python: str, paths: Sequence[str]) -> dict[str, Any] | st
             return f"not installed ({(found.stderr.strip().splitlines() or ['?'])[-1]})"
     with tempfile.TemporaryDirectory() as folder:
         words = ["--one", name, "--input", *paths, "--output", f"{folder}/out"]
-        command = [python, "-P", __file__, *words]
+        command = [python, __file__, *words]
         environment = os.environ | {"PYTHONPATH": "" if writer.module else str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -25,23 +25,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataprep.corpus_index import Corpus
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import flops_per_base
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from pretrain.batches import TrainingData
-from pretrain.checkpoint import choose_checkpoint
-from pretrain.config import DataSettings, ModelSettings
-from pretrain.curriculum import Curriculum
-from pretrain.distributed import Rank
-from pretrain.export import read_weights
-from pretrain.masking import MaskingRates
-from pretrain.mixing import mixture_of
-from pretrain.objective import MaskedBases
-from pretrain.pass_order import expected_chunks
-from pretrain.run_state import read_state
-from pretrain.scaling import expected_maximum
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import flops_per_base
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.batches import TrainingData
+from dnachunker.pretrain.checkpoint import choose_checkpoint
+from dnachunker.pretrain.config import DataSettings, ModelSettings
+from dnachunker.pretrain.curriculum import Curriculum
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.export import read_weights
+from dnachunker.pretrain.masking import MaskingRates
+from dnachunker.pretrain.mixing import mixture_of
+from dnachunker.pretrain.objective import MaskedBases
+from dnachunker.pretrain.pass_order import expected_chunks
+from dnachunker.pretrain.run_state import read_state
+from dnachunker.pretrain.scaling import expected_maximum
+from dnachunker.pretrain.window_reader import WindowReader
 
 Floats = NDArray[np.float64]
 

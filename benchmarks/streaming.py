@@ -123,15 +123,15 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     import pyarrow.parquet  # noqa: F401  # what opening a corpus imports
     import torch
 
-    from dataprep.corpus_index import Corpus
-    from pretrain.batches import TrainingData
-    from pretrain.config import DataSettings
-    from pretrain.curriculum import Curriculum
-    from pretrain.distributed import Rank
-    from pretrain.masking import MaskingRates
-    from pretrain.mixing import Mixture
-    from pretrain.objective import MaskedBases
-    from pretrain.window_reader import WindowReader
+    from dnachunker.dataprep.corpus_index import Corpus
+    from dnachunker.pretrain.batches import TrainingData
+    from dnachunker.pretrain.config import DataSettings
+    from dnachunker.pretrain.curriculum import Curriculum
+    from dnachunker.pretrain.distributed import Rank
+    from dnachunker.pretrain.masking import MaskingRates
+    from dnachunker.pretrain.mixing import Mixture
+    from dnachunker.pretrain.objective import MaskedBases
+    from dnachunker.pretrain.window_reader import WindowReader
 
     yield None  # everything is imported
     corpus = Corpus.open(folder / "dnachunker")
@@ -248,7 +248,7 @@ def run_one(name: str, folder: Path, what: str, workers: int, seconds: float) ->
     """In a process of its own: Mbp/s, or seconds for `resume`."""
     import torch
 
-    from pretrain.masking import MaskingRates, corrupt
+    from dnachunker.pretrain.masking import MaskingRates, corrupt
 
     torch.set_num_threads(1)
     batches = LOADERS[name](folder, workers, 0.9 if what == "resume" else 0.0)

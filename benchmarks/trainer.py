@@ -22,16 +22,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from dnachunker import main as dnachunker
-from pretrain.assembly import Run
-from pretrain.config import PretrainConfig
-from pretrain.distributed import Rank
-from pretrain.engine import start_process_group
-from pretrain.preflight import store_config
-from pretrain.signals import StopSignals
-from pretrain.trainer import train
-from pretrain.watchdog import Watchdog
-from typed_config import load_config
+from dnachunker.cli import main as dnachunker
+from dnachunker.foundations.typed_config import load_config
+from dnachunker.pretrain.assembly import Run
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.engine import start_process_group
+from dnachunker.pretrain.preflight import store_config
+from dnachunker.pretrain.signals import StopSignals
+from dnachunker.pretrain.trainer import train
+from dnachunker.pretrain.watchdog import Watchdog
 
 Seconds = tuple[float, float]  # by the wall clock, and by the CPU clock
 

@@ -22,12 +22,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from pretrain.assembly import build_model
-from pretrain.config import PretrainConfig
-from pretrain.distributed import Rank
-from pretrain.engine import TrainingEngine, start_process_group
-from pretrain.optimizer import build_adamw
-from typed_config import validate_config
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.assembly import build_model
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.optimizer import build_adamw
 
 
 def storage_bytes(tensors: Any) -> int:

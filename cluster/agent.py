@@ -1,4 +1,4 @@
-"""What runs on each machine of a job: `python -m cluster.agent`, told what to do over its standard input.
+"""What runs on each machine of a job: `python -m dnachunker.cluster.agent`, told what to do over its standard input.
 
 One JSON object a line, so nothing about a job, its paths or its secrets stands in a command line. The order of things:
 

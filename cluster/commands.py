@@ -42,7 +42,6 @@ def worker_environment(environment: Mapping[str, str], processes: int, *, cores:
     variables = dict(environment)
     variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     variables.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of one rank starve another
-    variables["PYTHONSAFEPATH"] = "1"  # a folder named `model` in the current directory must not be taken for ours
     if not gpus:
         variables.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found no GPU
     return variables
@@ -65,7 +64,8 @@ def ssh_command(host: str, settings: HostsSettings, *, python: str, workdir: str
     """
     interval = max(1, int(settings.lost_seconds / (_KEEPALIVES + 1)))
     # the remote shell takes a command line, so this is the one place that needs quoting
-    remote = f"cd {shlex.quote(workdir)} && exec {shlex.quote(python)} -P -m cluster.agent"
+    # PYTHONSAFEPATH: files in `workdir` that are named like modules must not be taken for them, nor by the ranks
+    remote = f"cd {shlex.quote(workdir)} && exec env PYTHONSAFEPATH=1 {shlex.quote(python)} -m dnachunker.cluster.agent"
     own = [
         "BatchMode=yes", f"ConnectTimeout={max(1, int(settings.connect_seconds))}",
         f"ServerAliveInterval={interval}", f"ServerAliveCountMax={_KEEPALIVES}",

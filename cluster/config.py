@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from typed_config import Config
+from dnachunker.foundations.typed_config import Config
 
 Kind = Literal["local", "hosts", "slurm", "kubernetes", "ray"]
 KINDS: tuple[Kind, ...] = ("local", "hosts", "slurm", "kubernetes", "ray")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from pretrain.config import PretrainConfig
+    from dnachunker.pretrain.config import PretrainConfig
 
     from .config import ClusterConfig
 
@@ -68,7 +68,7 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     from .launch import read_configs
 
@@ -94,7 +94,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | None) -> Iterator[Finding]:
     """All checks, machine by machine and then of all together."""
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     from .local import visible_gpus
 
@@ -112,7 +112,7 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
         return
     try:
         output = folder / "ranks.json"
-        worker = ["pretrain.rank_check", "--output", str(output), "--precision", run.engine.precision]
+        worker = ["dnachunker.pretrain.rank_check", "--output", str(output), "--precision", run.engine.precision]
         worker += ["--corpus", run.data.corpus]
         tracker = tracking_address(run.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
         wanted = {"folder": str(folder), "tracker": tracker if run.tracking.enabled else None}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .agent import REACH_SECONDS, SEPARATOR
 from .commands import ssh_command

@@ -10,9 +10,9 @@ from typing import Any
 
 from yaml import safe_dump_all
 
-from dataprep.config import CorpusConfig
-from failures import BadInput, Failure
-from typed_config import to_yaml
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.typed_config import to_yaml
 
 from .config import ClusterConfig, KubernetesSettings
 from .request import Request, say, worker_of
@@ -75,7 +75,7 @@ def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
     job = "workers"
     first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet's headless service is named after the set
     command = [
-        cluster.python or "python", "-P", "-m", "cluster.pod", "--nodes", str(nodes), "--ranks", str(ranks),
+        cluster.python or "python", "-m", "dnachunker.cluster.pod", "--nodes", str(nodes), "--ranks", str(ranks),
         "--address", first_pod, "--port", str(settings.port),
         *(["--wait-for", awaited] if awaited else []), "--", *worker_of(f"{_CONFIG}/run.yaml"),
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def _ray_job(cluster: ClusterConfig, output: str) -> dict[str, Any]:
         "apiVersion": "ray.io/v1", "kind": "RayJob",
         "metadata": {"name": f"{settings.name}-corpus", "namespace": settings.namespace},
         "spec": {
-            "entrypoint": shlex.join([cluster.python or "python", "-P", "-m", *build]),
+            "entrypoint": shlex.join([cluster.python or "python", "-m", *build]),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 600,
             "backoffLimit": 2,  # a build continues from its finished shards

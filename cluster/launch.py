@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pretrain.config import PretrainConfig
+    from dnachunker.pretrain.config import PretrainConfig
 
     from .config import ClusterConfig
     from .request import Request
@@ -61,8 +61,8 @@ def read_configs(arguments: argparse.Namespace) -> "tuple[PretrainConfig, Cluste
     Raises:
         BadInput: as `load_config`.
     """
-    from pretrain.config import PretrainConfig
-    from typed_config import load_config
+    from dnachunker.foundations.typed_config import load_config
+    from dnachunker.pretrain.config import PretrainConfig
 
     from .config import ClusterConfig
 
@@ -82,7 +82,7 @@ def _named(flags: Mapping[str, object]) -> dict[str, object]:
 
 def run_launch(arguments: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     from .request import Request
 
@@ -102,8 +102,8 @@ def run_launch(arguments: argparse.Namespace) -> int:
 
             return slurm.launch(request)
         case "kubernetes":
-            from dataprep.config import CorpusConfig
-            from typed_config import load_config
+            from dnachunker.dataprep.config import CorpusConfig
+            from dnachunker.foundations.typed_config import load_config
 
             from . import kubernetes
 
@@ -116,7 +116,7 @@ def run_launch(arguments: argparse.Namespace) -> int:
 
 
 def _on_this_machine(request: "Request") -> int:
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     from .local import run_local, visible_gpus
     from .request import say, worker_of
@@ -149,7 +149,7 @@ def hosts_and_ranks(cluster: "ClusterConfig") -> "tuple[list[Host], int]":
     Raises:
         BadInput: no hostfile, too few machines in it, or no number of ranks.
     """
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     from .topology import ranks_per_node, read_hostfile
 

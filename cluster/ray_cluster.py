@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .commands import passed_variables
 from .request import Request, say, worker_of

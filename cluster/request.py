@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from failures import BadInput
-from pretrain.config import PretrainConfig
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.config import PretrainConfig
 
 from .config import ClusterConfig
 

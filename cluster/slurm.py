@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from failures import BadInput, Failure
-from typed_config import Config
+from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.typed_config import Config
 
 from .commands import passed_variables
 from .config import ClusterConfig, RestartSettings, SlurmSettings

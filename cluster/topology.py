@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 # Names and addresses as DNS, IPv4 and IPv6 have them: no dash in front, which ssh would read as an option, and nothing
 # a shell gives a meaning.

@@ -10,8 +10,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.packed_codes import PACKED_REPEAT_BIT
-from model.alphabet import CODE_N
+from dnachunker.model.alphabet import CODE_N
+
+from .packed_codes import PACKED_REPEAT_BIT
 
 SKIPPED = 0x40  # in a letter table: a byte that stands for no base
 EDGE_FLAG_BITS = 4  # an edge is `position << EDGE_FLAG_BITS | flags`

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from dataprep.splits import Interval
+from .splits import Interval
 
 # why bases of a split are in no block
 GAP, TOO_MUCH_N, TOO_SHORT, DUPLICATE = "gap", "too_much_n", "too_short", "duplicate"

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from dataprep.corpus_index import INDEX_NAME
-from dataprep.staged_sequence import close_files
-from dataprep.storage import exists, is_url, join, names_in, remove, upload
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
+
+from .corpus_index import INDEX_NAME
+from .staged_sequence import close_files
+from .storage import exists, is_url, join, names_in, remove, upload
 
 _SHARD = re.compile(r"[a-z][a-z0-9_]*-\d{6,}\.tar\.zst")
 

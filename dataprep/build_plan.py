@@ -12,7 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dataprep.blocks import (
+from dnachunker.foundations.failures import BadInput
+
+from .blocks import (
     GAP,
     Dropped,
     PlannedBlock,
@@ -21,13 +23,12 @@ from dataprep.blocks import (
     cut_blocks,
     split_at_gaps,
 )
-from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
-from dataprep.corpus_index import FORMAT, FORMAT_VERSION, LeakageReport
-from dataprep.genome import StagedGenome, hash_file, stage_genome
-from dataprep.repeats import RepeatSource
-from dataprep.splits import Interval, divide
-from dataprep.staged_sequence import BASES, Contig, Stretch
-from failures import BadInput
+from .config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
+from .corpus_index import FORMAT, FORMAT_VERSION, LeakageReport
+from .genome import StagedGenome, hash_file, stage_genome
+from .repeats import RepeatSource
+from .splits import Interval, divide
+from .staged_sequence import BASES, Contig, Stretch
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
-from dataprep.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
-from dataprep.build_folder import BuildFolder
-from dataprep.build_plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
-from dataprep.config import CorpusConfig
-from dataprep.duplicate_blocks import choose_dropped, duplicate_groups
-from dataprep.genome import StagedGenome
-from dataprep.kmer_sketch import SampleRate
-from dataprep.leakage import corpus_rate, measure_leakage
-from dataprep.progress import Progress
-from dataprep.shard_task import (
+from dnachunker.foundations.failures import Failure
+
+from .blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
+from .build_folder import BuildFolder
+from .build_plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
+from .config import CorpusConfig
+from .duplicate_blocks import choose_dropped, duplicate_groups
+from .genome import StagedGenome
+from .kmer_sketch import SampleRate
+from .leakage import corpus_rate, measure_leakage
+from .progress import Progress
+from .shard_task import (
     ShardJob,
     ShardManifest,
     Staged,
@@ -26,8 +28,7 @@ from dataprep.shard_task import (
     stage_task,
     write_manifest,
 )
-from dataprep.survey import BlockFacts, block_jobs, digest_task, survey_task
-from failures import Failure
+from .survey import BlockFacts, block_jobs, digest_task, survey_task
 
 
 class Pool(Protocol):

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from yaml import safe_dump
 
-from dataprep.card_figures import Pieces, contig_bar, histogram, split_colours, stacked_bar
-from dataprep.corpus_index import BlockTable, CorpusIndex, SourceRecord
+from .card_figures import Pieces, contig_bar, histogram, split_colours, stacked_bar
+from .corpus_index import BlockTable, CorpusIndex, SourceRecord
 
 CARD_NAME = "card.html"
 _MAX_SOURCES = 24  # drawn one by one; tables hold all

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dataprep.ray_pipeline import BuildSummary
+    from .ray_pipeline import BuildSummary
 
 GENOMES_HELP = "list genomes by name, and fetch them"
 GENOMES_EXAMPLE = """\
@@ -52,7 +52,7 @@ def add_genomes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_genomes(args: argparse.Namespace) -> int:
     """Run one of the `genomes` verbs; returns the exit code."""
-    from dataprep import show_genomes
+    from . import show_genomes
 
     if args.genomes_verb == "list":
         print(show_genomes.sources_yaml(args.listed) if args.sources else show_genomes.table(args.listed))
@@ -88,9 +88,10 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_shard(args: argparse.Namespace) -> int:
     """Build a corpus and say what came of it; returns the exit code."""
-    from dataprep.config import CorpusConfig
-    from failures import BadInput
-    from typed_config import load_config, to_yaml
+    from dnachunker.foundations.failures import BadInput
+    from dnachunker.foundations.typed_config import load_config, to_yaml
+
+    from .config import CorpusConfig
 
     config = load_config(CorpusConfig, args.config, args.overrides, kind="corpus")
     if args.print_config:
@@ -98,7 +99,7 @@ def run_shard(args: argparse.Namespace) -> int:
         return 0
     if not args.output:
         raise BadInput("shard: name the new corpus's folder with --output DIR")
-    from dataprep.ray_pipeline import build_corpus
+    from .ray_pipeline import build_corpus
 
     in_process = (args.workers if args.workers is not None else config.workers) == 0
     ray = None if in_process or args.ray == "none" else args.ray
@@ -131,24 +132,25 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_corpus(args: argparse.Namespace) -> int:
     """Run one of the `corpus` verbs; returns the exit code."""
-    from dataprep.corpus_index import Corpus
+    from .corpus_index import Corpus
 
     corpus = Corpus.open(args.corpus)
     if args.corpus_verb == "info":
-        from dataprep.describe import describe_corpus
+        from .describe import describe_corpus
 
         print(describe_corpus(corpus))
     elif args.corpus_verb == "show":
-        from dataprep.describe import show_region
+        from .describe import show_region
 
         print(show_region(corpus, args.region))
     else:
-        from dataprep.verify import verify_corpus
-        from failures import BadInput
+        from dnachunker.foundations.failures import BadInput
+
+        from .verify import verify_corpus
 
         faults = verify_corpus(corpus)
         if args.fasta and not faults:
-            from dataprep.compare_fasta import compare_with_fasta
+            from .compare_fasta import compare_with_fasta
 
             faults = compare_with_fasta(corpus, args.fasta)
         if faults:
@@ -163,7 +165,7 @@ def run_corpus(args: argparse.Namespace) -> int:
 
 def describe_build(summary: "BuildSummary") -> str:
     """The table printed after a build."""
-    from dataprep.describe import describe_corpus
+    from .describe import describe_corpus
 
     if summary.reused:
         first = f"{summary.corpus.path}: already built from this config and these inputs; nothing to do"

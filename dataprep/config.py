@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from typed_config import Config
+from dnachunker.foundations.typed_config import Config
 
 SAMPLE_PREFIX = "sample:"
 SAMPLE_FOLDER = Path(__file__).parent / "sample"

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from dataprep.bgzip import HEADER_BYTES, decompress_members, is_bgzip
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .bgzip import HEADER_BYTES, decompress_members, is_bgzip
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)))  # and skippable

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataprep.corpus_index import BlockTable, Corpus, SourceRecord
-from dataprep.packed_codes import LETTERS
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .corpus_index import BlockTable, Corpus, SourceRecord
+from .packed_codes import LETTERS
 
 _LINE = 80  # bases a line
 _MAX_SHOWN = 1_000_000

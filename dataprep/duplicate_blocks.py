@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from dataprep.blocks import PlannedBlock, split_order
-from dataprep.survey import BlockFacts
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .blocks import PlannedBlock, split_order
+from .survey import BlockFacts
 
 _SHOWN = 3  # pairs named in a message
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataprep.base_loops import SKIPPED, translate
-from dataprep.packed_codes import PACKED_REPEAT_BIT
-from dataprep.staged_sequence import StageWriter
-from failures import BadInput
-from model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
+
+from .base_loops import SKIPPED, translate
+from .packed_codes import PACKED_REPEAT_BIT
+from .staged_sequence import StageWriter
 
 _LINE_BREAKS = b"\n\r\t "  # left out of sequence
 _AMBIGUOUS = 0x10  # beside the code of N: a letter to be counted

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from dataprep.catalog import GenomeEntry, find_genome, locate, published_md5
-from dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
-from dataprep.download import download, read_small, shown
-from dataprep.storage import is_url
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .catalog import GenomeEntry, find_genome, locate, published_md5
+from .config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
+from .download import download, read_small, shown
+from .storage import is_url
 
 LOCK_NAME = "genomes.lock"
 

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dataprep.decompress import is_twobit, read_plain
-from dataprep.fasta_scan import FastaScan
-from dataprep.repeats import RepeatSource, read_repeats
-from dataprep.staged_sequence import (
+from dnachunker.foundations.failures import BadInput
+
+from .decompress import is_twobit, read_plain
+from .fasta_scan import FastaScan
+from .repeats import RepeatSource, read_repeats
+from .staged_sequence import (
     BASES,
     EDGES,
     Contig,
@@ -24,8 +26,7 @@ from dataprep.staged_sequence import (
     replace_soft_mask,
     staged_bytes,
 )
-from dataprep.twobit import read_twobit
-from failures import BadInput
+from .twobit import read_twobit
 
 _RECORD = ".json"
 

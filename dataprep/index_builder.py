@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from dataprep.blocks import TOO_SHORT, split_order
-from dataprep.build_plan import BuildPlan, PlannedSource, split_file_digest
-from dataprep.corpus_index import (
+from .blocks import TOO_SHORT, split_order
+from .build_plan import BuildPlan, PlannedSource, split_file_digest
+from .corpus_index import (
     BLOCKS_NAME,
     COLUMNS,
     FORMAT,
@@ -19,7 +19,7 @@ from dataprep.corpus_index import (
     SplitTotals,
     encode_blocks_table,
 )
-from dataprep.shard_task import ShardManifest
+from .shard_task import ShardManifest
 
 
 def build_index(

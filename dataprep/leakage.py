@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.blocks import PlannedBlock, split_order
-from dataprep.corpus_index import LeakageReport, LeakageRow
-from dataprep.kmer_sketch import KMER, SampleRate, sample_rate
-from dataprep.survey import BlockFacts
+from .blocks import PlannedBlock, split_order
+from .corpus_index import LeakageReport, LeakageRow
+from .kmer_sketch import KMER, SampleRate, sample_rate
+from .survey import BlockFacts
 
 SAMPLED_KMERS = 2**21  # 16 MiB of them; in a corpus under 2 Mbp every k-mer is counted
 

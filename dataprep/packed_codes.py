@@ -7,7 +7,7 @@ other letter. Genomes are staged, cut and loaded in this form; it becomes 2 bits
 import numpy as np
 from numpy.typing import NDArray
 
-from model.alphabet import CODE_N
+from dnachunker.model.alphabet import CODE_N
 
 PACKED_REPEAT_BIT = 8
 RUN_DTYPE = np.dtype("<u4")  # start,end pairs, as stored

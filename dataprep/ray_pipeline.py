@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataprep.build_folder import BuildFolder, check_output, write_file
-from dataprep.build_plan import identity, repeat_file_digest, split_file_digest
-from dataprep.build_steps import Pool, Threads, plan_build, stage_genomes, write_shards
-from dataprep.card import CARD_NAME, render_card
-from dataprep.config import BedSplit, CorpusConfig, resolve_path
-from dataprep.corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
-from dataprep.fetch import localise
-from dataprep.genome import glance, hash_file
-from dataprep.index_builder import build_index
-from dataprep.shard_task import Outcome, attempt, no_room
-from dataprep.splits import read_bed
-from dataprep.storage import is_url, join, size_of
-from failures import BadInput, Failure
-from ray_tasks import LOCAL_RAY, ray_session
+from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.ray_tasks import LOCAL_RAY, ray_session
+
+from .build_folder import BuildFolder, check_output, write_file
+from .build_plan import identity, repeat_file_digest, split_file_digest
+from .build_steps import Pool, Threads, plan_build, stage_genomes, write_shards
+from .card import CARD_NAME, render_card
+from .config import BedSplit, CorpusConfig, resolve_path
+from .corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
+from .fetch import localise
+from .genome import glance, hash_file
+from .index_builder import build_index
+from .shard_task import Outcome, attempt, no_room
+from .splits import read_bed
+from .storage import is_url, join, size_of
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataprep.decompress import read_plain
-from dataprep.staged_sequence import Runs
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .decompress import read_plain
+from .staged_sequence import Runs
 
 _MAX_LINE_BYTES = 2**16
 

@@ -22,7 +22,10 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from dataprep.packed_codes import (
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import CODE_N
+
+from .packed_codes import (
     LETTERS,
     PACKED_REPEAT_BIT,
     RUN_DTYPE,
@@ -32,8 +35,6 @@ from dataprep.packed_codes import (
     pack_bases,
     unpack_bases,
 )
-from failures import BadInput
-from model.alphabet import CODE_N
 
 MEMBER_SUFFIXES = ("seq", "n", "rep", "json")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dot (WebDataset splits at the first), no slash

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataprep.blocks import PlannedShard
-from dataprep.build_plan import PlannedSource, repeat_source
-from dataprep.config import SourceConfig, resolve_path
-from dataprep.genome import StagedGenome, hash_file, stage_genome
-from dataprep.repeats import RepeatSource
-from dataprep.shard_writer import BlockRow, ShardWriter
-from dataprep.storage import size_of, upload
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
+
+from .blocks import PlannedShard
+from .build_plan import PlannedSource, repeat_source
+from .config import SourceConfig, resolve_path
+from .genome import StagedGenome, hash_file, stage_genome
+from .repeats import RepeatSource
+from .shard_writer import BlockRow, ShardWriter
+from .storage import size_of, upload
 
 _OF_THE_SOURCE = ("species", "clade", "assembly")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from dataprep.base_loops import count_gc
-from dataprep.packed_codes import run_bases
-from dataprep.shard_format import encode_end_of_archive, encode_parts
-from dataprep.staged_sequence import Stretch
+from .base_loops import count_gc
+from .packed_codes import run_bases
+from .shard_format import encode_end_of_archive, encode_parts
+from .staged_sequence import Stretch
 
 
 class BlockRow(NamedTuple):

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dataprep.catalog import GenomeEntry, find_genome, read_catalog, read_list
-from dataprep.describe import align
-from dataprep.fetch import fetch_genome
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
+
+from .catalog import GenomeEntry, find_genome, read_catalog, read_list
+from .describe import align
+from .fetch import fetch_genome
 
 
 def table(listed: str | None) -> str:

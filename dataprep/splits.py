@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.config import BedSplit, ContigSplit, HashSplit, resolve_path
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
+
+from .config import BedSplit, ContigSplit, HashSplit, resolve_path
 
 UNUSED = "unused"
 _SHOWN_CLASHES = 5

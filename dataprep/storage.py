@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
 
 _T = TypeVar("_T")
 _RETRY_AFTER_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

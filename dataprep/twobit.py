@@ -13,11 +13,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.decompress import TWOBIT_MAGICS
-from dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs, unpack_bases
-from dataprep.staged_sequence import StageWriter
-from failures import BadInput
-from model.alphabet import CODE_N
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import CODE_N
+
+from .decompress import TWOBIT_MAGICS
+from .packed_codes import PACKED_REPEAT_BIT, mark_runs, unpack_bases
+from .staged_sequence import StageWriter
 
 _TCAG_TO_ACGT = bytes([3, 1, 0, 2])  # 2bit's code -> ours
 _STEP = 2**22  # bases at a time

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .datasets import UNREADABLE, open_text
 from .genome import Region

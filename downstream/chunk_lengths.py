@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .annotations import Feature
 from .cutters import Cuts

@@ -231,7 +231,7 @@ def _add_config(verb: argparse.ArgumentParser, preset: str, example: str) -> Non
 def _tasks(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from failures import BadInput
+    from dnachunker.foundations.failures import BadInput
 
     if arguments.tasks_verb == "list":
         from .tasks import SUITES, load_suite
@@ -263,7 +263,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
 def _finetune(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import load_config, to_yaml
 
     from .training_config import TrainingConfig
 
@@ -289,7 +289,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import load_config, to_yaml
 
     from .protocol import ProtocolConfig
 

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from failures import BadInput
-from model.alphabet import BASES, IUPAC_AMBIGUOUS
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 _SEQUENCE_COLUMNS = ("sequence", "seq")
 _LABEL_COLUMNS = ("label", "labels", "class")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .exported import open_exported
 from .genome import Genome, Region, choose_regions

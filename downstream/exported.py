@@ -22,8 +22,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from failures import BadInput
-from model.alphabet import BASES, IUPAC_AMBIGUOUS
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 Head = Literal["none", "masked", "causal", "classifier"]
 _HEADS = {

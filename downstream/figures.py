@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figure_style import INK, MUTED, plain_text, quieten, svg_file, titled_figure
+from dnachunker.foundations.figure_style import INK, MUTED, plain_text, quieten, svg_file, titled_figure
 
 _COLOURS = ("#1f6feb", "#c2410c", "#8c959f", "#2e9e83", "#6f42c1", "#d29922")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .exported import Exported, make_deterministic, open_exported
 from .leaderboard import Row, write_tables

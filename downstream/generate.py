@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from failures import BadInput
-from model.alphabet import BASES
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES
 
 from .exported import Exported, batches, open_exported
 from .genome import Genome

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import pyfaidx
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .datasets import UNREADABLE, open_text
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
 
 from .datasets import UNREADABLE, data_suffix, read_labelled
 from .genome import Genome

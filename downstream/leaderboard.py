@@ -40,7 +40,9 @@ class Row:
 def write_tables(folder: Path, suite: Suite, rows: Sequence[Row], notes: Sequence[str]) -> list[Path]:
     """Write table.md, table.csv and table.html into `folder`; returns their paths."""
     header, body = _cells(suite, rows)
-    environment = Environment(loader=PackageLoader("downstream", "templates"), autoescape=select_autoescape(("html",)))
+    environment = Environment(
+        loader=PackageLoader("dnachunker.downstream", "templates"), autoescape=select_autoescape(("html",))
+    )
     page = environment.get_template("table.html").render(
         title=suite.title, header=header, body=body, notes=notes, not_ours=NOT_OURS
     )

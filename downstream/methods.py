@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .classifier import OnStep, build, fit, merged, predict
 from .datasets import Labelled

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
 from .datasets import UNREADABLE, open_text

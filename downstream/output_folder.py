@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 OPTIONS = "options.json"
 _PARTIAL = ".partial-"

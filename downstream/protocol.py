@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.model_selection import StratifiedKFold
 
-from failures import BadInput
-from typed_config import Config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import Config
 
 from .datasets import Labelled
 from .tasks import Metric, Task

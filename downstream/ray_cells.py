@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ray_tasks import map_on_ray, ray_session, threads_of_a_task
+from dnachunker.foundations.ray_tasks import map_on_ray, ray_session, threads_of_a_task
 
 from .protocol import Cell
-
-_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def run_on_ray(cells: Sequence[Cell], address: str, workers: int) -> Iterator[Path]:
@@ -22,7 +20,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, workers: int) -> Iterator[Pa
         Failure: as the cell raised it; or Ray cannot be reached.
     """
     threads = threads_of_a_task(address, workers)
-    with ray_session(address, workers, asked_by=f"--ray {address}", environment={"PYTHONPATH": _ROOT}):
+    with ray_session(address, workers, asked_by=f"--ray {address}"):
         yield from map_on_ray(_run, [(replace(cell, threads=threads),) for cell in cells])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .annotations import Feature, read_features
 from .chunk_lengths import length_table

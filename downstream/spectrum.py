@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from failures import BadInput
-from model.alphabet import BASES
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES
 
 from .figures import divergence_figure
 from .genome import Genome

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 from yaml import safe_load
 
-from failures import BadInput
-from typed_config import Config, validate_config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import Config, validate_config
 
 from .datasets import Labelled, data_suffix, join, read_labelled
 
@@ -115,7 +115,7 @@ def load_suite(name: str) -> Suite:
     """
     if name not in SUITES:
         raise BadInput(f"suite {name!r}: none of {', '.join(SUITES)}, and no folder of that name")
-    text = files("downstream").joinpath("suites", f"{name}.yaml").read_text("utf-8")
+    text = files("dnachunker.downstream").joinpath("suites", f"{name}.yaml").read_text("utf-8")
     return validate_config(Suite, safe_load(text), origin=f"suite {name}")
 
 

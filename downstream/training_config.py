@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from typed_config import Config
+from dnachunker.foundations.typed_config import Config
 
 Method = Literal["full", "lora", "probe", "kmer", "random-full", "random-probe"]
 METHODS: tuple[Method, ...] = ("full", "lora", "probe", "kmer", "random-full", "random-probe")

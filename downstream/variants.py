@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from failures import BadInput
-from model.alphabet import BASES
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import BASES
 
 from .alleles import Alleles, Fetch, widen
 from .datasets import UNREADABLE, open_text

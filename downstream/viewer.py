@@ -43,8 +43,10 @@ def write_viewer(path: Path, regions: Sequence[ViewedRegion], annotations: Seque
         annotations: names of the annotation files, in the order of each region's `features`.
     """
     data = {"annotations": list(annotations), "regions": [_packed(region) for region in regions]}
-    environment = Environment(loader=PackageLoader("downstream", "templates"), autoescape=select_autoescape(("html",)))
-    script = files("downstream").joinpath("templates", "viewer.js").read_text("utf-8")
+    environment = Environment(
+        loader=PackageLoader("dnachunker.downstream", "templates"), autoescape=select_autoescape(("html",))
+    )
+    script = files("dnachunker.downstream").joinpath("templates", "viewer.js").read_text("utf-8")
     page = environment.get_template("viewer.html").render(
         title=title,
         # "</script" would end the element that holds it, "<!--" change what ends it

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from yaml import YAMLError, safe_load
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .exported import Exported, batches
 from .genome import Region

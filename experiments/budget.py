@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from failures import BadInput
-from pretrain.config import PretrainConfig
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.config import PretrainConfig
 
 from .config import BudgetSettings
 
 if TYPE_CHECKING:
-    from model.configuration_dnachunker import DNAChunkerConfig
+    from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
 
 def steps_of(budget: BudgetSettings, run: PretrainConfig) -> int:
@@ -25,7 +25,7 @@ def steps_of(budget: BudgetSettings, run: PretrainConfig) -> int:
 
 def expected_flops_per_base(run: PretrainConfig) -> float:
     """Model FLOPs per training base, forward and backward, when the routers reach their target ratios."""
-    from model.cost import flops_per_base
+    from dnachunker.model.cost import flops_per_base
 
     return flops_per_base(network_of(run), run.data.seq_len, expected_chunks_per_base(run)).total
 
@@ -47,6 +47,6 @@ def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
 
 def network_of(run: PretrainConfig) -> "DNAChunkerConfig":
     """The network's own config."""
-    from pretrain.network import network_config
+    from dnachunker.pretrain.network import network_config
 
     return network_config(run.model, run.segmentation)

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dataprep.config import SAMPLE_FOLDER
-from failures import BadInput
-from pretrain.config import PretrainConfig
-from pretrain.telemetry import read_events
-from typed_config import find_config, load_config
+from dnachunker.dataprep.config import SAMPLE_FOLDER
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import find_config, load_config
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.telemetry import read_events
 
 from .budget import steps_of
 from .config import AnalysisSettings, ProbeSettings, SweepConfig, plain_name

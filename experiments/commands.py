@@ -48,8 +48,8 @@ def add_verbs(verbs: Any) -> None:
 def _sweep(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from failures import BadInput
-    from typed_config import load_config, to_yaml
+    from dnachunker.foundations.failures import BadInput
+    from dnachunker.foundations.typed_config import load_config, to_yaml
 
     from .config import SweepConfig
 
@@ -81,7 +81,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.cell:
         return run_one_cell(config, output, arguments.cell)
     if where == "slurm":
-        from cluster.config import ClusterConfig
+        from dnachunker.cluster.config import ClusterConfig
 
         keys = [word.removeprefix("cluster.") for word in of_cluster]
         cluster = load_config(ClusterConfig, arguments.cluster, keys, kind="cluster")

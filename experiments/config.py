@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from typed_config import Config
+from dnachunker.foundations.typed_config import Config
 
 Positive = Annotated[int, Field(ge=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,79}")

@@ -7,7 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figure_style import GRID, INK, MARKOV_LINES, MUTED, inline_svg, plain_text, quieten, titled_figure
+from dnachunker.foundations.figure_style import (
+    GRID,
+    INK,
+    MARKOV_LINES,
+    MUTED,
+    inline_svg,
+    plain_text,
+    quieten,
+    titled_figure,
+)
 
 from .rows import Row, headline, shared_baselines
 from .tables import COLUMNS, title_of

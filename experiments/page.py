@@ -6,8 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from downstream.output_folder import write_text
-from typed_config import to_yaml
+from dnachunker.downstream.output_folder import write_text
+from dnachunker.foundations.typed_config import to_yaml
 
 from .config import SweepConfig
 from .figures import bar_figure, curve_figure, scatter_figure

@@ -5,15 +5,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from failures import Interrupted
-from ray_tasks import LOCAL_RAY, map_on_ray, ray_session, threads_of_a_task
+from dnachunker.foundations.failures import Interrupted
+from dnachunker.foundations.ray_tasks import LOCAL_RAY, map_on_ray, ray_session, threads_of_a_task
 
 from .cells import Cell
 from .config import SweepConfig
 from .run_cell import CellRunner
 from .stopping import STOPPED, Running, interrupted_by_signals, on_file
 
-_ROOT = str(Path(__file__).resolve().parents[1])
 _STOP = "stop"
 
 
@@ -41,7 +40,7 @@ def run_on_ray(
     try:
         # signals second: Ray has handlers of its own
         with (
-            ray_session(address, jobs, asked_by=f"--on ray:{address}", environment={"PYTHONPATH": _ROOT}),
+            ray_session(address, jobs, asked_by=f"--on ray:{address}"),
             interrupted_by_signals(),
         ):
             yield from map_on_ray(_run, tasks, stop=stop)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from failures import Failure
-from pretrain.telemetry import headline_of, read_events
+from dnachunker.foundations.failures import Failure
+from dnachunker.pretrain.telemetry import headline_of, read_events
 
 from .budget import network_of
 from .cells import RESULT, Cell, analysis_folder, probe_folder
@@ -69,7 +69,7 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     evaluations = [event for event in events if event["event"] == "evaluation"]
     if not steps or not evaluations:
         raise Failure(f"{cell.run}: no step or no evaluation was recorded")
-    from model.cost import flops_per_base, parameters
+    from dnachunker.model.cost import flops_per_base, parameters
 
     final, network = evaluations[-1], network_of(cell.config)
     metrics = {key: float(final[key]) for key in _EVALUATED if final.get(key) is not None}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
-from downstream.tasks import find_task
-from failures import BadInput, Failure, Interrupted
+from dnachunker.downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
+from dnachunker.downstream.tasks import find_task
+from dnachunker.foundations.failures import BadInput, Failure, Interrupted
 
 from .cells import FAILURE, LOG, RESULT, Cell, Step, corpus_step, identity, launcher, probe_folder, steps
 from .config import SweepConfig
@@ -94,8 +94,7 @@ class CellRunner:
             raise Interrupted(STOPPED)
         self.say(f"{name}: {step.name}")
         command = [*launcher(self.sweep), *step.arguments]
-        # PYTHONSAFEPATH: a folder named `model` where the user stands must not be taken for ours
-        variables = {**os.environ, "PYTHONSAFEPATH": "1", **self.shared, **self.sweep.chosen.environment}
+        variables = {**os.environ, **self.shared, **self.sweep.chosen.environment}
         with log.open("ab") as out:
             out.write(f"$ {' '.join(step.arguments)}\n".encode())
             out.flush()

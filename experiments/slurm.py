@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cluster.commands import passed_variables
-from cluster.config import ClusterConfig
-from cluster.slurm import BASE_VARIABLES, job_name, resources, submit_job
-from failures import BadInput
+from dnachunker.cluster.commands import passed_variables
+from dnachunker.cluster.config import ClusterConfig
+from dnachunker.cluster.slurm import BASE_VARIABLES, job_name, resources, submit_job
+from dnachunker.foundations.failures import BadInput
 
 from .cells import Cell
 

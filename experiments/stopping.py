@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cluster.stop_requests import StopRequests, heeded
+from dnachunker.cluster.stop_requests import StopRequests, heeded
 
 STOPPED = "stopped; run the same command to continue"
 _POLL_SECONDS = 0.5

@@ -10,11 +10,11 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from cluster.config import ClusterConfig
-from cluster.local import available_cores, visible_gpus
-from downstream.output_folder import is_taken, write_text
-from failures import BadInput, Interrupted
-from typed_config import to_yaml
+from dnachunker.cluster.config import ClusterConfig
+from dnachunker.cluster.local import available_cores, visible_gpus
+from dnachunker.downstream.output_folder import is_taken, write_text
+from dnachunker.foundations.failures import BadInput, Interrupted
+from dnachunker.foundations.typed_config import to_yaml
 
 from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
@@ -181,7 +181,7 @@ def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
 
 def dry_run(sweep: SweepConfig, output: Path) -> None:
     """Print the commands of every cell with what they are expected to cost."""
-    from model.cost import parameters
+    from dnachunker.model.cost import parameters
 
     start, total = shlex.join(["dnachunker"] if not sweep.command else launcher(sweep)), 0.0
     built = corpus_step(sweep, output)

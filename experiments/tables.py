@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from downstream.output_folder import write_text
-from pretrain.telemetry import MASKED, NEXT_BASE
+from dnachunker.downstream.output_folder import write_text
+from dnachunker.pretrain.telemetry import MASKED, NEXT_BASE
 
 from .config import SweepConfig
 from .rows import Row, headline, shared_baselines

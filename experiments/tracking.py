@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from downstream.output_folder import write_json
+from dnachunker.downstream.output_folder import write_json
 
 from .cells import Cell
 from .config import SweepConfig

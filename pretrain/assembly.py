@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 import transformers
 
-from dataprep.corpus_index import Corpus
-from failures import GuardTripped
-from model.kernels import describe_backends
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import GuardTripped
+from dnachunker.model.kernels import describe_backends
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 from .batches import TrainingData
 from .byte_pairs import learn_merges

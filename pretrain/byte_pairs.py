@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from dataprep.packed_codes import LETTERS
-from model.alphabet import BASES
+from dnachunker.dataprep.packed_codes import LETTERS
+from dnachunker.model.alphabet import BASES
 
 from .window_reader import WindowReader
 

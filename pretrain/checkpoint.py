@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
 
 from .config import CheckpointSettings
 from .distributed import Rank

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
-from model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
 _STEPS = 32  # looked back on
 _FEWEST = 8  # steps counted before any is foreseen

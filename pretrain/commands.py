@@ -76,7 +76,7 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    from typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import load_config, to_yaml
 
     from .config import PretrainConfig
 
@@ -88,7 +88,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         return 0
 
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
-        from failures import Failure
+        from dnachunker.foundations.failures import Failure
 
         from .worker import leave, run_worker
 

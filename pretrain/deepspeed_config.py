@@ -8,7 +8,7 @@ from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ValidationError
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .config import PretrainConfig
 

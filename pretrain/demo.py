@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dataprep.corpus_index import Corpus
-from failures import BadInput, Failure
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import BadInput, Failure
 
 from .preflight import read_config
 from .telemetry import read_events
@@ -92,9 +92,8 @@ def _prepare(output: Path) -> None:
 def _dnachunker(*arguments: str | Path) -> None:
     command = [str(argument) for argument in arguments]
     print(f"$ dnachunker {' '.join(command)}", flush=True)
-    # On the CPU wherever it runs, so that its figures can be compared; PYTHONSAFEPATH: a folder named `model` in the
-    # current directory must not be taken for ours.
-    variables = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONSAFEPATH": "1"}
+    # on the CPU wherever it runs, so that its figures can be compared
+    variables = {**os.environ, "DS_ACCELERATOR": "cpu"}
     process = subprocess.Popen([sys.executable, "-m", "dnachunker", *command], env=variables)
     while True:
         try:

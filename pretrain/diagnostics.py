@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.alphabet import FIRST_BASE_ID
-from model.intervention import Replacement, trunk_replaced
-from model.routing import Segmentation
+from dnachunker.model.alphabet import FIRST_BASE_ID
+from dnachunker.model.intervention import Replacement, trunk_replaced
+from dnachunker.model.routing import Segmentation
 
 from .counter_random import hash_positions
 from .masking import IGNORED_LABEL, Batch, MaskingRates

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dataprep.packed_codes import LETTERS
-from model.alphabet import CODE_PAD
-from model.strands import complement, complement_logits
+from dnachunker.dataprep.packed_codes import LETTERS
+from dnachunker.model.alphabet import CODE_PAD
+from dnachunker.model.strands import complement, complement_logits
 
 from .batches import window_keys
 from .block_cache import UInt8Array

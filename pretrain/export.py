@@ -15,15 +15,15 @@ import transformers
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from yaml import safe_dump
 
-from failures import BadInput
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.modeling_dnachunker import (
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import (
     DNAChunkerForMaskedLM,
     DNAChunkerForSequenceClassification,
     DNAChunkerModel,
 )
-from model.tokenization_dnachunker import DNATokenizer
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
 from .checkpoint import PROBE, choose_checkpoint
 from .config import ModelSettings, SegmentationSettings

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from figure_style import MARKOV_LINES, MUTED, inline_svg, titled_figure
+from dnachunker.foundations.figure_style import MARKOV_LINES, MUTED, inline_svg, titled_figure
 
 from .markov import ORDERS
 from .telemetry import headline_of

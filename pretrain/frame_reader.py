@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from dataprep.corpus_index import BlockTable, Corpus
-from dataprep.storage import is_url
+from dnachunker.dataprep.corpus_index import BlockTable, Corpus
+from dnachunker.dataprep.storage import is_url
 
 from .frame_cache import FrameCache
 

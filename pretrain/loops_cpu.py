@@ -9,8 +9,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from dataprep.packed_codes import PACKED_REPEAT_BIT
-from model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
+from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
+from dnachunker.model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
 
 from .counter_random import GOLDEN_32, ROUNDS_32
 

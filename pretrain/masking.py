@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from dataprep.packed_codes import PACKED_REPEAT_BIT
-from model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
+from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
+from dnachunker.model.alphabet import CODE_N, CODE_PAD, FIRST_BASE_ID, MASK_ID, PAD_ID
 
 from .counter_random import hash_at, hash_positions
 from .loops_cpu import corrupt_rows

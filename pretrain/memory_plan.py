@@ -8,8 +8,8 @@ the temporaries of the update.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import activation_bytes, parameters
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import activation_bytes, parameters
 
 BUCKET_VALUES = 500_000_000  # DeepSpeed's reduce_bucket_size, allocated whole on a GPU
 _BF16_ACTIVATIONS = 0.9  # of those in fp32, measured: the scan and its inputs stay in fp32

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dataprep.corpus_index import BlockTable, SourceRecord
-from failures import BadInput
+from dnachunker.dataprep.corpus_index import BlockTable, SourceRecord
+from dnachunker.foundations.failures import BadInput
 
 from .config import MixingSettings
 

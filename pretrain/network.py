@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
 from .config import ModelSettings, SegmentationSettings
 

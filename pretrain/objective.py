@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.alphabet import BOS_ID, MASK_ID, N_ID, PAD_ID
+from dnachunker.model.alphabet import BOS_ID, MASK_ID, N_ID, PAD_ID
 
 from .config import PretrainConfig
 from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, repeats_of, uncorrupted_ids

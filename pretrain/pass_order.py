@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from model.alphabet import MASK_ID
+from dnachunker.model.alphabet import MASK_ID
 
 from .config import PretrainConfig
 from .masking import Batch

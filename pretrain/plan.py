@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.configuration_dnachunker import DNAChunkerConfig
+    from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
     from .config import PretrainConfig
     from .hardware import Hardware
@@ -54,8 +54,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print the tables."""
-    from failures import BadInput
-    from typed_config import load_config
+    from dnachunker.foundations.failures import BadInput
+    from dnachunker.foundations.typed_config import load_config
 
     from .config import PretrainConfig
     from .hardware import HARDWARE
@@ -121,14 +121,14 @@ def chunks_per_base(config: "PretrainConfig") -> tuple[float, float]:
 
 
 def _parameters(network: "DNAChunkerConfig") -> list[str]:
-    from model.cost import parameters
+    from dnachunker.model.cost import parameters
 
     counts = parameters(network)
     return [f"{name:24}{number:>14,}" for name, number in [*counts.items(), ("total", sum(counts.values()))]]
 
 
 def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str]:
-    from model.cost import flops_per_base
+    from dnachunker.model.cost import flops_per_base
 
     length, steps = config.data.seq_len, config.steps
     flops = flops_per_base(network, length, chunks_per_base(config))
@@ -175,7 +175,7 @@ def workload(
     config: "PretrainConfig", network: "DNAChunkerConfig", ranks: int, windows: int, passes: int
 ) -> "Workload":
     """What a step asks of one of `ranks` ranks."""
-    from model.cost import flops_per_base, parameters
+    from dnachunker.model.cost import flops_per_base, parameters
 
     from .memory_plan import checkpoint_bytes
     from .scaling import Workload
@@ -213,7 +213,7 @@ def _run(
         f"checkpoint.every={best_checkpoint_steps(work, step, gpus, assumed):,}",
     ]
     if corpus:
-        from dataprep.corpus_index import Corpus
+        from dnachunker.dataprep.corpus_index import Corpus
 
         bases = Corpus.open(corpus).index.splits[config.data.train_split].bases
         taken = config.steps * config.data.global_batch * config.data.seq_len

@@ -4,9 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from dataprep.corpus_index import Corpus
-from failures import BadInput
-from typed_config import to_yaml, validate_config
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
 from .mixing import mixture_of

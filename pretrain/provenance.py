@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+import dnachunker
+
 from .distributed import Rank
 
 _OF_RANKS = ("ranks_memory_gb", "ranks_peak_memory_gb")  # added up over the ranks of a machine
@@ -19,7 +21,7 @@ _RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which getrusa
 
 def code_version() -> dict[str, Any]:
     """`commit` and `changed` (uncommitted edits) of the checkout this code runs from; {} when it is installed."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(dnachunker.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {}
 

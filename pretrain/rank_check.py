@@ -1,5 +1,6 @@
-"""What the ranks of a job find out together before a run: `python -m pretrain.rank_check`, started like training.
+"""What the ranks of a job find out together before a run.
 
+Started like training, as `python -m dnachunker.pretrain.rank_check`.
 Each rank names its device and kernel backends and decodes some blocks of the corpus; all of them time all-reduces.
 Rank 0 writes one JSON file.
 """
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dataprep.corpus_index import Corpus
-from dataprep.shard_format import CorruptBlock
-from failures import BadInput
-from model.kernels import describe_backends
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.shard_format import CorruptBlock
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.kernels import describe_backends
 
 from .distributed import Rank
 from .engine import start_process_group, stop_process_group

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from dataprep import storage
+from dnachunker.dataprep import storage
 
 from .checkpoint import MANIFEST
 from .run_state import CHECKPOINTS

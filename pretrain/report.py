@@ -6,8 +6,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from failures import BadInput
-from typed_config import to_yaml
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import to_yaml
 
 from .figures import (
     chunk_length_figure,

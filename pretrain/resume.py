@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 from .checkpoint import newest_whole_checkpoint
 from .distributed import Rank

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 _NAME = ".lock"
 

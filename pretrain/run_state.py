@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from failures import BadInput
-from typed_config import Config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import Config
 
 from .config import PretrainConfig
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from failures import BadInput
+from dnachunker.foundations.failures import BadInput
 
 _NAME = "skipped_batches.json"
 

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import flops_per_base
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import flops_per_base
 
 from .distributed import Rank
 

@@ -2,7 +2,7 @@
 
 import time
 
-from failures import Interrupted
+from dnachunker.foundations.failures import Interrupted
 
 from .assembly import Run
 from .provenance import load_of_machines

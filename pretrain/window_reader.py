@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dataprep.corpus_index import Corpus
-from dataprep.shard_format import CorruptBlock
-from failures import BadInput
-from model.alphabet import CODE_N
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.shard_format import CorruptBlock
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import CODE_N
 
 from .block_cache import MOST_HELD, BlockCache, UInt8Array
 from .frame_cache import FrameCache

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from failures import Failure, GuardTripped, Interrupted
+from dnachunker.foundations.failures import Failure, GuardTripped, Interrupted
 
 from .config import PretrainConfig
 from .guards import RollBack

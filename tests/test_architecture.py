@@ -1,6 +1,7 @@
 """The house rules of docs and design, read off the import statements."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,33 +9,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("model", "dataprep", "pretrain", "cluster", "downstream", "experiments")
-FOUNDATIONS = {"failures", "figure_style", "ray_tasks", "typed_config"}
+PACKAGES = ("foundations", "model", "dataprep", "pretrain", "cluster", "downstream", "experiments")
 LONGEST_FILE = 400
 
 # What each package may import of ours, beside itself.
 MAY_IMPORT = {
+    "foundations": {"."},  # where the package lies
     "model": set(),
-    "dataprep": {"model.alphabet", *FOUNDATIONS},
+    "dataprep": {"model.alphabet", "foundations"},
     "pretrain": {
         "model", "dataprep.shard_format", "dataprep.packed_codes", "dataprep.corpus_index", "dataprep.storage",
-        *FOUNDATIONS,
+        "foundations", ".",
     },
-    "downstream": {"model.alphabet", *FOUNDATIONS},
-    "cluster": {"pretrain.config", "dataprep.config", *FOUNDATIONS},
+    "downstream": {"model.alphabet", "foundations"},
+    "cluster": {"pretrain.config", "dataprep.config", "foundations"},
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
         "pretrain.config", "pretrain.network", "pretrain.telemetry", "model.cost", "model.configuration_dnachunker",
         "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
-        "cluster.commands", "cluster.slurm", "cluster.local", "cluster.stop_requests", *FOUNDATIONS,
+        "cluster.commands", "cluster.slurm", "cluster.local", "cluster.stop_requests", "foundations",
     },
-    "failures": set(),
-    "figure_style": set(),
-    "ray_tasks": {"failures"},
-    "typed_config": {"failures"},
     "dnachunker": {
-        "dataprep.commands", "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
-        "downstream.commands", "experiments.commands", *FOUNDATIONS,
+        "dataprep.commands", "dataprep.corpus_index", "dataprep.webdataset_view",
+        "model.configuration_dnachunker", "model.modeling_causal", "model.modeling_dnachunker",
+        "model.tokenization_dnachunker",
+        "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
+        "downstream.commands", "experiments.commands", "foundations",
     },
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ OWNERS = {
     "ray": {
         "dataprep/ray_pipeline.py",
         "cluster/ray_cluster.py",
-        "ray_tasks.py",
+        "foundations/ray_tasks.py",
     },
     "deepspeed": {
         "pretrain/engine.py",
@@ -53,7 +53,12 @@ OWNERS = {
     },
     "mlflow": {"pretrain/tracking.py", "downstream/tracking.py", "experiments/tracking.py"},
     "webdataset": {"dataprep/webdataset_view.py"},
-    "matplotlib": {"figure_style.py", "pretrain/figures.py", "downstream/figures.py", "experiments/figures.py"},
+    "matplotlib": {
+        "foundations/figure_style.py",
+        "pretrain/figures.py",
+        "downstream/figures.py",
+        "experiments/figures.py",
+    },
     "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
@@ -63,26 +68,24 @@ OWNERS = {
         "pretrain/keyed_permutation.py",
     },
 }
-TORCH_FREE = (
-    "dataprep",
-    "cluster",
-    "dnachunker.py",
-    "typed_config.py",
-    "failures.py",
-    "figure_style.py",
-    "ray_tasks.py",
-)
+TORCH_FREE = ("dataprep/", "cluster/", "dnachunker/cli.py", "dnachunker/__main__.py", "foundations/")
+NAME = "dnachunker"
 
 
 def sources() -> list[Path]:
-    files = [*ROOT.glob("*.py")]
+    files = [*(ROOT / NAME).glob("*.py")]
     for package in PACKAGES:
         files += (ROOT / package).rglob("*.py")
     return sorted(files)
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    """As it is imported: every package lies beside dnachunker/ and is a link in it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == NAME else (NAME, *parts)).removesuffix(".__init__")
+
+
+MODULES = {module_name(source) for source in sources()}
 
 
 def imports(path: Path) -> set[str]:
@@ -97,22 +100,45 @@ def imports(path: Path) -> set[str]:
                 parent = module_name(path).split(".")[: -node.level]
                 base = ".".join([*parent, base] if base else parent)
             names = {f"{base}.{alias.name}" for alias in node.names}
-            modules = {module_name(source) for source in sources()}
             # `from package import module` imports the module; `from module import name` the module itself
-            found |= {name if name in modules else base for name in names}
+            found |= {name if name in MODULES else base for name in names}
     return found
 
 
 def ours(name: str) -> bool:
-    return name.partition(".")[0] in {*PACKAGES, *FOUNDATIONS, "dnachunker"}
+    return name.partition(".")[0] == NAME
+
+
+def allowed(name: str, prefixes: set[str]) -> bool:
+    inner = name.removeprefix(NAME).removeprefix(".")
+    return any(inner == prefix.strip(".") or (prefix != "." and inner.startswith(f"{prefix}.")) for prefix in prefixes)
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path: Path) -> None:
-    package = module_name(path).partition(".")[0]
-    allowed = MAY_IMPORT[package] | {package}
+    package = path.relative_to(ROOT).parts[0]
+    prefixes = MAY_IMPORT[package] | {package}
     for name in filter(ours, imports(path)):
-        assert any(name == prefix or name.startswith(f"{prefix}.") for prefix in allowed), f"{path} imports {name}"
+        front = package == NAME and name.count(".") == 1  # the front door's own modules
+        assert front or allowed(name, prefixes), f"{path} imports {name}"
+
+
+def test_ours_is_imported_by_its_one_name() -> None:
+    """`import model` would work where the repository is the current folder, and nowhere else."""
+    bare = {*PACKAGES, "configs"}
+    listed = [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    for path in listed:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in names:
+                assert name.partition(".")[0] not in bare, f"{path}: import {name} as {NAME}.{name}"
+
+
+def test_every_package_is_a_link_of_the_one_that_is_imported() -> None:
+    links = {path.name: os.readlink(path) for path in (ROOT / NAME).iterdir() if path.is_symlink()}
+    assert links == {name: f"../{name}" for name in (*PACKAGES, "configs")}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -160,12 +186,15 @@ def test_model_files_can_be_copied_by_hugging_face() -> None:
 
 
 def test_light_parts_load_no_heavy_library() -> None:
-    light = [module_name(p) for p in sources() if module_name(p).partition(".")[0] in ("dataprep", "cluster")]
-    light = [name for name in light if name not in ("dataprep.ray_pipeline", "dataprep.webdataset_view")]
-    commands = ("pretrain.commands", "downstream.commands", "experiments.commands")
+    light = [module_name(p) for p in sources() if p.relative_to(ROOT).parts[0] in ("dataprep", "cluster")]
+    heavy = ("dataprep.ray_pipeline", "dataprep.webdataset_view")
+    light = [name for name in light if not name.endswith(heavy)]
+    pretrain = ("config", "preflight")
+    light += [f"{NAME}.cli", *(f"{NAME}.pretrain.{name}" for name in pretrain)]
+    light += [f"{NAME}.{name}.commands" for name in ("pretrain", "downstream", "experiments")]
     code = (
         "import importlib, sys\n"
-        f"for name in {[*light, 'dnachunker', 'pretrain.config', 'pretrain.preflight', *commands]!r}:\n"
+        f"for name in {light!r}:\n"
         "    importlib.import_module(name)\n"
         "heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

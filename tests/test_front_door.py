@@ -17,8 +17,8 @@ def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedPro
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_teaches_and_imports_nothing_heavy(verb: str) -> None:
     code = (
-        "import sys, dnachunker\n"
-        "try:\n    dnachunker.main(sys.argv[1:])\n"
+        "import sys\nfrom dnachunker.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
         "finally:\n"
         "    heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'numpy', 'pydantic', 'pyarrow'} & set(sys.modules)\n"
         "    assert not heavy, heavy\n"

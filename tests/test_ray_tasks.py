@@ -2,8 +2,8 @@
 
 import pytest
 
-import ray_tasks
-from failures import BadInput, Failure
+from dnachunker.foundations import ray_tasks
+from dnachunker.foundations.failures import BadInput, Failure
 
 pytest.importorskip("ray")
 

@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from matplotlib.figure import Figure
 
-from dataprep.corpus_index import Corpus
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from pretrain.batches import window_keys
-from pretrain.diagnostics import diagnose, warnings_of
-from pretrain.masking import Batch, MaskingRates, corrupt
-from pretrain.sample_order import held_out_windows
-from pretrain.telemetry import read_events
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.batches import window_keys
+from dnachunker.pretrain.diagnostics import diagnose, warnings_of
+from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.sample_order import held_out_windows
+from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.window_reader import WindowReader
 
 ROOT = Path(__file__).parents[2]
 RUNS = {

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 
 from benchmarks.launches import Given
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.routing import Router, Segmentation
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.routing import Router, Segmentation
 
 from .inputs import packed
 from .machine import Machine

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.packing import Packing
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.packing import Packing
 
 SMALLEST = {"width": 16, "encoder_layers": (1, 0), "decoder_layers": (0, 0), "trunk_layers": 1, "num_heads": 2}
 SMALLEST |= {"state_size": 4, "expand": 1}

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import scan_reference
-from model.kernels import fused_kernels
-from model.packing import Packing
+from dnachunker.model import scan_reference
+from dnachunker.model.kernels import fused_kernels
+from dnachunker.model.packing import Packing
 
 from .inputs import packed, scan_inputs
 from .machine import Machine

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.cost import flops_per_base
+from dnachunker.model.cost import flops_per_base
 
 from .inputs import PLACES, batch, network
 from .machine import Machine

@@ -3,10 +3,10 @@
 import base64
 import json
 
-from cluster.commands import launcher_command, worker_environment
-from cluster.local import EXIT_FOLDER_VARIABLE, visible_gpus
-from cluster.topology import Placement
-from pretrain import worker
+from dnachunker.cluster.commands import launcher_command, worker_environment
+from dnachunker.cluster.local import EXIT_FOLDER_VARIABLE, visible_gpus
+from dnachunker.cluster.topology import Placement
+from dnachunker.pretrain import worker
 
 
 def test_the_launcher_command_names_every_rank_and_listens_on_loopback() -> None:
@@ -21,12 +21,12 @@ def test_the_launcher_command_names_every_rank_and_listens_on_loopback() -> None
 
 
 def test_cores_are_shared_out_unless_the_user_decided() -> None:
-    always = {"PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "passive"}
+    always = {"OMP_WAIT_POLICY": "passive"}
     on_cpu = worker_environment({}, 2, cores=16, gpus=0)
     assert on_cpu == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cpu", **always}
     assert worker_environment({}, 8, cores=2, gpus=8) == {"OMP_NUM_THREADS": "1", **always}
     chosen = {"OMP_NUM_THREADS": "3", "DS_ACCELERATOR": "xpu", "OMP_WAIT_POLICY": "active"}
-    assert worker_environment(chosen, 2, cores=16, gpus=0) == {**chosen, "PYTHONSAFEPATH": "1"}
+    assert worker_environment(chosen, 2, cores=16, gpus=0) == chosen
 
 
 def test_visible_gpus_honours_cuda_visible_devices() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from network_hosts import NetworkHosts
 
-from cluster.doctor import Finding, judge_host, judge_ranks, judge_together, tracking_address
-from dnachunker import main
+from dnachunker.cli import main
+from dnachunker.cluster.doctor import Finding, judge_host, judge_ranks, judge_together, tracking_address
 
 SOUND = {
     "versions": {"python": "3.12.1", "torch": "2.13.0"}, "gpus": [{"index": "0", "name": "H100", "fault": ""}],

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cluster import agent
-from cluster.config import ClusterConfig
-from cluster.hosts import HostsJob
-from cluster.stop_requests import StopRequests
-from cluster.topology import Host
+from dnachunker.cluster import agent
+from dnachunker.cluster.config import ClusterConfig
+from dnachunker.cluster.hosts import HostsJob
+from dnachunker.cluster.stop_requests import StopRequests
+from dnachunker.cluster.topology import Host
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from yaml import safe_load, safe_load_all
 
-from cluster import pod
-from cluster.pod import wait_for
-from dnachunker import main
+from dnachunker.cli import main
+from dnachunker.cluster import pod
+from dnachunker.cluster.pod import wait_for
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 FLAGS = [
@@ -56,8 +56,8 @@ def test_a_job_set_restarts_as_the_exit_codes_say(objects: dict[str, Any]) -> No
     (container,) = pod["containers"]
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["command"] == [
-        "python", "-P", "-m", "cluster.pod", "--nodes", "4", "--ranks", "8", "--address", "paper-workers-0-0.paper",
-        "--port", "29500", "--wait-for", "/data/corpora/hg38/index.json", "--",
+        "python", "-m", "dnachunker.cluster.pod", "--nodes", "4", "--ranks", "8",
+        "--address", "paper-workers-0-0.paper", "--port", "29500", "--wait-for", "/data/corpora/hg38/index.json", "--",
         "dnachunker", "pretrain", "--config", "/etc/dnachunker/run.yaml",
     ]  # fmt: skip
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
@@ -97,7 +97,7 @@ def test_a_pod_whose_end_forbids_a_restart_ends_first(
 def test_the_corpus_is_built_by_a_ray_job(objects: dict[str, Any]) -> None:
     spec = objects["RayJob"]["spec"]
     assert spec["entrypoint"] == (
-        "python -P -m dnachunker shard --config /etc/dnachunker/corpus.yaml --output /data/corpora/hg38 --ray auto"
+        "python -m dnachunker shard --config /etc/dnachunker/corpus.yaml --output /data/corpora/hg38 --ray auto"
     )
     assert spec["shutdownAfterJobFinishes"] is True
     assert "gpu" not in str(spec)
@@ -165,11 +165,11 @@ def _close(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cluster.kubernetes.mount=/other"], "not under cluster.kubernetes.mount"),
+        (["cluster.kubernetes.mount=/other"], "not under dnachunker.cluster.kubernetes.mount"),
         (["--corpus", "s3://bucket/hg38"], "--shard builds a folder on the volume"),
-        (["cluster.kubernetes.name='a;b'"], "cluster.kubernetes.name"),
-        (["cluster.kubernetes.image='x y'"], "cluster.kubernetes.image"),
-        (["cluster.kubernetes.secret='a: b'"], "cluster.kubernetes.secret"),
+        (["cluster.kubernetes.name='a;b'"], "dnachunker.cluster.kubernetes.name"),
+        (["cluster.kubernetes.image='x y'"], "dnachunker.cluster.kubernetes.image"),
+        (["cluster.kubernetes.secret='a: b'"], "dnachunker.cluster.kubernetes.secret"),
     ],
 )
 def test_what_no_pod_could_use_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

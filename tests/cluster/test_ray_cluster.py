@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from cluster.ray_cluster import RankEnded, codes_in, share_of_a_rank
-from failures import BadInput
+from dnachunker.cluster.ray_cluster import RankEnded, codes_in, share_of_a_rank
+from dnachunker.foundations.failures import BadInput
 
 
 class WorkersFailed(Exception):

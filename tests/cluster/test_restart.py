@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster.config import RestartSettings
-from cluster.restart import Attempt, supervise
+from dnachunker.cluster.config import RestartSettings
+from dnachunker.cluster.restart import Attempt, supervise
 
 
 class Job:

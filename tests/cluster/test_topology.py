@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.topology import Host, largest_job, most_telling, parse_hostfile, ranks_per_node, read_hostfile
-from failures import BadInput
+from dnachunker.cluster.topology import Host, largest_job, most_telling, parse_hostfile, ranks_per_node, read_hostfile
+from dnachunker.foundations.failures import BadInput
 
 
 def test_a_hostfile_is_read_as_deepspeed_writes_it() -> None:

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from dataprep.config import CorpusConfig
-from dataprep.corpus_index import Corpus
-from dataprep.ray_pipeline import build_corpus
-from dataprep.webdataset_view import webdataset_split
-from failures import BadInput
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.webdataset_view import webdataset_split
+from dnachunker.foundations.failures import BadInput
 
 FASTA = (
     b">chrA\n" + b"NNNNACGTRYacgtnnTTTTGGGGCCCCAAAA" * 30 + b"\n>chr.B\nACGTA\n>chrC\n" + b"acgtacgtaACGT" * 20 + b"\n"

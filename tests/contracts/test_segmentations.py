@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dataprep.corpus_index import Corpus
-from pretrain.telemetry import read_events
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.pretrain.telemetry import read_events
 
 pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
 

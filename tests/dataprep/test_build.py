@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from dataprep import build_steps, shard_task
-from dataprep.config import CorpusConfig
-from dataprep.corpus_index import Corpus
-from dataprep.ray_pipeline import BuildSummary, build_corpus
-from dataprep.verify import verify_corpus
-from failures import BadInput, Failure
+from dnachunker.dataprep import build_steps, shard_task
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.ray_pipeline import BuildSummary, build_corpus
+from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.foundations.failures import BadInput, Failure
 
 FASTA = b">a\n" + b"ACGTTGCAacgtgNNN" * 40 + b"\n>b\n" + b"GATTACA" * 30 + b"\n"
 
@@ -148,7 +148,7 @@ def test_a_damaged_finished_shard_is_written_again(config: CorpusConfig, tmp_pat
 
 
 def test_two_builds_of_one_corpus_do_not_mix(config: CorpusConfig, tmp_path: Path) -> None:
-    from dataprep.build_folder import BuildFolder
+    from dnachunker.dataprep.build_folder import BuildFolder
 
     with BuildFolder(str(tmp_path / "corpus")) as folder:
         with pytest.raises(BadInput, match="another build"):

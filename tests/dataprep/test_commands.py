@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dataprep import commands
-from dataprep.corpus_index import Corpus
-from failures import BadInput, Failure
+from dnachunker.dataprep import commands
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import BadInput, Failure
 
 
 def run(*words: str) -> int:

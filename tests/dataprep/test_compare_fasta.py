@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dataprep.compare_fasta import compare_with_fasta
-from dataprep.corpus_index import Corpus
-from failures import BadInput
+from dnachunker.dataprep.compare_fasta import compare_with_fasta
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import BadInput
 
 GENOME = b">a first\nACGTacgtNNRYacgt\nGGGG\n>b/odd name\nTTTTccccTT\n"
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from dataprep import catalog, download
-from dataprep.catalog import GenomeEntry, find_genome, read_catalog, read_list
-from dataprep.config import CorpusConfig
-from dataprep.fetch import fetch_genome, fetch_url
-from dataprep.ray_pipeline import build_corpus
-from failures import BadInput, Failure
+from dnachunker.dataprep import catalog, download
+from dnachunker.dataprep.catalog import GenomeEntry, find_genome, read_catalog, read_list
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.fetch import fetch_genome, fetch_url
+from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.foundations.failures import BadInput, Failure
 
 FASTA = b">chr1\n" + bytes(random.Random(0).choices(b"ACGTacgt", k=60_000)) + b"\n"
 DATA = gzip.compress(FASTA, mtime=0)
@@ -357,19 +357,19 @@ def test_a_wrong_list_is_one_line(text: str, message: str, tmp_path: Path) -> No
 def test_a_list_of_genomes_is_fetched_past_failures(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import dnachunker
+    from dnachunker.cli import main
 
     ncbi(server, monkeypatch)
     rows = [f"gone\t{server.url}/gone.fa\t", f"mine\t{server.url}/g.fa.gz\t", "\t\tGCF_000005845.2"]
     (tmp_path / "list.tsv").write_text("name\turl\taccession\n" + "\n".join(rows) + "\n")
     assert read_list(tmp_path / "list.tsv")[2].name == "GCF_000005845.2"
     lock = tmp_path / "genomes.lock"
-    assert dnachunker.main(["genomes", "fetch", "--from", str(tmp_path / "list.tsv"), "--lock", str(lock)]) == 2
+    assert main(["genomes", "fetch", "--from", str(tmp_path / "list.tsv"), "--lock", str(lock)]) == 2
     said = capsys.readouterr()
     assert said.out.count("sha256") == 2
     assert "1 of 3 genomes could not be fetched; the first: " in said.err
     assert len(json.loads(lock.read_text())) == 2
-    assert dnachunker.main(["genomes", "list", "--from", str(tmp_path / "list.tsv"), "--sources"]) == 0
+    assert main(["genomes", "list", "--from", str(tmp_path / "list.tsv"), "--sources"]) == 0
     assert "genome: GCF_000005845.2" in capsys.readouterr().out
 
 

@@ -19,13 +19,13 @@ import zstandard
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from dataprep.catalog import read_list
-from dataprep.config import BedSplit
-from dataprep.genome import stage_genome
-from dataprep.repeats import RepeatSource, read_repeats
-from dataprep.shard_format import block_from_packed, decode_block, encode_block
-from dataprep.splits import divide
-from failures import BadInput
+from dnachunker.dataprep.catalog import read_list
+from dnachunker.dataprep.config import BedSplit
+from dnachunker.dataprep.genome import stage_genome
+from dnachunker.dataprep.repeats import RepeatSource, read_repeats
+from dnachunker.dataprep.shard_format import block_from_packed, decode_block, encode_block
+from dnachunker.dataprep.splits import divide
+from dnachunker.foundations.failures import BadInput
 
 SECONDS = float(os.environ.get("DNACHUNKER_FUZZ_SECONDS", 0))
 SEED = int(os.environ.get("DNACHUNKER_FUZZ_SEED", 0))

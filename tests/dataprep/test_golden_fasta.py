@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep.corpus_index import Corpus
-from dataprep.verify import verify_corpus
-from failures import BadInput
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.foundations.failures import BadInput
 
 Build = Callable[..., Corpus]
 Reassemble = Callable[[Corpus, str], dict[str, str]]

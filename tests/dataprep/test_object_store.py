@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from dataprep import build_steps, storage
-from dataprep.config import CorpusConfig
-from dataprep.corpus_index import Corpus
-from dataprep.ray_pipeline import build_corpus
-from dataprep.verify import verify_corpus
-from failures import BadInput
-from pretrain.sample_order import held_out_windows
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep import build_steps, storage
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.sample_order import held_out_windows
+from dnachunker.pretrain.window_reader import WindowReader
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'dnachunker[s3]'")
 pytest.importorskip("moto", reason="needs moto[server]: pip install 'dnachunker[dev]'")

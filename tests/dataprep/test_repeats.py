@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dataprep.config import CorpusConfig
-from dataprep.corpus_index import Corpus
-from dataprep.ray_pipeline import build_corpus
-from dataprep.verify import verify_corpus
-from failures import BadInput
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.foundations.failures import BadInput
 
 FASTA = b">a\nacgtACGTACGTACGTACGT\n>b\nACGTACGTNNacgt\n"
 BED = "track name=rmsk\n#c\na\t2\t6\tAlu\na\t4\t8\tL1\na\t19\t20\nb\t0\t3\nchrUn\t0\t999\n"

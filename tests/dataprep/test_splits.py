@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprep.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
-from dataprep.config import BedSplit, ContigSplit, HashSplit
-from dataprep.splits import Interval, audit_overlap, divide
-from failures import BadInput
+from dnachunker.dataprep.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
+from dnachunker.dataprep.config import BedSplit, ContigSplit, HashSplit
+from dnachunker.dataprep.splits import Interval, audit_overlap, divide
+from dnachunker.foundations.failures import BadInput
 
 CONTIGS = {"chr1": 1000, "chr2": 500, "chrX": 90}
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dataprep.corpus_index import Corpus
-from dataprep.kmer_sketch import KMER, sample_kmers, sample_rate
-from dataprep.packed_codes import find_runs, pack_bases
-from dataprep.staged_sequence import Stretch
-from failures import BadInput
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.kmer_sketch import KMER, sample_kmers, sample_rate
+from dnachunker.dataprep.packed_codes import find_runs, pack_bases
+from dnachunker.dataprep.staged_sequence import Stretch
+from dnachunker.foundations.failures import BadInput
 
 COMPLEMENT = str.maketrans("ACGTacgt", "TGCAtgca")
 RANDOM = np.random.default_rng(7)

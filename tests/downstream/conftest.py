@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.tokenization_dnachunker import DNATokenizer
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import torch
 import zarr
 from transformers import AutoModel, AutoTokenizer
 
-from dnachunker import main
-from downstream.cutters import ModelCutter
-from downstream.exported import open_exported
+from dnachunker.cli import main
+from dnachunker.downstream.cutters import ModelCutter
+from dnachunker.downstream.exported import open_exported
 
 
 def embed(export: Path, fasta: Path, output: Path, *more: str) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from dnachunker import main
-from downstream.metrics import score
-from downstream.protocol import Cell
+from dnachunker.cli import main
+from dnachunker.downstream.metrics import score
+from dnachunker.downstream.protocol import Cell
 
 SMALL = (
     "folds=2", "seeds=1", "learning_rates=[1e-3,3e-3]", "batch_sizes=[16]",
@@ -110,7 +110,7 @@ def test_other_data_under_the_same_names_are_refused(
     shutil.copytree(tasks / "one", tmp_path / "data" / "one")
     monkeypatch.chdir(tmp_path)
     cells: list[Cell] = []
-    monkeypatch.setattr("downstream.evaluate._run_missing", lambda found, *_: cells.extend(found))
+    monkeypatch.setattr("dnachunker.downstream.evaluate._run_missing", lambda found, *_: cells.extend(found))
     assert main(command(export, Path("data"), Path("out"), "--mlflow", "none")) == 2  # for nothing has run
     assert {cell.result.is_absolute() and cell.train.is_absolute() for cell in cells if cell.train} == {True}
     train = tmp_path / "data" / "one" / "train.csv.gz"

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dnachunker import main
-from downstream.datasets import read_labelled
+from dnachunker.cli import main
+from dnachunker.downstream.datasets import read_labelled
 
 FAST = ("epochs=2", "batch_size=16", "kmer=3", "bootstrap=20", "learning_rate=3e-3")
 
@@ -77,7 +77,7 @@ def test_a_diverged_training_is_a_result_that_says_so(
 ) -> None:
     extra = ("learning_rate=1e30", "weight_decay=0.0")
     if patched:
-        monkeypatch.setattr("downstream.ranks.Ranks.add", lambda *_: float("nan"))
+        monkeypatch.setattr("dnachunker.downstream.ranks.Ranks.add", lambda *_: float("nan"))
         extra = ()
     assert finetune(export, tasks / "one", tmp_path / "out", "full", extra=extra) == 0
     record = json.loads((tmp_path / "out" / "one" / "full" / "result.json").read_text())

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from dnachunker import main
-from downstream import spectrum
-from downstream.generate import draw
-from downstream.spectrum import LENGTHS, RealSequence, divergence
+from dnachunker.cli import main
+from dnachunker.downstream import spectrum
+from dnachunker.downstream.generate import draw
+from dnachunker.downstream.spectrum import LENGTHS, RealSequence, divergence
 
 
 def generate(model: Path, output: Path, *more: str) -> int:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnachunker import main
-from downstream.datasets import read_labelled
-from downstream.tasks import suite_tasks
-from failures import BadInput
+from dnachunker.cli import main
+from dnachunker.downstream.datasets import read_labelled
+from dnachunker.downstream.tasks import suite_tasks
+from dnachunker.foundations.failures import BadInput
 
 NT = "InstaDeepAI/nucleotide_transformer_downstream_tasks"
 

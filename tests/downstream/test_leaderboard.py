@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from downstream.leaderboard import Row, write_tables
-from downstream.metrics import NAMES
-from downstream.tasks import load_suite
+from dnachunker.downstream.leaderboard import Row, write_tables
+from dnachunker.downstream.metrics import NAMES
+from dnachunker.downstream.tasks import load_suite
 
 
 def test_published_rows_are_in_italics_and_ours_are_not(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from downstream import metrics
+from dnachunker.downstream import metrics
 
 
 @settings(max_examples=30, deadline=None)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from dnachunker import main
-from downstream.exported import open_exported
-from downstream.genome import Genome, Region, choose_regions
-from downstream.windows import tile
-from failures import BadInput
+from dnachunker.cli import main
+from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.genome import Genome, Region, choose_regions
+from dnachunker.downstream.windows import tile
+from dnachunker.foundations.failures import BadInput
 
 
 def segment(export: Path, fasta: Path, output: Path, *more: str) -> int:

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnachunker import main
-from downstream.annotations import Feature, read_features
-from downstream.chunk_lengths import length_table
-from downstream.cutters import Cuts, KmerCutter, cut_all, train_bpe
-from downstream.enrichment import enrichment_table
-from downstream.genome import Region
-from downstream.motifs import fragmentation_table, occurrences, read_motifs
-from downstream.species import consistency_table
-from downstream.stability import stability_table
-from failures import BadInput
+from dnachunker.cli import main
+from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.downstream.chunk_lengths import length_table
+from dnachunker.downstream.cutters import Cuts, KmerCutter, cut_all, train_bpe
+from dnachunker.downstream.enrichment import enrichment_table
+from dnachunker.downstream.genome import Region
+from dnachunker.downstream.motifs import fragmentation_table, occurrences, read_motifs
+from dnachunker.downstream.species import consistency_table
+from dnachunker.downstream.stability import stability_table
+from dnachunker.foundations.failures import BadInput
 
 JASPAR = """>MA1 ONE
 A [ 0 0 50 0 0 0 50 0 ]

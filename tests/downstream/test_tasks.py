@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from downstream.datasets import read_labelled
-from downstream.tasks import SUITES, find_task, load_suite, split_validation
-from failures import BadInput
+from dnachunker.downstream.datasets import read_labelled
+from dnachunker.downstream.tasks import SUITES, find_task, load_suite, split_validation
+from dnachunker.foundations.failures import BadInput
 
 ROWS = [("ACGTN", "1"), ("ttgaca", "0"), ("ACGTRYA", "1")]
 CSV = "sequence,label\n" + "".join(f"{s},{label}\n" for s, label in ROWS)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from dnachunker import main
-from downstream.alleles import Alleles, widen
-from downstream.genome import Genome
-from downstream.variants import _look
+from dnachunker.cli import main
+from dnachunker.downstream.alleles import Alleles, widen
+from dnachunker.downstream.genome import Genome
+from dnachunker.downstream.variants import _look
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
@@ -258,7 +258,7 @@ def test_a_killed_command_continues_to_the_same_file(export: Path, fasta: Path, 
     # dies in the middle of the third group's lines, as a full disk or a kill would have it
     code = f"""
 import os, sys
-from downstream import variants
+from dnachunker.downstream import variants
 write = variants._Partial.write
 calls = []
 def dying(self, lines, done):
@@ -269,8 +269,8 @@ def dying(self, lines, done):
         os._exit(9)
     write(self, lines, done)
 variants._Partial.write = dying
-import dnachunker
-dnachunker.main(["score-variants", "--model", {str(export)!r}, "--fasta", {str(fasta)!r}, "--context", "200",
+from dnachunker.cli import main
+main(["score-variants", "--model", {str(export)!r}, "--fasta", {str(fasta)!r}, "--context", "200",
                  "--vcf", {str(tmp_path / "in.vcf")!r}, "--output", {str(tmp_path / "out.vcf")!r}])
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -12,9 +12,9 @@ import aiohttp
 import numpy as np
 import pytest
 
-from dnachunker import main
-from downstream.genome import Region
-from downstream.viewer import ViewedRegion, write_viewer
+from dnachunker.cli import main
+from dnachunker.downstream.genome import Region
+from dnachunker.downstream.viewer import ViewedRegion, write_viewer
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_sweep import CONFIG, sweep_command
 
-from dnachunker import main
+from dnachunker.cli import main
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import psutil
 import pytest
 from toy_sweep import sweep_command
 
-from downstream.tasks import find_task
-from experiments.budget import network_of
-from model.cost import flops_per_base
-from pretrain.config import PretrainConfig
-from pretrain.telemetry import read_events
-from typed_config import load_config
+from dnachunker.downstream.tasks import find_task
+from dnachunker.experiments.budget import network_of
+from dnachunker.foundations.typed_config import load_config
+from dnachunker.model.cost import flops_per_base
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.telemetry import read_events
 
 Sweep = Callable[..., Any]
 TABLES = ("table.md", "table.csv", "cells.csv", "sweep.html")

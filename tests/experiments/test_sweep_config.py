@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from toy_sweep import CONFIG
 
-from dnachunker import main
-from downstream.generate import spectrum_folder
-from experiments.budget import expected_chunks_per_base, expected_flops_per_base, steps_of
-from experiments.cells import Cell, expand, rows_of
-from experiments.config import BudgetSettings, SweepConfig
-from pretrain.config import PretrainConfig
-from typed_config import PRESETS, load_config
+from dnachunker.cli import main
+from dnachunker.downstream.generate import spectrum_folder
+from dnachunker.experiments.budget import expected_chunks_per_base, expected_flops_per_base, steps_of
+from dnachunker.experiments.cells import Cell, expand, rows_of
+from dnachunker.experiments.config import BudgetSettings, SweepConfig
+from dnachunker.foundations.typed_config import PRESETS, load_config
+from dnachunker.pretrain.config import PretrainConfig
 
 Sweep = Callable[..., Any]
 PACKAGED = sorted(path.stem for path in (PRESETS / "experiments").glob("*.yaml"))

@@ -12,11 +12,11 @@ import pytest
 from slurm_cluster import SlurmCluster
 from toy_sweep import sweep_command
 
-from cluster.config import ClusterConfig
-from experiments.cells import expand
-from experiments.config import SweepConfig
-from experiments.slurm import array_script, tables_script
-from typed_config import load_config
+from dnachunker.cluster.config import ClusterConfig
+from dnachunker.experiments.cells import expand
+from dnachunker.experiments.config import SweepConfig
+from dnachunker.experiments.slurm import array_script, tables_script
+from dnachunker.foundations.typed_config import load_config
 
 ARRAY = """#!/bin/bash
 #SBATCH --job-name=my-sweep

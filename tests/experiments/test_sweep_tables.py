@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from experiments.config import SweepConfig
-from experiments.figures import curve_figure
-from experiments.rows import Row
-from experiments.tables import markdown
-from typed_config import load_config
+from dnachunker.experiments.config import SweepConfig
+from dnachunker.experiments.figures import curve_figure
+from dnachunker.experiments.rows import Row
+from dnachunker.experiments.tables import markdown
+from dnachunker.foundations.typed_config import load_config
 
 
 def result(loss: str, value: float, order5: float) -> dict[str, Any]:

@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.alphabet import BOS_ID, N_ID, PAD_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import parameters
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerForSequenceClassification, DNAChunkerModel
+from dnachunker.model.alphabet import BOS_ID, N_ID, PAD_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import parameters
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import (
+    DNAChunkerForMaskedLM,
+    DNAChunkerForSequenceClassification,
+    DNAChunkerModel,
+)
 
 SMALL = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2, "num_heads": 2}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model import compilers, kernels
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model import compilers, kernels
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 SMALL = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 3, "num_heads": 2}
 
@@ -71,7 +71,7 @@ def test_without_a_compiler_a_line_is_said_and_the_model_runs(
 def test_auto_leaves_a_triton_that_cannot_launch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trial = pytest.importorskip("model.triton_trial")
+    trial = pytest.importorskip("dnachunker.model.triton_trial")
 
     def missing(device: str) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")

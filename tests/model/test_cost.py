@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import activation_bytes, bimamba_layer_parameters, flops_per_base, parameters
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import activation_bytes, bimamba_layer_parameters, flops_per_base, parameters
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": 96, "encoder_layers": (1, 3), "num_heads": 6, "trunk_layers": 2}])

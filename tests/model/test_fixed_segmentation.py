@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.alphabet import A_ID, BASES, MASK_ID, N_ID, PAD_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.fixed_segmentation import BytePairs
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.tokenization_dnachunker import DNATokenizer
+from dnachunker.model.alphabet import A_ID, BASES, MASK_ID, N_ID, PAD_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.fixed_segmentation import BytePairs
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
 MERGES = "A C\nA A\nAC AC\nG T\nAA A\nA AA\nGT ACAC\nT T\n"  # two ways to AAA
 IDS = {letter: A_ID + number for number, letter in enumerate(BASES)} | {"N": N_ID, "M": MASK_ID, ".": PAD_ID}

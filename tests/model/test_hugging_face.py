@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerForSequenceClassification
-from model.tokenization_dnachunker import DNATokenizer
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerForSequenceClassification
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
 
 @pytest.fixture(scope="module")

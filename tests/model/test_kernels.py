@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import kernels, scan_cpu, scan_mamba_ssm, scan_reference
-from model.attention import packed_attention
-from model.kernels import attention_backend, scan_backend, selective_scan
-from model.packing import Packing
+from dnachunker.model import kernels, scan_cpu, scan_mamba_ssm, scan_reference
+from dnachunker.model.attention import packed_attention
+from dnachunker.model.kernels import attention_backend, scan_backend, selective_scan
+from dnachunker.model.packing import Packing
 
 LENGTHS = st.lists(st.one_of(st.just(0), st.just(1), st.integers(2, 70)), min_size=1, max_size=5).filter(any)
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import flops_per_base, mixer_layer_parameters, parameters
-from model.initialization import initialize
-from model.mixers import MIXERS, local_attention
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.packing import Packing
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import flops_per_base, mixer_layer_parameters, parameters
+from dnachunker.model.initialization import initialize
+from dnachunker.model.mixers import MIXERS, local_attention
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.packing import Packing
 
 OTHERS = ("transformer", "conv")
 LENGTHS = st.lists(st.integers(0, 90), min_size=1, max_size=4).filter(any)

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.alphabet import MASK_ID, PAD_ID
-from model.chunking import gate_residual, smooth_both_ways
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerMaskedLMOutput
-from model.packing import Packing
-from model.routing import Segmentation
+from dnachunker.model.alphabet import MASK_ID, PAD_ID
+from dnachunker.model.chunking import gate_residual, smooth_both_ways
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerMaskedLMOutput
+from dnachunker.model.packing import Packing
+from dnachunker.model.routing import Segmentation
 
 SMALL = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2, "num_heads": 2}
 

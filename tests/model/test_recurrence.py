@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.alphabet import BOS_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.alphabet import BOS_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 
 
 def build(seed: int, **changes: object) -> DNAChunkerForCausalLM:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.alphabet import MASK_ID, N_ID, PAD_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import flops_per_base
-from model.modeling_dnachunker import (
+from dnachunker.model.alphabet import MASK_ID, N_ID, PAD_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import flops_per_base
+from dnachunker.model.modeling_dnachunker import (
     DNAChunkerForMaskedLM,
     DNAChunkerForSequenceClassification,
     DNAChunkerModel,

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from model.alphabet import VOCABULARY
-from model.tokenization_dnachunker import DNATokenizer
+from dnachunker.model.alphabet import VOCABULARY
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
 
 @pytest.mark.parametrize(

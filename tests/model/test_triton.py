@@ -15,18 +15,18 @@ from torch.nn import functional as F
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: pip install triton", allow_module_level=True)
 
-from model import scan_reference
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.kernels import scan_backend, smooth
-from model.modeling_causal import DNAChunkerForCausalLM
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.packing import Packing
-from model.routing import Router
-from model.scan_triton import Tiling, gated_scan
-from model.triton_boundary import boundary_probability
-from model.triton_conv import conv_silu_both_ways
-from model.triton_cut import cut_chunks
-from model.triton_smooth import smooth_both_ways
+from dnachunker.model import scan_reference
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.kernels import scan_backend, smooth
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.packing import Packing
+from dnachunker.model.routing import Router
+from dnachunker.model.scan_triton import Tiling, gated_scan
+from dnachunker.model.triton_boundary import boundary_probability
+from dnachunker.model.triton_conv import conv_silu_both_ways
+from dnachunker.model.triton_cut import cut_chunks
+from dnachunker.model.triton_smooth import smooth_both_ways
 
 
 class Given(nn.Module):

@@ -16,8 +16,15 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from model import triton_boundary, triton_conv, triton_cut, triton_scan, triton_scan_backward, triton_smooth
-    from model.scan_triton import Tiling
+    from dnachunker.model import (
+        triton_boundary,
+        triton_conv,
+        triton_cut,
+        triton_scan,
+        triton_scan_backward,
+        triton_smooth,
+    )
+    from dnachunker.model.scan_triton import Tiling
 
     INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks", "places", "sequences"}
     FLAGS = {"given", "holds_mask", "natural", "forced", "boundary", "chunk_holds_mask"}

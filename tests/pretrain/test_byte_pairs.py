@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from dataprep.corpus_index import Corpus
-from model.alphabet import MASK_ID
-from model.fixed_segmentation import BytePairs
-from pretrain.byte_pairs import learn_merges
-from pretrain.masking import MaskingRates, corrupt, uncorrupted_ids
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.model.alphabet import MASK_ID
+from dnachunker.model.fixed_segmentation import BytePairs
+from dnachunker.pretrain.byte_pairs import learn_merges
+from dnachunker.pretrain.masking import MaskingRates, corrupt, uncorrupted_ids
+from dnachunker.pretrain.window_reader import WindowReader
 
 
 def learned(corpus: Corpus, **changes) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from failures import BadInput
-from pretrain import checkpoint
-from pretrain.checkpoint import newest_whole_checkpoint, superseded
-from pretrain.config import CheckpointSettings
-from pretrain.remote_copy import RemoteCopies
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain import checkpoint
+from dnachunker.pretrain.checkpoint import newest_whole_checkpoint, superseded
+from dnachunker.pretrain.config import CheckpointSettings
+from dnachunker.pretrain.remote_copy import RemoteCopies
 
 
 def make(run: Path, step: int) -> Path:

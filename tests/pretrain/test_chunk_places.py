@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from pretrain.chunk_places import ChunkPlaces
-from pretrain.distributed import Rank
-from pretrain.masking import Batch, MaskingRates, corrupt
-from pretrain.step_tally import StepTally
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.chunk_places import ChunkPlaces
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.step_tally import StepTally
 
 SIZES = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2, "num_heads": 2}
 ALONE = Rank(0, 1, 0, torch.device("cpu"))

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from failures import BadInput
-from model.configuration_dnachunker import DNAChunkerConfig
-from pretrain.config import ModelSettings, PretrainConfig
-from pretrain.network import network_config
-from pretrain.run_state import RunState, identity_of, require_same_run
-from typed_config import PRESETS, load_config, to_yaml
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import PRESETS, load_config, to_yaml
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.pretrain.config import ModelSettings, PretrainConfig
+from dnachunker.pretrain.network import network_config
+from dnachunker.pretrain.run_state import RunState, identity_of, require_same_run
 
 REQUIRED = ["run=r", "data.corpus=c"]
 

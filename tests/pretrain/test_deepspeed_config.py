@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from failures import BadInput
-from pretrain.config import PretrainConfig
-from pretrain.deepspeed_config import deepspeed_config
-from typed_config import validate_config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.deepspeed_config import deepspeed_config
 
 
 def build(raw: dict[str, Any], **engine: Any) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.alphabet import FIRST_BASE_ID, MASK_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.intervention import trunk_replaced
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from model.packing import Packing
-from model.routing import Segmentation
-from pretrain.diagnostics import (
+from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.intervention import trunk_replaced
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.model.packing import Packing
+from dnachunker.model.routing import Segmentation
+from dnachunker.pretrain.diagnostics import (
     diagnose,
     mean_in_class,
     shuffle_in_class,
@@ -21,7 +21,7 @@ from pretrain.diagnostics import (
     warnings_of,
     window_sums,
 )
-from pretrain.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
 
 SIZES = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from dataprep.corpus_index import Corpus
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_dnachunker import DNAChunkerForMaskedLM
-from pretrain.distributed import Rank
-from pretrain.evaluation import HeldOut
-from pretrain.markov import MarkovTables
-from pretrain.masking import MaskingRates
-from pretrain.objective import MaskedBases
-from pretrain.sample_order import held_out_windows
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.evaluation import HeldOut
+from dnachunker.pretrain.markov import MarkovTables
+from dnachunker.pretrain.masking import MaskingRates
+from dnachunker.pretrain.objective import MaskedBases
+from dnachunker.pretrain.sample_order import held_out_windows
+from dnachunker.pretrain.window_reader import WindowReader
 
 
 class Engine:

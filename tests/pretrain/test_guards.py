@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from failures import BadInput
-from pretrain.config import GuardSettings, PretrainConfig
-from pretrain.distributed import Rank
-from pretrain.guards import LossGuards
-from pretrain.out_of_memory import is_out_of_memory, out_of_memory_line
-from pretrain.run_lock import RunLock
-from pretrain.signals import StopSignals
-from pretrain.skipped_batches import SkippedBatches
-from pretrain.watchdog import blame
-from typed_config import validate_config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.config import GuardSettings, PretrainConfig
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.guards import LossGuards
+from dnachunker.pretrain.out_of_memory import is_out_of_memory, out_of_memory_line
+from dnachunker.pretrain.run_lock import RunLock
+from dnachunker.pretrain.signals import StopSignals
+from dnachunker.pretrain.skipped_batches import SkippedBatches
+from dnachunker.pretrain.watchdog import blame
 
 ALONE = Rank(0, 1, 0, torch.device("cpu"))
 NAN = float("nan")

@@ -7,12 +7,12 @@ import psutil
 import pytest
 from loader_ledger import SETTINGS, curriculum, drawn, loader
 
-from dataprep.corpus_index import Corpus
-from failures import BadInput
-from model.alphabet import CODE_PAD
-from pretrain.config import DataSettings, MixingSettings
-from pretrain.mixing import mixture_of
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import CODE_PAD
+from dnachunker.pretrain.config import DataSettings, MixingSettings
+from dnachunker.pretrain.mixing import mixture_of
+from dnachunker.pretrain.window_reader import WindowReader
 
 
 def letters_of(corpus: Corpus) -> dict[str, str]:

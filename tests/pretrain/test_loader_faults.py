@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from loader_ledger import curriculum, drawn, ledger_lines, loader
 
-from dataprep import storage
-from dataprep.corpus_index import Corpus
-from dataprep.shard_format import CorruptBlock
-from dataprep.verify import verify_corpus
-from failures import BadInput
-from model.alphabet import N_ID
-from pretrain.frame_cache import FrameCache
-from pretrain.window_reader import BadBlockPolicy
+from dnachunker.dataprep import storage
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.shard_format import CorruptBlock
+from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import N_ID
+from dnachunker.pretrain.frame_cache import FrameCache
+from dnachunker.pretrain.window_reader import BadBlockPolicy
 
 EPOCH = 19  # steps that see every base of the toy corpus at least once
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from model.alphabet import CODE_N
-from pretrain.markov import MarkovTables
+from dnachunker.model.alphabet import CODE_N
+from dnachunker.pretrain.markov import MarkovTables
 
 
 def codes(letters: str) -> np.ndarray:

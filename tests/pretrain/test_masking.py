@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.alphabet import A_ID, CODE_N, CODE_PAD, MASK_ID, N_ID, PAD_ID, T_ID
-from pretrain.counter_random import hash_counters, hash_positions
-from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, corrupt_tensors, span_phase, uncorrupted_ids
+from dnachunker.model.alphabet import A_ID, CODE_N, CODE_PAD, MASK_ID, N_ID, PAD_ID, T_ID
+from dnachunker.pretrain.counter_random import hash_counters, hash_positions
+from dnachunker.pretrain.masking import (
+    IGNORED_LABEL,
+    Batch,
+    MaskingRates,
+    corrupt,
+    corrupt_tensors,
+    span_phase,
+    uncorrupted_ids,
+)
 
 packed_windows = arrays(np.uint8, (3, 200), elements=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12]))
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.alphabet import BOS_ID, CODE_N, CODE_PAD, PAD_ID
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.modeling_causal import DNAChunkerForCausalLM
-from pretrain.config import ModelSettings, PretrainConfig
-from pretrain.diagnostics import summarise, warnings_of, window_sums
-from pretrain.markov import MarkovTables
-from pretrain.masking import IGNORED_LABEL
-from pretrain.objective import MaskedBases, NextBase, objective_of
-from pretrain.telemetry import NEXT_BASE, headline_of
+from dnachunker.model.alphabet import BOS_ID, CODE_N, CODE_PAD, PAD_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.pretrain.config import ModelSettings, PretrainConfig
+from dnachunker.pretrain.diagnostics import summarise, warnings_of, window_sums
+from dnachunker.pretrain.markov import MarkovTables
+from dnachunker.pretrain.masking import IGNORED_LABEL
+from dnachunker.pretrain.objective import MaskedBases, NextBase, objective_of
+from dnachunker.pretrain.telemetry import NEXT_BASE, headline_of
 
 REPEAT = 8
 KEYS = torch.zeros(2, dtype=torch.int64)

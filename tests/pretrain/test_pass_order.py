@@ -8,13 +8,13 @@ import pytest
 import torch
 from loader_ledger import curriculum, loader
 
-from dataprep.corpus_index import Corpus
-from model.alphabet import MASK_ID
-from pretrain.batches import StepData
-from pretrain.config import PretrainConfig
-from pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt
-from pretrain.pass_order import bases_of_chance, by_expected_chunks, pass_order
-from typed_config import load_config
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.foundations.typed_config import load_config
+from dnachunker.model.alphabet import MASK_ID
+from dnachunker.pretrain.batches import StepData
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt
+from dnachunker.pretrain.pass_order import bases_of_chance, by_expected_chunks, pass_order
 
 PASSES = 4
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dnachunker import main
+from dnachunker.cli import main
 
 
 def test_plan_prints_the_published_sizes(capsys: pytest.CaptureFixture[str]) -> None:

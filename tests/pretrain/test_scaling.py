@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from pretrain.hardware import HARDWARE
-from pretrain.memory_plan import checkpoint_bytes, rank_memory
-from pretrain.scaling import (
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.pretrain.hardware import HARDWARE
+from dnachunker.pretrain.memory_plan import checkpoint_bytes, rank_memory
+from dnachunker.pretrain.scaling import (
     Assumptions,
     Workload,
     best_checkpoint_steps,
@@ -74,7 +74,7 @@ def test_the_interval_between_checkpoints_is_the_best() -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_has_the_planned_size(tmp_path: Path, sample_corpus: Path, dnachunker: Any) -> None:
-    from model.cost import parameters
+    from dnachunker.model.cost import parameters
 
     run = tmp_path / "run"
     sizes = ["model.width=64", "model.num_heads=2", "model.trunk_layers=16"]

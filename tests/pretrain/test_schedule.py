@@ -2,10 +2,10 @@
 
 import pytest
 
-from failures import BadInput
-from pretrain.config import ScheduleSettings
-from pretrain.optimizer import learning_rate
-from typed_config import validate_config
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.config import ScheduleSettings
+from dnachunker.pretrain.optimizer import learning_rate
 
 
 def rates(schedule: ScheduleSettings, steps: int = 100) -> list[float]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.configuration_dnachunker import DNAChunkerConfig
-from model.cost import flops_per_base
-from pretrain.distributed import Rank
-from pretrain.markov import MarkovTables
-from pretrain.speed import Speed
-from pretrain.step_tally import _length_histogram, _percentiles
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import flops_per_base
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.markov import MarkovTables
+from dnachunker.pretrain.speed import Speed
+from dnachunker.pretrain.step_tally import _length_histogram, _percentiles
 
 TWO = Rank(0, 2, 0, torch.device("cpu"))
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from dataprep.corpus_index import Corpus
-from pretrain.batches import StepData, TrainingData
-from pretrain.config import DataSettings
-from pretrain.curriculum import Curriculum
-from pretrain.distributed import Rank
-from pretrain.masking import Batch, MaskingRates
-from pretrain.mixing import mixture_of
-from pretrain.objective import MaskedBases
-from pretrain.window_reader import WindowReader
+from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.pretrain.batches import StepData, TrainingData
+from dnachunker.pretrain.config import DataSettings
+from dnachunker.pretrain.curriculum import Curriculum
+from dnachunker.pretrain.distributed import Rank
+from dnachunker.pretrain.masking import Batch, MaskingRates
+from dnachunker.pretrain.mixing import mixture_of
+from dnachunker.pretrain.objective import MaskedBases
+from dnachunker.pretrain.window_reader import WindowReader
 
 SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "shuffle_blocks": 2}
 

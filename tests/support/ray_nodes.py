@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_tasks import start_in_time
+from dnachunker.foundations.ray_tasks import start_in_time
 
 # Without a token; and no warning about GPUs, no report to anybody.
 QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

@@ -1,10 +1,12 @@
 """Front door: the `dnachunker` command. Parses, then imports the one package the verb needs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.version import __version__
 
 _CPU_PROCESSES = 2  # ranks of a training run on a machine without a GPU
 
@@ -25,12 +27,12 @@ exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same comman
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports only the light `commands` module of each package."""
-    from cluster import doctor, launch
-    from dataprep import commands as dataprep
-    from downstream import commands as downstream
-    from experiments import commands as experiments
-    from pretrain import commands as pretrain
-    from pretrain import plan
+    from dnachunker.cluster import doctor, launch
+    from dnachunker.dataprep import commands as dataprep
+    from dnachunker.downstream import commands as downstream
+    from dnachunker.experiments import commands as experiments
+    from dnachunker.pretrain import commands as pretrain
+    from dnachunker.pretrain import plan
 
     parser = argparse.ArgumentParser(
         prog="dnachunker",
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"dnachunker {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     genomes = verbs.add_parser("genomes", help=dataprep.GENOMES_HELP)
     dataprep.add_genomes_arguments(genomes)
@@ -64,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _start_ranks(worker: list[str], processes: int) -> int:
-    from cluster.local import run_local, visible_gpus
+    from dnachunker.cluster.local import run_local, visible_gpus
 
     gpus = visible_gpus()
     if gpus and processes > len(gpus):
@@ -74,7 +77,7 @@ def _start_ranks(worker: list[str], processes: int) -> int:
 
 
 def _count_processes(configured: int | None) -> int:
-    from cluster.local import visible_gpus
+    from dnachunker.cluster.local import visible_gpus
 
     return configured or len(visible_gpus()) or _CPU_PROCESSES
 
@@ -92,6 +95,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    # of every process that starts here: what lies where the user stands must not be taken for an installed module
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     parsed = _parse(arguments)
     try:
         return int(parsed.run_verb(parsed) or 0)
@@ -103,7 +108,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dnachunker: interrupted", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

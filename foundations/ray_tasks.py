@@ -3,12 +3,16 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
-from failures import BadInput, Failure
+import dnachunker
+
+from .failures import BadInput, Failure
 
 LOCAL_RAY = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
@@ -18,15 +22,12 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def ray_session(
-    address: str, workers: int, *, asked_by: str, environment: Mapping[str, str] | None = None
-) -> Iterator[None]:
+def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
     """Ray while entered.
 
     Args:
         address: `local` for a private Ray of `workers` cores, gone at the end; else that of a cluster.
         asked_by: the option that a message about an unreachable Ray begins with.
-        environment: variables of the tasks.
 
     Raises:
         BadInput: Ray cannot be reached.
@@ -39,8 +40,11 @@ def ray_session(
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL_RAY:
         options |= {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    if environment:
-        options["runtime_env"] = {"env_vars": dict(environment)}
+    # Ray's workers look for modules in the folder where the user stands before they ask an editable install: a clone
+    # of this project there, named dnachunker, would be found in place of the package
+    home = str(Path(dnachunker.__file__).parents[1])
+    if home not in sys.path:
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join([home, *_python_path()])}}
     try:
         # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
         start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)
@@ -51,6 +55,10 @@ def ray_session(
         yield
     finally:
         ray.shutdown()
+
+
+def _python_path() -> list[str]:
+    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def start_in_time(start: Callable[[], T], *, asked_by: str) -> T:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import YAMLError, safe_dump
 
-from failures import BadInput
+from .failures import BadInput
 
-PRESETS = Path(__file__).parent / "configs"
+PRESETS = Path(__file__).parents[1] / "configs"
 
 
 class Config(BaseModel):

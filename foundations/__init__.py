@@ -1,0 +1,1 @@
+"""What every package stands on: failures, typed configs, Ray tasks, figures."""

@@ -1,0 +1,100 @@
+"""The wheel in an environment of its own, used in a folder whose files are named like ours."""
+
+import os
+import site
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "steps=3", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4", "data.seq_len=256",
+    "evaluation.windows=2", "tracking.enabled=false",
+]  # fmt: skip
+THEIRS = ["model", "dataprep", "configs", "cluster", "experiments", "failures", "pretrain", "foundations"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # a copy, since setuptools leaves build/ behind
+    source = folder / "source"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: the wheel is built of what git tracks")
+    for name in filter(None, listed.stdout.split("\0")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            (source / name).symlink_to(os.readlink(ROOT / name))
+        elif (ROOT / name).exists():
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `dnachunker` command of a fresh environment: the wheel, and the libraries of the one that runs this test."""
+    home = tmp_path_factory.mktemp("environment") / "venv"
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", str(wheel)]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    packages = next((home / "lib").glob("python*/site-packages"))
+    # .pth files of a folder that is added like this are not read, so the editable install there stays unseen
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    return home / "bin" / "dnachunker"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A user's folder with modules and packages named as ours, each of which must stay unread."""
+    theirs = 'raise SystemExit("a file of the user was imported")\n'
+    for name in THEIRS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(theirs)
+        (tmp_path / f"{name}.py").write_text(theirs)
+    (tmp_path / "dnachunker").mkdir()  # say, a clone of this repository, without what makes it a package
+    return tmp_path
+
+
+def test_the_wheel_has_one_top_level_name_and_every_file(wheel: Path) -> None:
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert {name.partition("/")[0] for name in names} == {"dnachunker"}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    front = {name for name in listed if name.startswith("dnachunker/") and name.endswith(".py")}
+    links = [path.name for path in (ROOT / "dnachunker").iterdir() if path.is_symlink()]
+    linked = {f"dnachunker/{name}" for name in listed if name.partition("/")[0] in links}
+    assert set(names) == front | linked
+
+
+@pytest.mark.parametrize("python_path", [False, True], ids=["", "PYTHONPATH=."])
+def test_everything_runs_beside_files_of_the_same_names(installed: Path, hostile: Path, python_path: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if python_path:
+        environment["PYTHONPATH"] = str(hostile)
+    else:  # one that Python itself imports; on PYTHONPATH it would be the user's choice
+        (hostile / "random.py").write_text('raise SystemExit("a file of the user was imported")\n')
+
+    def dnachunker(*arguments: Any) -> None:
+        command = [str(installed), *map(str, arguments)]
+        done = subprocess.run(command, cwd=hostile, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+
+    dnachunker("--help")
+    dnachunker("shard", "--config", "sample", "--output", "plain", "--ray", "none")
+    dnachunker("shard", "--config", "sample", "--output", "with-ray", "--workers", "2")
+    dnachunker("pretrain", "--config", "tiny", "--corpus", "plain", "--run", "run", "--processes", "2", *SMALL)
+    dnachunker("export", "run", "exported")
+    assert (hostile / "exported" / "model.safetensors").exists()
+    assert not list(hostile.glob(".*.building"))
