@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.losses import labelled_rows, mlm_loss
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.model.objectives import labelled_rows, mlm_loss
 from dnachunker.model.packing import Packing, unpack
 from dnachunker.model.routing import Router, Segmentation
 

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .compilers import compiled, compiles
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import attention_backend
+from .kernels import attention_backend, compiled, compiles
 from .packing import Packing
 
 

@@ -15,20 +15,20 @@ import logging
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .compilers import triton_launches
-from .loops_cpu import AVAILABLE as NUMBA_AVAILABLE
-from .loops_cpu import CONV_WIDTH
-from .scan_cpu import conv_silu as conv_silu_cpu
-from .scan_cpu import selective_scan as selective_scan_cpu
-from .scan_cpu import smooth as smooth_cpu
-from .scan_mamba_ssm import selective_scan as selective_scan_mamba_ssm
-from .scan_reference import conv_silu as conv_silu_reference
-from .scan_reference import selective_scan as selective_scan_reference
-from .scan_reference import smooth as smooth_reference
+from .kernels_cpu import conv_silu as conv_silu_cpu
+from .kernels_cpu import selective_scan as selective_scan_cpu
+from .kernels_cpu import smooth as smooth_cpu
+from .kernels_cpu_loops import AVAILABLE as NUMBA_AVAILABLE
+from .kernels_cpu_loops import CONV_WIDTH
+from .kernels_mamba_ssm import selective_scan as selective_scan_mamba_ssm
+from .kernels_reference import conv_silu as conv_silu_reference
+from .kernels_reference import selective_scan as selective_scan_reference
+from .kernels_reference import smooth as smooth_reference
 
 SCAN_BACKENDS = ("auto", "triton", "reference", "cpu", "mamba_ssm")
 ATTENTION_BACKENDS = ("auto", "flash_attn", "torch_varlen", "sdpa")
@@ -110,11 +110,10 @@ def triton_works(device: str) -> bool:
 @functools.cache
 def fused_kernels() -> SimpleNamespace:
     """The Triton kernels as torch functions; their files are imported only where `triton_works`."""
-    from .scan_triton import gated_scan
-    from .triton_boundary import boundary_probability
-    from .triton_conv import conv_silu_both_ways
-    from .triton_cut import cut_chunks
-    from .triton_smooth import smooth_both_ways
+    from .kernels_triton_conv import conv_silu_both_ways
+    from .kernels_triton_routing import boundary_probability, cut_chunks
+    from .kernels_triton_scan import gated_scan
+    from .kernels_triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
         gated_scan=gated_scan,
@@ -188,7 +187,7 @@ def selective_scan(
     reverse: bool,
     backend: str = "auto",
 ) -> Tensor:
-    """Selective scan, shapes as `scan_reference.selective_scan`; returns the dtype of u.
+    """Selective scan, shapes as `kernels_reference.selective_scan`; returns the dtype of u.
 
     States are kept in at least float32: lower precisions are computed in float32 and rounded at the end.
     """
@@ -201,14 +200,14 @@ def selective_scan(
 def conv_silu(
     x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, *, reverse: bool, backend: str = "auto"
 ) -> Tensor:
-    """Depthwise convolution and SiLU, shapes as `scan_reference.conv_silu`; returns the dtype of x."""
+    """Depthwise convolution and SiLU, shapes as `kernels_reference.conv_silu`; returns the dtype of x."""
     if scan_backend(backend, x.device.type, x.dtype) == "cpu" and weight.shape[1] == CONV_WIDTH:
         return conv_silu_cpu(x.float(), weight.float(), bias.float(), cu_seqlens, reverse).to(x.dtype)
     return conv_silu_reference(x, weight, bias, cu_seqlens, reverse)
 
 
 def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
-    """`scan_reference.smooth` read forward; computed in at least float32, returned in the dtype of z."""
+    """`kernels_reference.smooth` read forward; computed in at least float32, returned in the dtype of z."""
     choice = scan_backend(backend, z.device.type, z.dtype)
     precise = z if z.dtype == torch.float64 else z.float()
     if choice == "triton":
@@ -220,7 +219,7 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto"
 
 
 def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
-    """The mean of the two directions of `scan_reference.smooth`; computed in at least float32.
+    """The mean of the two directions of `kernels_reference.smooth`; computed in at least float32.
 
     Args:
         z: (T, D). gates: (2, T), of the direction that reads forward and of the other, 1 where it enters a sequence.
@@ -236,3 +235,49 @@ def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: s
     run = smooth_cpu if choice == "cpu" else smooth_reference
     f, h = (run(precise, gates[way].to(precise.dtype), cu_seqlens, way == 1) for way in (0, 1))
     return ((f + h) / 2).to(z.dtype)
+
+
+def _said(error: Exception) -> str:
+    """An error as one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@functools.cache
+def triton_launches(device: str = "cuda") -> bool:
+    """Whether Triton compiles and launches a kernel on this device type; a line says why where it does not."""
+    try:
+        from .kernels_triton import try_a_launch
+
+        try_a_launch(device)
+    except Exception as error:  # of the compiler, the driver, a subprocess: any of them means the same
+        logger.warning("triton is installed but cannot run a kernel (%s): going without", _said(error))
+        return False
+    return True
+
+
+@functools.cache
+def torch_compiles(device: str) -> bool:
+    """Whether torch.compile works for this device type; a line says why where it does not."""
+    try:
+        torch.compile(_twice)(torch.ones(2, device=device))
+    except Exception as error:  # as above
+        logger.warning("torch.compile does not work here (%s): going without", _said(error))
+        return False
+    return True
+
+
+def compiles(requested: str, device: str) -> bool:
+    """What a `compile` setting means on this device type: `auto` is on CUDA alone, `on` and `auto` where it works."""
+    return (requested == "on" or (requested == "auto" and device == "cuda")) and torch_compiles(device)
+
+
+@functools.cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.compile` of a function of tensors, for any number of rows."""
+    result: Any = torch.compile(function, dynamic=True)
+    return result  # type: ignore[no-any-return]
+
+
+def _twice(x: Tensor) -> Tensor:
+    return x + x

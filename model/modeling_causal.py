@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .configuration_dnachunker import DNAChunkerConfig
+from .decoding_state import Recurrence
+from .losses import mlm_loss, total_ratio_loss, void_where
 from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel, levels_at_bases
-from .objectives import mlm_loss, total_ratio_loss, void_where
 from .outputs import DNAChunkerCausalLMOutput, describe_stages
 from .packing import take, unpack
-from .recurrence import Recurrence
 
 
 class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):

@@ -20,8 +20,8 @@ from .configuration_dnachunker import DNAChunkerConfig
 from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
+from .losses import labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
-from .objectives import labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
 from .packing import Packing, pack, take, unpack
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dnachunker.model.kernels import fused_kernels, mamba_ssm_works
+from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
 from dnachunker.model.packing import Packing
-from dnachunker.model.scan_triton import Tiling, gated_scan
 
 from .inputs import packed, scan_inputs
 from .machine import Machine

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dnachunker.model import scan_reference
+from dnachunker.model import kernels_reference
 from dnachunker.model.kernels import fused_kernels
 from dnachunker.model.packing import Packing
 
@@ -61,7 +61,9 @@ def _cases(packing: Packing, channels: int, states: int, dtype: torch.dtype) -> 
     def scan_plain(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         B, C = rows.split(states, dim=-1)
         dt = F.softplus(raw + bias.unsqueeze(1))
-        both = [scan_reference.selective_scan(u[w], dt[w], A[w], B[w], C[w], skip[w], borders, w == 1) for w in (0, 1)]
+        both = [
+            kernels_reference.selective_scan(u[w], dt[w], A[w], B[w], C[w], skip[w], borders, w == 1) for w in (0, 1)
+        ]
         return (both[0] + both[1]) * F.silu(z)
 
     return [
@@ -69,13 +71,13 @@ def _cases(packing: Packing, channels: int, states: int, dtype: torch.dtype) -> 
         (
             "convolution",
             lambda x, w, b: kernels.conv_silu_both_ways(x, w, b, packing.steps),
-            lambda x, w, b: torch.stack([scan_reference.conv_silu(x, w[i], b[i], borders, i == 1) for i in (0, 1)]),
+            lambda x, w, b: torch.stack([kernels_reference.conv_silu(x, w[i], b[i], borders, i == 1) for i in (0, 1)]),
             [z, weight, inputs["skip"]],
         ),
         (
             "smoothing",
             lambda x, g: kernels.smooth_both_ways(x, gates(g)),
-            lambda x, g: sum(scan_reference.smooth(x, gates(g)[i], borders, i == 1) for i in (0, 1)) / 2,
+            lambda x, g: sum(kernels_reference.smooth(x, gates(g)[i], borders, i == 1) for i in (0, 1)) / 2,
             [z, gate],
         ),
         (

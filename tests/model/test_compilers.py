@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dnachunker.model import compilers, kernels
+from dnachunker.model import kernels
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
@@ -16,7 +16,7 @@ SMALL = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk
 
 @pytest.fixture(autouse=True)
 def tried_anew() -> Iterator[None]:
-    cached = (compilers.triton_launches, compilers.torch_compiles, compilers.compiled, kernels._warn_once)
+    cached = (kernels.triton_launches, kernels.torch_compiles, kernels.compiled, kernels._warn_once)
     for function in cached:
         function.cache_clear()
     yield
@@ -65,19 +65,19 @@ def test_without_a_compiler_a_line_is_said_and_the_model_runs(
     assert [record.getMessage() for record in caplog.records] == [
         "torch.compile does not work here (RuntimeError: Failed to find C compiler.): going without"
     ]
-    assert not compilers.compiles("auto", "cpu")
+    assert not kernels.compiles("auto", "cpu")
 
 
 def test_auto_leaves_a_triton_that_cannot_launch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trial = pytest.importorskip("dnachunker.model.triton_trial")
+    trial = pytest.importorskip("dnachunker.model.kernels_triton")
 
     def missing(device: str) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
 
-    trial.launch("cpu")  # the interpreter runs it
-    monkeypatch.setattr(trial, "launch", missing)
+    trial.try_a_launch("cpu")  # the interpreter runs it
+    monkeypatch.setattr(trial, "try_a_launch", missing)
     monkeypatch.setattr(kernels, "mamba_ssm_works", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with caplog.at_level(logging.WARNING, "dnachunker.kernels"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dnachunker.model import kernels, scan_cpu, scan_mamba_ssm, scan_reference
+from dnachunker.model import kernels, kernels_cpu, kernels_mamba_ssm, kernels_reference
 from dnachunker.model.attention import packed_attention
 from dnachunker.model.kernels import attention_backend, scan_backend, selective_scan
 from dnachunker.model.packing import Packing
@@ -52,7 +52,7 @@ def test_compiled_scan(lengths: list[int], channels: int, state: int, reverse: b
     inputs = scan_inputs(sum(lengths), channels, state)
     both = [
         with_gradients(run, inputs, borders(lengths), reverse)
-        for run in (scan_cpu.selective_scan, scan_reference.selective_scan)
+        for run in (kernels_cpu.selective_scan, kernels_reference.selective_scan)
     ]
     assert_close(*both)
 
@@ -67,7 +67,7 @@ def test_compiled_convolution_and_smoothing(lengths: list[int], channels: int, r
     for name, inputs in (("conv_silu", convolution), ("smooth", smoothing)):
         both = [
             with_gradients(getattr(module, name), inputs, borders(lengths), reverse)
-            for module in (scan_cpu, scan_reference)
+            for module in (kernels_cpu, kernels_reference)
         ]
         assert_close(*both)
 
@@ -85,7 +85,9 @@ def test_compiled_loops_on_a_ragged_batch_with_long_sequences(reverse: bool) -> 
         ("conv_silu", [x, torch.randn(4, 4), torch.randn(4)]),
         ("smooth", [x, torch.rand(total)]),
     ):
-        both = [with_gradients(getattr(module, name), inputs, cu, reverse) for module in (scan_cpu, scan_reference)]
+        both = [
+            with_gradients(getattr(module, name), inputs, cu, reverse) for module in (kernels_cpu, kernels_reference)
+        ]
         assert_close(*both)
 
 
@@ -113,7 +115,7 @@ def selective_scan_fn(
     assert not return_last_state
     rows = [x.transpose(1, 2).flatten(0, 1) for x in (u, delta, B, C)]
     every = borders([length] * batch)
-    y = scan_reference.selective_scan(rows[0], rows[1], A, rows[2], rows[3], D, every, False)
+    y = kernels_reference.selective_scan(rows[0], rows[1], A, rows[2], rows[3], D, every, False)
     return y.unflatten(0, (batch, length)).transpose(1, 2)
 
 
@@ -140,7 +142,7 @@ def test_mamba_ssm_is_called_as_it_wants_to_be(mamba_ssm: None, lengths: list[in
     inputs, cu = scan_inputs(sum(lengths), 6, 4), borders(lengths)
     both = [
         with_gradients(run, inputs, cu, reverse)
-        for run in (scan_mamba_ssm.selective_scan, scan_reference.selective_scan)
+        for run in (kernels_mamba_ssm.selective_scan, kernels_reference.selective_scan)
     ]
     assert_close(*both)
 
@@ -166,7 +168,7 @@ def test_the_reference_is_what_its_docstring_says(reverse: bool) -> None:
     for t in reversed(range(5)) if reverse else range(5):
         h = torch.exp(delta[t, :, None] * A) * h + delta[t, :, None] * B[t] * u[t, :, None]
         expected[t] = h @ C[t] + D * u[t]
-    result = scan_reference.selective_scan(u, delta, A, B, C, D, borders([5]), reverse)
+    result = kernels_reference.selective_scan(u, delta, A, B, C, D, borders([5]), reverse)
     torch.testing.assert_close(result, expected)
 
 
@@ -176,13 +178,13 @@ def test_gradcheck_of_the_references(reverse: bool) -> None:
     lengths = [3, 1, 2]
     cu = borders(lengths)
     inputs = [x.requires_grad_() for x in scan_inputs(6, 2, 2, torch.float64)]
-    assert torch.autograd.gradcheck(lambda *x: scan_reference.selective_scan(*x, cu, reverse), inputs)
+    assert torch.autograd.gradcheck(lambda *x: kernels_reference.selective_scan(*x, cu, reverse), inputs)
     x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
     gate = torch.rand(6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *x: scan_reference.smooth(*x, cu, reverse), (x, gate))
+    assert torch.autograd.gradcheck(lambda *x: kernels_reference.smooth(*x, cu, reverse), (x, gate))
     weight = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *x: scan_reference.conv_silu(*x, cu, reverse), (x, weight, bias))
+    assert torch.autograd.gradcheck(lambda *x: kernels_reference.conv_silu(*x, cu, reverse), (x, weight, bias))
 
 
 def test_the_compiled_scan_does_not_depend_on_the_number_of_threads() -> None:
@@ -192,7 +194,7 @@ def test_the_compiled_scan_does_not_depend_on_the_number_of_threads() -> None:
     results = []
     for count in (1, 3):
         torch.set_num_threads(count)
-        results.append(with_gradients(scan_cpu.selective_scan, inputs, cu, False))
+        results.append(with_gradients(kernels_cpu.selective_scan, inputs, cu, False))
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -202,7 +204,7 @@ def test_a_nan_does_not_vanish_in_the_compiled_scan(which: int) -> None:
     torch.manual_seed(0)
     inputs = scan_inputs(40, 20, 16)
     inputs[which].view(-1)[3] = torch.nan
-    assert scan_cpu.selective_scan(*inputs, borders([40]), False).isnan().any()
+    assert kernels_cpu.selective_scan(*inputs, borders([40]), False).isnan().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -210,7 +212,7 @@ def test_other_precisions_keep_their_dtype(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     inputs = [x.to(dtype) for x in scan_inputs(20, 4, 4)]
     result = selective_scan(*inputs, borders([20]), reverse=False)
-    expected = scan_reference.selective_scan(*(x.double() for x in inputs), borders([20]), False)
+    expected = kernels_reference.selective_scan(*(x.double() for x in inputs), borders([20]), False)
     assert result.dtype == dtype
     assert_close([result.double()], [expected], 1e-2 if dtype == torch.bfloat16 else 1e-12)
 
@@ -241,7 +243,7 @@ def test_smoothing_read_forward(backend: str) -> None:
     lengths = [5, 1, 0, 17]
     inputs = [torch.randn(sum(lengths), 3), torch.rand(sum(lengths))]
     ours = with_gradients(partial(kernels.smooth, backend=backend), inputs, borders(lengths))
-    assert_close(ours, with_gradients(scan_reference.smooth, inputs, borders(lengths), False))
+    assert_close(ours, with_gradients(kernels_reference.smooth, inputs, borders(lengths), False))
 
 
 def test_a_backend_that_cannot_run_is_refused_with_a_remedy() -> None:

@@ -15,18 +15,17 @@ from torch.nn import functional as F
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: pip install triton", allow_module_level=True)
 
-from dnachunker.model import scan_reference
+from dnachunker.model import kernels_reference
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.kernels import scan_backend, smooth
+from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
+from dnachunker.model.kernels_triton_routing import boundary_probability, cut_chunks
+from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
+from dnachunker.model.kernels_triton_smooth import smooth_both_ways
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Router
-from dnachunker.model.scan_triton import Tiling, gated_scan
-from dnachunker.model.triton_boundary import boundary_probability
-from dnachunker.model.triton_conv import conv_silu_both_ways
-from dnachunker.model.triton_cut import cut_chunks
-from dnachunker.model.triton_smooth import smooth_both_ways
 
 
 class Given(nn.Module):
@@ -89,7 +88,7 @@ def test_scan_of_both_directions(
         _, B, C = rows.float().split((3, states, states), dim=-1)
         delta = F.softplus(raw.float() + bias.unsqueeze(1))
         directions = [(u[w].float(), delta[w], A[w], B[w], C[w], skip[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
-        y = torch.stack([scan_reference.selective_scan(*direction) for direction in directions]).sum(0)
+        y = torch.stack([kernels_reference.selective_scan(*direction) for direction in directions]).sum(0)
         return y * F.silu(z.float())
 
     compare(ours, theirs, inputs)
@@ -117,7 +116,7 @@ def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
 
     def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, borders = wide[:, channels:].float(), packing.cu_seqlens
-        return torch.stack([scan_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
+        return torch.stack([kernels_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
 
     compare(ours, theirs, inputs)
 
@@ -136,7 +135,7 @@ def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
         return smooth_both_ways(z, gates(gate), chunk=4, width=4, ahead=2)
 
     def theirs(z: Tensor, gate: Tensor) -> Tensor:
-        both = [scan_reference.smooth(z.float(), gates(gate)[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
+        both = [kernels_reference.smooth(z.float(), gates(gate)[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
         return (both[0] + both[1]) / 2
 
     compare(ours, theirs, inputs)
@@ -189,7 +188,7 @@ def test_smoothing_read_forward(dtype: torch.dtype) -> None:
         return smooth(z, torch.where(packing.first, 1.0, gate), packing.cu_seqlens, backend="triton")
 
     def theirs(z: Tensor, gate: Tensor) -> Tensor:
-        return scan_reference.smooth(z.float(), torch.where(packing.first, 1.0, gate), packing.cu_seqlens, False)
+        return kernels_reference.smooth(z.float(), torch.where(packing.first, 1.0, gate), packing.cu_seqlens, False)
 
     compare(ours, theirs, inputs)
 

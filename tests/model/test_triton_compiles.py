@@ -17,14 +17,13 @@ COMPILE = """
     from triton.compiler import ASTSource
 
     from dnachunker.model import (
-        triton_boundary,
-        triton_conv,
-        triton_cut,
-        triton_scan,
-        triton_scan_backward,
-        triton_smooth,
+        kernels_triton_conv,
+        kernels_triton_routing,
+        kernels_triton_scan,
+        kernels_triton_scan_backward,
+        kernels_triton_smooth,
     )
-    from dnachunker.model.scan_triton import Tiling
+    from dnachunker.model.kernels_triton_scan import Tiling
 
     INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks", "places", "sequences"}
     FLAGS = {"given", "holds_mask", "natural", "forced", "boundary", "chunk_holds_mask"}
@@ -53,23 +52,23 @@ COMPILE = """
     t = Tiling()
     scan = {"N": 16, "CHUNK": t.chunk, "WIDTH": t.width}
     smooth = {"CHUNK": 16, "WIDTH": 64}
-    compile(triton_scan.reach, t.warps, **scan)
-    compile(triton_scan.emit, t.warps, **scan)
-    compile(triton_scan_backward.reach_back, t.warps, **scan)
-    compile(triton_scan_backward.retreat, t.warps, TILE=t.tile, **scan)
+    compile(kernels_triton_scan.reach, t.warps, **scan)
+    compile(kernels_triton_scan.emit, t.warps, **scan)
+    compile(kernels_triton_scan_backward.reach_back, t.warps, **scan)
+    compile(kernels_triton_scan_backward.retreat, t.warps, TILE=t.tile, **scan)
     for back in (False, True):
-        compile(triton_scan.carry, 1, AHEAD=t.ahead, BACK=back, **scan)
-        compile(triton_smooth.smooth_reach, 1, BACK=back, **smooth)
-        compile(triton_smooth.smooth_carry, 1, WIDTH=64, AHEAD=16, BACK=back)
-    compile(triton_smooth.smooth_emit, 1, **smooth)
-    compile(triton_smooth.smooth_retreat, 1, **smooth)
-    for kernel in (triton_conv.conv_forward, triton_conv.conv_backward):
+        compile(kernels_triton_scan.carry, 1, AHEAD=t.ahead, BACK=back, **scan)
+        compile(kernels_triton_smooth.smooth_reach, 1, BACK=back, **smooth)
+        compile(kernels_triton_smooth.smooth_carry, 1, WIDTH=64, AHEAD=16, BACK=back)
+    compile(kernels_triton_smooth.smooth_emit, 1, **smooth)
+    compile(kernels_triton_smooth.smooth_retreat, 1, **smooth)
+    for kernel in (kernels_triton_conv.conv_forward, kernels_triton_conv.conv_backward):
         compile(kernel, 4, TAPS=4, ROWS=16, WIDTH=128)
-    for kernel in (triton_boundary.boundary_forward, triton_boundary.boundary_backward):
+    for kernel in (kernels_triton_routing.boundary_forward, kernels_triton_routing.boundary_backward):
         compile(kernel, 4, ROWS=16, WIDTH=128)
     for given, protect in ((False, False), (False, True), (True, False), (True, True)):
-        compile(triton_cut.cut_mark, 4, GIVEN=given, PROTECT=protect, BLOCK=1024)
-    compile(triton_cut.cut_place, 4, BLOCK=1024)
+        compile(kernels_triton_routing.cut_mark, 4, GIVEN=given, PROTECT=protect, BLOCK=1024)
+    compile(kernels_triton_routing.cut_place, 4, BLOCK=1024)
 """
 
 

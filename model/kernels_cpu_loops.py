@@ -1,7 +1,7 @@
 """The compiled CPU loops: selective scan, depthwise convolution with SiLU, gated smoothing, forward and backward.
 
 Every loop runs one *task*, a stretch of channels of one sequence, and releases the GIL, so that a plain Python
-thread pool spreads tasks over cores (`tasks_cpu.py`). Inside a task time is the outer loop and channels the inner
+thread pool spreads tasks over cores (`kernels_cpu.py`). Inside a task time is the outer loop and channels the inner
 one: the channels lie side by side in memory and LLVM turns the inner loops into vector instructions. Gradients of
 what tasks share (A, B, C, D, filters) go to a row of their own per task and are summed afterwards in a fixed order:
 results depend neither on the number of threads nor on their timing.

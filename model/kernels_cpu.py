@@ -1,9 +1,13 @@
 """The compiled CPU loops as differentiable torch functions: selective scan, convolution with SiLU, smoothing.
 
-Same signatures as `scan_reference.py`; float32 tensors on the CPU only (`kernels.py` casts).
+Same signatures as `kernels_reference.py`; float32 tensors on the CPU only (`kernels.py` casts).
 """
 
 import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .loops_cpu import (
+from .kernels_cpu_loops import (
     SCAN_STRIDE,
     conv_silu_backward,
     conv_silu_forward,
@@ -20,7 +24,6 @@ from .loops_cpu import (
     smooth_backward,
     smooth_forward,
 )
-from .tasks_cpu import CHANNELS, run_tasks, stretches
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -148,18 +151,64 @@ class _Smooth(Function):
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, reverse: bool
 ) -> Tensor:
-    """`scan_reference.selective_scan` on float32 CPU tensors, compiled."""
+    """`kernels_reference.selective_scan` on float32 CPU tensors, compiled."""
     y: Tensor = _SelectiveScan.apply(u, delta, A, B, C, D, cu_seqlens, reverse)
     return y
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor:
-    """`scan_reference.conv_silu` on float32 CPU tensors with a filter of width 4, compiled."""
+    """`kernels_reference.conv_silu` on float32 CPU tensors with a filter of width 4, compiled."""
     y: Tensor = _ConvSiLU.apply(x, weight, bias, cu_seqlens, reverse)
     return y
 
 
 def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor:
-    """`scan_reference.smooth` on float32 CPU tensors, compiled."""
+    """`kernels_reference.smooth` on float32 CPU tensors, compiled."""
     f: Tensor = _Smooth.apply(z, gate, cu_seqlens, reverse)
     return f
+
+
+CHANNELS = 128  # per task: wide enough to amortise loop overhead, small enough for the state to stay in cache
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process (threads do not survive a fork) and size
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), threads)
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="dnachunker-cpu")
+    return _pools[key]
+
+
+def run_tasks(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Call `function(*task)` for every task, on at most `torch.get_num_threads()` threads, this one included.
+
+    Each thread takes the next task when it is free. Tasks must write to places of their own.
+    """
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads <= 1:
+        for task in tasks:
+            function(*task)
+        return
+    queue: Iterator[tuple[Any, ...]] = iter(tasks)  # `next` on a list iterator is atomic
+
+    def work() -> None:
+        for task in queue:
+            function(*task)
+
+    helpers = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
+
+
+def stretches(cu_seqlens: Tensor, channels: int) -> list[tuple[int, int, int, int, int, int]]:
+    """Tasks (sequence, start, stop, part, low, high): every non-empty sequence times every stretch of channels.
+
+    Longest sequences come first, so that no thread ends up alone with a long one.
+    """
+    borders = cu_seqlens.tolist()
+    sequences = [(s, a, b) for s, (a, b) in enumerate(pairwise(borders)) if b > a]
+    sequences.sort(key=lambda item: item[1] - item[2])
+    parts = [(p, low, min(low + CHANNELS, channels)) for p, low in enumerate(range(0, channels, CHANNELS))]
+    return [(*sequence, *part) for sequence in sequences for part in parts]

@@ -1,4 +1,4 @@
-"""Triton kernels of the selective scan: gradients. Names and layout as in `triton_scan.py`.
+"""Triton kernels of the selective scan: gradients. Names and layout as in `kernels_triton_scan.py`.
 
 Nothing per position and state is ever stored. The states each chunk is entered with are kept from the forward pass;
 `reach_back` and `carry` find the gradients with which each chunk is left, and `retreat` goes through a chunk from its
@@ -12,7 +12,7 @@ With s_t the gradient of h_t and g_t = exp(delta_t A) s_t what the position befo
 
 from typing import Any
 
-from .triton_scan import dropping, launched, sigmoid, time_step, tl, triton
+from .kernels_triton import dropping, launched, sigmoid, time_step, tl, triton
 
 LN_2: Any = tl.constexpr(0.6931471805599453)
 

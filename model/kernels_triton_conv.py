@@ -1,6 +1,6 @@
 """Triton kernels of the depthwise convolution with SiLU, causal and anti-causal in one launch, forward and backward.
 
-Names as in `triton_scan.py`. A position's `step` says how many positions of its sequence lie before it in a direction's
+Names as in `kernels_triton_scan.py`. A position's `step` says how many positions of its sequence lie before it in a direction's
 reading, hence which taps reach it: sequences need no padding between them.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .triton_scan import launched, sigmoid, tl, triton
+from .kernels_triton import launched, sigmoid, tl, triton
 
 
 @triton.jit
@@ -100,7 +100,7 @@ class _ConvSiLU(Function):
 def conv_silu_both_ways(
     x: Tensor, weight: Tensor, bias: Tensor, step: Tensor, *, rows: int = 16, width: int = 128
 ) -> Tensor:
-    """`scan_reference.conv_silu` in each direction, from one reading of x.
+    """`kernels_reference.conv_silu` in each direction, from one reading of x.
 
     Args:
         x: (T, Dm), which may be a slice of a wider tensor. weight: (2, Dm, W). bias: (2, Dm).

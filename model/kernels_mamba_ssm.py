@@ -8,13 +8,13 @@ import importlib
 
 from torch import Tensor
 
-from .scan_reference import time_grid
+from .kernels_reference import time_grid
 
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, reverse: bool
 ) -> Tensor:
-    """`scan_reference.selective_scan` on float32 CUDA tensors."""
+    """`kernels_reference.selective_scan` on float32 CUDA tensors."""
     if not len(u):
         return u * delta
     fused = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn

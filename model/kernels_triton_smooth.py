@@ -1,6 +1,6 @@
 """Triton kernels of the gated smoothing, from both sides in one launch, forward and backward.
 
-As in `triton_scan.py`, time lies in chunks and in three launches, and direction 1 reads backward. Here a gate of 1 is
+As in `kernels_triton_scan.py`, time lies in chunks and in three launches, and direction 1 reads backward. Here a gate of 1 is
 what starts a sequence afresh, and what a program holds of a chunk fits its registers: z is read once, nothing but the
 values chunks are entered with is stored, and f and h meet in float32 whatever the precision of z.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .triton_scan import launched, tl, triton
+from .kernels_triton import launched, tl, triton
 
 
 @launched
@@ -159,7 +159,7 @@ def _entering(values: Tensor, gate: Tensor, sizes: tuple[int, int, int], scale: 
 
 
 def smooth_both_ways(z: Tensor, gate: Tensor, *, chunk: int = 16, width: int = 64, ahead: int = 16) -> Tensor:
-    """(f + h) / 2, the gated smoothing of `scan_reference.smooth` in each direction.
+    """(f + h) / 2, the gated smoothing of `kernels_reference.smooth` in each direction.
 
     Args:
         z: (T, D). gate: (2, T) float32, for each direction, 1 where it enters a sequence.

@@ -1,0 +1,213 @@
+"""Triton kernels of the router: probabilities from projected queries and keys, then boundaries and chunks from those.
+
+Probabilities: plain torch makes a dozen passes over (T, D) in float32 for norms, normalised vectors, their product and
+its sum; here each is read once forward and once backward.
+
+Chunks: threshold, forced boundaries, prefix sum and compaction in two launches, since a prefix sum goes across
+programs. `cut_mark` decides the boundaries and counts those of each program; `cut_place` numbers them. Neither waits
+for the device, unless the caller wants exactly as many places as there are chunks. All values are whole numbers, so
+the result does not depend on the order of programs, and equals plain torch's exactly.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .kernels_triton import launched, tl, triton
+from .packing import Packing
+
+LEAST: Any = tl.constexpr(1e-8)  # a norm is taken to be no smaller, as in torch's cosine_similarity
+
+
+@triton.jit
+def products(query, key, t, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """q_t k_{t-1}, |q_t|^2 and |k_{t-1}|^2 of ROWS positions from t on, summed WIDTH channels at a time."""
+    both = tl.zeros([ROWS, 1], tl.float32)
+    of_query, of_key = tl.zeros([ROWS, 1], tl.float32), tl.zeros([ROWS, 1], tl.float32)
+    for first in range(0, D, WIDTH):
+        d = first + tl.arange(0, WIDTH)[None, :]
+        q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
+        k = tl.load(key + (t - 1) * D + d, mask=(t > 0) & (t < T) & (d < D), other=0.0)
+        both += tl.sum(q * k, axis=1, keep_dims=True)
+        of_query += tl.sum(q * q, axis=1, keep_dims=True)
+        of_key += tl.sum(k * k, axis=1, keep_dims=True)
+    return both, of_query, of_key
+
+
+@launched
+def boundary_forward(query, key, step, probability, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """p_t = (1 - cos(q_t, k_{t-1})) / 2, 1 where a sequence starts. query, key (T, D). Grid (ceil(T / ROWS),)."""
+    t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    both, of_query, of_key = products(query, key, t, T, D, ROWS, WIDTH)
+    cosine = both / (tl.maximum(tl.sqrt(of_query), LEAST) * tl.maximum(tl.sqrt(of_key), LEAST))
+    change = tl.minimum(tl.maximum(0.5 * (1.0 - cosine), 0.0), 1.0)
+    change = tl.where(cosine == cosine, change, cosine)  # NaN stays NaN
+    place = tl.load(step + t, mask=t < T, other=0)
+    tl.store(probability + t, tl.where(place == 0, 1.0, change), mask=t < T)
+
+
+@launched
+def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Gradients of `boundary_forward`, on the same grid. Position t writes those of q_t and of k_{t-1}; the last
+    position writes zeros for its own key, which nothing reads."""
+    t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    both, of_query, of_key = products(query, key, t, T, D, ROWS, WIDTH)
+    q_norm, k_norm = tl.maximum(tl.sqrt(of_query), LEAST), tl.maximum(tl.sqrt(of_key), LEAST)
+    cosine = both / (q_norm * k_norm)
+    place = tl.load(step + t, mask=t < T, other=0)
+    flat = (place == 0) | (cosine > 1.0) | (cosine < -1.0)  # where p does not follow the cosine
+    slope = tl.where(flat, 0.0, -0.5 * tl.load(dprobability + t, mask=t < T, other=0.0))
+    for first in range(0, D, WIDTH):
+        d = first + tl.arange(0, WIDTH)[None, :]
+        before = (t > 0) & (t < T) & (d < D)
+        q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
+        k = tl.load(key + (t - 1) * D + d, mask=before, other=0.0)
+        along_q = tl.where(q_norm > LEAST, cosine * q / (q_norm * q_norm), 0.0)
+        along_k = tl.where(k_norm > LEAST, cosine * k / (k_norm * k_norm), 0.0)
+        tl.store(dquery + t * D + d, slope * (k / (q_norm * k_norm) - along_q), mask=(t < T) & (d < D))
+        tl.store(dkey + (t - 1) * D + d, slope * (q / (q_norm * k_norm) - along_k), mask=before)
+        tl.store(dkey + t * D + d, tl.zeros([ROWS, WIDTH], tl.float32), mask=(t == T - 1) & (d < D))
+
+
+class _BoundaryProbability(Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, step: Tensor, rows: int, width: int) -> Tensor:
+        total, channels = query.shape
+        probability = torch.empty(total, dtype=torch.float32, device=query.device)
+        ctx.sizes = {"ROWS": rows, "WIDTH": width}
+        boundary_forward[(triton.cdiv(total, rows),)](query, key, step, probability, total, channels, **ctx.sizes)
+        ctx.save_for_backward(query, key, step)
+        return probability
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, step = ctx.saved_tensors
+        total, channels = query.shape
+        dquery, dkey = torch.empty_like(query), torch.empty_like(key)
+        grid = (triton.cdiv(total, ctx.sizes["ROWS"]),)
+        boundary_backward[grid](grads[0].contiguous(), query, key, step, dquery, dkey, total, channels, **ctx.sizes)
+        return dquery, dkey, None, None, None
+
+
+def boundary_probability(query: Tensor, key: Tensor, step: Tensor, *, rows: int = 16, width: int = 128) -> Tensor:
+    """(1 - cos(q_t, k_{t-1})) / 2, 1 at the start of each sequence.
+
+    Args:
+        query, key: (T, D) float32. step: (2, T) int32, `Packing.steps`.
+        rows, width: positions of a program and channels it sums at a time, powers of two.
+
+    Returns:
+        (T,) float32.
+    """
+    if not len(query):
+        return (query + key).sum(1)
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        p: Tensor = _BoundaryProbability.apply(query.contiguous(), key.contiguous(), step, rows, width)
+    return p
+
+
+@launched
+def cut_mark(
+    probability, given, holds_mask, step, borders, natural, forced, boundary, counts,
+    T, sequences, GIVEN: tl.constexpr, PROTECT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Boundaries of BLOCK positions, and how many they are. Grid (ceil(T / BLOCK),).
+
+    probability (T,) float32; given, holds_mask, natural, forced, boundary (T,) uint8, 0 or 1; step (2, T) int32;
+    borders int32, of which number `sequences` is where filler begins; counts (programs,) int32.
+    """
+    program = tl.program_id(0)
+    t = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = t < T
+    first = tl.load(step + t, mask=there, other=1) == 0
+    real = t < tl.load(borders + sequences)
+    if GIVEN:
+        own = (tl.load(given + t, mask=there, other=0) != 0) | first
+    else:
+        own = tl.load(probability + t, mask=there, other=0.0) >= 0.5
+    own = own & real
+    demanded = tl.zeros([BLOCK], tl.int1)
+    if PROTECT:
+        after = there & (t > 0) & (first == 0)  # a position whose predecessor belongs to the same sequence
+        demanded = tl.load(holds_mask + t, mask=there, other=0) != 0
+        demanded = demanded | (tl.load(holds_mask + t - 1, mask=after, other=0) != 0)
+        demanded = demanded & real
+    cut = (own | demanded | first) & there
+    tl.store(natural + t, own.to(tl.uint8), mask=there)
+    tl.store(forced + t, demanded.to(tl.uint8), mask=there)
+    tl.store(boundary + t, cut.to(tl.uint8), mask=there)
+    tl.store(counts + program, tl.sum(cut.to(tl.int32), axis=0))
+
+
+@launched
+def cut_place(
+    boundary, holds_mask, counts, counted, chunk, starts, chunk_holds_mask,
+    T, places, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Number the boundaries: the chunk of each position, where chunks start, which hold a mask. Grid as `cut_mark`.
+
+    counted, chunk (T,) int64; starts int64 and chunk_holds_mask uint8 (places,), all 0 before. Chunks beyond the last
+    place have no start; their positions count as those of the last.
+    """
+    program = tl.program_id(0)
+    t = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = t < T
+    before = tl.zeros([BLOCK], tl.int32)
+    for tile in range(0, program, BLOCK):
+        others = tile + tl.arange(0, BLOCK)
+        before += tl.load(counts + others, mask=others < program, other=0)
+    cut = tl.load(boundary + t, mask=there, other=0).to(tl.int32)
+    number = (tl.sum(before, axis=0) + tl.cumsum(cut, axis=0)).to(tl.int64)
+    mine = tl.minimum(number, places) - 1
+    tl.store(counted + t, number, mask=there)
+    tl.store(chunk + t, mine, mask=there)
+    tl.store(starts + mine, t, mask=there & (cut != 0) & (number <= places))
+    holding = tl.load(holds_mask + t, mask=there, other=0) != 0
+    tl.store(chunk_holds_mask + mine, tl.full([BLOCK], 1, tl.uint8), mask=there & holding)  # whoever is last writes 1
+
+
+def cut_chunks(
+    probability: Tensor,
+    given: Tensor | None,
+    holds_mask: Tensor,
+    packing: Packing,
+    *,
+    protect: bool,
+    capacity: int | None,
+    block: int = 1024,
+) -> dict[str, Tensor]:
+    """What `routing.Segmentation` would find out about the chunks of T > 0 positions, by its names for it.
+
+    Args:
+        probability: (T,) float32. given: (T,) bool, natural boundaries in place of p >= 1/2.
+        holds_mask: (T,) bool. protect: whether these force boundaries.
+        capacity: places for chunks; None waits for the device to count them.
+        block: positions of a program, a power of two.
+
+    Returns:
+        `natural`, `forced`, `boundary` (T,) bool, `counted` and `chunk` (T,) int64, `starts` (C,) int64,
+        `chunk_holds_mask` (C,) bool.
+    """
+    total, device = packing.total, probability.device
+    grid = (triton.cdiv(total, block),)
+    holds = holds_mask.contiguous().view(torch.uint8)
+    supplied = holds if given is None else given.contiguous().view(torch.uint8)
+    natural, forced, boundary = (torch.empty(total, dtype=torch.uint8, device=device) for _ in range(3))
+    counts = torch.empty(grid, dtype=torch.int32, device=device)
+    counted, chunk = (torch.empty(total, dtype=torch.int64, device=device) for _ in range(2))
+    with torch.cuda.device_of(probability):  # Triton launches on the current device
+        cut_mark[grid](
+            probability.detach().contiguous(), supplied, holds, packing.steps, packing.cu_seqlens,
+            natural, forced, boundary, counts,
+            total, len(packing.real_lengths), GIVEN=given is not None, PROTECT=protect, BLOCK=block,
+        )  # fmt: skip
+        places = int(counts.sum()) if capacity is None else capacity
+        starts = torch.zeros(places, dtype=torch.int64, device=device)
+        holding = torch.zeros(places, dtype=torch.uint8, device=device)
+        cut_place[grid](boundary, holds, counts, counted, chunk, starts, holding, total, places, BLOCK=block)
+    flags = {"natural": natural, "forced": forced, "boundary": boundary, "chunk_holds_mask": holding}
+    return {name: flag.view(torch.bool) for name, flag in flags.items()} | {
+        "counted": counted, "chunk": chunk, "starts": starts,
+    }  # fmt: skip
