@@ -138,9 +138,9 @@ def _letter_blocks_of(path: str) -> Iterator[bytes]:
 
 
 def ours(paths: Sequence[str], output: str, workers: int, ray: str | None = None) -> None:
+    from dnachunker.dataprep.build.build import build_corpus
     from dnachunker.dataprep.config import CorpusConfig
-    from dnachunker.dataprep.ray_pipeline import build_corpus
-    from dnachunker.dataprep.verify import verify_corpus
+    from dnachunker.dataprep.corpus.verify import verify_corpus
 
     sources = {f"g{number}": {"path": path} for number, path in enumerate(paths)}
     config = CorpusConfig(sources=sources, split={"kind": "hash", "valid": 0.05})  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     import pyarrow.parquet  # noqa: F401  # what opening a corpus imports
     import torch
 
-    from dnachunker.dataprep.corpus_index import Corpus
+    from dnachunker.dataprep.corpus.index import Corpus
     from dnachunker.pretrain.batches import TrainingData
     from dnachunker.pretrain.config import DataSettings
     from dnachunker.pretrain.curriculum import Curriculum

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .ray_pipeline import BuildSummary
+    from dnachunker.dataprep.build.build import BuildSummary
 
 GENOMES_HELP = "list genomes by name, and fetch them"
 GENOMES_EXAMPLE = """\
@@ -52,7 +52,7 @@ def add_genomes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_genomes(args: argparse.Namespace) -> int:
     """Run one of the `genomes` verbs; returns the exit code."""
-    from . import show_genomes
+    from dnachunker.dataprep.downloads import show_genomes
 
     if args.genomes_verb == "list":
         print(show_genomes.sources_yaml(args.listed) if args.sources else show_genomes.table(args.listed))
@@ -99,7 +99,7 @@ def run_shard(args: argparse.Namespace) -> int:
         return 0
     if not args.output:
         raise BadInput("shard: name the new corpus's folder with --output DIR")
-    from .ray_pipeline import build_corpus
+    from dnachunker.dataprep.build.build import build_corpus
 
     in_process = (args.workers if args.workers is not None else config.workers) == 0
     ray = None if in_process or args.ray == "none" else args.ray
@@ -132,25 +132,24 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_corpus(args: argparse.Namespace) -> int:
     """Run one of the `corpus` verbs; returns the exit code."""
-    from .corpus_index import Corpus
+    from dnachunker.dataprep.corpus.index import Corpus
 
     corpus = Corpus.open(args.corpus)
     if args.corpus_verb == "info":
-        from .describe import describe_corpus
+        from dnachunker.dataprep.corpus.describe import describe_corpus
 
         print(describe_corpus(corpus))
     elif args.corpus_verb == "show":
-        from .describe import show_region
+        from dnachunker.dataprep.corpus.describe import show_region
 
         print(show_region(corpus, args.region))
     else:
+        from dnachunker.dataprep.corpus.verify import verify_corpus
         from dnachunker.foundations.failures import BadInput
-
-        from .verify import verify_corpus
 
         faults = verify_corpus(corpus)
         if args.fasta and not faults:
-            from .compare_fasta import compare_with_fasta
+            from dnachunker.dataprep.corpus.compare_fasta import compare_with_fasta
 
             faults = compare_with_fasta(corpus, args.fasta)
         if faults:
@@ -165,7 +164,7 @@ def run_corpus(args: argparse.Namespace) -> int:
 
 def describe_build(summary: "BuildSummary") -> str:
     """The table printed after a build."""
-    from .describe import describe_corpus
+    from dnachunker.dataprep.corpus.describe import describe_corpus
 
     if summary.reused:
         first = f"{summary.corpus.path}: already built from this config and these inputs; nothing to do"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dnachunker.foundations.version import __version__
 
 if TYPE_CHECKING:
-    from dnachunker.dataprep.corpus_index import Corpus
-    from dnachunker.dataprep.webdataset_view import webdataset_split
+    from dnachunker.dataprep.corpus.index import Corpus
+    from dnachunker.dataprep.corpus.webdataset_view import webdataset_split
     from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
     from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
     from dnachunker.model.modeling_dnachunker import (
@@ -37,8 +37,8 @@ __all__ = [
 
 # By name, the module that holds it. Importing `dnachunker` imports none of them: torch alone takes seconds.
 _HOMES = {
-    "Corpus": "dataprep.corpus_index",
-    "webdataset_split": "dataprep.webdataset_view",
+    "Corpus": "dataprep.corpus.index",
+    "webdataset_split": "dataprep.corpus.webdataset_view",
     "DNAChunkerConfig": "model.configuration_dnachunker",
     "DNAChunkerForCausalLM": "model.modeling_causal",
     "DNAChunkerForMaskedLM": "model.modeling_dnachunker",

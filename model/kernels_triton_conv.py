@@ -1,7 +1,7 @@
 """Triton kernels of the depthwise convolution with SiLU, causal and anti-causal in one launch, forward and backward.
 
-Names as in `kernels_triton_scan.py`. A position's `step` says how many positions of its sequence lie before it in a direction's
-reading, hence which taps reach it: sequences need no padding between them.
+Names as in `kernels_triton_scan.py`. A position's `step` says how many positions of its sequence a direction reads
+before it, hence which taps reach it: sequences need no padding between them.
 """
 
 from typing import Any

@@ -236,7 +236,9 @@ def gated_scan(
     step: Tensor,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """(y_0 + y_1) * SiLU(z), y_w the selective scan of direction w (`kernels_reference.selective_scan`; 1 reads backward).
+    """(y_0 + y_1) * SiLU(z), y_w the selective scan of direction w (1 reads backward).
+
+    Each direction is `kernels_reference.selective_scan`.
 
     Args:
         u: (2, T, Dm), what each direction scans. raw: (2, T, Dm), delta = softplus(raw + dt_bias).

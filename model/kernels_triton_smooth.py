@@ -1,8 +1,8 @@
 """Triton kernels of the gated smoothing, from both sides in one launch, forward and backward.
 
-As in `kernels_triton_scan.py`, time lies in chunks and in three launches, and direction 1 reads backward. Here a gate of 1 is
-what starts a sequence afresh, and what a program holds of a chunk fits its registers: z is read once, nothing but the
-values chunks are entered with is stored, and f and h meet in float32 whatever the precision of z.
+As in `kernels_triton_scan.py`, time lies in chunks and in three launches, and direction 1 reads backward. Here a gate
+of 1 starts a sequence afresh. What a program holds of a chunk fits its registers: z is read once, nothing is stored but
+the values that chunks are entered with, and f and h meet in float32 whatever the precision of z.
 """
 
 from typing import Any

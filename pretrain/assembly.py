@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import GuardTripped
 from dnachunker.model.kernels import describe_backends
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM

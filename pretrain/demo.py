@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput, Failure
 
 from .preflight import read_config

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from dnachunker.dataprep.corpus_index import BlockTable, Corpus
+from dnachunker.dataprep.corpus.index import BlockTable, Corpus
 from dnachunker.dataprep.storage import is_url
 
 from .frame_cache import FrameCache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dnachunker.dataprep.corpus_index import BlockTable, SourceRecord
+from dnachunker.dataprep.corpus.index import BlockTable, SourceRecord
 from dnachunker.foundations.failures import BadInput
 
 from .config import MixingSettings

@@ -213,7 +213,7 @@ def _run(
         f"checkpoint.every={best_checkpoint_steps(work, step, gpus, assumed):,}",
     ]
     if corpus:
-        from dnachunker.dataprep.corpus_index import Corpus
+        from dnachunker.dataprep.corpus.index import Corpus
 
         bases = Corpus.open(corpus).index.splits[config.data.train_split].bases
         taken = config.steps * config.data.global_batch * config.data.seq_len

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml, validate_config
 

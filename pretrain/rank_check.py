@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.shard_format import CorruptBlock
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.shard_format import CorruptBlock
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.kernels import describe_backends
 

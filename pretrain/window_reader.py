@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.shard_format import CorruptBlock
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.shard_format import CorruptBlock
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_N
 

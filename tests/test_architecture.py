@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "model": set(),
     "dataprep": {"model.alphabet", "foundations"},
     "pretrain": {
-        "model", "dataprep.shard_format", "dataprep.packed_codes", "dataprep.corpus_index", "dataprep.storage",
+        "model", "dataprep.corpus.shard_format", "dataprep.packed_codes", "dataprep.corpus.index", "dataprep.storage",
         "foundations", ".",
     },
     "downstream": {"model.alphabet", "foundations"},
@@ -30,7 +30,7 @@ MAY_IMPORT = {
         "cluster.commands", "cluster.slurm", "cluster.local", "cluster.stop_requests", "foundations",
     },
     "dnachunker": {
-        "dataprep.commands", "dataprep.corpus_index", "dataprep.webdataset_view",
+        "dataprep.commands", "dataprep.corpus.index", "dataprep.corpus.webdataset_view",
         "model.configuration_dnachunker", "model.modeling_causal", "model.modeling_dnachunker",
         "model.tokenization_dnachunker",
         "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
@@ -41,7 +41,7 @@ MAY_IMPORT = {
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
     "ray": {
-        "dataprep/ray_pipeline.py",
+        "dataprep/build/build.py",
         "cluster/ray_cluster.py",
         "foundations/ray_tasks.py",
     },
@@ -52,17 +52,17 @@ OWNERS = {
         "pretrain/export.py",
     },
     "mlflow": {"pretrain/tracking.py", "downstream/tracking.py", "experiments/tracking.py"},
-    "webdataset": {"dataprep/webdataset_view.py"},
+    "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
         "pretrain/figures.py",
         "downstream/figures.py",
         "experiments/figures.py",
     },
-    "pyfaidx": {"dataprep/compare_fasta.py", "downstream/genome.py"},
+    "pyfaidx": {"dataprep/corpus/compare_fasta.py", "downstream/genome.py"},
     "numba": {
         "dataprep/base_loops.py",
-        "dataprep/kmer_loops.py",
+        "dataprep/similarity/kmer_loops.py",
         "pretrain/loops_cpu.py",
         "pretrain/counter_random.py",
         "pretrain/keyed_permutation.py",
@@ -187,7 +187,7 @@ def test_model_files_can_be_copied_by_hugging_face() -> None:
 
 def test_light_parts_load_no_heavy_library() -> None:
     light = [module_name(p) for p in sources() if p.relative_to(ROOT).parts[0] in ("dataprep", "cluster")]
-    heavy = ("dataprep.ray_pipeline", "dataprep.webdataset_view")
+    heavy = ("dataprep.build.build", "dataprep.corpus.webdataset_view")
     light = [name for name in light if not name.endswith(heavy)]
     pretrain = ("config", "preflight")
     light += [f"{NAME}.cli", *(f"{NAME}.pretrain.{name}" for name in pretrain)]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from matplotlib.figure import Figure
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.pretrain.batches import window_keys
 from dnachunker.pretrain.diagnostics import diagnose, warnings_of

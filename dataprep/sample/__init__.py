@@ -1,0 +1,1 @@
+"""Two small genomes for the demo and for tests."""

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
-from dnachunker.dataprep.webdataset_view import webdataset_split
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.webdataset_view import webdataset_split
 from dnachunker.foundations.failures import BadInput
 
 FASTA = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.pretrain.telemetry import read_events
 
 pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute

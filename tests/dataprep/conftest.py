@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
-from dnachunker.dataprep.staged_sequence import Stretch
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.genomes.staged_sequence import Stretch
 
 KEEP_ALL: dict[str, Any] = {"n_gap": 0, "max_n": 1.0, "duplicates": "keep"}
 

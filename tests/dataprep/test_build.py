@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dnachunker.dataprep import build_steps, shard_task
+from dnachunker.dataprep.build import steps, tasks
+from dnachunker.dataprep.build.build import BuildSummary, build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import BuildSummary, build_corpus
-from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput, Failure
 
 FASTA = b">a\n" + b"ACGTTGCAacgtgNNN" * 40 + b"\n>b\n" + b"GATTACA" * 30 + b"\n"
@@ -110,7 +110,7 @@ def test_a_killed_build_continues(shards_before_kill: int, config: CorpusConfig,
 
 def _die_after(shards: int, config: CorpusConfig, output: Path) -> None:
     done = 0
-    write = shard_task.shard_task
+    write = tasks.shard_task
 
     def _task(*arguments: Any) -> Any:
         nonlocal done
@@ -119,7 +119,7 @@ def _die_after(shards: int, config: CorpusConfig, output: Path) -> None:
         done += 1
         return write(*arguments)
 
-    build_steps.shard_task = _task  # type: ignore[attr-defined]
+    steps.shard_task = _task  # type: ignore[attr-defined]
     build(config, output)
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_finished_shard_is_written_again(config: CorpusConfig, tmp_pat
 
 
 def test_two_builds_of_one_corpus_do_not_mix(config: CorpusConfig, tmp_path: Path) -> None:
-    from dnachunker.dataprep.build_folder import BuildFolder
+    from dnachunker.dataprep.build.folder import BuildFolder
 
     with BuildFolder(str(tmp_path / "corpus")) as folder:
         with pytest.raises(BadInput, match="another build"):
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
     config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
-    write = shard_task.ShardWriter.add
+    write = tasks.ShardWriter.add
 
     def _add(self: Any, *block: Any) -> Any:
         nonlocal written
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
             raise OSError(28, "No space left on device", "shard")
         return write(self, *block)
 
-    monkeypatch.setattr(shard_task.ShardWriter, "add", _add)
+    monkeypatch.setattr(tasks.ShardWriter, "add", _add)
     with pytest.raises(Failure, match="disk is full"):
         build(config, tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dnachunker.dataprep.card import render_card
-from dnachunker.dataprep.card_figures import Pieces, contig_bar
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.corpus.card import render_card
+from dnachunker.dataprep.corpus.card_figures import Pieces, contig_bar
+from dnachunker.dataprep.corpus.index import Corpus
 
 LETTERS = "".join(random.Random(3).choices("ACGTacgt", k=9000))
 HOSTILE = "<script>alert(1)</script>|ü/.."

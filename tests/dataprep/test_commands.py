@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dnachunker.dataprep import commands
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput, Failure
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dnachunker.dataprep.compare_fasta import compare_with_fasta
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.compare_fasta import compare_with_fasta
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 
 GENOME = b">a first\nACGTacgtNNRYacgt\nGGGG\n>b/odd name\nTTTTccccTT\n"

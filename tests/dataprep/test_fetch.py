@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from dnachunker.dataprep import catalog, download
-from dnachunker.dataprep.catalog import GenomeEntry, find_genome, read_catalog, read_list
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.fetch import fetch_genome, fetch_url
-from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.downloads import catalog, download
+from dnachunker.dataprep.downloads.cache import fetch_genome, fetch_url
+from dnachunker.dataprep.downloads.catalog import GenomeEntry, find_genome, read_catalog, read_list
 from dnachunker.foundations.failures import BadInput, Failure
 
 FASTA = b">chr1\n" + bytes(random.Random(0).choices(b"ACGTacgt", k=60_000)) + b"\n"

@@ -19,12 +19,12 @@ import zstandard
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from dnachunker.dataprep.catalog import read_list
 from dnachunker.dataprep.config import BedSplit
-from dnachunker.dataprep.genome import stage_genome
-from dnachunker.dataprep.repeats import RepeatSource, read_repeats
-from dnachunker.dataprep.shard_format import block_from_packed, decode_block, encode_block
-from dnachunker.dataprep.splits import divide
+from dnachunker.dataprep.corpus.shard_format import block_from_packed, decode_block, encode_block
+from dnachunker.dataprep.downloads.catalog import read_list
+from dnachunker.dataprep.genomes.repeats import RepeatSource, read_repeats
+from dnachunker.dataprep.genomes.staging import stage_genome
+from dnachunker.dataprep.layout.splits import divide
 from dnachunker.foundations.failures import BadInput
 
 SECONDS = float(os.environ.get("DNACHUNKER_FUZZ_SECONDS", 0))

@@ -17,12 +17,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnachunker.dataprep.build_plan import PlannedSource
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.fasta_scan import FastaScan
-from dnachunker.dataprep.genome import glance, stage_genome
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.genomes.fasta_scan import FastaScan
+from dnachunker.dataprep.genomes.staged_sequence import StageWriter, read_stretch
+from dnachunker.dataprep.genomes.staging import glance, stage_genome
+from dnachunker.dataprep.layout.plan import PlannedSource
 from dnachunker.dataprep.packed_codes import unpack_bases
-from dnachunker.dataprep.staged_sequence import StageWriter, read_stretch
 from dnachunker.foundations.failures import BadInput
 
 Build = Callable[..., Corpus]
@@ -133,8 +133,8 @@ def test_refused_forms(form: str, build: Build, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
+    from dnachunker.dataprep.build.build import build_corpus
     from dnachunker.dataprep.config import CorpusConfig
-    from dnachunker.dataprep.ray_pipeline import build_corpus
 
     config = CorpusConfig(sources={"g": {"path": str(tmp_path / "no.fa")}})
     with pytest.raises(BadInput, match=r"no\.fa: no such file"):
@@ -269,8 +269,8 @@ def test_chunk_borders_do_not_matter(
         lines += [f">contig{number} {'x' * rng.randrange(30)}"]
         lines += ["".join(rng.choices("ACGTacgtNR", (9, 9, 9, 9, 9, 9, 9, 9, 1, 1), k=rng.randrange(60)))] * 3
     data = "\r\n".join(lines).encode()
-    monkeypatch.setattr("dnachunker.dataprep.decompress._READ_BYTES", 37)
-    monkeypatch.setattr("dnachunker.dataprep.decompress._YIELD_BYTES", 23)
+    monkeypatch.setattr("dnachunker.dataprep.genomes.decompress._READ_BYTES", 37)
+    monkeypatch.setattr("dnachunker.dataprep.genomes.decompress._YIELD_BYTES", 23)
     for number, packed in enumerate((data, gzip.compress(data), members(data, 50), bgzip(data, 5))):
         corpus = build(packed, output=f"corpus{number}", block_bases=32)
         assert reassemble(corpus, "g") == read_fasta(data)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput
 
 Build = Callable[..., Corpus]

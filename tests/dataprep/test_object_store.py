@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from dnachunker.dataprep import build_steps, storage
+from dnachunker.dataprep import storage
+from dnachunker.dataprep.build import steps
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
-from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.sample_order import held_out_windows
 from dnachunker.pretrain.window_reader import WindowReader
@@ -106,7 +107,7 @@ def test_an_interrupted_upload_is_no_corpus_and_continues(
     s3: Any, config: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
-    write = build_steps.shard_task
+    write = steps.shard_task
 
     def _task(*arguments: Any) -> Any:
         nonlocal written
@@ -115,13 +116,13 @@ def test_an_interrupted_upload_is_no_corpus_and_continues(
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(build_steps, "shard_task", _task)
+    monkeypatch.setattr(steps, "shard_task", _task)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(config, f"{BUCKET}/two", workers=0, quiet=True)
     assert len(content(s3, "two")) == 3
     with pytest.raises(BadInput, match="no index"):
         Corpus.open(f"{BUCKET}/two")
-    monkeypatch.setattr(build_steps, "shard_task", write)
+    monkeypatch.setattr(steps, "shard_task", write)
     assert build_corpus(config, f"{BUCKET}/two", workers=0, quiet=True).resumed_shards == 3
     assert verify_corpus(Corpus.open(f"{BUCKET}/two")) == []
 

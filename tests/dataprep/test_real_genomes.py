@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
-from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.verify import verify_corpus
 
 GENOMES = Path(os.environ.get("DNACHUNKER_TEST_DATA", "/nonexistent")) / "genomes"
 HUMAN, YEAST = GENOMES / "hg38.chr2_1-2333275.fa.gz", GENOMES / "sacCer3.fa.gz"

@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnachunker.dataprep.shard_format import (
+from dnachunker.dataprep.corpus.shard_format import (
     PACKED_REPEAT_BIT,
     Block,
     CorruptBlock,

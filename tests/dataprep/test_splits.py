@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnachunker.dataprep.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
 from dnachunker.dataprep.config import BedSplit, ContigSplit, HashSplit
-from dnachunker.dataprep.splits import Interval, audit_overlap, divide
+from dnachunker.dataprep.layout.blocks import Dropped, contig_key_names, cut_blocks, plan_shards, split_at_gaps
+from dnachunker.dataprep.layout.splits import Interval, audit_overlap, divide
 from dnachunker.foundations.failures import BadInput
 
 CONTIGS = {"chr1": 1000, "chr2": 500, "chrX": 90}

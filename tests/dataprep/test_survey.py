@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.kmer_sketch import KMER, sample_kmers, sample_rate
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.genomes.staged_sequence import Stretch
 from dnachunker.dataprep.packed_codes import find_runs, pack_bases
-from dnachunker.dataprep.staged_sequence import Stretch
+from dnachunker.dataprep.similarity.kmer_sketch import KMER, sample_kmers, sample_rate
 from dnachunker.foundations.failures import BadInput
 
 COMPLEMENT = str.maketrans("ACGTacgt", "TGCAtgca")

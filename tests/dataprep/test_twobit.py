@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.genome import stage_genome
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.genomes.staging import stage_genome
 from dnachunker.foundations.failures import BadInput
 
 LETTERS = {
@@ -65,7 +65,7 @@ def test_both_byte_orders_and_versions(
 
 
 def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, letters_of: Callable[..., str]) -> None:
-    monkeypatch.setattr("dnachunker.dataprep.twobit._STEP", 8)
+    monkeypatch.setattr("dnachunker.dataprep.genomes.twobit._STEP", 8)
     path = tmp_path / "genome.2bit"
     path.write_bytes(twobit(LETTERS))
     genome = stage_genome(path, tmp_path)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.ray_pipeline import build_corpus
+from dnachunker.dataprep.corpus.index import Corpus
 
 GENOMES = {"alpha": [60_000, 900, 41_500], "beta": [30_000], "gamma": [7_000, 7_001]}
 

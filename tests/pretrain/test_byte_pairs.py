@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.alphabet import MASK_ID
 from dnachunker.model.fixed_segmentation import BytePairs
 from dnachunker.pretrain.byte_pairs import learn_merges

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.pretrain.distributed import Rank

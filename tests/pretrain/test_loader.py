@@ -7,7 +7,7 @@ import psutil
 import pytest
 from loader_ledger import SETTINGS, curriculum, drawn, loader
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.pretrain.config import DataSettings, MixingSettings

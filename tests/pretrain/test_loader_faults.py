@@ -16,9 +16,9 @@ import pytest
 from loader_ledger import curriculum, drawn, ledger_lines, loader
 
 from dnachunker.dataprep import storage
-from dnachunker.dataprep.corpus_index import Corpus
-from dnachunker.dataprep.shard_format import CorruptBlock
-from dnachunker.dataprep.verify import verify_corpus
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.shard_format import CorruptBlock
+from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import N_ID
 from dnachunker.pretrain.frame_cache import FrameCache

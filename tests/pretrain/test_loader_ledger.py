@@ -11,7 +11,7 @@ import interrupted_loading
 import pytest
 from loader_ledger import curriculum, drawn, loader
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loader_ledger import curriculum, loader
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.model.alphabet import MASK_ID
 from dnachunker.pretrain.batches import StepData

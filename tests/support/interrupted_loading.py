@@ -16,7 +16,7 @@ from pathlib import Path
 
 from loader_ledger import curriculum, ledger_lines, loader
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 
 FINE = {"seq_len": 96, "global_batch": 12}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dnachunker.dataprep.corpus_index import Corpus
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.pretrain.batches import StepData, TrainingData
 from dnachunker.pretrain.config import DataSettings
 from dnachunker.pretrain.curriculum import Curriculum

@@ -16,10 +16,9 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.base_loops import EDGE_FLAG_BITS, find_edges, pack, shift
+from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT, RUN_DTYPE
 from dnachunker.model.alphabet import CODE_N
-
-from .base_loops import EDGE_FLAG_BITS, find_edges, pack, shift
-from .packed_codes import PACKED_REPEAT_BIT, RUN_DTYPE
 
 Runs = NDArray[np.int64]  # (k, 2) start,end of maximal runs, in order
 BASES, EDGES = ".bases", ".edges"

@@ -4,9 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from .blocks import TOO_SHORT, split_order
-from .build_plan import BuildPlan, PlannedSource, split_file_digest
-from .corpus_index import (
+from dnachunker.dataprep.corpus.index import (
     BLOCKS_NAME,
     COLUMNS,
     FORMAT,
@@ -19,7 +17,10 @@ from .corpus_index import (
     SplitTotals,
     encode_blocks_table,
 )
-from .shard_task import ShardManifest
+from dnachunker.dataprep.layout.blocks import TOO_SHORT, split_order
+from dnachunker.dataprep.layout.plan import BuildPlan, PlannedSource, split_file_digest
+
+from .tasks import ShardManifest
 
 
 def build_index(

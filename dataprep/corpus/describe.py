@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.foundations.failures import BadInput
 
-from .corpus_index import BlockTable, Corpus, SourceRecord
-from .packed_codes import LETTERS
+from .index import BlockTable, Corpus, SourceRecord
 
 _LINE = 80  # bases a line
 _MAX_SHOWN = 1_000_000

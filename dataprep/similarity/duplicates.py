@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from dnachunker.dataprep.layout.blocks import PlannedBlock, split_order
 from dnachunker.foundations.failures import BadInput
 
-from .blocks import PlannedBlock, split_order
 from .survey import BlockFacts
 
 _SHOWN = 3  # pairs named in a message

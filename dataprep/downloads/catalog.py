@@ -13,10 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urljoin
 
+from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
 
 from .download import read_small
-from .storage import is_url
 
 CATALOG = Path(__file__).parent / "genomes.tsv"
 NCBI = "https://ftp.ncbi.nlm.nih.gov/genomes/all"

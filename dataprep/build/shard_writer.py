@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from .base_loops import count_gc
-from .packed_codes import run_bases
-from .shard_format import encode_end_of_archive, encode_parts
-from .staged_sequence import Stretch
+from dnachunker.dataprep.base_loops import count_gc
+from dnachunker.dataprep.corpus.shard_format import encode_end_of_archive, encode_parts
+from dnachunker.dataprep.genomes.staged_sequence import Stretch
+from dnachunker.dataprep.packed_codes import run_bases
 
 
 class BlockRow(NamedTuple):

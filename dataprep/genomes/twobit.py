@@ -13,11 +13,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs, unpack_bases
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_N
 
 from .decompress import TWOBIT_MAGICS
-from .packed_codes import PACKED_REPEAT_BIT, mark_runs, unpack_bases
 from .staged_sequence import StageWriter
 
 _TCAG_TO_ACGT = bytes([3, 1, 0, 2])  # 2bit's code -> ours

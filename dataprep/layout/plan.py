@@ -12,6 +12,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
+from dnachunker.dataprep.corpus.index import FORMAT, FORMAT_VERSION, LeakageReport
+from dnachunker.dataprep.genomes.repeats import RepeatSource
+from dnachunker.dataprep.genomes.staged_sequence import BASES, Contig, Stretch
+from dnachunker.dataprep.genomes.staging import StagedGenome, hash_file, stage_genome
 from dnachunker.foundations.failures import BadInput
 
 from .blocks import (
@@ -23,12 +28,7 @@ from .blocks import (
     cut_blocks,
     split_at_gaps,
 )
-from .config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
-from .corpus_index import FORMAT, FORMAT_VERSION, LeakageReport
-from .genome import StagedGenome, hash_file, stage_genome
-from .repeats import RepeatSource
 from .splits import Interval, divide
-from .staged_sequence import BASES, Contig, Stretch
 
 
 @dataclass(frozen=True)

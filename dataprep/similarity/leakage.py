@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import PlannedBlock, split_order
-from .corpus_index import LeakageReport, LeakageRow
+from dnachunker.dataprep.corpus.index import LeakageReport, LeakageRow
+from dnachunker.dataprep.layout.blocks import PlannedBlock, split_order
+
 from .kmer_sketch import KMER, SampleRate, sample_rate
 from .survey import BlockFacts
 

@@ -22,10 +22,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from dnachunker.foundations.failures import BadInput
-from dnachunker.model.alphabet import CODE_N
-
-from .packed_codes import (
+from dnachunker.dataprep.packed_codes import (
     LETTERS,
     PACKED_REPEAT_BIT,
     RUN_DTYPE,
@@ -35,6 +32,8 @@ from .packed_codes import (
     pack_bases,
     unpack_bases,
 )
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.alphabet import CODE_N
 
 MEMBER_SUFFIXES = ("seq", "n", "rep", "json")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dot (WebDataset splits at the first), no slash

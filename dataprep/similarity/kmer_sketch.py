@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.genomes.staged_sequence import Stretch
+
 from . import kmer_loops
-from .staged_sequence import Stretch
 
 KMER = 31  # odd, so that no k-mer is its own reverse complement; 62 bits
 _FEWEST_FIRST = 2**9  # of 2**16: the share of positions that the first hash keeps at least, so that it stays fair

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.layout.blocks import PlannedBlock
+from dnachunker.dataprep.layout.plan import PlannedSource
+from dnachunker.dataprep.packed_codes import mark_n, run_bases, unpack_bases
 from dnachunker.model.alphabet import CODE_N
 
-from .blocks import PlannedBlock
-from .build_plan import PlannedSource
 from .kmer_sketch import SampleRate, sample_kmers
-from .packed_codes import mark_n, run_bases, unpack_bases
 
 _JOB_BASES = 2**25  # a fraction of a second's work: short enough to balance, long enough to be worth sending
 

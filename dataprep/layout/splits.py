@@ -9,9 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from dnachunker.dataprep.config import BedSplit, ContigSplit, HashSplit, resolve_path
 from dnachunker.foundations.failures import BadInput
-
-from .config import BedSplit, ContigSplit, HashSplit, resolve_path
 
 UNUSED = "unused"
 _SHOWN_CLASHES = 5

@@ -9,7 +9,7 @@ import pyfaidx
 
 from dnachunker.foundations.failures import BadInput
 
-from .corpus_index import Corpus, SourceRecord
+from .index import Corpus, SourceRecord
 
 # letters as a corpus keeps them: A, C, G and T, anything else N, and the case
 _KEPT = bytes(c if chr(c) in "ACGTacgt" else ord("n") if chr(c).islower() else ord("N") for c in range(256))

@@ -21,11 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from dnachunker.dataprep.corpus.index import INDEX_NAME
+from dnachunker.dataprep.genomes.staged_sequence import close_files
+from dnachunker.dataprep.storage import exists, is_url, join, names_in, remove, upload
 from dnachunker.foundations.failures import BadInput, Failure
-
-from .corpus_index import INDEX_NAME
-from .staged_sequence import close_files
-from .storage import exists, is_url, join, names_in, remove, upload
 
 _SHARD = re.compile(r"[a-z][a-z0-9_]*-\d{6,}\.tar\.zst")
 

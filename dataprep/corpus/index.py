@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dnachunker.dataprep.storage import MissingFile, ShortRead, exists, join, read_bytes, read_range, read_to_end
 from dnachunker.foundations.failures import BadInput
 
 from .shard_format import Block, CorruptBlock, check_end_of_archive, decode_block, decode_members
-from .storage import MissingFile, ShortRead, exists, join, read_bytes, read_range, read_to_end
 
 FORMAT = "dnachunker-corpus"
 FORMAT_VERSION = 1

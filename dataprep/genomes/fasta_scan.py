@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dnachunker.dataprep.base_loops import SKIPPED, translate
+from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-from .base_loops import SKIPPED, translate
-from .packed_codes import PACKED_REPEAT_BIT
 from .staged_sequence import StageWriter
 
 _LINE_BREAKS = b"\n\r\t "  # left out of sequence

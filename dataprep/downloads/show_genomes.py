@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dnachunker.dataprep.corpus.describe import align
 from dnachunker.foundations.failures import BadInput, Failure
 
+from .cache import fetch_genome
 from .catalog import GenomeEntry, find_genome, read_catalog, read_list
-from .describe import align
-from .fetch import fetch_genome
 
 
 def table(listed: str | None) -> str:

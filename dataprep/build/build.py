@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.config import BedSplit, CorpusConfig, resolve_path
+from dnachunker.dataprep.corpus.card import CARD_NAME, render_card
+from dnachunker.dataprep.corpus.index import BLOCKS_NAME, INDEX_NAME, Corpus
+from dnachunker.dataprep.downloads.cache import localise
+from dnachunker.dataprep.genomes.staging import glance, hash_file
+from dnachunker.dataprep.layout.plan import identity, repeat_file_digest, split_file_digest
+from dnachunker.dataprep.layout.splits import read_bed
+from dnachunker.dataprep.storage import is_url, join, size_of
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.ray_tasks import LOCAL_RAY, ray_session
 
-from .build_folder import BuildFolder, check_output, write_file
-from .build_plan import identity, repeat_file_digest, split_file_digest
-from .build_steps import Pool, Threads, plan_build, stage_genomes, write_shards
-from .card import CARD_NAME, render_card
-from .config import BedSplit, CorpusConfig, resolve_path
-from .corpus_index import BLOCKS_NAME, INDEX_NAME, Corpus
-from .fetch import localise
-from .genome import glance, hash_file
+from .folder import BuildFolder, check_output, write_file
 from .index_builder import build_index
-from .shard_task import Outcome, attempt, no_room
-from .splits import read_bed
-from .storage import is_url, join, size_of
+from .steps import Pool, Threads, plan_build, stage_genomes, write_shards
+from .tasks import Outcome, attempt, no_room
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dnachunker.dataprep.config import SourceConfig, resolve_path
+from dnachunker.dataprep.genomes.repeats import RepeatSource
+from dnachunker.dataprep.genomes.staging import StagedGenome, hash_file, stage_genome
+from dnachunker.dataprep.layout.blocks import PlannedShard
+from dnachunker.dataprep.layout.plan import PlannedSource, repeat_source
+from dnachunker.dataprep.storage import size_of, upload
 from dnachunker.foundations.failures import BadInput, Failure
 
-from .blocks import PlannedShard
-from .build_plan import PlannedSource, repeat_source
-from .config import SourceConfig, resolve_path
-from .genome import StagedGenome, hash_file, stage_genome
-from .repeats import RepeatSource
 from .shard_writer import BlockRow, ShardWriter
-from .storage import size_of, upload
 
 _OF_THE_SOURCE = ("species", "clade", "assembly")
 

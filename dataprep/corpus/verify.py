@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.base_loops import count_gc
+from dnachunker.dataprep.packed_codes import run_bases
+from dnachunker.dataprep.storage import is_url, read_range, size_of
 from dnachunker.foundations.failures import BadInput
 
-from .base_loops import count_gc
-from .corpus_index import BlockTable, Corpus, ShardRecord
-from .packed_codes import run_bases
+from .index import BlockTable, Corpus, ShardRecord
 from .shard_format import COORDINATES, CorruptBlock, decode_members
-from .storage import is_url, read_range, size_of
 
 _HASH_BYTES = 2**24
 _REMOTE_THREADS = 16  # at a URL, waiting takes longer than checking

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from dnachunker.dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
+from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
 
 from .catalog import GenomeEntry, find_genome, locate, published_md5
-from .config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
 from .download import download, read_small, shown
-from .storage import is_url
 
 LOCK_NAME = "genomes.lock"
 

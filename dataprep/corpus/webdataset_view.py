@@ -11,11 +11,11 @@ from typing import IO, Any
 
 import zstandard
 
+from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
 
-from .corpus_index import Corpus, ShardRecord
+from .index import Corpus, ShardRecord
 from .shard_format import MEMBER_SUFFIXES, Block, members_to_block
-from .storage import is_url
 
 
 def webdataset_split(corpus: Corpus, split: str, *, shuffle_shards: int = 0, seed: int = 0) -> Any:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from yaml import safe_dump
 
 from .card_figures import Pieces, contig_bar, histogram, split_colours, stacked_bar
-from .corpus_index import BlockTable, CorpusIndex, SourceRecord
+from .index import BlockTable, CorpusIndex, SourceRecord
 
 CARD_NAME = "card.html"
 _MAX_SOURCES = 24  # drawn one by one; tables hold all

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
+from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.genomes.staging import StagedGenome
+from dnachunker.dataprep.layout.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
+from dnachunker.dataprep.layout.plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
+from dnachunker.dataprep.progress import Progress
+from dnachunker.dataprep.similarity.duplicates import choose_dropped, duplicate_groups
+from dnachunker.dataprep.similarity.kmer_sketch import SampleRate
+from dnachunker.dataprep.similarity.leakage import corpus_rate, measure_leakage
+from dnachunker.dataprep.similarity.survey import BlockFacts, block_jobs, digest_task, survey_task
 from dnachunker.foundations.failures import Failure
 
-from .blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
-from .build_folder import BuildFolder
-from .build_plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
-from .config import CorpusConfig
-from .duplicate_blocks import choose_dropped, duplicate_groups
-from .genome import StagedGenome
-from .kmer_sketch import SampleRate
-from .leakage import corpus_rate, measure_leakage
-from .progress import Progress
-from .shard_task import (
+from .folder import BuildFolder
+from .tasks import (
     ShardJob,
     ShardManifest,
     Staged,
@@ -28,7 +29,6 @@ from .shard_task import (
     stage_task,
     write_manifest,
 )
-from .survey import BlockFacts, block_jobs, digest_task, survey_task
 
 
 class Pool(Protocol):

@@ -1,0 +1,1 @@
+"""A corpus as it lies on disk: its format, its index, its card, its checks."""

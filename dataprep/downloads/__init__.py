@@ -1,0 +1,1 @@
+"""Genomes by name: the catalogue, and a cache of what was downloaded."""

@@ -1,0 +1,1 @@
+"""Reads genome files of every format into prepared sequences."""

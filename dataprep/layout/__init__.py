@@ -1,0 +1,1 @@
+"""Decides what lies where: splits, blocks and shards."""

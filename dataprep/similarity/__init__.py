@@ -1,0 +1,1 @@
+"""Finds sequence that occurs twice: duplicates within a split, leakage between splits."""
