@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.preflight import store_config
-from dnachunker.pretrain.telemetry import EventLog
-from dnachunker.pretrain.tracking import MlflowMirror
+from dnachunker.pretrain.records.event_log import EventLog
+from dnachunker.pretrain.records.mlflow_mirror import MlflowMirror
+from dnachunker.pretrain.run_folder import store_config
 
 _DEAD = "http://127.0.0.1:9"  # nothing listens on the discard port
 

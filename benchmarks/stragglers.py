@@ -8,7 +8,7 @@ of a window's work (the `--window-variation` of `dnachunker plan`) and, for real
 how much longer the busiest rank takes than the mean: as the order shares windows out, as the plan's formula expects,
 and if windows were dealt out by their (known) work, longest first to the least loaded rank. Then the same for ranks
 that wait for each other after every pass of one window, as from ZeRO stage 2 on: as windows come, in the order in which
-training puts them (`pretrain/pass_order.py`), and in that of their work, if it were known.
+training puts them (`pretrain/data/pass_order.py`), and in that of their work, if it were known.
 """
 
 import argparse
@@ -29,19 +29,19 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import flops_per_base
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.pretrain.batches import TrainingData
-from dnachunker.pretrain.checkpoint import choose_checkpoint
+from dnachunker.pretrain.checkpoints.saving import choose_checkpoint
+from dnachunker.pretrain.checkpoints.state import read_state
 from dnachunker.pretrain.config import DataSettings, ModelSettings
-from dnachunker.pretrain.curriculum import Curriculum
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.export import read_weights
-from dnachunker.pretrain.masking import MaskingRates
-from dnachunker.pretrain.mixing import mixture_of
-from dnachunker.pretrain.objective import MaskedBases
-from dnachunker.pretrain.pass_order import expected_chunks
-from dnachunker.pretrain.run_state import read_state
-from dnachunker.pretrain.scaling import expected_maximum
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.masking import MaskingRates
+from dnachunker.pretrain.data.objective import MaskedBases
+from dnachunker.pretrain.data.pass_order import expected_chunks
+from dnachunker.pretrain.data.training_data import TrainingData
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.export.export import read_weights
+from dnachunker.pretrain.order.curriculum import Curriculum
+from dnachunker.pretrain.order.mixing import mixture_of
+from dnachunker.pretrain.planning.step_time import expected_maximum
 
 Floats = NDArray[np.float64]
 

@@ -124,14 +124,14 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     import torch
 
     from dnachunker.dataprep.corpus.index import Corpus
-    from dnachunker.pretrain.batches import TrainingData
     from dnachunker.pretrain.config import DataSettings
-    from dnachunker.pretrain.curriculum import Curriculum
-    from dnachunker.pretrain.distributed import Rank
-    from dnachunker.pretrain.masking import MaskingRates
-    from dnachunker.pretrain.mixing import Mixture
-    from dnachunker.pretrain.objective import MaskedBases
-    from dnachunker.pretrain.window_reader import WindowReader
+    from dnachunker.pretrain.data.masking import MaskingRates
+    from dnachunker.pretrain.data.objective import MaskedBases
+    from dnachunker.pretrain.data.training_data import TrainingData
+    from dnachunker.pretrain.data.window_reader import WindowReader
+    from dnachunker.pretrain.engine.ranks import Rank
+    from dnachunker.pretrain.order.curriculum import Curriculum
+    from dnachunker.pretrain.order.mixing import Mixture
 
     yield None  # everything is imported
     corpus = Corpus.open(folder / "dnachunker")
@@ -248,7 +248,7 @@ def run_one(name: str, folder: Path, what: str, workers: int, seconds: float) ->
     """In a process of its own: Mbp/s, or seconds for `resume`."""
     import torch
 
-    from dnachunker.pretrain.masking import MaskingRates, corrupt
+    from dnachunker.pretrain.data.masking import MaskingRates, corrupt
 
     torch.set_num_threads(1)
     batches = LOADERS[name](folder, workers, 0.9 if what == "resume" else 0.0)

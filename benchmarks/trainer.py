@@ -24,14 +24,14 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from dnachunker.cli import main as dnachunker
 from dnachunker.foundations.typed_config import load_config
-from dnachunker.pretrain.assembly import Run
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.engine import start_process_group
-from dnachunker.pretrain.preflight import store_config
-from dnachunker.pretrain.signals import StopSignals
+from dnachunker.pretrain.engine.deepspeed_engine import start_process_group
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.run import Run
+from dnachunker.pretrain.run_folder import store_config
+from dnachunker.pretrain.safety.signals import StopSignals
+from dnachunker.pretrain.safety.watchdog import Watchdog
 from dnachunker.pretrain.trainer import train
-from dnachunker.pretrain.watchdog import Watchdog
 
 Seconds = tuple[float, float]  # by the wall clock, and by the CPU clock
 

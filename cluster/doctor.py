@@ -112,7 +112,13 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
         return
     try:
         output = folder / "ranks.json"
-        worker = ["dnachunker.pretrain.rank_check", "--output", str(output), "--precision", run.engine.precision]
+        worker = [
+            "dnachunker.pretrain.planning.rank_check",
+            "--output",
+            str(output),
+            "--precision",
+            run.engine.precision,
+        ]
         worker += ["--corpus", run.data.corpus]
         tracker = tracking_address(run.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
         wanted = {"folder": str(folder), "tracker": tracker if run.tracking.enabled else None}

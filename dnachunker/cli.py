@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.version import __version__
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     from dnachunker.downstream import commands as downstream
     from dnachunker.experiments import commands as experiments
     from dnachunker.pretrain import commands as pretrain
-    from dnachunker.pretrain import plan
+    from dnachunker.pretrain.planning import plan
 
     parser = argparse.ArgumentParser(
         prog="dnachunker",
@@ -63,7 +64,29 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
     downstream.add_verbs(verbs, start_ranks=_start_ranks)
     experiments.add_verbs(verbs)
+    _add_demo(verbs)
     return parser
+
+
+def _add_demo(verbs: Any) -> None:
+    demo = verbs.add_parser(
+        "demo", formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="the whole path on an embedded sample, in minutes",
+        description="Shard two embedded genomes, pretrain the preset `tiny` on two ZeRO-1 workers, evaluate, export,\n"
+        "load the export in a fresh process, and write summary.json and report.html. Safe to run again: it starts\n"
+        "over in the same folder.",
+    )  # fmt: skip
+    demo.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
+    demo.add_argument("--steps", type=int, help="training steps (default: the preset's)")
+    demo.set_defaults(run_verb=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dnachunker.demo import run_demo
+
+    return run_demo(Path(arguments.output), steps=arguments.steps)
 
 
 def _start_ranks(worker: list[str], processes: int) -> int:

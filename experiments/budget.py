@@ -47,6 +47,6 @@ def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
 
 def network_of(run: PretrainConfig) -> "DNAChunkerConfig":
     """The network's own config."""
-    from dnachunker.pretrain.network import network_config
+    from dnachunker.pretrain.engine.network import network_config
 
     return network_config(run.model, run.segmentation)

@@ -14,7 +14,7 @@ from dnachunker.dataprep.config import SAMPLE_FOLDER
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import find_config, load_config
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 from .budget import steps_of
 from .config import AnalysisSettings, ProbeSettings, SweepConfig, plain_name

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dnachunker.foundations.failures import Failure
-from dnachunker.pretrain.telemetry import headline_of, read_events
+from dnachunker.pretrain.data.headline import headline_of
+from dnachunker.pretrain.records.event_log import read_events
 
 from .budget import network_of
 from .cells import RESULT, Cell, analysis_folder, probe_folder

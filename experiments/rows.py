@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dnachunker.pretrain.telemetry import MASKED, NEXT_BASE, Headline, headline_of
+from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE, Headline, headline_of
 
 from .cells import FAILURE, Cell
 

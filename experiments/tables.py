@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnachunker.downstream.output_folder import write_text
-from dnachunker.pretrain.telemetry import MASKED, NEXT_BASE
+from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE
 
 from .config import SweepConfig
 from .rows import Row, headline, shared_baselines

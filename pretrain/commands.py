@@ -1,4 +1,4 @@
-"""The verbs `pretrain`, `export`, `report` and `demo`: arguments here, work in the modules they import when run."""
+"""The verbs `pretrain`, `export` and `report`: arguments here, work in the modules they import when run."""
 
 import argparse
 import os
@@ -64,16 +64,6 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[
     report.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
     report.set_defaults(run_verb=_report)
 
-    demo = verbs.add_parser(
-        "demo", formatter_class=_RAW, help="the whole path on an embedded sample, in minutes",
-        description="Shard two embedded genomes, pretrain the preset `tiny` on two ZeRO-1 workers, evaluate, export,\n"
-        "load the export in a fresh process, and write summary.json and report.html. Safe to run again: it starts\n"
-        "over in the same folder.",
-    )  # fmt: skip
-    demo.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
-    demo.add_argument("--steps", type=int, help="training steps (default: the preset's)")
-    demo.set_defaults(run_verb=_demo)
-
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     from dnachunker.foundations.typed_config import load_config, to_yaml
@@ -109,9 +99,11 @@ def prepare_run(config: "PretrainConfig", world_size: int) -> "Path":
     """Refuse a run that cannot work with so many ranks, then store its config; returns that file.
 
     Raises:
-        BadInput: see `preflight.check_run` and `preflight.store_config`.
+        BadInput: see `check_run` and `store_config`.
     """
-    from .preflight import check_run, store_config
+    from dnachunker.pretrain.planning.checks import check_run
+
+    from .run_folder import store_config
 
     check_run(config, world_size)
     return store_config(config)
@@ -120,12 +112,12 @@ def prepare_run(config: "PretrainConfig", world_size: int) -> "Path":
 def _export(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .preflight import read_config
+    from .run_folder import read_config
 
     read_config(Path(arguments.run_folder))  # a wrong path should not have to wait for torch
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
-    from .export import export_run
+    from dnachunker.pretrain.export.export import export_run
 
     result = export_run(
         Path(arguments.run_folder), Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite
@@ -140,15 +132,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .report import write_report
+    from dnachunker.pretrain.records.report import write_report
 
     print(f"wrote {write_report(Path(arguments.run_folder))}")
     return 0
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from .demo import run_demo
-
-    return run_demo(Path(arguments.output), steps=arguments.steps)

@@ -3,10 +3,10 @@
 import time
 
 from dnachunker.foundations.failures import Interrupted
+from dnachunker.pretrain.records.provenance import load_of_machines
+from dnachunker.pretrain.records.step_metrics import StepTally
 
-from .assembly import Run
-from .provenance import load_of_machines
-from .step_tally import StepTally
+from .run import Run
 
 
 def train(run: Run) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from dnachunker.foundations.failures import Failure, GuardTripped, Interrupted
+from dnachunker.pretrain.safety.guards import RollBack
+from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
+from dnachunker.pretrain.safety.signals import StopSignals
+from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
-from .guards import RollBack
-from .out_of_memory import is_out_of_memory, out_of_memory_line
-from .signals import StopSignals
-from .watchdog import Watchdog
 
 # Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
@@ -50,9 +50,10 @@ def run_worker(config: PretrainConfig) -> NoReturn:
 
 
 def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
-    from .assembly import Run
-    from .distributed import Rank
-    from .engine import start_process_group, stop_process_group
+    from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
+    from dnachunker.pretrain.engine.ranks import Rank
+
+    from .run import Run
     from .trainer import train
 
     rank = Rank.from_environment()

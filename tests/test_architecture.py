@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "cluster": {"pretrain.config", "dataprep.config", "foundations"},
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
-        "pretrain.config", "pretrain.network", "pretrain.telemetry", "model.cost", "model.configuration_dnachunker",
+        "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.data.headline",
+        "model.cost", "model.configuration_dnachunker",
         "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
         "cluster.commands", "cluster.slurm", "cluster.local", "cluster.stop_requests", "foundations",
     },
@@ -33,10 +34,24 @@ MAY_IMPORT = {
         "dataprep.commands", "dataprep.corpus.index", "dataprep.corpus.webdataset_view",
         "model.configuration_dnachunker", "model.modeling_causal", "model.modeling_dnachunker",
         "model.tokenization_dnachunker",
-        "pretrain.commands", "pretrain.plan", "cluster.local", "cluster.launch", "cluster.doctor",
+        "pretrain.records", "pretrain.run_folder", "pretrain.commands", "pretrain.planning.plan",
+        "cluster.local", "cluster.launch", "cluster.doctor",
         "downstream.commands", "experiments.commands", "foundations",
     },
 }  # fmt: skip
+
+# Rooms of pretrain/ from the ground up: what stands in a row may import the rows above it, and its own room.
+PRETRAIN_ORDER = (
+    {"config"},
+    {"engine", "order", "run_folder"},
+    {"data", "safety", "checkpoints"},
+    {"evaluation", "planning"},
+    {"records"},
+    {"export", "run"},
+    {"trainer"},
+    {"worker"},
+    {"commands"},
+)
 
 # Heavy dependencies, and the only files that import them.
 OWNERS = {
@@ -46,16 +61,16 @@ OWNERS = {
         "foundations/ray_tasks.py",
     },
     "deepspeed": {
-        "pretrain/engine.py",
-        "pretrain/deepspeed_config.py",
-        "pretrain/reshard.py",
-        "pretrain/export.py",
+        "pretrain/engine/deepspeed_engine.py",
+        "pretrain/engine/deepspeed_config.py",
+        "pretrain/checkpoints/loading.py",
+        "pretrain/export/export.py",
     },
-    "mlflow": {"pretrain/tracking.py", "downstream/tracking.py", "experiments/tracking.py"},
+    "mlflow": {"pretrain/records/mlflow_mirror.py", "downstream/tracking.py", "experiments/tracking.py"},
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
-        "pretrain/figures.py",
+        "pretrain/records/figures.py",
         "downstream/figures.py",
         "experiments/figures.py",
     },
@@ -63,9 +78,9 @@ OWNERS = {
     "numba": {
         "dataprep/base_loops.py",
         "dataprep/similarity/kmer_loops.py",
-        "pretrain/loops_cpu.py",
-        "pretrain/counter_random.py",
-        "pretrain/keyed_permutation.py",
+        "pretrain/data/window_loops.py",
+        "pretrain/data/masking_loops.py",
+        "pretrain/order/counter_random.py",
     },
 }
 TORCH_FREE = ("dataprep/", "cluster/", "dnachunker/cli.py", "dnachunker/__main__.py", "foundations/")
@@ -121,6 +136,18 @@ def test_imports_point_one_way(path: Path) -> None:
     for name in filter(ours, imports(path)):
         front = package == NAME and name.count(".") == 1  # the front door's own modules
         assert front or allowed(name, prefixes), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", (ROOT / "pretrain").rglob("*.py"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_of_pretrain_stand_on_each_other(path: Path) -> None:
+    level = {room: number for number, rooms in enumerate(PRETRAIN_ORDER) for room in rooms}
+    room = path.relative_to(ROOT / "pretrain").with_suffix("").parts[0]
+    if room == "__init__":
+        return
+    for name in imports(path):
+        if name.startswith(f"{NAME}.pretrain."):
+            target = name.split(".")[2]
+            assert target == room or level[target] < level[room], f"{path} imports {name}"
 
 
 def test_ours_is_imported_by_its_one_name() -> None:
@@ -189,7 +216,7 @@ def test_light_parts_load_no_heavy_library() -> None:
     light = [module_name(p) for p in sources() if p.relative_to(ROOT).parts[0] in ("dataprep", "cluster")]
     heavy = ("dataprep.build.build", "dataprep.corpus.webdataset_view")
     light = [name for name in light if not name.endswith(heavy)]
-    pretrain = ("config", "preflight")
+    pretrain = ("config", "planning.checks")
     light += [f"{NAME}.cli", *(f"{NAME}.pretrain.{name}" for name in pretrain)]
     light += [f"{NAME}.{name}.commands" for name in ("pretrain", "downstream", "experiments")]
     code = (

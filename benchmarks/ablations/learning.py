@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.pretrain.batches import window_keys
-from dnachunker.pretrain.diagnostics import diagnose, warnings_of
-from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
-from dnachunker.pretrain.sample_order import held_out_windows
-from dnachunker.pretrain.telemetry import read_events
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.data.training_data import window_keys
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.evaluation.diagnostics import diagnose, warnings_of
+from dnachunker.pretrain.order.sample_order import held_out_windows
+from dnachunker.pretrain.records.event_log import read_events
 
 ROOT = Path(__file__).parents[2]
 RUNS = {
@@ -147,7 +147,7 @@ def table(folder: Path) -> None:
         f"Preset `tiny` (1.4 M parameters), *H. pylori* F32, last tenth held out, {STEPS} steps of {BATCH * WINDOW:,} "
         "bases, one seed, CPU. Markov baselines on the same [MASK] positions: "
         + ", ".join(f"order {order} {baselines[f'order{order}_loss']:.4f}" for order in ORDERS)
-        + ". Written by `benchmarks/ablations/learning.py`; definitions in `pretrain/diagnostics.py`.",
+        + ". Written by `benchmarks/ablations/learning.py`; definitions in `pretrain/evaluation/diagnostics.py`.",
         "",
         "![held-out loss](ablations.svg)",
         "",

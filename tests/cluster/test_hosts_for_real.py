@@ -15,7 +15,7 @@ import psutil
 import pytest
 from network_hosts import NetworkHosts
 
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 

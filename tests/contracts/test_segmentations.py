@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
 

@@ -18,8 +18,8 @@ from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain.sample_order import held_out_windows
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.order.sample_order import held_out_windows
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'dnachunker[s3]'")
 pytest.importorskip("moto", reason="needs moto[server]: pip install 'dnachunker[dev]'")

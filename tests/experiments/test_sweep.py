@@ -25,7 +25,7 @@ from dnachunker.experiments.budget import network_of
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.model.cost import flops_per_base
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 Sweep = Callable[..., Any]
 TABLES = ("table.md", "table.csv", "cells.csv", "sweep.html")

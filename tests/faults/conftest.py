@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12

@@ -22,7 +22,7 @@ _GRACE_SECONDS = 6.0
 
 def nan_loss(steps: list[int]) -> None:
     """The loss is NaN in these optimizer steps."""
-    from dnachunker.pretrain.engine import TrainingEngine
+    from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 
     honest = TrainingEngine.forward
 
@@ -37,7 +37,7 @@ def nan_loss(steps: list[int]) -> None:
 
 def kill_in_backward(step: int) -> None:
     """The rank is killed while it computes gradients."""
-    from dnachunker.pretrain.engine import TrainingEngine
+    from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 
     honest = TrainingEngine.backward
 
@@ -51,7 +51,7 @@ def kill_in_backward(step: int) -> None:
 
 def freeze_in_backward(step: int) -> None:
     """The rank stops doing anything while it computes gradients, as with SIGSTOP or a lost machine."""
-    from dnachunker.pretrain.engine import TrainingEngine
+    from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 
     honest = TrainingEngine.backward
 
@@ -69,7 +69,7 @@ def watch_writes(log: str, kill_at: int) -> None:
     import safetensors.torch
     import torch
 
-    from dnachunker.pretrain import checkpoint
+    from dnachunker.pretrain.checkpoints import saving
 
     written = 0
 
@@ -101,13 +101,13 @@ def watch_writes(log: str, kill_at: int) -> None:
         return wrapped
 
     torch.save = around(torch.save)
-    checkpoint.save_file = around(safetensors.torch.save_file)
+    saving.save_file = around(safetensors.torch.save_file)
     sys.addaudithook(hook)
 
 
 def spike(step: int, once: str) -> None:
     """The guards see a loss that is far too high at `step`, the first time it comes by."""
-    from dnachunker.pretrain.guards import LossGuards
+    from dnachunker.pretrain.safety.guards import LossGuards
 
     honest = LossGuards.judge
 
@@ -123,7 +123,7 @@ def spike(step: int, once: str) -> None:
 
 def keep_ledger(path: str) -> None:
     """Write down the windows each step draws."""
-    from dnachunker.pretrain.batches import TrainingData
+    from dnachunker.pretrain.data.training_data import TrainingData
 
     honest = TrainingData.draw
 
@@ -193,7 +193,7 @@ if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     answers = os.dup(1)
     os.dup2(2, 1)  # what the imports print is no answer
-    import dnachunker.pretrain.assembly
+    import dnachunker.pretrain.run
     import dnachunker.pretrain.trainer  # noqa: F401
 
     os.dup2(answers, 1)

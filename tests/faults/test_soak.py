@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dnachunker.pretrain.telemetry import read_events
+from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(0)]
 

@@ -19,7 +19,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
-    from dnachunker.pretrain.telemetry import read_events
+    from dnachunker.pretrain.records.event_log import read_events
 
     return [event for event in read_events(run) if event["event"] == kind]
 

@@ -6,9 +6,9 @@ import torch
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.alphabet import MASK_ID
 from dnachunker.model.fixed_segmentation import BytePairs
-from dnachunker.pretrain.byte_pairs import learn_merges
-from dnachunker.pretrain.masking import MaskingRates, corrupt, uncorrupted_ids
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.byte_pairs import learn_merges
+from dnachunker.pretrain.data.masking import MaskingRates, corrupt, uncorrupted_ids
+from dnachunker.pretrain.data.window_reader import WindowReader
 
 
 def learned(corpus: Corpus, **changes) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain import checkpoint
-from dnachunker.pretrain.checkpoint import newest_whole_checkpoint, superseded
+from dnachunker.pretrain.checkpoints import saving
+from dnachunker.pretrain.checkpoints.copies import RemoteCopies
+from dnachunker.pretrain.checkpoints.saving import newest_whole_checkpoint, superseded
 from dnachunker.pretrain.config import CheckpointSettings
-from dnachunker.pretrain.remote_copy import RemoteCopies
 
 
 def make(run: Path, step: int) -> Path:
@@ -49,12 +49,12 @@ def test_damage_makes_a_resume_fall_back_and_never_start_over(tmp_path: Path) ->
 
 
 def test_too_little_space_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkpoint._lack_of_space(tmp_path) == ""
+    assert saving._lack_of_space(tmp_path) == ""
     make(tmp_path, 4)
-    assert checkpoint._lack_of_space(tmp_path) == ""
+    assert saving._lack_of_space(tmp_path) == ""
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert "make room" in checkpoint._lack_of_space(tmp_path)
+    assert "make room" in saving._lack_of_space(tmp_path)
 
 
 @pytest.fixture

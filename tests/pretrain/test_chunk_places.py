@@ -8,10 +8,10 @@ import torch
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.pretrain.chunk_places import ChunkPlaces
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
-from dnachunker.pretrain.step_tally import StepTally
+from dnachunker.pretrain.data.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.engine.chunk_capacity import ChunkPlaces
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.records.step_metrics import StepTally
 
 SIZES = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2, "num_heads": 2}
 ALONE = Rank(0, 1, 0, torch.device("cpu"))

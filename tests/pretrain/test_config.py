@@ -7,9 +7,9 @@ import pytest
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import PRESETS, load_config, to_yaml
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.pretrain.checkpoints.state import RunState, identity_of, require_same_run
 from dnachunker.pretrain.config import ModelSettings, PretrainConfig
-from dnachunker.pretrain.network import network_config
-from dnachunker.pretrain.run_state import RunState, identity_of, require_same_run
+from dnachunker.pretrain.engine.network import network_config
 
 REQUIRED = ["run=r", "data.corpus=c"]
 

@@ -7,7 +7,7 @@ import pytest
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.deepspeed_config import deepspeed_config
+from dnachunker.pretrain.engine.deepspeed_config import deepspeed_config
 
 
 def build(raw: dict[str, Any], **engine: Any) -> dict[str, Any]:

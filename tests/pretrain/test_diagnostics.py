@@ -8,11 +8,11 @@ from torch import Tensor
 
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.intervention import trunk_replaced
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Segmentation
-from dnachunker.pretrain.diagnostics import (
+from dnachunker.pretrain.data.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.evaluation.diagnostics import (
     diagnose,
     mean_in_class,
     shuffle_in_class,
@@ -21,7 +21,7 @@ from dnachunker.pretrain.diagnostics import (
     warnings_of,
     window_sums,
 )
-from dnachunker.pretrain.masking import Batch, MaskingRates, corrupt
+from dnachunker.pretrain.evaluation.trunk_replacement import trunk_replaced
 
 SIZES = {"width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
 

@@ -4,8 +4,8 @@ import deepspeed
 import pytest
 import torch
 
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.engine import start_process_group
+from dnachunker.pretrain.engine.deepspeed_engine import start_process_group
+from dnachunker.pretrain.engine.ranks import Rank
 
 
 def test_a_rank_selects_its_gpu_before_it_joins_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ import torch
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.evaluation import HeldOut
-from dnachunker.pretrain.markov import MarkovTables
-from dnachunker.pretrain.masking import MaskingRates
-from dnachunker.pretrain.objective import MaskedBases
-from dnachunker.pretrain.sample_order import held_out_windows
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.masking import MaskingRates
+from dnachunker.pretrain.data.objective import MaskedBases
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.evaluation.held_out import HeldOut
+from dnachunker.pretrain.evaluation.markov import MarkovTables
+from dnachunker.pretrain.order.sample_order import held_out_windows
 
 
 class Engine:

@@ -11,13 +11,13 @@ import torch
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import GuardSettings, PretrainConfig
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.guards import LossGuards
-from dnachunker.pretrain.out_of_memory import is_out_of_memory, out_of_memory_line
-from dnachunker.pretrain.run_lock import RunLock
-from dnachunker.pretrain.signals import StopSignals
-from dnachunker.pretrain.skipped_batches import SkippedBatches
-from dnachunker.pretrain.watchdog import blame
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.order.curriculum import SkippedBatches
+from dnachunker.pretrain.run_folder import RunLock
+from dnachunker.pretrain.safety.guards import LossGuards
+from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
+from dnachunker.pretrain.safety.signals import StopSignals
+from dnachunker.pretrain.safety.watchdog import blame
 
 ALONE = Rank(0, 1, 0, torch.device("cpu"))
 NAN = float("nan")

@@ -11,8 +11,8 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.pretrain.config import DataSettings, MixingSettings
-from dnachunker.pretrain.mixing import mixture_of
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.order.mixing import mixture_of
 
 
 def letters_of(corpus: Corpus) -> dict[str, str]:

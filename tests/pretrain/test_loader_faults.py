@@ -21,8 +21,8 @@ from dnachunker.dataprep.corpus.shard_format import CorruptBlock
 from dnachunker.dataprep.corpus.verify import verify_corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import N_ID
-from dnachunker.pretrain.frame_cache import FrameCache
-from dnachunker.pretrain.window_reader import BadBlockPolicy
+from dnachunker.pretrain.data.frame_reader import FrameCache
+from dnachunker.pretrain.data.window_reader import BadBlockPolicy
 
 EPOCH = 19  # steps that see every base of the toy corpus at least once
 

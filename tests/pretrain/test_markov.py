@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnachunker.model.alphabet import CODE_N
-from dnachunker.pretrain.markov import MarkovTables
+from dnachunker.pretrain.evaluation.markov import MarkovTables
 
 
 def codes(letters: str) -> np.ndarray:

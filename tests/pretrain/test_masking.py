@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dnachunker.model.alphabet import A_ID, CODE_N, CODE_PAD, MASK_ID, N_ID, PAD_ID, T_ID
-from dnachunker.pretrain.counter_random import hash_counters, hash_positions
-from dnachunker.pretrain.masking import (
+from dnachunker.pretrain.data.masking import (
     IGNORED_LABEL,
     Batch,
     MaskingRates,
@@ -21,6 +20,7 @@ from dnachunker.pretrain.masking import (
     span_phase,
     uncorrupted_ids,
 )
+from dnachunker.pretrain.order.counter_random import hash_counters, hash_positions
 
 packed_windows = arrays(np.uint8, (3, 200), elements=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12]))
 

@@ -11,10 +11,10 @@ from loader_ledger import curriculum, loader
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.model.alphabet import MASK_ID
-from dnachunker.pretrain.batches import StepData
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt
-from dnachunker.pretrain.pass_order import bases_of_chance, by_expected_chunks, pass_order
+from dnachunker.pretrain.data.masking import IGNORED_LABEL, Batch, MaskingRates, corrupt
+from dnachunker.pretrain.data.pass_order import bases_of_chance, by_expected_chunks, pass_order
+from dnachunker.pretrain.data.training_data import StepData
 
 PASSES = 4
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnachunker.pretrain.keyed_permutation import permute
-from dnachunker.pretrain.mixing import Mixture
-from dnachunker.pretrain.sample_order import SampleOrder, Windows, held_out_windows
+from dnachunker.pretrain.order.counter_random import permute
+from dnachunker.pretrain.order.mixing import Mixture
+from dnachunker.pretrain.order.sample_order import SampleOrder, Windows, held_out_windows
 
 corpora = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
 orders = st.fixed_dictionaries(

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.pretrain.hardware import HARDWARE
-from dnachunker.pretrain.memory_plan import checkpoint_bytes, rank_memory
-from dnachunker.pretrain.scaling import (
+from dnachunker.pretrain.planning.hardware import HARDWARE
+from dnachunker.pretrain.planning.memory import checkpoint_bytes, rank_memory
+from dnachunker.pretrain.planning.step_time import (
     Assumptions,
     Workload,
     best_checkpoint_steps,

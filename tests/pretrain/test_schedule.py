@@ -5,7 +5,7 @@ import pytest
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import ScheduleSettings
-from dnachunker.pretrain.optimizer import learning_rate
+from dnachunker.pretrain.engine.optimizer import learning_rate
 
 
 def rates(schedule: ScheduleSettings, steps: int = 100) -> list[float]:

@@ -8,10 +8,10 @@ import torch
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import flops_per_base
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.markov import MarkovTables
-from dnachunker.pretrain.speed import Speed
-from dnachunker.pretrain.step_tally import _length_histogram, _percentiles
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.evaluation.markov import MarkovTables
+from dnachunker.pretrain.records.speed import Speed
+from dnachunker.pretrain.records.step_metrics import _length_histogram, _percentiles
 
 TWO = Rank(0, 2, 0, torch.device("cpu"))
 

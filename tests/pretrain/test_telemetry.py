@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dnachunker.pretrain.telemetry import EVENTS, EventLog, read_events
+from dnachunker.pretrain.records.event_log import EVENTS, EventLog, read_events
 
 
 def test_a_resume_takes_back_later_steps_and_a_cut_line_is_ignored(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.preflight import store_config
-from dnachunker.pretrain.telemetry import EventLog
-from dnachunker.pretrain.tracking import MlflowMirror, read_cursor, redacted
+from dnachunker.pretrain.records.event_log import EventLog
+from dnachunker.pretrain.records.mlflow_mirror import MlflowMirror, read_cursor, redacted
+from dnachunker.pretrain.run_folder import store_config
 
 
 def config_of(run: Path, uri: str | None, **tracking: str) -> PretrainConfig:
@@ -73,7 +73,7 @@ def until(condition: Callable[[], Any], complaint: str, seconds: float = 120) ->
 def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnachunker.pretrain.tracking._RETRY_SECONDS", (0.2, 1.0))
+    monkeypatch.setattr("dnachunker.pretrain.records.mlflow_mirror._RETRY_SECONDS", (0.2, 1.0))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

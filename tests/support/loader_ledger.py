@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.pretrain.batches import StepData, TrainingData
 from dnachunker.pretrain.config import DataSettings
-from dnachunker.pretrain.curriculum import Curriculum
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.masking import Batch, MaskingRates
-from dnachunker.pretrain.mixing import mixture_of
-from dnachunker.pretrain.objective import MaskedBases
-from dnachunker.pretrain.window_reader import WindowReader
+from dnachunker.pretrain.data.masking import Batch, MaskingRates
+from dnachunker.pretrain.data.objective import MaskedBases
+from dnachunker.pretrain.data.training_data import StepData, TrainingData
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.order.curriculum import Curriculum
+from dnachunker.pretrain.order.mixing import mixture_of
 
 SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "shuffle_blocks": 2}
 

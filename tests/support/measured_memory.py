@@ -21,11 +21,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from dnachunker.foundations.typed_config import validate_config
-from dnachunker.pretrain.assembly import build_model
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.distributed import Rank
-from dnachunker.pretrain.engine import TrainingEngine, start_process_group
-from dnachunker.pretrain.optimizer import build_adamw
+from dnachunker.pretrain.engine.build_model import build_model
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.optimizer import build_adamw
+from dnachunker.pretrain.engine.ranks import Rank
 
 SMALL = {"width": 32, "num_heads": 2, "trunk_layers": 1, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
 

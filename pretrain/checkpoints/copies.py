@@ -1,0 +1,69 @@
+"""Copies of checkpoints in another place, made in the background so that training never waits for a network."""
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from dnachunker.dataprep import storage
+
+from .saving import MANIFEST
+from .state import CHECKPOINTS
+
+_HELD = ".copying"  # links to the files being copied, which outlive the removal of old checkpoints
+
+
+class RemoteCopies:
+    """Copies one finished checkpoint after the other; the manifest goes last, and only a copy with one is complete.
+
+    Args:
+        target: a folder or an fsspec URL; copies appear under `target`/step-NNNNNNNN.
+        announce: called with a line for the user when a copy fails; training goes on.
+    """
+
+    def __init__(self, run: Path, target: str, announce: Callable[[str], None]) -> None:
+        self._target = target.removeprefix("file://")
+        self._announce = announce
+        self._held = run / CHECKPOINTS / _HELD
+        shutil.rmtree(self._held, ignore_errors=True)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-copy")
+        self._latest: Future[None] | None = None
+
+    def add(self, checkpoint: Path) -> None:
+        """Copy a complete checkpoint soon; one that is still waiting is left out in favour of this newer one."""
+        if self._latest is not None:
+            self._latest.cancel()
+        held = self._held / checkpoint.name
+        shutil.rmtree(held, ignore_errors=True)
+        shutil.copytree(checkpoint, held, copy_function=_link)
+        self._latest = self._pool.submit(self._copy, held)
+        self._latest.add_done_callback(lambda _: shutil.rmtree(held, ignore_errors=True))
+
+    def close(self) -> None:
+        """Finish the copy under way and the last one asked for."""
+        self._pool.shutdown(wait=True)
+
+    def _copy(self, held: Path) -> None:
+        try:
+            files = sorted(path for path in held.rglob("*") if path.is_file() and path.name != MANIFEST)
+            for path in [*files, held / MANIFEST]:
+                self._copy_file(path, f"{held.name}/{path.relative_to(held).as_posix()}")
+        except Exception as error:  # a copy must never take training down with it
+            self._announce(f"checkpoint.copy_to: {held.name} is not copied to {self._target}: {error}")
+
+    def _copy_file(self, path: Path, name: str) -> None:
+        target = storage.join(self._target, name)
+        if storage.is_url(target):
+            storage.upload(path, target)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(f"{target}.partial")
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

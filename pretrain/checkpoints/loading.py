@@ -1,0 +1,85 @@
+"""Finds the checkpoint a run continues from and loads it, at the same number of ranks or another. Collective.
+
+ZeRO saves each rank's slice of the optimizer; DeepSpeed's universal format has one file for each parameter and kind of
+state instead, which any number of ranks can cut anew.
+"""
+
+import io
+import shutil
+from argparse import Namespace
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from deepspeed.checkpoint import ds_to_universal
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE, TrainingEngine
+from dnachunker.pretrain.engine.ranks import Rank
+
+from .saving import newest_whole_checkpoint
+from .state import RunState
+
+
+def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
+    """What `newest_whole_checkpoint` finds; rank 0 reads and verifies for all, who share its file system.
+
+    Raises:
+        BadInput: on every rank, when all checkpoints are damaged.
+    """
+    found: tuple[Path | None, list[str]] = (None, [])
+    problem = ""
+    if rank.is_main:
+        try:
+            found = newest_whole_checkpoint(run)
+        except BadInput as error:
+            problem = str(error)
+    found, problem = rank.from_main((found, problem))
+    if problem:
+        raise BadInput(problem)
+    return found
+
+
+def needs_resharding(state: RunState | None, rank: Rank) -> bool:
+    """Whether other ranks wrote the state than will load it; at stage 0 each holds everything anyway."""
+    return state is not None and bool(state.zero_stage) and state.world_size != rank.world_size
+
+
+def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState, rank: Rank) -> None:
+    """Restore a verified checkpoint, through its universal form where that is needed.
+
+    Raises:
+        BadInput: what was loaded is not what the checkpoint says it holds.
+    """
+    if needs_resharding(state, rank):
+        universal = checkpoint.with_name(f".{checkpoint.name}.universal")
+        if rank.is_main:
+            write_universal(checkpoint, universal)
+        rank.barrier()
+        engine.load(universal)
+        rank.barrier()
+        if rank.is_main:
+            shutil.rmtree(universal)
+    else:
+        engine.load(checkpoint)
+    if engine.updates != state.updates:
+        raise BadInput(
+            f"{checkpoint}: the engine counts {engine.updates} updates where the checkpoint says {state.updates}; "
+            f"remove this checkpoint folder to use the one before it"
+        )
+
+
+def write_universal(checkpoint: Path, folder: Path) -> None:
+    """Write the universal form of a verified checkpoint's engine state under `folder`/engine."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    arguments = Namespace(
+        input_folder=str(checkpoint / ENGINE_STATE),
+        output_folder=str(folder / ENGINE_STATE),
+        num_extract_workers=1,  # more would fork a process that already runs communication threads
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # its tensor-parallel metadata: none here
+    )
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it tells of every parameter
+        ds_to_universal.main(arguments)

@@ -1,0 +1,107 @@
+"""What a checkpoint says about its run, and whether a config may continue it. Torch-free."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import Config
+from dnachunker.pretrain.config import PretrainConfig
+
+CHECKPOINTS = "checkpoints"
+STATE = "run_state.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+# A change here would make another run of it: other samples, other weights or another loss.
+_IDENTITY = ("seed", "model", "segmentation", "data", "masking", "optimizer", "schedule", "steps")
+
+
+class RunState(Config):
+    """Small, readable part of a checkpoint; the weights lie beside it."""
+
+    format: int = 1
+    steps_done: int
+    samples_seen: int
+    updates: int  # optimizer updates: steps, less those whose gradients were not finite
+    skipped_batches: list[int]  # by number in the sample order: see guards.spike=roll_back
+    guards: dict[str, Any]
+    chunk_shares: tuple[tuple[float, ...], ...] = ()  # see engine/chunk_capacity.py
+    world_size: int
+    zero_stage: int
+    precision: str
+    device: str
+    corpus_fingerprint: str
+    identity: dict[str, Any]
+    merges: str = ""  # byte pairs, with segmentation.kind=bpe
+    versions: dict[str, str]
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first; staging folders of interrupted saves are not among them."""
+    folder = run / CHECKPOINTS
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done when a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def read_state(checkpoint: Path) -> RunState:
+    """The run state of a checkpoint.
+
+    Raises:
+        BadInput: it is missing or not readable.
+    """
+    try:
+        return RunState.model_validate_json((checkpoint / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{checkpoint / STATE}: not readable; remove this checkpoint to use the one before it"
+        ) from error
+
+
+def identity_of(config: PretrainConfig) -> dict[str, Any]:
+    """The part of a config that a resume must not change; where the corpus lies may."""
+    values = config.model_dump(mode="json", include=set(_IDENTITY))
+    values["data"].pop("corpus")
+    return values
+
+
+def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint: str) -> None:
+    """Refuse to continue a run under another order, model or schedule. The number of ranks may change.
+
+    Raises:
+        BadInput: naming the first field that changed and both values.
+    """
+    changed = _first_difference(_with_defaults(state.identity), identity_of(config))
+    if changed:
+        key, before, after = changed
+        raise BadInput(
+            f"{config.run}: cannot resume: {key} was {before!r} and is now {after!r}; "
+            f"set it back, or start a new run with another run folder"
+        )
+    facts = {
+        "the corpus's content": (state.corpus_fingerprint, corpus_fingerprint),
+        "engine.zero_stage": (state.zero_stage, config.engine.zero_stage),
+        "engine.precision": (state.precision, config.engine.precision),
+    }
+    for name, (before, after) in facts.items():
+        if before != after:
+            raise BadInput(f"{config.run}: cannot resume: {name} was {before} and is now {after}; set it back")
+
+
+def _with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """A stored identity with the defaults of settings that this version has and the one that wrote it had not."""
+    known = {**identity, "run": "", "data": {**identity["data"], "corpus": ""}}
+    return identity_of(PretrainConfig.model_validate(known))
+
+
+def _first_difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            found = _first_difference(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
+            if found:
+                return found
+        return None
+    return None if before == after else (key, before, after)

@@ -1,0 +1,1 @@
+"""From blocks of a corpus to batches with labels."""

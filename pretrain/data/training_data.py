@@ -1,0 +1,192 @@
+"""The training data of each step, read ahead by threads.
+
+Threads do what worker processes do elsewhere: reading, checksums, decompression and the compiled loops all leave the
+interpreter lock free, and nothing needs to be shipped. A unit of work is as many steps as make up about two million
+bases, in compact form (a byte a base); ids, corruption and the way to the device are the training thread's.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+import torch
+
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.order.curriculum import Curriculum
+from dnachunker.pretrain.order.sample_order import Windows
+
+from .masking import Batch
+from .objective import Objective
+from .window_reader import WindowReader
+
+_BASES_TOGETHER = 2**21
+_MOST_STEPS_TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw may write over them.
+
+    `windows` are in the order of the samples, also where the micro-batches are not.
+    """
+
+    micro_batches: list[Batch]
+    windows: Windows
+    global_batch: int  # windows of all ranks in this step
+    seq_len: int
+    wait: float  # seconds the step waited for the reader
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Some steps of one stage, read together."""
+
+    steps: range
+    windows: Windows  # of all steps, step after step
+    packed: torch.Tensor  # (windows, L) uint8, in pinned memory where there is a GPU
+
+
+class TrainingData:
+    """Draws step after step, from any step on; no state but the number of the next step."""
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        reader: WindowReader,
+        objective: Objective,
+        rank: Rank,
+        *,
+        accumulation: int,
+        first_step: int,
+        end_step: int,
+        workers: int = 1,
+        order: Callable[[Batch], torch.Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            accumulation: micro-batches of a step.
+            end_step: nothing is read for steps from here on.
+            workers: threads that read ahead; with 0 a step reads when it is drawn.
+            order: in which a step's windows fill its micro-batches, as rows; None: as they come.
+        """
+        self._curriculum = curriculum
+        self._reader = reader
+        self._objective = objective
+        self._rank = rank
+        self._accumulation = accumulation
+        self._order = order
+        self._end_step = end_step
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, "window-reader") if workers else None
+        self._pending: deque[Future[_Stretch]] = deque()
+        self._current: _Stretch | None = None
+        self._next_step = self._next_unread = first_step
+        self._steps_together = 1  # grows from stretch to stretch: the first batch should not wait for many others
+        self._pin_memory = rank.device.type == "cuda"
+        self._spare: SimpleQueue[torch.Tensor] = SimpleQueue()  # memory of stretches that are done with
+        self._room: list[Batch] = []  # on the CPU: memory of the last step's micro-batches
+
+    def draw(self) -> StepData:
+        """This rank's windows of the next step, corrupted, on its device.
+
+        Raises:
+            BadInput: a block is missing or corrupt.
+        """
+        began = time.perf_counter()
+        stage = self._curriculum.stage(self._next_step)
+        windows, packed = self.draw_packed()
+        wait = time.perf_counter() - began
+        return StepData(self._corrupted(windows, packed), windows, stage.global_batch, stage.seq_len, wait)
+
+    def draw_packed(self) -> tuple[Windows, torch.Tensor]:
+        """This rank's windows of the next step as read: (windows, L) uint8 on the CPU, valid until the next draw.
+
+        Raises:
+            BadInput: a block is missing or corrupt.
+        """
+        if self._current is None or self._next_step not in self._current.steps:
+            if self._current is not None and not self._pin_memory:
+                self._spare.put(self._current.packed)
+            self._current = self._next_stretch()
+        per_rank = self._curriculum.stage(self._next_step).global_batch // self._rank.world_size
+        begin = (self._next_step - self._current.steps.start) * per_rank
+        rows = slice(begin, begin + per_rank)
+        self._next_step += 1
+        return self._current.windows.take(rows), self._current.packed[rows]
+
+    def locate(self, windows: Windows) -> list[str]:
+        """Coordinates of windows, for messages."""
+        return self._reader.locate(windows)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
+
+    def _next_stretch(self) -> _Stretch:
+        if self._pool is None:
+            return self._read(self._following())
+        # one stretch in work for each thread, and one ready
+        while len(self._pending) <= self._workers and self._next_unread < max(self._end_step, self._next_step + 1):
+            self._pending.append(self._pool.submit(self._read, self._following()))
+        stretch = self._pending.popleft().result()
+        if self._next_unread < self._end_step:
+            self._pending.append(self._pool.submit(self._read, self._following()))
+        return stretch
+
+    def _following(self) -> range:
+        stage = self._curriculum.stage(self._next_unread)
+        step_bases = stage.global_batch // self._rank.world_size * stage.seq_len
+        most = min(
+            self._steps_together, max(1, _BASES_TOGETHER // step_bases), max(1, self._end_step - self._next_unread)
+        )
+        self._steps_together = min(4 * self._steps_together, _MOST_STEPS_TOGETHER)
+        steps = self._curriculum.steps_together(self._next_unread, most)
+        self._next_unread = steps.stop
+        return steps
+
+    def _read(self, steps: range) -> _Stretch:
+        windows = self._curriculum.windows(steps, rank=self._rank.rank, world_size=self._rank.world_size)
+        shape = (len(windows), self._curriculum.stage(steps.start).seq_len)
+        packed = self._room_for(shape)
+        self._reader.read(windows, shape[1], out=packed.numpy())
+        return _Stretch(steps, windows, packed)
+
+    def _room_for(self, shape: tuple[int, int]) -> torch.Tensor:
+        while not self._pin_memory and not self._spare.empty():
+            with contextlib.suppress(Empty):  # another reader was faster
+                spare = self._spare.get_nowait()
+                if spare.shape == shape:
+                    return spare
+        # the allocator of pinned memory keeps it until the copies out of it are done: that is the double buffer
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+
+    def _corrupted(self, windows: Windows, packed: torch.Tensor) -> list[Batch]:
+        device, size = self._rank.device, len(windows) // self._accumulation
+        keys = window_keys(windows)
+        parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
+        if self._order is not None:
+            if device.type == "cpu" and not (self._room and self._room[0].input_ids.shape == packed.shape):
+                self._room = [Batch.empty(*packed.shape)]
+            room = self._room[0] if self._room else None
+            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device), out=room)
+            rows = self._order(whole)
+            return [whole.take(rows[part]) for part in parts]
+        if device.type != "cpu":
+            return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part].to(device))
+                    for part in parts]  # fmt: skip
+        if not self._room or self._room[0].input_ids.shape != packed[parts[0]].shape:
+            self._room = [Batch.empty(size, packed.shape[1]) for _ in parts]
+        return [self._objective.batch(packed[part], keys[part], out=room)
+                for part, room in zip(parts, self._room, strict=True)]  # fmt: skip
+
+
+def window_keys(windows: Windows) -> torch.Tensor:
+    """(B,) int64 holding the bits of each window's uint64 key."""
+    return torch.from_numpy(windows.key.view(np.int64))

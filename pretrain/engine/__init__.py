@@ -1,0 +1,1 @@
+"""The model under DeepSpeed: ranks, optimizer, gradient steps."""

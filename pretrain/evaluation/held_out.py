@@ -1,0 +1,231 @@
+"""Held-out evaluation: the loss of the run's objective, beside Markov baselines on the same positions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dnachunker.dataprep.packed_codes import LETTERS
+from dnachunker.model.alphabet import CODE_PAD
+from dnachunker.model.strands import complement, complement_logits
+from dnachunker.pretrain.data.block_cache import UInt8Array
+from dnachunker.pretrain.data.headline import Headline
+from dnachunker.pretrain.data.masking import Batch
+from dnachunker.pretrain.data.objective import Objective
+from dnachunker.pretrain.data.training_data import window_keys
+from dnachunker.pretrain.data.window_reader import WindowReader
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.order.sample_order import Windows
+
+from .diagnostics import (
+    COMPRESSION_RANGE,
+    LEAST_REPEAT_CHUNKS,
+    LEAST_SHIFT_OVERLAP,
+    LEAST_TRUNK_NATS,
+    summarise,
+    warnings_of,
+    window_sums,
+)
+from .markov import ORDERS, MarkovTables
+
+_SEGMENT_BASES = 1000  # shown in a report
+# One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
+_COLUMNS = (
+    "bases", "scored", "scored_loss", "scored_correct", "repeat", "repeat_loss", "selected", "selected_loss",
+    *(f"order{order}_loss" for order in ORDERS), "pretraining_chunks0", "pretraining_chunks1", "chunks0", "chunks1",
+)  # fmt: skip
+
+
+class HeldOut:
+    """A fixed set of held-out windows with their corruption and baseline losses, spread over the ranks."""
+
+    def __init__(
+        self,
+        reader: WindowReader,
+        windows: Windows,
+        species: Sequence[str] | npt.NDArray[np.str_],
+        objective: Objective,
+        tables: MarkovTables,
+        rank: Rank,
+        *,
+        seq_len: int,
+        micro_batch: int,
+        average_strands: bool = False,
+        learned_boundaries: bool = True,
+    ) -> None:
+        """
+        Args:
+            windows: the same list on every rank; this rank takes every W-th of it.
+            species: of each window.
+            seq_len: bases of a window.
+            micro_batch: windows in one forward pass.
+            average_strands: predict with the mean over a window and its reverse complement.
+            learned_boundaries: warn of what routers can get wrong.
+        """
+        self._rank = rank
+        self._reader = reader
+        self._count = len(windows)
+        self._species = np.array(species)
+        # every rank makes the same number of forward passes, as ZeRO-3 needs: the last ones repeat a window
+        per_rank = -(-len(windows) // rank.world_size)
+        mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
+        self._mine = mine
+        self._windows = windows.take(np.array(mine))
+        self._packed = reader.read(self._windows, seq_len)
+        self._objective = objective
+        self._tables = tables
+        self._micro_batch = micro_batch
+        self._average_strands = average_strands
+        self._learned_boundaries = learned_boundaries
+
+    def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
+
+        `on_batch` is called before each forward pass: a long evaluation is no hang.
+
+        Of masked bases, `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the
+        positions left unchanged flatter. Of a causal model, `next_base_loss` is over all A, C, G and T.
+        `compression` is of sequence in which nothing is masked, `pretraining_compression` of the model's batches. Where
+        there are several species, `species` has all of it for each, whether or not training saw it.
+        """
+        engine.train(False)
+        table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
+        with torch.no_grad():
+            for begin in range(0, len(self._mine), self._micro_batch):
+                on_batch()
+                rows = slice(begin, begin + self._micro_batch)
+                table[self._mine[rows]] = self._score(engine, self._packed[rows], self._windows.take(rows))
+        engine.train()
+        # a window repeated to fill up a rank must count once: only its owner keeps the row
+        owner = torch.arange(self._count) % self._rank.world_size == self._rank.rank
+        table = self._rank.sum_tensor((table * owner[:, None]).to(self._rank.device)).cpu()
+        return self._summarise(table.numpy())
+
+    def segment(self, engine: TrainingEngine) -> dict[str, Any]:
+        """Where the model cuts the start of this rank's first window when nothing is masked; collective.
+
+        Returns:
+            `where`, `sequence` (letters, lower case where soft-masked) and the chunk starts of each stage.
+        """
+        engine.train(False)
+        with torch.no_grad():
+            output = engine.forward(**self._plain_inputs(self._packed[:1]))
+        engine.train()
+        packed = self._packed[0, :_SEGMENT_BASES]
+        valid = int(((packed & 7) != CODE_PAD).sum())
+        cuts = [stage[0, -self._packed.shape[1] :][:valid] for stage in output.boundaries]  # without a [BOS]
+        stages = [np.flatnonzero(stage.cpu().numpy()).tolist() for stage in cuts]
+        return {
+            "where": self._reader.locate(self._windows.take(slice(1)))[0],
+            "sequence": packed[:valid].tobytes().translate(LETTERS).decode("ascii"),
+            "stage0": stages[0],
+            "stage1": stages[1],
+        }
+
+    def diagnose(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Figures of the known silent failures and the names of the thresholds they cross; collective.
+
+        Returns:
+            Those of `diagnostics.diagnose`, `warnings` (names), `messages` (lines for people) and `thresholds`.
+        """
+        total: torch.Tensor | float = 0.0
+        for begin in range(0, len(self._mine), self._micro_batch):
+            on_batch()
+            rows = slice(begin, begin + self._micro_batch)
+            sums = window_sums(
+                engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)), self._objective
+            )
+            owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
+            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
+        assert isinstance(total, torch.Tensor), "there is at least one window"
+        metrics = summarise(self._rank.sum_tensor(total), self._objective.headline)
+        found = warnings_of(metrics, learned=self._learned_boundaries)
+        return {
+            **metrics,
+            "warnings": [warning.name for warning in found],
+            "messages": [warning.message for warning in found],
+            "thresholds": {
+                "trunk_cost": LEAST_TRUNK_NATS, "shift_overlap": LEAST_SHIFT_OVERLAP,
+                "repeat_chunks_share": LEAST_REPEAT_CHUNKS,
+                "least_compression": COMPRESSION_RANGE[0], "most_compression": COMPRESSION_RANGE[1],
+            },
+        }  # fmt: skip
+
+    def batch(self, count: int) -> Batch:
+        """This rank's first `count` windows, corrupted as in every evaluation."""
+        return self._corrupt(self._packed[:count], self._windows.take(slice(count)))
+
+    def _corrupt(self, packed: UInt8Array, windows: Windows) -> Batch:
+        device = self._rank.device
+        return self._objective.batch(torch.from_numpy(packed).to(device), window_keys(windows).to(device))
+
+    def _plain_inputs(self, packed: UInt8Array) -> dict[str, torch.Tensor]:
+        return self._objective.plain_inputs(torch.from_numpy(packed).to(self._rank.device))
+
+    def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
+        batch = self._corrupt(packed, windows)
+        output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        logits = output.logits.float()
+        if self._average_strands:
+            logits = (logits + _logits_across(engine, batch)) / 2
+        judged = self._objective.judge(batch, logits)
+        losses, scored, selected = judged.losses.double(), judged.scored, judged.selected
+        repeat = scored & judged.is_repeat
+        plain = engine.forward(**self._plain_inputs(packed))
+        baselines = []
+        for order in ORDERS:
+            nats = np.stack([self._tables.losses(row & 7, order) for row in packed])
+            baselines.append(torch.from_numpy(np.where(scored.cpu().numpy(), nats, 0.0).sum(axis=1)))
+        columns = [
+            batch.attention_mask.sum(1), scored.sum(1), (losses * scored).sum(1), (judged.correct & scored).sum(1),
+            repeat.sum(1), (losses * repeat).sum(1), selected.sum(1), (losses * selected).sum(1),
+            *baselines, *output.chunk_counts, *plain.chunk_counts,
+        ]  # fmt: skip
+        return torch.stack([column.detach().to("cpu", torch.float64) for column in columns], dim=1)
+
+    def _summarise(self, table: Any) -> dict[str, Any]:
+        headline = self._objective.headline
+        summary = _averages(table, headline)
+        summary["windows"] = self._count
+        by_species = {
+            name: _averages(table[self._species == name], headline) for name in sorted(set(self._species.tolist()))
+        }
+        if len(by_species) > 1:
+            summary["species"] = by_species
+        return summary
+
+
+def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
+    """(B, L, V) float32: what the model says of each base when it reads the windows' other strand."""
+    ids, mask = complement(batch.input_ids).flip(1), batch.attention_mask.flip(1)
+    return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
+
+
+def _averages(table: Any, headline: Headline) -> dict[str, Any]:
+    total = dict(zip(_COLUMNS, np.asarray(table).sum(axis=0).tolist(), strict=True))
+
+    def ratio(part: str, whole: str) -> float:
+        return total[part] / total[whole] if total[whole] else float("nan")
+
+    unique = {
+        "scored": total["scored"] - total["repeat"],
+        "loss": total["scored_loss"] - total["repeat_loss"],
+    }
+    return {
+        f"{headline.key}_loss": ratio("scored_loss", "scored"),
+        **{f"order{order}_loss": ratio(f"order{order}_loss", "scored") for order in ORDERS},
+        f"{headline.key}_accuracy": ratio("scored_correct", "scored"),
+        "repeat_loss": ratio("repeat_loss", "repeat"),
+        "unique_loss": unique["loss"] / unique["scored"] if unique["scored"] else float("nan"),
+        "selected_loss": ratio("selected_loss", "selected"),
+        "compression": {"stage0": ratio("chunks0", "bases"), "stage1": ratio("chunks1", "chunks0")},
+        "pretraining_compression": {
+            "stage0": ratio("pretraining_chunks0", "bases"),
+            "stage1": ratio("pretraining_chunks1", "pretraining_chunks0"),
+        },
+        "bases": total["bases"],
+        headline.key: total["scored"],
+    }

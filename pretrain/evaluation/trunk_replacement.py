@@ -1,0 +1,45 @@
+"""Put something else in the place of what the trunk says, to measure how much the predictions owe to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dnachunker.model.hierarchy import Hierarchy
+from dnachunker.model.routing import Segmentation
+
+# Trunk output (C, D) and the cut that made its C chunks (which sequence each is in, which hold a mask) -> (C, D).
+Replacement = Callable[[Tensor, Segmentation], Tensor]
+
+
+@contextmanager
+def trunk_replaced(model: nn.Module, replacement: Replacement) -> Iterator[None]:
+    """While entered, every forward pass of `model` hands `replacement(output, cut)` to the decoders.
+
+    Args:
+        model: any module that contains one Hierarchy, wrapped by a training engine or not.
+
+    Raises:
+        ValueError: the model contains no Hierarchy.
+    """
+    hierarchy = next((module for module in model.modules() if isinstance(module, Hierarchy)), None)
+    if hierarchy is None:
+        raise ValueError(f"{type(model).__name__} contains no Hierarchy whose trunk could be replaced")
+    cuts: list[Segmentation] = []
+
+    def note(_module: nn.Module, _inputs: Any, cut: Segmentation) -> None:
+        cuts[:] = [cut]
+
+    def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return replacement(output, cuts[0])
+
+    hooks = [
+        hierarchy.routers[-1].register_forward_hook(note),
+        hierarchy.trunk.register_forward_hook(replace),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,128 @@
+"""A checkpoint of any ZeRO stage -> a Hugging Face folder, proven to load elsewhere before it appears."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from yaml import safe_dump
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
+from dnachunker.model.modeling_dnachunker import (
+    DNAChunkerForMaskedLM,
+    DNAChunkerForSequenceClassification,
+    DNAChunkerModel,
+)
+from dnachunker.model.tokenization_dnachunker import DNATokenizer
+from dnachunker.pretrain.checkpoints.saving import PROBE, choose_checkpoint
+from dnachunker.pretrain.checkpoints.state import RunState, read_state
+from dnachunker.pretrain.config import ModelSettings, SegmentationSettings
+from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE
+from dnachunker.pretrain.engine.network import network_config
+
+from .fresh_load import RESULT
+from .model_card import model_card
+
+RECORD = "export.json"  # which step the folder holds and how its logits compared
+
+_FRESH_LOAD = Path(__file__).with_name("fresh_load.py")
+# With the same boundaries, what remains is rounding: of the order of sums on a GPU, of 8-bit mantissas in bf16.
+_TOLERANCE = {("fp32", "cpu"): 1e-5, ("fp32", "cuda"): 1e-3, ("bf16", "cpu"): 0.25, ("bf16", "cuda"): 0.25}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where the folder is, which step it holds, and how far its logits are from the training model's."""
+
+    path: Path
+    step: int
+    max_abs_diff: float
+
+
+def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False) -> Exported:
+    """Export the newest checkpoint of `run` (or the one of `step`) to the folder `output`.
+
+    Raises:
+        BadInput: no such run or checkpoint, a damaged checkpoint, or `output` exists.
+        RuntimeError: the folder does not load in a fresh process, or its logits differ; nothing is left behind.
+    """
+    checkpoint = choose_checkpoint(run, step)
+    if output.exists() and not overwrite:
+        raise BadInput(f"{output}: already exists; choose another folder or pass --overwrite")
+    if output.exists() and not (output / RECORD).is_file():
+        raise BadInput(f"{output}: not an earlier export, so --overwrite does not touch it; choose another folder")
+    state = read_state(checkpoint)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.partial-") as name:
+        staging = Path(name) / output.name
+        _write_folder(staging, network_of(state), checkpoint)
+        # what the weights depend on, and no more: paths and tracking servers are nobody else's business
+        (staging / "pretraining.yaml").write_text(safe_dump(state.identity, sort_keys=False))
+        (staging / "README.md").write_text(model_card(run, state, output.name))
+        found = _load_elsewhere(staging, checkpoint / PROBE)
+        difference = found["max_abs_diff"]
+        if not difference <= _TOLERANCE[state.precision, state.device]:
+            raise RuntimeError(f"the export's logits differ from the training model's by {difference}")
+        record = {"step": state.steps_done, **found, "versions": state.versions}
+        (staging / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        for path in staging.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner only
+        if output.exists():
+            shutil.rmtree(output)
+        staging.rename(output)
+    return Exported(output, state.steps_done, difference)
+
+
+def network_of(state: RunState) -> DNAChunkerConfig:
+    """The configuration of the network that a checkpoint holds."""
+    model = ModelSettings.model_validate(state.identity["model"])
+    segmentation = SegmentationSettings.model_validate(state.identity.get("segmentation", {}))
+    return network_config(model, segmentation, merges=state.merges)
+
+
+def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    head = DNAChunkerForCausalLM if config.causal else DNAChunkerForMaskedLM
+    model = head(config)
+    model.load_state_dict(read_weights(checkpoint), strict=True)
+    DNAChunkerConfig.register_for_auto_class()
+    DNAChunkerModel.register_for_auto_class("AutoModel")
+    DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+    DNAChunkerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+    DNAChunkerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    model.save_pretrained(folder)
+    DNATokenizer().save_pretrained(folder)
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The model's weights in fp32, gathered from the shards of all ranks, of a verified checkpoint."""
+    if read_state(checkpoint).zero_stage == 0:
+        # the manifest has been verified: this run wrote the file
+        path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
+        states = torch.load(path, map_location="cpu", weights_only=False)
+        return {name: tensor.float() for name, tensor in states["module"].items()}
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells of every shard
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
+
+
+def _load_elsewhere(folder: Path, probe: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        process = subprocess.run(
+            [sys.executable, "-I", str(_FRESH_LOAD), str(folder.absolute()), str(probe.absolute()), scratch],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        if process.returncode:
+            raise RuntimeError(f"the export does not load in a fresh process:\n{process.stderr}")
+        return dict(json.loads(Path(scratch, RESULT).read_text()))

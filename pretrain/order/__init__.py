@@ -1,0 +1,1 @@
+"""Which windows are seen at which step, as pure functions."""

@@ -1,0 +1,285 @@
+"""`dnachunker plan`: what a run costs, by arithmetic alone, before a machine is paid for."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+    from dnachunker.pretrain.config import PretrainConfig
+
+    from .hardware import Hardware
+    from .step_time import Assumptions, Workload
+
+PLAN_HELP = "parameters, memory, time and network of a pretraining config on N GPUs"
+
+# Chunks per base at stages 0 and 1 with the masks of pretraining, as a trained model makes them; see docs/model.md.
+_CHUNKS_PER_BASE = (0.56, 0.31)
+_STORED_BITS_PER_BASE = 2.02  # of a soft-masked genome; see docs/data_format.md
+_LOADER_RATE = 260e6  # bases a second of one process with one reader thread; see docs/loader.md
+_NODE_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_WEAK_SCALING = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_MICRO_BATCHES = (1, 2, 4, 8)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Parameters by component, memory of a GPU by ZeRO stage and micro-batch, hours and GPU-hours on named\n"
+        "hardware, network, loader and checkpoints, and the efficiency to expect on up to 4,096 GPUs. Needs no GPU\n"
+        "and no corpus. docs/operations.md has the method and its assumptions."
+    )
+    parser.epilog = (
+        "examples:\n  dnachunker plan --config dnachunker-172m --gpus 4\n"
+        "  dnachunker plan --config dnachunker-172m --corpus corpora/hg38 --hardware a100 --utilisation 0.3\n"
+        "  dnachunker plan --config tiny model.mixer=conv"
+    )
+    parser.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
+    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs of the run (default: %(default)s)")
+    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="of a machine (default: %(default)s)")
+    parser.add_argument("--hardware", default="h100", metavar="NAME", help="a100, h100, h200, b200 or l40s")
+    parser.add_argument("--corpus", help="corpus folder, to count epochs")
+    for name, meaning in (
+        ("utilisation", "share of the matrix rate that training reaches by model FLOPs"),
+        ("overlap", "share of the collectives hidden behind computing"),
+        ("window-variation", "standard deviation over mean of a window's work"),
+        ("storage", "bytes a second that all ranks together write"),
+        ("hours-between-failures", "of one GPU"),
+        ("restart-seconds", "from a failure to the next step"),
+    ):
+        parser.add_argument(f"--{name}", type=float, metavar="X", help=meaning)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys")
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Print the tables."""
+    from dnachunker.foundations.failures import BadInput
+    from dnachunker.foundations.typed_config import load_config
+    from dnachunker.pretrain.config import PretrainConfig
+
+    from .hardware import HARDWARE
+    from .step_time import Assumptions
+
+    # what a config may leave to the command line of `pretrain`, and costs nothing
+    settings = {"data.corpus": arguments.corpus or "", "run": ""}
+    config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="pretrain", settings=settings)
+    if arguments.hardware not in HARDWARE:
+        raise BadInput(f"--hardware {arguments.hardware}: known are {', '.join(HARDWARE)}")
+    given = {
+        name: value
+        for name in Assumptions.__dataclass_fields__
+        if (value := getattr(arguments, name)) is not None
+    }  # fmt: skip
+    for name, value in given.items():
+        if not value > 0 and name not in ("overlap", "window_variation"):
+            raise BadInput(f"--{name.replace('_', '-')} {value}: must be greater than 0")
+    for name, largest in (("overlap", 1.0), ("utilisation", 1.0), ("window_variation", float("inf"))):
+        if not 0 <= given.get(name, 0) <= largest:
+            raise BadInput(f"--{name.replace('_', '-')} {given[name]}: must lie between 0 and {largest:g}")
+    gpus, per_node = arguments.gpus, arguments.gpus_per_node
+    if gpus < 1 or per_node < 1:
+        raise BadInput("--gpus and --gpus-per-node count GPUs, from 1 on")
+    try:
+        config.accumulation(gpus)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+    from dnachunker.pretrain.engine.network import network_config
+
+    longest = max(config.data.stages, key=lambda stage: stage.seq_len)
+    if len(config.data.stages) > 1:
+        print(
+            f"data.curriculum: every figure is of the stage with the longest windows, {longest.seq_len:,} bases from "
+            f"step {longest.from_step:,} on, as if the whole run were like it\n"
+        )
+        sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch}
+        config = config.model_copy(update={"data": config.data.model_copy(update=sizes)})
+    network = network_config(config.model, config.segmentation)
+    hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
+    sections = [
+        _parameters(network),
+        _one_step(config, network),
+        _memory(config, network, gpus, hardware),
+        _run(config, network, gpus, per_node, hardware, assumed, arguments.corpus),
+        _grid(config, network, per_node, hardware, assumed),
+        _weak_scaling(config, network, gpus, per_node, hardware, assumed),
+        _assumptions(assumed, hardware),
+    ]
+    print("\n\n".join("\n".join(lines) for lines in sections))
+    return 0
+
+
+def chunks_per_base(config: "PretrainConfig") -> tuple[float, float]:
+    """Chunks of each stage per base of masked input that figures are worked out with."""
+    fixed = config.segmentation.chunks_per_base
+    if fixed is None:
+        return _CHUNKS_PER_BASE
+    forced = config.masking.forced_share if config.model.mask_protection else 0.0
+    density = round(fixed + forced * (1 - fixed), 2)
+    return density, density
+
+
+def _parameters(network: "DNAChunkerConfig") -> list[str]:
+    from dnachunker.model.cost import parameters
+
+    counts = parameters(network)
+    return [f"{name:24}{number:>14,}" for name, number in [*counts.items(), ("total", sum(counts.values()))]]
+
+
+def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str]:
+    from dnachunker.model.cost import flops_per_base
+
+    length, steps = config.data.seq_len, config.steps
+    flops = flops_per_base(network, length, chunks_per_base(config))
+    bases = config.data.global_batch * length
+    chunks = ", ".join(str(density) for density in chunks_per_base(config))
+    return [
+        f"in windows of {length:,} bases, at {chunks} chunks a base",
+        f"{'model FLOPs a base':24}{flops.forward / 1e6:>10,.1f} M forward, {flops.backward / 1e6:,.1f} M backward",
+        f"{'a step':24}{bases:>10,} bases, {flops.total * bases / 1e12:,.2f} TFLOP",
+        f"{'the run':24}{bases * steps / 1e9:>10,.2f} G bases in {steps:,} steps, "
+        f"{flops.total * bases * steps / 1e18:,.2f} EFLOP",
+    ]
+
+
+def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, hardware: "Hardware") -> list[str]:
+    from .memory import BUCKET_VALUES, rank_memory
+
+    zero = config.engine.deepspeed.get("zero_optimization", {})
+    windows = config.data.global_batch // gpus
+    batches = [size for size in _MICRO_BATCHES if windows % size == 0]
+    lines = [
+        f"memory of each of {gpus} GPUs, {config.engine.precision}, GiB "
+        f"({hardware.name} has {hardware.memory / 2**30:.0f}; * does not fit)",
+        f"{'ZeRO stage':12}{'states':>9}{'buckets':>9}" + "".join(f"{f'micro {size}':>11}" for size in batches),
+    ]
+    for stage in range(4):
+        cells, shown = "", ""
+        for size in batches:
+            memory = rank_memory(
+                network, ranks=gpus, zero_stage=stage, precision=config.engine.precision,
+                bases=size * config.data.seq_len, chunks_per_base=chunks_per_base(config), passes=windows // size,
+                checkpointing=config.engine.activation_checkpointing, reserved_buckets=True,
+                bucket_values=int(zero.get("reduce_bucket_size", BUCKET_VALUES)),
+                offload_optimizer=config.engine.offload_optimizer,
+            )  # fmt: skip
+            shown = shown or f"{memory.states / 2**30:>9.2f}{memory.buckets / 2**30:>9.2f}"
+            mark = "*" if memory.peak > 0.95 * hardware.memory else " "
+            cells += f"{memory.peak / 2**30:>10.2f}{mark}"
+        lines.append(f"{stage:<12}{shown}{cells}" + ("  <- this config" if stage == config.engine.zero_stage else ""))
+    return lines
+
+
+def workload(
+    config: "PretrainConfig", network: "DNAChunkerConfig", ranks: int, windows: int, passes: int
+) -> "Workload":
+    """What a step asks of one of `ranks` ranks."""
+    from dnachunker.model.cost import flops_per_base, parameters
+
+    from .memory import checkpoint_bytes
+    from .step_time import Workload
+
+    count = sum(parameters(network).values())
+    flops = flops_per_base(network, config.data.seq_len, chunks_per_base(config)).total
+    return Workload(
+        parameters=count, value_bytes=2 if config.engine.precision == "bf16" else 4,
+        flops=flops * windows * config.data.seq_len, windows=windows, passes=passes,
+        zero_stage=config.engine.zero_stage,
+        checkpoint_bytes=checkpoint_bytes(count, config.engine.zero_stage, config.engine.precision),
+        checkpoint_steps=config.checkpoint.every,
+    )  # fmt: skip
+
+
+def _run(
+    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, hardware: "Hardware",
+    assumed: "Assumptions", corpus: str | None,
+) -> list[str]:  # fmt: skip
+    from .step_time import best_checkpoint_steps, collective_bytes, save_seconds, step_time
+
+    work = workload(config, network, gpus, config.data.global_batch // gpus, config.accumulation(gpus))
+    step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
+    rate = config.data.global_batch * config.data.seq_len / step.total
+    seconds = step.total * config.steps
+    lines = [
+        f"on {gpus} x {hardware.name}, {min(gpus, per_node)} in a machine",
+        f"{'time of the run':24}{seconds / 3600:>10,.1f} h, {seconds / 3600 * gpus:,.1f} GPU-hours; "
+        f"{step.total:.3f} s a step",
+        f"{'network':24}{collective_bytes(work, gpus) / 1e9:>10,.2f} GB a step sent by each GPU",
+        f"{'loader':24}{rate / gpus / 1e6:>10,.3f} Mbp/s a GPU (one reader thread gives {_LOADER_RATE / 1e6:.0f}); "
+        f"{rate * _STORED_BITS_PER_BASE / 8 / 1e6:,.2f} MB/s read in all",
+        f"{'a checkpoint':24}{work.checkpoint_bytes / 1e9:>10,.2f} GB, {save_seconds(work, assumed):,.1f} s "
+        f"every {config.checkpoint.every:,} steps; least time is lost with "
+        f"checkpoint.every={best_checkpoint_steps(work, step, gpus, assumed):,}",
+    ]
+    if corpus:
+        from dnachunker.dataprep.corpus.index import Corpus
+
+        bases = Corpus.open(corpus).index.splits[config.data.train_split].bases
+        taken = config.steps * config.data.global_batch * config.data.seq_len
+        lines.append(
+            f"{'epochs of the corpus':24}{taken / bases:>10,.2f} of {bases:,} bases in {config.data.train_split}"
+        )
+    else:
+        lines.append(f"{'epochs of the corpus':24}{'':>10} name it with --corpus")
+    return lines
+
+
+def _grid(
+    config: "PretrainConfig", network: "DNAChunkerConfig", per_node: int, hardware: "Hardware", assumed: "Assumptions"
+) -> list[str]:
+    from .step_time import step_time
+
+    lines = [
+        f"this run on other numbers of machines, {per_node} GPUs each, same global batch",
+        f"{'machines':>8}{'GPUs':>8}{'hours':>10}{'GPU-hours':>12}{'s a step':>10}{'efficiency':>12}",
+    ]
+    for nodes in _NODE_COUNTS:
+        gpus = nodes * per_node
+        try:
+            passes = config.accumulation(gpus)
+        except ValueError:
+            continue  # these ranks do not divide the batch
+        work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
+        step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
+        hours = step.total * config.steps / 3600
+        lines.append(
+            f"{nodes:>8}{gpus:>8}{hours:>10,.1f}{hours * gpus:>12,.1f}{step.total:>10.3f}{step.efficiency:>11.1%}"
+        )
+    if len(lines) == 2:
+        lines.append(
+            f"  none: data.global_batch={config.data.global_batch} and data.streams do not divide by {per_node}"
+        )
+    return lines
+
+
+def _weak_scaling(
+    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, hardware: "Hardware",
+    assumed: "Assumptions",
+) -> list[str]:  # fmt: skip
+    from .step_time import step_time
+
+    windows, passes = config.data.global_batch // gpus, config.accumulation(gpus)
+    columns = ("stragglers", "collectives", "checkpoints", "failures")
+    lines = [
+        f"weak scaling: {windows} windows a GPU in {passes} passes, share of the time that goes into",
+        f"{'GPUs':>6}{'compute':>12}" + "".join(f"{name:>13}" for name in columns),
+    ]
+    for ranks in _WEAK_SCALING:
+        work = workload(config, network, ranks, windows, passes)
+        step = step_time(work, hardware, config.engine.precision, ranks, per_node, assumed)
+        shares: Sequence[float] = [getattr(step, name) / step.total for name in columns]
+        lines.append(f"{ranks:>6,}{step.efficiency:>12.1%}" + "".join(f"{share:>13.2%}" for share in shares))
+    return lines
+
+
+def _assumptions(assumed: "Assumptions", hardware: "Hardware") -> list[str]:
+    return [
+        "assumed, not measured (each has an option of its own; docs/operations.md says where to look them up):",
+        f"  {assumed.utilisation:.0%} of {hardware.bf16 / 1e12:,.0f} TFLOP/s bf16 or {hardware.fp32 / 1e12:,.0f} fp32, "
+        f"{assumed.overlap:.0%} of the collectives hidden, a window's work varies by {assumed.window_variation:.1%},",
+        f"  {hardware.within_node / 1e9:,.0f} GB/s between GPUs of a machine and {hardware.between_nodes / 1e9:,.1f} "
+        f"between machines, storage {assumed.storage / 1e9:,.1f} GB/s,",
+        f"  {assumed.hours_between_failures:,.0f} h between failures of a GPU, "
+        f"{assumed.restart_seconds:,.0f} s to restart",
+    ]

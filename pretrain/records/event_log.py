@@ -1,0 +1,59 @@
+"""events.jsonl: the complete, append-only record of a run, one JSON object a line."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+EVENTS = "events.jsonl"
+
+
+class EventLog:
+    """Appends events; each line is flushed before the call returns."""
+
+    def __init__(self, run: Path) -> None:
+        path = run / EVENTS
+        cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        if cut:
+            self._file.write("\n")  # a crash cut the last line: what follows must not be lost with it
+
+    def write(self, event: str, **values: Any) -> dict[str, Any]:
+        """Append one event and return it. NaN and infinities are stored as null: they are not JSON."""
+        record = {"event": event, "time": round(time.time(), 3), **_finite(values)}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(run: Path) -> list[dict[str, Any]]:
+    """The run's history as if never interrupted: what a resume took back is left out.
+
+    A line cut short by a crash is ignored. A `resume` at step k takes back the `step`, `evaluation` and `checkpoint`
+    events of later steps that stand before it; a `start` takes back everything.
+    """
+    path = run / EVENTS
+    events: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event["event"] == "start":
+            events = []  # started over before anything was saved
+        if event["event"] == "resume":
+            events = [e for e in events if e.get("steps_done", 0) <= event["steps_done"]]
+        events.append(event)
+    return events
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,66 @@
+"""A run folder: its stored config, and the lock that lets one job at a time train in it."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.typed_config import to_yaml, validate_config
+
+from .config import PretrainConfig
+
+CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
+class RunLock:
+    """An advisory lock on a run folder, held until released or until the process ends, however it ends."""
+
+    def __init__(self, run: Path) -> None:
+        """
+        Raises:
+            BadInput: another process trains in this folder.
+        """
+        self._descriptor = os.open(run / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._descriptor)
+            raise BadInput(f"{run}: another process is training in this run folder; stop it or wait for it") from error
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._descriptor)
+
+
+def store_config(config: PretrainConfig) -> Path:
+    """Write the resolved config into the run folder, creating it; returns the file.
+
+    Raises:
+        BadInput: another process is training there.
+    """
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    RunLock(run).release()  # rank 0 takes it for good; asking here spares a start that could only fail
+    partial = run / f".{CONFIG}.partial"
+    partial.write_text(to_yaml(config))
+    partial.replace(run / CONFIG)
+    return run / CONFIG
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """The resolved config a run was last started with.
+
+    Raises:
+        BadInput: the folder is not a run, or its config is not readable.
+    """
+    from yaml import YAMLError, safe_load
+
+    path = run / CONFIG
+    try:
+        values = safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BadInput(f"{run}: not a run folder: no {CONFIG} in it") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise BadInput(f"{path}: not readable: {' '.join(str(error).split())}") from error
+    return validate_config(PretrainConfig, values, origin=str(path))

@@ -1,0 +1,1 @@
+"""What stops a run in time: guards, signals, the watchdog, memory."""

@@ -1,0 +1,28 @@
+"""What to say when memory runs out: what to lower, in the order in which it costs least."""
+
+from dnachunker.pretrain.config import PretrainConfig
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that device or host memory ran out. Torch's class is known by name: no import here."""
+    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return by_name or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory_line(config: PretrainConfig, rank: int, phase: str, step: int) -> str:
+    """Where memory ran out, and which keys to change; none of them changes the run's results but for rounding."""
+    engine = config.engine
+    advice = [f"lower engine.micro_batch (now {engine.micro_batch or 'all windows of a rank'})"]
+    if not engine.activation_checkpointing:
+        advice.append("set engine.activation_checkpointing=true")
+    if engine.precision == "fp32":
+        advice.append("start a new run with engine.precision=bf16")
+    if engine.zero_stage < 3:
+        advice.append(f"start a new run with engine.zero_stage={engine.zero_stage + 1} or higher")
+    if engine.zero_stage and not engine.offload_optimizer:
+        advice.append("set engine.offload_optimizer=true")
+    advice.append("use more ranks")
+    return (
+        f"rank {rank} ran out of memory in {phase} of step {step}; the last checkpoint is intact. "
+        f"In this order: {', '.join(advice)}"
+    )

@@ -1,0 +1,46 @@
+"""Requests to stop: signals on any rank become one agreed stop at the next step border."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+from dnachunker.pretrain.engine.ranks import Rank
+
+# Schedulers signal every process of a job, and the supervisor passes its own signal on: within this time it is one
+# request that arrived several times; later it is a person who wants the process gone.
+_ONE_REQUEST_SECONDS = 5.0
+
+
+class StopSignals:
+    """Turns SIGTERM, SIGINT and SIGUSR1 on any rank into one agreed stop at the next step border."""
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._first_time = 0.0
+        for number in self._SIGNALS:
+            signal.signal(number, self._note)
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop as a signal would."""
+        if self.received is None:
+            self.received, self._first_time = reason, time.monotonic()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and time.monotonic() - self._first_time > _ONE_REQUEST_SECONDS:
+            os._exit(128 + number)  # the last complete checkpoint is what remains
+        self.request(signal.Signals(number).name)
+
+    def agreed(self, rank: Rank) -> bool:
+        """Whether any rank was signalled; the same answer on every rank (collective)."""
+        return rank.any(self.received is not None)
+
+    def ignore(self) -> None:
+        """From now on let nothing interrupt this process: it is about to end anyway.
+
+        The launcher terminates the other ranks as soon as one has ended with a code other than 0.
+        """
+        for number in self._SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
