@@ -44,7 +44,7 @@ bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 gpu-bench: $(STAMP)
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu/run.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo

@@ -94,9 +94,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | None) -> Iterator[Finding]:
     """All checks, machine by machine and then of all together."""
+    from dnachunker.cluster.backends.local import visible_gpus
     from dnachunker.foundations.failures import BadInput
-
-    from .local import visible_gpus
 
     visible, wanted_gpus = len(visible_gpus()), cluster.gpus or 0
     if cluster.kind == "local" and 0 < visible < wanted_gpus:
@@ -141,8 +140,8 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
 def _here(
     cluster: "ClusterConfig", worker: list[str], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    from .local import run_local, visible_gpus
-    from .node_facts import gather
+    from dnachunker.cluster.backends.local import run_local, visible_gpus
+    from dnachunker.cluster.backends.node_facts import gather
 
     ranks = cluster.gpus or len(visible_gpus()) or 2
     facts = {"localhost": gather(**wanted)}
@@ -152,9 +151,10 @@ def _here(
 def _on_hosts(
     cluster: "ClusterConfig", worker: list[str], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    from .commands import passed_variables
-    from .hosts import HostsJob
-    from .launch import hosts_and_ranks
+    from dnachunker.cluster.backends.ssh_hosts import HostsJob
+
+    from .argv import passed_variables
+    from .backends.ssh_hosts import hosts_and_ranks
     from .request import say
     from .stop_requests import StopRequests
 

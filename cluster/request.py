@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.config import PretrainConfig
 
@@ -21,12 +22,17 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to run, and where, once both configs are read."""
+    """What is to run, and where, once the configs are read.
+
+    Attributes:
+        corpus: also build the corpus that the run names, from this config; kubernetes only.
+    """
 
     run: PretrainConfig
     cluster: ClusterConfig
     prepare: Prepare
     dry_run: bool
+    corpus: CorpusConfig | None = None
 
     @property
     def workdir(self) -> str:

@@ -90,7 +90,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _start_ranks(worker: list[str], processes: int) -> int:
-    from dnachunker.cluster.local import run_local, visible_gpus
+    from dnachunker.cluster.backends.local import run_local, visible_gpus
 
     gpus = visible_gpus()
     if gpus and processes > len(gpus):
@@ -100,7 +100,7 @@ def _start_ranks(worker: list[str], processes: int) -> int:
 
 
 def _count_processes(configured: int | None) -> int:
-    from dnachunker.cluster.local import visible_gpus
+    from dnachunker.cluster.backends.local import visible_gpus
 
     return configured or len(visible_gpus()) or _CPU_PROCESSES
 

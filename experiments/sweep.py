@@ -10,22 +10,22 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from dnachunker.cluster.backends.local import available_cores, visible_gpus
 from dnachunker.cluster.config import ClusterConfig
-from dnachunker.cluster.local import available_cores, visible_gpus
 from dnachunker.downstream.output_folder import is_taken, write_text
+from dnachunker.experiments.results.mlflow_runs import log_tables, open_parent
+from dnachunker.experiments.results.page import write_page
+from dnachunker.experiments.results.rows import collect
+from dnachunker.experiments.results.tables import write_tables
+from dnachunker.experiments.running.on_slurm import submit
+from dnachunker.experiments.running.run_cell import CellRunner, check_identity, check_probe_data
+from dnachunker.experiments.running.stopping import STOPPED, Running, on_signals
 from dnachunker.foundations.failures import BadInput, Interrupted
 from dnachunker.foundations.typed_config import to_yaml
 
 from .budget import expected_flops_per_base, network_of
 from .cells import Cell, Step, corpus_step, expand, launcher, steps
 from .config import SweepConfig
-from .page import write_page
-from .rows import collect
-from .run_cell import CellRunner, check_identity, check_probe_data
-from .slurm import submit
-from .stopping import STOPPED, Running, on_signals
-from .tables import write_tables
-from .tracking import log_tables, open_parent
 
 STORED, SUBMISSIONS = "sweep.yaml", "slurm"
 
@@ -83,7 +83,7 @@ def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Gen
 def _on_ray(
     sweep: SweepConfig, cells: list[Cell], output: Path, address: str, jobs: int
 ) -> Generator[bool, None, None]:
-    from .ray_cells import run_on_ray
+    from dnachunker.experiments.running.on_ray import run_on_ray
 
     workdir, running = Path.cwd(), Running()
     with on_signals(running.stop):  # here and not in a task: `shard` may want a Ray of its own

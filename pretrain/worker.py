@@ -15,7 +15,7 @@ from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
 
-# Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/local.py).
+# Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/backends/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
 SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"  # its process id
 _PEER_REPORT_SECONDS = 3.0

@@ -28,14 +28,14 @@ MAY_IMPORT = {
         "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.data.headline",
         "model.cost", "model.configuration_dnachunker",
         "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
-        "cluster.commands", "cluster.slurm", "cluster.local", "cluster.stop_requests", "foundations",
+        "cluster.argv", "cluster.backends.slurm", "cluster.backends.local", "cluster.stop_requests", "foundations",
     },
     "dnachunker": {
         "dataprep.commands", "dataprep.corpus.index", "dataprep.corpus.webdataset_view",
         "model.configuration_dnachunker", "model.modeling_causal", "model.modeling_dnachunker",
         "model.tokenization_dnachunker",
         "pretrain.records", "pretrain.run_folder", "pretrain.commands", "pretrain.planning.plan",
-        "cluster.local", "cluster.launch", "cluster.doctor",
+        "cluster.backends.local", "cluster.launch", "cluster.doctor",
         "downstream.commands", "experiments.commands", "foundations",
     },
 }  # fmt: skip
@@ -57,7 +57,7 @@ PRETRAIN_ORDER = (
 OWNERS = {
     "ray": {
         "dataprep/build/build.py",
-        "cluster/ray_cluster.py",
+        "cluster/backends/ray_train.py",
         "foundations/ray_tasks.py",
     },
     "deepspeed": {
@@ -66,13 +66,13 @@ OWNERS = {
         "pretrain/checkpoints/loading.py",
         "pretrain/export/export.py",
     },
-    "mlflow": {"pretrain/records/mlflow_mirror.py", "downstream/tracking.py", "experiments/tracking.py"},
+    "mlflow": {"pretrain/records/mlflow_mirror.py", "downstream/tracking.py", "experiments/results/mlflow_runs.py"},
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
         "pretrain/records/figures.py",
         "downstream/figures.py",
-        "experiments/figures.py",
+        "experiments/results/figures.py",
     },
     "pyfaidx": {"dataprep/corpus/compare_fasta.py", "downstream/genome.py"},
     "numba": {

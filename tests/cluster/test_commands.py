@@ -3,8 +3,8 @@
 import base64
 import json
 
-from dnachunker.cluster.commands import launcher_command, worker_environment
-from dnachunker.cluster.local import EXIT_FOLDER_VARIABLE, visible_gpus
+from dnachunker.cluster.argv import launcher_command, worker_environment
+from dnachunker.cluster.backends.local import EXIT_FOLDER_VARIABLE, visible_gpus
 from dnachunker.cluster.topology import Placement
 from dnachunker.pretrain import worker
 

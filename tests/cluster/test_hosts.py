@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dnachunker.cluster import agent
+from dnachunker.cluster.backends import ssh_agent
+from dnachunker.cluster.backends.ssh_hosts import HostsJob
 from dnachunker.cluster.config import ClusterConfig
-from dnachunker.cluster.hosts import HostsJob
 from dnachunker.cluster.stop_requests import StopRequests
 from dnachunker.cluster.topology import Host
 
@@ -48,12 +48,12 @@ def test_a_port_that_is_taken_is_a_reason_so_that_later_attempts_go_on(job: Host
 def test_the_end_of_input_does_not_ask_ranks_twice_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     signals: list[tuple[int, int]] = []
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    served = agent._Agent(SimpleNamespace())  # type: ignore[arg-type]
-    monkeypatch.setattr(agent.os, "kill", lambda process, number: signals.append((process, number)))
+    served = ssh_agent._Agent(SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setattr(ssh_agent.os, "kill", lambda process, number: signals.append((process, number)))
     served._running = True
     served._listen_to_input(io.StringIO('{"stop": 1}\n'))
     assert signals == [(os.getpid(), signal.SIGTERM)]
-    served = agent._Agent(SimpleNamespace())  # type: ignore[arg-type]
+    served = ssh_agent._Agent(SimpleNamespace())  # type: ignore[arg-type]
     served._running = True
     served._listen_to_input(io.StringIO('{"beat": 1}\n'))
     assert len(signals) == 2, "a supervisor that is gone asks, too"

@@ -14,8 +14,8 @@ import pytest
 from yaml import safe_load, safe_load_all
 
 from dnachunker.cli import main
-from dnachunker.cluster import pod
-from dnachunker.cluster.pod import wait_for
+from dnachunker.cluster.backends import kubernetes_pod
+from dnachunker.cluster.backends.kubernetes_pod import wait_for
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 FLAGS = [
@@ -56,7 +56,7 @@ def test_a_job_set_restarts_as_the_exit_codes_say(objects: dict[str, Any]) -> No
     (container,) = pod["containers"]
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["command"] == [
-        "python", "-m", "dnachunker.cluster.pod", "--nodes", "4", "--ranks", "8",
+        "python", "-m", "dnachunker.cluster.backends.kubernetes_pod", "--nodes", "4", "--ranks", "8",
         "--address", "paper-workers-0-0.paper", "--port", "29500", "--wait-for", "/data/corpora/hg38/index.json", "--",
         "dnachunker", "pretrain", "--config", "/etc/dnachunker/run.yaml",
     ]  # fmt: skip
@@ -87,10 +87,10 @@ def test_a_pod_whose_end_forbids_a_restart_ends_first(
 ) -> None:
     slept = list[float]()
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    monkeypatch.setattr(pod, "run_node", lambda worker, placement: code)
-    monkeypatch.setattr(pod.time, "sleep", slept.append)
+    monkeypatch.setattr(kubernetes_pod, "run_node", lambda worker, placement: code)
+    monkeypatch.setattr(kubernetes_pod.time, "sleep", slept.append)
     arguments = ["--nodes", "1", "--ranks", "1", "--address", "localhost", "--port", "1", "--", "worker"]
-    assert pod.main(arguments) == code
+    assert kubernetes_pod.main(arguments) == code
     assert slept == seconds
 
 
@@ -165,11 +165,11 @@ def _close(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cluster.kubernetes.mount=/other"], "not under dnachunker.cluster.kubernetes.mount"),
+        (["cluster.kubernetes.mount=/other"], "not under cluster.kubernetes.mount"),
         (["--corpus", "s3://bucket/hg38"], "--shard builds a folder on the volume"),
-        (["cluster.kubernetes.name='a;b'"], "dnachunker.cluster.kubernetes.name"),
-        (["cluster.kubernetes.image='x y'"], "dnachunker.cluster.kubernetes.image"),
-        (["cluster.kubernetes.secret='a: b'"], "dnachunker.cluster.kubernetes.secret"),
+        (["cluster.kubernetes.name='a;b'"], "cluster.kubernetes.name"),
+        (["cluster.kubernetes.image='x y'"], "cluster.kubernetes.image"),
+        (["cluster.kubernetes.secret='a: b'"], "cluster.kubernetes.secret"),
     ],
 )
 def test_what_no_pod_could_use_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dnachunker.cli import main as dnachunker
-from dnachunker.cluster.commands import passed_variables, ssh_command
+from dnachunker.cluster.argv import passed_variables, ssh_command
+from dnachunker.cluster.backends.slurm_next import Crash, main, next_step, read_exits
 from dnachunker.cluster.config import HostsSettings
-from dnachunker.cluster.slurm_next import Crash, main, next_step, read_exits
 
 
 def launch(*arguments: object, run: object = "runs/x") -> int:
@@ -34,7 +34,7 @@ def test_hosts_dry_run_prints_the_whole_commands(
         "ssh -T -oBatchMode=yes -oConnectTimeout=60 -oServerAliveInterval=7 -oServerAliveCountMax=3 "
         "-oControlMaster=no -oControlPath=none -- {} "
         "'cd '\"'\"'/data/my project'\"'\"' && exec env PYTHONSAFEPATH=1 /opt/py/bin/python "
-        "-m dnachunker.cluster.agent'"
+        "-m dnachunker.cluster.backends.ssh_agent'"
     )
     assert capsys.readouterr().out.splitlines() == [
         ssh.format("a"),
@@ -98,7 +98,7 @@ def test_no_text_of_the_user_becomes_a_command_on_a_host(tmp_path: Path) -> None
     command = ssh_command("h1", HostsSettings(), python="/bin/echo", workdir=str(here))
     assert command[-3:-1] == ["--", "h1"]
     done = subprocess.run(["sh", "-c", command[-1]], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout == "-m dnachunker.cluster.agent\n"
+    assert done.stdout == "-m dnachunker.cluster.backends.ssh_agent\n"
     hostile_python = ssh_command("h1", HostsSettings(), python=HOSTILE, workdir="/")[-1]
     assert subprocess.run(["sh", "-c", hostile_python], capture_output=True, cwd=tmp_path).returncode == 127
     assert not list(tmp_path.rglob("PWNED"))
@@ -169,7 +169,7 @@ PLAN = """{"submit": ["sbatch", "--parsable", "run/slurm.sh"], "exclude_after": 
 
 
 def test_slurm_jobs_requeue_within_a_budget() -> None:
-    from dnachunker.cluster.slurm import JobPlan
+    from dnachunker.cluster.backends.slurm import JobPlan
 
     plan = JobPlan.model_validate_json(PLAN)
     assert next_step(0, (), [], plan, 0.0)[0] is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dnachunker.cluster.local import EXIT_FOLDER_VARIABLE, run_local
+from dnachunker.cluster.backends.local import EXIT_FOLDER_VARIABLE, run_local
 
 RANK = """
 import os, pathlib, signal, sys, time

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from dnachunker.cluster.ray_cluster import RankEnded, codes_in, share_of_a_rank
+from dnachunker.cluster.backends.ray_train import RankEnded, codes_in, share_of_a_rank
 from dnachunker.foundations.failures import BadInput
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dnachunker.experiments.stopping import Running, on_file
+from dnachunker.experiments.running.stopping import Running, on_file
 
 Start = Callable[[str, int], "subprocess.Popen[bytes]"]
 

@@ -15,7 +15,7 @@ from toy_sweep import sweep_command
 from dnachunker.cluster.config import ClusterConfig
 from dnachunker.experiments.cells import expand
 from dnachunker.experiments.config import SweepConfig
-from dnachunker.experiments.slurm import array_script, tables_script
+from dnachunker.experiments.running.on_slurm import array_script, tables_script
 from dnachunker.foundations.typed_config import load_config
 
 ARRAY = """#!/bin/bash

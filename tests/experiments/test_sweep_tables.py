@@ -3,9 +3,9 @@
 from typing import Any
 
 from dnachunker.experiments.config import SweepConfig
-from dnachunker.experiments.figures import curve_figure
-from dnachunker.experiments.rows import Row
-from dnachunker.experiments.tables import markdown
+from dnachunker.experiments.results.figures import curve_figure
+from dnachunker.experiments.results.rows import Row
+from dnachunker.experiments.results.tables import markdown
 from dnachunker.foundations.typed_config import load_config
 
 

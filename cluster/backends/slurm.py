@@ -10,12 +10,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dnachunker.cluster.argv import passed_variables
+from dnachunker.cluster.config import ClusterConfig, RestartSettings, SlurmSettings
+from dnachunker.cluster.request import Request, say, worker_of
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.typed_config import Config
-
-from .commands import passed_variables
-from .config import ClusterConfig, RestartSettings, SlurmSettings
-from .request import Request, say, worker_of
 
 SCRIPT, PLAN, STATE, LOGS = "slurm.sh", "slurm.json", ".slurm", "logs"
 # Of the environment that submits, the job sees these and what cluster.pass_environment names.
@@ -132,7 +131,7 @@ def _quoted(value: object) -> str:
 
 def _template() -> Any:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent),
         finalize=_quoted, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("slurm.sh.j2")

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dnachunker.experiments.budget import network_of
+from dnachunker.experiments.cells import RESULT, Cell, analysis_folder, probe_folder
+from dnachunker.experiments.config import AnalysisSettings, SweepConfig
 from dnachunker.foundations.failures import Failure
 from dnachunker.pretrain.data.headline import headline_of
 from dnachunker.pretrain.records.event_log import read_events
-
-from .budget import network_of
-from .cells import RESULT, Cell, analysis_folder, probe_folder
-from .config import AnalysisSettings, SweepConfig
 
 _WARM_UP_STEPS = 3  # of which the speed says little
 _LAST_STEPS = 10  # whose average stands for the end of training

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dnachunker.cluster.topology import Placement
+
 from .local import run_node
-from .topology import Placement
 
 _NAME_SECONDS = 600.0  # the first pod's name appears when it is scheduled, which may pull an image first
 _POLL_SECONDS = 5.0  # a file on storage that others write to

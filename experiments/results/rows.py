@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dnachunker.experiments.cells import FAILURE, Cell
 from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE, Headline, headline_of
-
-from .cells import FAILURE, Cell
 
 ORDERS = (0, 3, 5)
 _SAME_LOSS = 5e-5  # nats: not told apart in a table

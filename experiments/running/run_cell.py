@@ -13,13 +13,24 @@ from typing import Any
 
 from dnachunker.downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
 from dnachunker.downstream.tasks import find_task
+from dnachunker.experiments.cells import (
+    FAILURE,
+    LOG,
+    RESULT,
+    Cell,
+    Step,
+    corpus_step,
+    identity,
+    launcher,
+    probe_folder,
+    steps,
+)
+from dnachunker.experiments.config import SweepConfig
+from dnachunker.experiments.results.measured import read_cell
+from dnachunker.experiments.results.mlflow_runs import cell_overrides
 from dnachunker.foundations.failures import BadInput, Failure, Interrupted
 
-from .cells import FAILURE, LOG, RESULT, Cell, Step, corpus_step, identity, launcher, probe_folder, steps
-from .config import SweepConfig
-from .results import read_cell
 from .stopping import STOPPED, Running
-from .tracking import cell_overrides
 
 _LOCK, _OPTIONS = ".lock", "options"
 _POLL_SECONDS = 0.5

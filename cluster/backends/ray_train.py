@@ -13,13 +13,12 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from dnachunker.cluster.argv import passed_variables
+from dnachunker.cluster.request import Request, say, worker_of
+from dnachunker.cluster.restart import Attempt, supervise
+from dnachunker.cluster.stop_requests import StopRequests
+from dnachunker.cluster.topology import most_telling
 from dnachunker.foundations.failures import BadInput
-
-from .commands import passed_variables
-from .request import Request, say, worker_of
-from .restart import Attempt, supervise
-from .stop_requests import StopRequests
-from .topology import most_telling
 
 _STOPPED = 130  # a shell's code for Ctrl-C: the ranks were ended, not asked to save
 

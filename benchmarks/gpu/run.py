@@ -1,6 +1,6 @@
 """What the model does on one GPU: parity, bandwidth of every kernel, training steps, where the time goes.
 
-python benchmarks/gpu.py [--corpus CORPUS] [--minutes 8] [--smoke]     (make gpu-bench)
+python benchmarks/gpu/run.py [--corpus CORPUS] [--minutes 8] [--smoke]     (make gpu-bench)
 
 Needs torch, triton, transformers and numba, nothing of the training stack, and leaves gpu-DATE.md and gpu-DATE.json in
 benchmarks/results/. Sections that no longer fit the minutes are left out and named; one that fails is reported and the
@@ -18,17 +18,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 if "--smoke" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 import torch
 
-from benchmarks.card import cutting, kernel_speed, parity, training
-from benchmarks.card.machine import Machine, describe
-from benchmarks.card.table import write
+from benchmarks.gpu import cutting, kernel_speed, parity, training
+from benchmarks.gpu.machine import Machine, describe
+from benchmarks.gpu.table import write
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SECTIONS = {
     "parity": parity.against_reference,
     "kernels": kernel_speed.of_each,
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if not arguments.smoke and not torch.cuda.is_available():
-        print("benchmarks/gpu.py: no CUDA device here; nothing measured")
+        print("benchmarks/gpu/run.py: no CUDA device here; nothing measured")
         return 0
     machine = Machine.at_hand(smoke=arguments.smoke, minutes=arguments.minutes, corpus=arguments.corpus)
     found: dict[str, Any] = {"machine": describe(machine), "left_out": [], "failed": {}}

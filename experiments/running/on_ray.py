@@ -5,11 +5,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dnachunker.experiments.cells import Cell
+from dnachunker.experiments.config import SweepConfig
 from dnachunker.foundations.failures import Interrupted
 from dnachunker.foundations.ray_tasks import LOCAL_RAY, map_on_ray, ray_session, threads_of_a_task
 
-from .cells import Cell
-from .config import SweepConfig
 from .run_cell import CellRunner
 from .stopping import STOPPED, Running, interrupted_by_signals, on_file
 

@@ -10,12 +10,10 @@ from typing import Any
 
 from yaml import safe_dump_all
 
-from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.cluster.config import ClusterConfig, KubernetesSettings
+from dnachunker.cluster.request import Request, say, worker_of
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.typed_config import to_yaml
-
-from .config import ClusterConfig, KubernetesSettings
-from .request import Request, say, worker_of
 
 _CONFIG = "/etc/dnachunker"
 _INDEX = "index.json"  # of a corpus, written last
@@ -23,9 +21,9 @@ _SAVE_SECONDS = 120  # between SIGTERM and the end of a pod: time to finish the 
 _FINAL_CODES = [2, 4]  # bad input, a guard: another start would fail in the same way
 
 
-def launch(request: Request, corpus: CorpusConfig | None = None) -> int:
+def launch(request: Request) -> int:
     """Show the manifests, or hand them to kubectl."""
-    text = safe_dump_all(manifests(request, corpus), sort_keys=False)
+    text = safe_dump_all(manifests(request), sort_keys=False)
     if request.dry_run:
         print(text, end="")
         return 0
@@ -43,8 +41,8 @@ def launch(request: Request, corpus: CorpusConfig | None = None) -> int:
     return 0
 
 
-def manifests(request: Request, corpus: CorpusConfig | None = None) -> list[dict[str, Any]]:
-    """The objects of a run; with `corpus`, also those that build the corpus the run names.
+def manifests(request: Request) -> list[dict[str, Any]]:
+    """The objects of a run; with `request.corpus`, also those that build the corpus the run names.
 
     Raises:
         BadInput: no number of ranks, a run folder or corpus that no pod would see, or a corpus to build that is a URL.
@@ -54,19 +52,19 @@ def manifests(request: Request, corpus: CorpusConfig | None = None) -> list[dict
         raise BadInput("kind kubernetes needs to know how many GPUs a pod has: --gpus G (and --nodes N)")
     request.require_divisible((cluster.nodes or 1) * cluster.gpus)
     _require_mounted(request.run.run, settings, "run")
-    folder = request.run.data.corpus
+    folder, corpus = request.run.data.corpus, request.corpus
     if "://" not in folder:
         _require_mounted(folder, settings, "data.corpus")
-    elif corpus is not None:
+    elif corpus:
         raise BadInput(f"--shard builds a folder on the volume, not data.corpus={folder}; run `dnachunker shard` first")
     configs = {"run.yaml": to_yaml(request.run)}
-    if corpus is not None:
+    if corpus:
         configs["corpus.yaml"] = to_yaml(corpus)
     metadata = {"name": settings.name, "namespace": settings.namespace}
     objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": configs}]
-    if corpus is not None:
+    if corpus:
         objects.append(_ray_job(cluster, folder))
-    return [*objects, _job_set(cluster, None if corpus is None else str(PurePosixPath(folder, _INDEX)))]
+    return [*objects, _job_set(cluster, str(PurePosixPath(folder, _INDEX)) if corpus else None)]
 
 
 def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
@@ -75,8 +73,8 @@ def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
     job = "workers"
     first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet's headless service is named after the set
     command = [
-        cluster.python or "python", "-m", "dnachunker.cluster.pod", "--nodes", str(nodes), "--ranks", str(ranks),
-        "--address", first_pod, "--port", str(settings.port),
+        cluster.python or "python", "-m", "dnachunker.cluster.backends.kubernetes_pod",
+        "--nodes", str(nodes), "--ranks", str(ranks), "--address", first_pod, "--port", str(settings.port),
         *(["--wait-for", awaited] if awaited else []), "--", *worker_of(f"{_CONFIG}/run.yaml"),
     ]  # fmt: skip
     pod = _pod(cluster, command, gpus=ranks)

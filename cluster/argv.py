@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def ssh_command(host: str, settings: HostsSettings, *, python: str, workdir: str) -> list[str]:
-    """The argv that starts an agent (cluster/agent.py) on a host; what it is to do follows on its standard input.
+    """The argv that starts an agent (backends/ssh_agent.py) on a host; what it is to do follows on its standard input.
 
     Args:
         host: a name that `topology.require_host_name` let pass.
@@ -65,7 +65,8 @@ def ssh_command(host: str, settings: HostsSettings, *, python: str, workdir: str
     interval = max(1, int(settings.lost_seconds / (_KEEPALIVES + 1)))
     # the remote shell takes a command line, so this is the one place that needs quoting
     # PYTHONSAFEPATH: files in `workdir` that are named like modules must not be taken for them, nor by the ranks
-    remote = f"cd {shlex.quote(workdir)} && exec env PYTHONSAFEPATH=1 {shlex.quote(python)} -m dnachunker.cluster.agent"
+    agent = f"{shlex.quote(python)} -m dnachunker.cluster.backends.ssh_agent"
+    remote = f"cd {shlex.quote(workdir)} && exec env PYTHONSAFEPATH=1 {agent}"
     own = [
         "BatchMode=yes", f"ConnectTimeout={max(1, int(settings.connect_seconds))}",
         f"ServerAliveInterval={interval}", f"ServerAliveCountMax={_KEEPALIVES}",

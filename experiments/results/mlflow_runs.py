@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dnachunker.downstream.output_folder import write_json
+from dnachunker.experiments.cells import Cell
+from dnachunker.experiments.config import SweepConfig
 
-from .cells import Cell
-from .config import SweepConfig
 from .rows import Row
 from .tables import shown_metrics
 

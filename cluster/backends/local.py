@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from types import FrameType
 
 import psutil
 
-from .commands import launcher_command, worker_environment
-from .stop_requests import ONE_REQUEST_SECONDS, heeded
-from .topology import Placement
+from dnachunker.cluster.argv import launcher_command, worker_environment
+from dnachunker.cluster.request import Request, say, worker_of
+from dnachunker.cluster.restart import Attempt, supervise
+from dnachunker.cluster.stop_requests import ONE_REQUEST_SECONDS, StopRequests, heeded
+from dnachunker.cluster.topology import Placement
+from dnachunker.foundations.failures import BadInput
 
 # Tells each rank where to leave the exit code it means: DeepSpeed's launcher returns the code of whichever rank it
 # happens to notice first.
@@ -176,3 +180,29 @@ def _exit_code(folder: Path, returned: int) -> int:
             return code
     # no rank told: it was killed, and the launcher passes the negative number on as an exit code
     return 128 - returned if returned < 0 else 128 + 256 - returned if returned > 192 else returned
+
+
+def launch(request: Request) -> int:
+    """Train here, and start again after a crash; returns the exit code.
+
+    Raises:
+        BadInput: more machines than one, more ranks than GPUs, or a number of ranks that does not divide the run.
+    """
+    cluster, gpus = request.cluster, len(visible_gpus())
+    ranks = cluster.gpus or gpus or 2
+    if (cluster.nodes or 1) > 1:
+        raise BadInput("kind local is this machine alone; for more, use --on hosts, slurm, kubernetes or ray")
+    if gpus and ranks > gpus:
+        raise BadInput(f"{ranks} ranks need {ranks} GPUs and {gpus} are visible; lower --gpus")
+    request.require_divisible(ranks)
+    if request.dry_run:
+        print(shlex.join([sys.executable, "-m", *worker_of(request.stored_config)]), f"# {ranks} ranks here")
+        return 0
+    worker = worker_of(request.prepare(request.run, ranks))
+    environment = {**os.environ, **cluster.environment}
+    with StopRequests() as stop:
+
+        def attempt() -> Attempt:
+            return Attempt(run_local(worker, ranks, environment, on_signal=stop.note), asked=stop.count > 0)
+
+        return supervise(attempt, cluster.restart, say=say, wait=stop.wait)

@@ -7,9 +7,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dnachunker.downstream.output_folder import write_text
+from dnachunker.experiments.config import SweepConfig
 from dnachunker.foundations.typed_config import to_yaml
 
-from .config import SweepConfig
 from .figures import bar_figure, curve_figure, scatter_figure
 from .rows import Row
 from .tables import notes, shown_metrics, tables_of
@@ -37,7 +37,7 @@ def write_page(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> Path:
     ]
     figures += [bar_figure(rows, metric) for metric in bars]
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     text = pages.get_template("sweep.html.j2").render(

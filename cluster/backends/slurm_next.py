@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .restart import Attempt, Restarts
+from dnachunker.cluster.restart import Attempt, Restarts
+from dnachunker.cluster.topology import most_telling
+
 from .slurm import JobPlan, submit_job
-from .topology import most_telling
 
 _HISTORY = "crashes.json"
 

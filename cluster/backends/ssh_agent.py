@@ -1,5 +1,6 @@
-"""What runs on each machine of a job: `python -m dnachunker.cluster.agent`, told what to do over its standard input.
+"""What runs on each machine of a job: `python -m dnachunker.cluster.backends.ssh_agent`.
 
+It is told what to do over its standard input.
 One JSON object a line, so nothing about a job, its paths or its secrets stands in a command line. The order of things:
 
     > {"job": {"environment": …, "lost_seconds": …, "files": {path: sha256}, "facts": null}}
@@ -30,9 +31,10 @@ from typing import Any, TextIO
 
 import psutil
 
+from dnachunker.cluster.topology import Placement
+
 from .local import run_node, visible_gpus
 from .node_facts import gather
-from .topology import Placement
 from .versions import versions
 
 SEPARATOR = "\x1e"

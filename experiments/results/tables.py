@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnachunker.downstream.output_folder import write_text
+from dnachunker.experiments.config import SweepConfig
 from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE
 
-from .config import SweepConfig
 from .rows import Row, headline, shared_baselines
 
 TABLE, TABLE_CSV, CELLS_CSV = "table.md", "table.csv", "cells.csv"

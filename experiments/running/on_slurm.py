@@ -9,12 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dnachunker.cluster.commands import passed_variables
+from dnachunker.cluster.argv import passed_variables
+from dnachunker.cluster.backends.slurm import BASE_VARIABLES, job_name, resources, submit_job
 from dnachunker.cluster.config import ClusterConfig
-from dnachunker.cluster.slurm import BASE_VARIABLES, job_name, resources, submit_job
+from dnachunker.experiments.cells import Cell
 from dnachunker.foundations.failures import BadInput
-
-from .cells import Cell
 
 SCRIPT, TABLES_SCRIPT, LOGS = "slurm.sh", "slurm-tables.sh", "logs"
 _LONGEST_ARRAY = 1001  # SLURM's default MaxArraySize
@@ -76,7 +75,7 @@ def _script(
 ) -> str:
     header = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), finalize=lambda value: shlex.quote(str(value)),
+        loader=FileSystemLoader(Path(__file__).parent), finalize=lambda value: shlex.quote(str(value)),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     body = environment.get_template("slurm.sh.j2").render(

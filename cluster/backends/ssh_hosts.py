@@ -1,12 +1,15 @@
 """Ranks on several machines, reached by ssh: one attempt of a job, from the first handshake to the last exit code.
 
-Every machine runs an agent (cluster/agent.py) that starts its ranks with DeepSpeed's launcher. Before any rank starts,
+Every machine runs an agent (ssh_agent.py) that starts its ranks with DeepSpeed's launcher. Before any rank starts,
 the agents prove that they have the same software, see the same run folder and can reach the rendezvous. Afterwards two
 clocks of the same length guard the link: ssh's keepalives here, and the beats that each agent expects there.
 """
 
+import hashlib
 import json
+import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,14 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dnachunker.cluster.argv import passed_variables, ssh_command
+from dnachunker.cluster.config import ClusterConfig
+from dnachunker.cluster.request import Request, say, worker_of
+from dnachunker.cluster.restart import Attempt, supervise
+from dnachunker.cluster.stop_requests import StopRequests
+from dnachunker.cluster.topology import Host, Placement, largest_job, most_telling, ranks_per_node, read_hostfile
 from dnachunker.foundations.failures import BadInput
 
-from .agent import REACH_SECONDS, SEPARATOR
-from .commands import ssh_command
-from .config import ClusterConfig
-from .restart import Attempt
-from .stop_requests import StopRequests
-from .topology import Host, Placement, largest_job, most_telling
+from .ssh_agent import REACH_SECONDS, SEPARATOR
 
 _GRACE_SECONDS = 10.0  # after one machine has ended, the others end by themselves, or hang in a collective with it
 _LOST_GRACE_SECONDS = 3.0  # after one was lost, they can only fail or hang
@@ -285,3 +289,50 @@ class _Link:
         for raw in self._process.stderr:
             self.complaint = " ".join(raw.decode(errors="replace").split()) or self.complaint
             print(f"[{self.name}] ssh: {self.complaint}", file=sys.stderr, flush=True)
+
+
+def hosts_and_ranks(cluster: ClusterConfig) -> tuple[list[Host], int]:
+    """The machines of a hostfile that take part, and the ranks of each.
+
+    Raises:
+        BadInput: no hostfile, too few machines in it, or no number of ranks.
+    """
+    if not cluster.hosts.hostfile:
+        raise BadInput("kind hosts needs a hostfile: --hostfile FILE, with a line `NAME slots=N` for each machine")
+    hosts = read_hostfile(cluster.hosts.hostfile)
+    if cluster.nodes and cluster.nodes > len(hosts):
+        raise BadInput(f"{cluster.hosts.hostfile} names {len(hosts)} machines, fewer than --nodes {cluster.nodes}")
+    hosts = hosts[: cluster.nodes]
+    slots = {host.name: host.slots for host in hosts if host.slots}
+    if cluster.gpus is None and len(slots) < len(hosts):
+        raise BadInput(f"{cluster.hosts.hostfile}: say how many ranks each machine runs: `NAME slots=N`, or --gpus N")
+    return hosts, ranks_per_node(slots, cluster.gpus) if slots else int(cluster.gpus or 0)
+
+
+def launch(request: Request) -> int:
+    """Train on the machines of the hostfile, and start again without one that is lost; returns the exit code.
+
+    Raises:
+        BadInput: no hostfile, too few machines in it, or a number of ranks that does not divide the run.
+    """
+    cluster = request.cluster
+    hosts, ranks = hosts_and_ranks(cluster)
+    request.require_divisible(len(hosts) * ranks)
+    passed = passed_variables(os.environ, cluster.pass_environment)
+    if request.dry_run:
+        for host in hosts:
+            print(shlex.join(ssh_command(host.name, cluster.hosts, python=request.python, workdir=request.workdir)))
+        print(f"# on each of them, {ranks} ranks of: python -m {shlex.join(worker_of(request.stored_config))}")
+        for name, value in cluster.environment.items():
+            print(f"# with {name}={shlex.quote(value)}")
+        if passed:
+            print(f"# and, over standard input: {', '.join(passed)}")
+        return 0
+    stored = request.prepare(request.run, len(hosts) * ranks)
+    with StopRequests() as stop:
+        job = HostsJob(
+            cluster, hosts, ranks, worker_of(stored), environment={**passed, **cluster.environment},
+            files={str(stored): hashlib.sha256(stored.read_bytes()).hexdigest()}, divides=request.divides(ranks),
+            workdir=request.workdir, python=request.python, stop=stop, say=say,
+        )  # fmt: skip
+        return supervise(job.attempt, cluster.restart, say=say, wait=stop.wait)

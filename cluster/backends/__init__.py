@@ -1,0 +1,1 @@
+"""Ways to start ranks on machines, one or two files each."""

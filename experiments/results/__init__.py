@@ -1,0 +1,1 @@
+"""Reads what cells left behind: tables, figures, a page, MLflow."""
