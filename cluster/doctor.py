@@ -151,10 +151,9 @@ def _here(
 def _on_hosts(
     cluster: "ClusterConfig", worker: list[str], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    from dnachunker.cluster.backends.ssh_hosts import HostsJob
+    from dnachunker.cluster.backends.ssh_hosts import HostsJob, hosts_and_ranks
 
     from .argv import passed_variables
-    from .backends.ssh_hosts import hosts_and_ranks
     from .request import say
     from .stop_requests import StopRequests
 

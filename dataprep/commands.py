@@ -1,7 +1,7 @@
 """The verbs `genomes`, `shard` and `corpus`; importing this costs nothing, a verb imports what it needs."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnachunker.dataprep.build.build import BuildSummary
@@ -33,6 +33,18 @@ example:
   dnachunker corpus verify corpora/yeast --fasta sacCer3.fa
   dnachunker corpus show corpora/sample NC_017366.1:1000-1200
 """
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this package's verbs to the `dnachunker` command."""
+    for name, says, add_arguments, run in (
+        ("genomes", GENOMES_HELP, add_genomes_arguments, run_genomes),
+        ("shard", SHARD_HELP, add_shard_arguments, run_shard),
+        ("corpus", CORPUS_HELP, add_corpus_arguments, run_corpus),
+    ):
+        verb = verbs.add_parser(name, help=says)
+        add_arguments(verb)
+        verb.set_defaults(run_verb=run)
 
 
 def add_genomes_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,12 +28,11 @@ exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same comman
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; imports only the light `commands` module of each package."""
-    from dnachunker.cluster import doctor, launch
+    from dnachunker.cluster import commands as cluster
     from dnachunker.dataprep import commands as dataprep
     from dnachunker.downstream import commands as downstream
     from dnachunker.experiments import commands as experiments
     from dnachunker.pretrain import commands as pretrain
-    from dnachunker.pretrain.planning import plan
 
     parser = argparse.ArgumentParser(
         prog="dnachunker",
@@ -42,28 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dnachunker {__version__}")
+    # what one package's verb needs of another package, which it may not import
+    parser.set_defaults(start_ranks=_start_ranks, count_processes=_count_processes, prepare=pretrain.prepare_run)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    genomes = verbs.add_parser("genomes", help=dataprep.GENOMES_HELP)
-    dataprep.add_genomes_arguments(genomes)
-    genomes.set_defaults(run_verb=dataprep.run_genomes)
-    shard = verbs.add_parser("shard", help=dataprep.SHARD_HELP)
-    dataprep.add_shard_arguments(shard)
-    shard.set_defaults(run_verb=dataprep.run_shard)
-    corpus = verbs.add_parser("corpus", help=dataprep.CORPUS_HELP)
-    dataprep.add_corpus_arguments(corpus)
-    corpus.set_defaults(run_verb=dataprep.run_corpus)
-    planned = verbs.add_parser("plan", help=plan.PLAN_HELP)
-    plan.add_plan_arguments(planned)
-    planned.set_defaults(run_verb=plan.run_plan)
-    launched = verbs.add_parser("launch", help=launch.LAUNCH_HELP)
-    launch.add_launch_arguments(launched)
-    launched.set_defaults(run_verb=launch.run_launch, prepare=pretrain.prepare_run)
-    examined = verbs.add_parser("doctor", help=doctor.DOCTOR_HELP)
-    doctor.add_doctor_arguments(examined)
-    examined.set_defaults(run_verb=doctor.run_doctor)
-    pretrain.add_verbs(verbs, start_ranks=_start_ranks, count_processes=_count_processes)
-    downstream.add_verbs(verbs, start_ranks=_start_ranks)
-    experiments.add_verbs(verbs)
+    for package in (dataprep, pretrain, cluster, downstream, experiments):
+        package.add_verbs(verbs)
     _add_demo(verbs)
     return parser
 

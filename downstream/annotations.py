@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
-from .datasets import UNREADABLE, open_text
-from .genome import Region
+from .fasta import Region
 
 
 @dataclass(frozen=True)

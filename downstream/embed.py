@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.progress import progress_bar
 
 from .exported import open_exported
-from .genome import Genome, Region, choose_regions
+from .fasta import Genome, Region, choose_regions
 from .output_folder import new_file, new_folder
-from .progress import progress_bar
 from .windows import WindowOutput, default_window, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]

@@ -1,28 +1,25 @@
-"""The verbs `pretrain`, `export` and `report`: arguments here, work in the modules they import when run."""
+"""The verbs `pretrain`, `plan`, `export` and `report`: arguments here, work in the modules they import when run."""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from .planning.plan import PLAN_HELP, add_plan_arguments, run_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .config import PretrainConfig
 
-# Runs ranks of a module with arguments on this machine and returns their exit code.
-StartRanks = Callable[[list[str], int], int]
-
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
-def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[[int | None], int]) -> None:
+def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command.
 
-    Args:
-        start_ranks: how `pretrain` starts its ranks; given by the front door, since that is the cluster's business.
-        count_processes: how many it would start for `launch.processes`.
+    `pretrain` finds among its arguments what the front door puts there, since starting processes is the cluster's
+    business: `start_ranks`, and `count_processes`, which says how many it would start for `launch.processes`.
     """
     pretrain = verbs.add_parser(
         "pretrain", formatter_class=_RAW, help="train a model on a corpus, or continue a run",
@@ -41,7 +38,7 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[
     pretrain.add_argument("--processes", type=int, help="worker processes (short for launch.processes=...)")
     pretrain.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     pretrain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys, such as steps=500")
-    pretrain.set_defaults(run_verb=_pretrain, start_ranks=start_ranks, count_processes=count_processes)
+    pretrain.set_defaults(run_verb=_pretrain)
 
     export = verbs.add_parser(
         "export", formatter_class=_RAW, help="turn a run's checkpoint into a Hugging Face folder",
@@ -63,6 +60,10 @@ def add_verbs(verbs: Any, *, start_ranks: StartRanks, count_processes: Callable[
     )  # fmt: skip
     report.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
     report.set_defaults(run_verb=_report)
+
+    plan = verbs.add_parser("plan", help=PLAN_HELP)
+    add_plan_arguments(plan)
+    plan.set_defaults(run_verb=run_plan)
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("foundations", "model", "dataprep", "pretrain", "cluster", "downstream", "experiments")
 LONGEST_FILE = 400
+MOST_ENTRIES = 16  # files and folders of a folder, its __init__.py and docs of data apart
 
 # What each package may import of ours, beside itself.
 MAY_IMPORT = {
@@ -26,17 +27,19 @@ MAY_IMPORT = {
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
         "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.data.headline",
-        "model.cost", "model.configuration_dnachunker",
-        "dataprep.config", "downstream.output_folder", "downstream.tasks", "cluster.config",
-        "cluster.argv", "cluster.backends.slurm", "cluster.backends.local", "cluster.stop_requests", "foundations",
+        "model.cost", "model.configuration_dnachunker", "dataprep.config",
+        "downstream.output_folder", "downstream.tasks.task_folders",
+        "cluster.argv", "cluster.config", "cluster.stop_requests", "cluster.backends.slurm", "cluster.backends.local",
+        "foundations",
     },
     "dnachunker": {
-        "dataprep.commands", "dataprep.corpus.index", "dataprep.corpus.webdataset_view",
-        "model.configuration_dnachunker", "model.modeling_causal", "model.modeling_dnachunker",
-        "model.tokenization_dnachunker",
-        "pretrain.records", "pretrain.run_folder", "pretrain.commands", "pretrain.planning.plan",
-        "cluster.backends.local", "cluster.launch", "cluster.doctor",
-        "downstream.commands", "experiments.commands", "foundations",
+        "dataprep.commands", "pretrain.commands", "cluster.commands", "downstream.commands", "experiments.commands",
+        "cluster.backends.local", "foundations",
+        # the demo, which reads what its steps left behind
+        "dataprep.corpus.index", "pretrain.records.event_log", "pretrain.records.mlflow_mirror", "pretrain.run_folder",
+        # what `import dnachunker` offers
+        "dataprep.corpus.webdataset_view", "model.configuration_dnachunker", "model.modeling_causal",
+        "model.modeling_dnachunker", "model.tokenization_dnachunker",
     },
 }  # fmt: skip
 
@@ -66,15 +69,19 @@ OWNERS = {
         "pretrain/checkpoints/loading.py",
         "pretrain/export/export.py",
     },
-    "mlflow": {"pretrain/records/mlflow_mirror.py", "downstream/tracking.py", "experiments/results/mlflow_runs.py"},
+    "mlflow": {
+        "pretrain/records/mlflow_mirror.py",
+        "downstream/classification/mlflow_runs.py",
+        "experiments/results/mlflow_runs.py",
+    },
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
         "pretrain/records/figures.py",
-        "downstream/figures.py",
+        "downstream/studies/figures.py",
         "experiments/results/figures.py",
     },
-    "pyfaidx": {"dataprep/corpus/compare_fasta.py", "downstream/genome.py"},
+    "pyfaidx": {"dataprep/corpus/compare_fasta.py", "downstream/fasta.py"},
     "numba": {
         "dataprep/base_loops.py",
         "dataprep/similarity/kmer_loops.py",
@@ -202,6 +209,28 @@ def test_files_are_small_rooms(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_FILE
     assert path.stem not in ("utils", "helpers", "common", "misc")
     assert ast.get_docstring(ast.parse(path.read_text())) or path.stem == "__init__", "a module says what it is for"
+
+
+def folders() -> list[Path]:
+    tops = [ROOT / name for name in (*PACKAGES, NAME, "tests", "benchmarks", "configs", "docs")]
+    return sorted(set(tops) | {path for top in tops for path in top.rglob("*") if path.is_dir()})
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_folders_are_short_corridors(folder: Path) -> None:
+    if folder.name == "__pycache__" or folder.is_symlink() or NAME in folder.relative_to(ROOT).parts[:-1]:
+        return
+    if folder == ROOT / "model":
+        return  # flat, since Hugging Face resolves `.a.b` as a file named a.b.py
+    entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
+    assert len(entries) <= MOST_ENTRIES, f"{folder}: {len(entries)} entries"
+
+
+def test_init_files_export_nothing() -> None:
+    for path in (path for path in sources() if path.name == "__init__.py" and path.parent.name != NAME):
+        body = ast.parse(path.read_text()).body
+        assert len(body) == 1, path
+        assert ast.get_docstring(ast.Module(body, [])), f"{path}: one line says what the folder holds"
 
 
 def test_model_files_can_be_copied_by_hugging_face() -> None:

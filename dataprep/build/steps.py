@@ -10,12 +10,12 @@ from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.dataprep.genomes.staging import StagedGenome
 from dnachunker.dataprep.layout.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
 from dnachunker.dataprep.layout.plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
-from dnachunker.dataprep.progress import Progress
 from dnachunker.dataprep.similarity.duplicates import choose_dropped, duplicate_groups
 from dnachunker.dataprep.similarity.kmer_sketch import SampleRate
 from dnachunker.dataprep.similarity.leakage import corpus_rate, measure_leakage
 from dnachunker.dataprep.similarity.survey import BlockFacts, block_jobs, digest_task, survey_task
 from dnachunker.foundations.failures import Failure
+from dnachunker.foundations.progress import Progress
 
 from .folder import BuildFolder
 from .tasks import (

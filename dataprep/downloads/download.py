@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from dnachunker.dataprep.progress import Progress
 from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.progress import Progress
 
 _ATTEMPTS = 6  # in a row without progress
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; doubled at each attempt

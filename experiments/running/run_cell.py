@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnachunker.downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
-from dnachunker.downstream.tasks import find_task
+from dnachunker.downstream.tasks.task_folders import find_task
 from dnachunker.experiments.cells import (
     FAILURE,
     LOG,

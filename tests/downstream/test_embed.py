@@ -11,8 +11,8 @@ import zarr
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker.cli import main
-from dnachunker.downstream.cutters import ModelCutter
 from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.studies.cutters import ModelCutter
 
 
 def embed(export: Path, fasta: Path, output: Path, *more: str) -> int:

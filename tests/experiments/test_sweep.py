@@ -20,7 +20,7 @@ import psutil
 import pytest
 from toy_sweep import sweep_command
 
-from dnachunker.downstream.tasks import find_task
+from dnachunker.downstream.tasks.task_folders import find_task
 from dnachunker.experiments.budget import network_of
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.model.cost import flops_per_base

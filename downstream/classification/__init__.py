@@ -1,0 +1,1 @@
+"""Classifiers from an exported model: fine-tuned, probed, compared."""

@@ -1,0 +1,157 @@
+"""`dnachunker evaluate`: select on training data, then test once, for every task and method of a suite; resumable."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.output_folder import claim_folder, write_json, write_text
+from dnachunker.downstream.tasks.metrics import NAMES, bootstrap_interval
+from dnachunker.downstream.tasks.task_folders import Suite, suite_tasks
+from dnachunker.foundations.progress import progress_bar
+
+from .cells import run_cell
+from .config import Method
+from .leaderboard import Row, write_tables
+from .methods import DESCRIPTIONS
+from .mlflow_runs import log_evaluation
+from .on_ray import run_on_ray
+from .protocol import (
+    Cell,
+    ProtocolConfig,
+    Setting,
+    choose,
+    fold_rows,
+    read_result,
+    selection_cells,
+    settings_of,
+    test_cells,
+)
+
+SELECTED = "selected.json"
+SELECTION = "selection.csv"
+
+
+def evaluate(
+    model: Path,
+    suite: str,
+    data: Path | None,
+    methods: Sequence[Method],
+    output: Path,
+    protocol: ProtocolConfig,
+    *,
+    ray: str | None = None,
+    workers: int = 1,
+    mlflow: str | None = None,
+) -> list[Path]:
+    """Evaluate an exported model; running it again after a kill continues with the cells that are missing.
+
+    Args:
+        suite: a known suite, whose tasks are folders in `data`; or a folder of tasks.
+        ray: None for one cell after the other in this process; `local` or a cluster's address for `workers` at a time.
+        mlflow: tracking URI; None for none.
+
+    Returns:
+        The tables written.
+
+    Raises:
+        BadInput: no such model, suite or task; unreadable data; an `output` of other options.
+    """
+    output = output.absolute()  # Ray's workers run elsewhere
+    exported = open_exported(model)
+    described, tasks = suite_tasks(suite, data)
+    for task in tasks:
+        fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # what is wrong is said now, not after hours
+    claim_folder(
+        output,
+        {"verb": "evaluate", "model": exported.fingerprint, "suite": described.name,
+         **{f"data of {task.name}": task.identity() for task in tasks},
+         **protocol.model_dump(mode="json")},
+    )  # fmt: skip
+    folder = output / "cells"
+    _run_missing(selection_cells(exported.folder, tasks, methods, protocol, folder), "selecting", ray, workers)
+    scored = choose(tasks, methods, protocol, folder)
+    chosen = {key: ranked[0][0] for key, ranked in scored.items()}
+    _store_selection(output, scored, chosen)
+    cells = test_cells(exported.folder, tasks, methods, protocol, folder, chosen)
+    _run_missing(cells, "testing", ray, workers)
+    rows = _rows(cells, chosen, protocol)
+    written = write_tables(output, described, rows, _notes(described, methods, protocol))
+    if mlflow is not None:
+        log_evaluation(output, mlflow, described.name, protocol.model_dump(mode="json"), rows, written)
+    return written
+
+
+def _run_missing(cells: Sequence[Cell], title: str, ray: str | None, workers: int) -> None:
+    missing = [cell for cell in cells if not cell.result.is_file()]
+    with progress_bar(len(cells), title, "cell") as bar:
+        bar.update(len(cells) - len(missing))
+        if not missing:
+            return
+        finished: Iterable[Path] = map(run_cell, missing) if ray is None else run_on_ray(missing, ray, workers)
+        for path in finished:
+            bar.set_postfix_str(f"{path.parent.parent.name} {path.parent.name}", refresh=False)
+            bar.update(1)
+
+
+def _store_selection(
+    output: Path,
+    scored: dict[tuple[str, Method], list[tuple[Setting, list[float]]]],
+    chosen: dict[tuple[str, Method], Setting],
+) -> None:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["task", "method", "learning_rate", "batch_size", "validation_mean", "folds", "chosen"])
+    for (task, method), ranked in scored.items():
+        for setting, folds in ranked:
+            numbers = [setting.learning_rate or "", setting.batch_size or "", round(float(np.mean(folds)), 6)]
+            out.writerow([task, method, *numbers, " ".join(f"{value:.6f}" for value in folds),
+                          int(setting == chosen[task, method])])  # fmt: skip
+    write_text(output / SELECTION, text.getvalue())
+    write_json(output / SELECTED, [
+        {"task": task, "method": method, "learning_rate": setting.learning_rate, "batch_size": setting.batch_size}
+        for (task, method), setting in chosen.items()
+    ])  # fmt: skip
+
+
+def _rows(cells: Sequence[Cell], chosen: dict[tuple[str, Method], Setting], protocol: ProtocolConfig) -> list[Row]:
+    grouped: dict[tuple[str, Method], list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.task, cell.method), []).append(cell)
+    rows = []
+    for (task, method), group in grouped.items():
+        records = [read_result(cell.result) for cell in group]
+        scores = {name: [_number(record["scores"][name]) for record in records] for name in NAMES}
+        tables = [pq.read_table(cell.predictions) for cell in group]
+        labels = np.asarray(tables[0].column("label"))
+        predictions = [np.column_stack([np.asarray(column) for column in table.columns[1:]]) for table in tables]
+        metric = group[0].metric
+        interval = bootstrap_interval(labels, predictions, metric, resamples=protocol.training.bootstrap)
+        diverged = sum("diverged" in record["training"] for record in records)
+        setting = f"{chosen[task, method]}, best of {len(settings_of(method, protocol))}, {protocol.seeds} seeds"
+        setting += f", {diverged} of them diverged" if diverged else ""
+        rows.append(Row(task, method, metric, scores, interval, len(labels), setting))
+    return rows
+
+
+def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) -> list[str]:
+    grid = len(protocol.learning_rates) * len(protocol.batch_sizes)
+    notes = [
+        f"Settings chosen by the mean score over {protocol.folds} folds of the training data, out of {grid}; then "
+        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which the choice "
+        "does not read.",
+        "± is the standard deviation over seeds; the interval a 95 % bootstrap over test sequences of the mean over "
+        f"seeds ({protocol.training.bootstrap:,} resamples).",
+        *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
+    ]
+    if suite.published:
+        notes.append("Rows in italics were published by others and not measured here.")
+    return notes
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,156 @@
+"""Random access to a FASTA file, and the regions of it that a command is about."""
+
+import gzip
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import pyfaidx
+
+from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.foundations.failures import BadInput
+
+_REGION = re.compile(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)")
+
+
+@dataclass(frozen=True, order=True)
+class Region:
+    """Half-open, 0-based stretch of a contig."""
+
+    contig: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.contig}:{self.start + 1}-{self.end}"
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+class Genome:
+    """Contigs of a FASTA file, plain or gzipped, by name. Open one in each process: handles do not survive a fork.
+
+    The index, and the unpacked text of a gzipped file, live in a temporary folder until the genome is closed.
+
+    Raises:
+        BadInput: no such file, or not FASTA.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise BadInput(f"{path}: no such FASTA file")
+        self._folder = tempfile.TemporaryDirectory(prefix="dnachunker-genome-")
+        try:
+            self._open()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def _open(self) -> None:
+        plain = self.path
+        try:
+            with self.path.open("rb") as file:
+                zipped = file.read(2) == b"\x1f\x8b"
+            if zipped:
+                plain = Path(self._folder.name) / "genome.fa"
+                with gzip.open(self.path) as packed, plain.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 2**20)
+            with plain.open("rb") as file:
+                if file.read(1) != b">":
+                    raise BadInput(f"{self.path}: not FASTA: it does not begin with '>'")
+            self._fasta = pyfaidx.Fasta(str(plain), indexname=f"{self._folder.name}/index.fai", as_raw=True)
+        except (pyfaidx.FastaIndexingError, ValueError, *UNREADABLE) as error:
+            raise BadInput(f"{self.path}: cannot be indexed: {' '.join(str(error).split())}") from error
+        self.lengths: dict[str, int] = {record.name: len(record) for record in self._fasta}
+
+    def fetch(self, contig: str, start: int, end: int) -> str:
+        """Letters of [start, end), which must lie within the contig."""
+        return str(self._fasta[contig][start:end]) if end > start else ""
+
+    def close(self) -> None:
+        """Close the file and remove the temporary folder."""
+        self._fasta.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Genome":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def choose_regions(genome: Genome, wanted: Sequence[str]) -> list[Region]:
+    """Regions of a genome, merged where they overlap or touch, in the order of its contigs.
+
+    Args:
+        wanted: `CONTIG`, `CONTIG:START-END` (1-based, both ends included, as genome browsers write it), or the path
+            of a BED file; empty for every contig.
+
+    Raises:
+        BadInput: no such contig, or a region that is empty or ends beyond its contig.
+    """
+    found: list[Region] = []
+    for text in wanted:
+        if Path(text).is_file():
+            found += _read_bed(Path(text), genome)
+        else:
+            found.append(parse_region(text, genome))
+    if not wanted:
+        found = [Region(contig, 0, length) for contig, length in genome.lengths.items() if length]
+    order = {contig: number for number, contig in enumerate(genome.lengths)}
+    merged: list[Region] = []
+    for region in sorted(found, key=lambda r: (order[r.contig], r.start, r.end)):
+        if merged and merged[-1].contig == region.contig and region.start <= merged[-1].end:
+            merged[-1] = Region(region.contig, merged[-1].start, max(merged[-1].end, region.end))
+        else:
+            merged.append(region)
+    return merged
+
+
+def parse_region(text: str, genome: Genome) -> Region:
+    """`chr1` or `chr1:1,001-2,000`."""
+    if text in genome.lengths:
+        return Region(text, 0, genome.lengths[text])
+    found = _REGION.fullmatch(text)
+    if not found or found["contig"] not in genome.lengths:
+        known = ", ".join(list(genome.lengths)[:5])
+        raise BadInput(f"region {text!r}: no contig of {genome.path.name} and no BED file; contigs are {known} ...")
+    start, end = (int(found[part].replace(",", "")) for part in ("start", "end"))
+    return _checked(Region(found["contig"], start - 1, end), genome, f"region {text!r}")
+
+
+def _read_bed(path: Path, genome: Genome) -> list[Region]:
+    found = []
+    try:
+        with open_text(path) as text:
+            lines = text.read().splitlines()
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: not readable: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        fields = line.split("\t")
+        if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+            raise BadInput(f"{path}: line {number}: not BED: {line[:60]!r}")
+        if fields[0] not in genome.lengths:
+            raise BadInput(f"{path}: line {number}: {genome.path.name} has no contig {fields[0]!r}")
+        found.append(_checked(Region(fields[0], int(fields[1]), int(fields[2])), genome, f"{path}: line {number}"))
+    if not found:
+        raise BadInput(f"{path}: holds no regions")
+    return found
+
+
+def _checked(region: Region, genome: Genome, where: str) -> Region:
+    length = genome.lengths[region.contig]
+    if not 0 <= region.start < region.end <= length:
+        raise BadInput(f"{where}: {region} does not lie in {region.contig}, which has {length:,} bases")
+    return region

@@ -1,0 +1,1 @@
+"""Sequence that a causal model generates, and how it compares."""

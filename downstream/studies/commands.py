@@ -1,0 +1,66 @@
+"""The verb `study`: arguments here, work in the modules it imports when run."""
+
+import argparse
+from typing import Any
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this package's verbs to the `dnachunker` command."""
+    study = verbs.add_parser(
+        "study", formatter_class=_RAW, help="questions about a segmentation, with tables and figures",
+        description="Tables and figures about how a model cuts, beside k-mers and BPE on the same sequence:\n"
+        "  lengths     bases per token in each class of annotation, and in soft-masked repeats\n"
+        "  enrichment  token starts around the borders of features, with permutation p-values\n"
+        "  motifs      tokens per motif occurrence\n"
+        "  stability   Jaccard index of token starts under SNVs, indels and shifts by one base\n"
+        "  species     do genomes agree on where the same k-mers are cut",
+        epilog="examples:\n"
+        "  dnachunker study lengths --model exported/first --fasta hg38.fa --region chr2 --output out/lengths \\\n"
+        "      --annotation genes.gtf --annotation rmsk.out\n"
+        "  dnachunker study motifs --model exported/first --fasta yeast.fa --motifs jaspar.txt --output out/motifs\n"
+        "  dnachunker study stability --model exported/first --fasta yeast.fa --bpe-corpus train.fa --output out/st\n"
+        "  dnachunker study species --model exported/first --fasta human_mt.fa --other mouse_mt.fa --output out/sp",
+    )  # fmt: skip
+    study.add_argument("kind", choices=("lengths", "enrichment", "motifs", "stability", "species"))
+    study.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
+    study.add_argument("--fasta", required=True, metavar="FILE", help="sequence under study, plain or gzipped")
+    study.add_argument(
+        "--region", action="append", default=[], metavar="CONTIG[:START-END]|BED",
+        help="1-based, ends included; may be repeated (default: everything)",
+    )  # fmt: skip
+    study.add_argument("--output", required=True, metavar="DIR", help="folder to create")
+    study.add_argument(
+        "--annotation", action="append", default=[], metavar="FILE", help="BED, GTF, GFF, RepeatMasker .out"
+    )
+    study.add_argument("--motifs", metavar="FILE", help="count matrices in JASPAR's format")
+    study.add_argument("--other", action="append", default=[], metavar="FASTA", help="another genome; may be repeated")
+    study.add_argument("--bpe-corpus", metavar="FASTA", help="what BPE learns from (default: the sequence under study)")
+    study.add_argument("--bpe-vocabulary", type=int, default=4096, metavar="N", help="default: %(default)s")
+    study.add_argument("--kmer", type=int, default=6, metavar="K", help="k of the k-mer tokens (default: %(default)s)")
+    study.add_argument("--window", type=int, metavar="BASES", help="the model reads at a time (default: as pretrained)")
+    study.add_argument("--permutations", type=int, default=999, metavar="N", help="for p-values (default: %(default)s)")
+    study.add_argument(
+        "--samples", type=int, default=100, metavar="N", help="windows, stability (default: %(default)s)"
+    )
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="of permutations and samples")
+    study.set_defaults(run_verb=_study)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dnachunker.downstream.studies.study import StudyOptions, study
+
+    options = StudyOptions(
+        regions=tuple(arguments.region), annotations=tuple(map(Path, arguments.annotation)),
+        motifs=Path(arguments.motifs) if arguments.motifs else None, others=tuple(map(Path, arguments.other)),
+        bpe_corpus=Path(arguments.bpe_corpus) if arguments.bpe_corpus else None, kmer=arguments.kmer,
+        bpe_vocabulary=arguments.bpe_vocabulary, window=arguments.window, permutations=arguments.permutations,
+        windows=arguments.samples, seed=arguments.seed,
+    )  # fmt: skip
+    output = Path(arguments.output)
+    print(study(arguments.kind, Path(arguments.model), Path(arguments.fasta), output, options).read_text("utf-8"))
+    print(f"wrote {output}")
+    return 0

@@ -1,0 +1,125 @@
+"""Into how many tokens a motif's occurrences are cut, beside as many places chosen without regard to motifs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.foundations.failures import BadInput
+
+from .cutters import Cuts
+
+_PSEUDOCOUNT = 0.8
+_COMPLEMENT = [3, 2, 1, 0]
+
+
+@dataclass(frozen=True)
+class Motif:
+    """Counts (4, width) of A, C, G, T at each position."""
+
+    name: str
+    counts: NDArray[np.float64]
+
+    @property
+    def log_odds(self) -> NDArray[np.float64]:
+        """log2 of frequency over 1/4, with pseudocounts."""
+        smoothed = self.counts + _PSEUDOCOUNT / 4
+        return np.asarray(np.log2(smoothed / smoothed.sum(0) / 0.25))
+
+
+def read_motifs(path: Path) -> list[Motif]:
+    """Motifs in JASPAR's format: `>ID NAME`, then four lines `A [ 1 2 3 ]`, C, G, T.
+
+    Raises:
+        BadInput: another format.
+    """
+    try:
+        with open_text(path) as text:
+            lines = [line.strip() for line in text if line.strip()]
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: not readable: {error}") from error
+    found = []
+    for start in range(0, len(lines), 5):
+        header, *rows = lines[start : start + 5]
+        try:
+            letters = [row.split()[0] for row in rows]
+            counts = np.array([[float(v) for v in row[1:].replace("[", " ").replace("]", " ").split()] for row in rows])
+        except (ValueError, IndexError) as error:
+            raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix") from error
+        if not header.startswith(">") or letters != list("ACGT") or counts.ndim != 2 or not counts.sum(0).all():
+            raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix: >NAME, then rows A, C, G, T")
+        found.append(Motif(header[1:].split(maxsplit=1)[-1], counts))
+    if not found:
+        raise BadInput(f"{path}: holds no motifs")
+    return found
+
+
+def occurrences(motif: Motif, letters: str, threshold: float) -> NDArray[np.int64]:
+    """Starts of windows whose log-odds, on either strand, reach `threshold` of the way from least to most possible."""
+    table = np.full(256, -1, np.int64)
+    for code, letter in enumerate("ACGT"):
+        table[[ord(letter), ord(letter.lower())]] = code
+    codes = table[np.frombuffer(letters.encode("latin-1"), np.uint8)]
+    forward = motif.log_odds
+    width = forward.shape[1]
+    if len(codes) < width:
+        return np.zeros(0, np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(codes, width)
+    known = (windows >= 0).all(1)
+    low, high = forward.min(0).sum(), forward.max(0).sum()
+    hit = np.zeros(len(windows), bool)
+    for matrix in (forward, forward[_COMPLEMENT][:, ::-1]):
+        scores = sum(matrix[windows[:, position], position] for position in range(width))
+        hit |= known & (scores >= low + threshold * (high - low))
+    return np.flatnonzero(hit)
+
+
+def fragmentation_table(
+    letters: Sequence[str],
+    cuts: Sequence[Cuts],
+    motifs: Sequence[Motif],
+    *,
+    threshold: float,
+    permutations: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """A row for each motif and way of cutting.
+
+    Tokens per occurrence is 1 + the cuts strictly inside it; expected, the same after rotating the cuts of each
+    sequence by a random amount; intact, the share of occurrences that lie within one token. p is two-sided.
+    """
+    rows = []
+    for motif in motifs:
+        width = motif.counts.shape[1]
+        places = [occurrences(motif, text, threshold) for text in letters]
+        count = sum(map(len, places))
+        if not count:
+            continue
+        for way in cuts[0]:
+            starts = [one[way] for one in cuts]
+            tokens = 1 + np.concatenate(list(_inside(starts, places, width)))
+            rng = np.random.default_rng(seed)
+            null = []
+            for _ in range(permutations):
+                turned = [np.roll(part, int(rng.integers(1, max(2, len(part))))) for part in starts]
+                null.append(1 + np.concatenate(list(_inside(turned, places, width))).mean())
+            mean, expected = float(tokens.mean()), float(np.mean(null))
+            as_far = int((np.abs(np.array(null) - expected) >= abs(mean - expected) - 1e-12).sum())
+            rows.append({
+                "motif": motif.name, "width": width, "occurrences": count, "tokens": way,
+                "tokens per occurrence": mean, "expected": expected, "ratio": mean / expected,
+                "intact": float((tokens == 1).mean()), "p": (1 + as_far) / (1 + permutations),
+            })  # fmt: skip
+    return rows
+
+
+def _inside(
+    starts: Sequence[NDArray[np.bool_]], places: Sequence[NDArray[np.int64]], width: int
+) -> Iterator[NDArray[np.int64]]:
+    for part, at in zip(starts, places, strict=True):
+        before = np.concatenate([[0], np.cumsum(part)])
+        yield before[at + width] - before[at + 1]

@@ -1,0 +1,214 @@
+"""`dnachunker study`: questions about a learned segmentation, with tables and figures, beside other tokenizers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.downstream.exported import Exported, open_exported
+from dnachunker.downstream.fasta import Genome, Region, choose_regions
+from dnachunker.downstream.output_folder import OPTIONS, new_folder, write_json
+from dnachunker.downstream.windows import default_window
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.progress import progress_bar
+
+from .chunk_lengths import length_table
+from .cutters import Cuts, Cutter, KmerCutter, ModelCutter, cut_all, train_bpe
+from .enrichment import enrichment_table
+from .figures import bar_figure, profile_figure
+from .motifs import fragmentation_table, read_motifs
+from .species import consistency_table
+from .stability import sample_windows, stability_table
+from .tables import write_study
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What the studies share, and what each alone uses.
+
+    Attributes:
+        regions: of the genome; empty for all of it.
+        bpe_corpus: FASTA that BPE learns from, for a fair comparison the one the model was trained on; default: the
+            sequence under study.
+        window: bases the model reads at a time; None for the pretraining length.
+        radius: bases around borders (enrichment); length, windows: of the samples (stability).
+    """
+
+    regions: tuple[str, ...] = ()
+    annotations: tuple[Path, ...] = ()
+    motifs: Path | None = None
+    others: tuple[Path, ...] = ()
+    bpe_corpus: Path | None = None
+    kmer: int = 6
+    bpe_vocabulary: int = 4096
+    window: int | None = None
+    permutations: int = 999
+    seed: int = 0
+    threshold: float = 0.85
+    radius: int = 50
+    windows: int = 100
+    length: int = 512
+    context: int = 6
+
+
+def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptions) -> Path:
+    """Run one study and write OUT/table.csv, table.md, figure.svg and options.json; returns the Markdown table.
+
+    Args:
+        kind: `lengths`, `enrichment`, `motifs`, `stability` or `species`.
+
+    Raises:
+        BadInput: unusable model, genome, regions or annotations; nothing to count; `output` exists.
+    """
+    if output.exists():
+        raise BadInput(f"{output}: already exists; choose another --output")
+    exported = open_exported(model)
+    regions, letters = _read(fasta, options.regions)
+    cutters = _cutters(exported, letters, options)
+    features = [feature for path in options.annotations for feature in read_features(path, regions)]
+    title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))
+    if not rows:
+        raise BadInput(f"{kind}: nothing to count in these regions; name others, or other annotations or motifs")
+    described = {"verb": "study", "kind": kind, "model": exported.fingerprint, "fasta": fasta.name, **asdict(options)}
+    with new_folder(output) as staging:
+        source = options.bpe_corpus or fasta
+        notes = [*notes, f"BPE: {options.bpe_vocabulary:,} tokens at most, learned from {source.name}."]
+        write_study(staging, title, rows, figure, notes)
+        write_json(staging / OPTIONS, _plain(described))
+    return output / "table.md"
+
+
+_Study = tuple[str, list[dict[str, Any]], str, list[str]]  # title, rows, figure, notes
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is studied: sequence, how it is cut, what is annotated on it."""
+
+    fasta: Path
+    regions: list[Region]
+    letters: list[str]
+    cutters: list[Cutter]
+    features: list[Feature]
+    options: StudyOptions
+
+
+def _lengths(on: _Subject) -> _Study:
+    o = on.options
+    cuts = _cut(on.letters, on.cutters)
+    rows = length_table(on.regions, on.letters, cuts, on.features, permutations=o.permutations, seed=o.seed)
+    title = f"Token length by class in {on.fasta.name}"
+    notes = [
+        "Bases per token of a class: its bases over the tokens that start in it.",
+        f"p: two-sided, {o.permutations:,} rotations of the cuts within their regions.",
+    ]
+    return title, rows, bar_figure(rows, "class", "ratio to elsewhere", title, line=1.0), notes
+
+
+def _enrichment(on: _Subject) -> _Study:
+    o = on.options
+    if not on.features:
+        raise BadInput("enrichment: --annotation is missing, or has no feature in these regions")
+    cuts = _cut(on.letters, on.cutters)
+    rows, profiles = enrichment_table(
+        on.regions, cuts, on.features, radius=o.radius, permutations=o.permutations, seed=o.seed
+    )  # fmt: skip
+    title = f"Token starts around borders of features in {on.fasta.name}, over the average"
+    notes = [f"Near: within {o.radius} bases. p: two-sided, {o.permutations:,} rotations within regions."]
+    return title, rows, profile_figure(profiles, title), notes
+
+
+def _motifs(on: _Subject) -> _Study:
+    o = on.options
+    if o.motifs is None:
+        raise BadInput("motifs: --motifs is missing: a file of count matrices in JASPAR's format")
+    motifs = read_motifs(o.motifs)
+    rows = fragmentation_table(
+        on.letters,
+        _cut(on.letters, on.cutters),
+        motifs,
+        threshold=o.threshold,
+        permutations=o.permutations,
+        seed=o.seed,
+    )
+    title = f"Tokens per motif occurrence in {on.fasta.name}"
+    notes = [
+        f"Occurrences: log-odds from {o.threshold:.0%} of their range on, either strand.",
+        f"Expected: after {o.permutations:,} rotations of the cuts; p is two-sided.",
+    ]
+    return title, rows, bar_figure(rows, "motif", "ratio", title, line=1.0), notes
+
+
+def _stability(on: _Subject) -> _Study:
+    o = on.options
+    windows = sample_windows(on.letters, o.length, o.windows, o.seed)
+    rows = stability_table(windows, on.cutters, seed=o.seed) if windows else []
+    title = f"Jaccard index of token starts before and after a change ({on.fasta.name})"
+    notes = [
+        f"Windows of {o.length} bases; the change is in the middle, or drops the first base (shift).",
+        "beyond: token starts farther than 32 bases from the change.",
+    ]
+    return title, rows, bar_figure(rows, "change", "Jaccard", title) if rows else "", notes
+
+
+def _species(on: _Subject) -> _Study:
+    o = on.options
+    if not o.others:
+        raise BadInput("species: --other is missing: FASTA files to compare with")
+    if len({on.fasta.name, *(path.name for path in o.others)}) <= len(o.others):
+        raise BadInput("species: two files have the same name; the table could not tell them apart")
+    texts = {on.fasta.name: on.letters, **{path.name: _read(path, ())[1] for path in o.others}}
+    cuts = {name: _cut(found, on.cutters) for name, found in texts.items()}
+    rows = consistency_table(texts, cuts, k=o.context, seen=20)
+    for row in rows:
+        row["pair"] = f"{row['genome']} / {row['other']}"
+    title = "Agreement of cutting propensities between genomes"
+    notes = [
+        f"Correlation over {o.context}-mers of how often a token starts in their middle; at least 20 occurrences each.",
+        "ceiling: between two halves of the first genome.",
+    ]
+    figure = bar_figure(rows, "pair", "agreement", title)
+    return title, [{key: value for key, value in row.items() if key != "pair"} for row in rows], figure, notes
+
+
+_STUDIES = {
+    "lengths": _lengths,
+    "enrichment": _enrichment,
+    "motifs": _motifs,
+    "stability": _stability,
+    "species": _species,
+}
+
+
+def _read(fasta: Path, wanted: Sequence[str]) -> tuple[list[Region], list[str]]:
+    with Genome(fasta) as genome:
+        regions = choose_regions(genome, wanted)
+        return regions, [genome.fetch(region.contig, region.start, region.end) for region in regions]
+
+
+def _cutters(exported: Exported, letters: Sequence[str], options: StudyOptions) -> list[Cutter]:
+    window = options.window or default_window(exported)
+    corpus = _read(options.bpe_corpus, ())[1] if options.bpe_corpus else letters
+    model = ModelCutter(exported, exported.network("none"), window, window // 8)
+    return [model, KmerCutter(options.kmer), train_bpe(corpus, options.bpe_vocabulary)]
+
+
+def _cut(letters: Sequence[str], cutters: Sequence[Cutter]) -> list[Cuts]:
+    found = []
+    with progress_bar(sum(map(len, letters)), "cutting", "bp") as bar:
+        for text in letters:
+            found.append(cut_all(cutters, text))
+            bar.update(len(text))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types, with paths as their names."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.name if isinstance(value, Path) else value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,1 @@
+"""Labelled tasks: suites, downloads, folders, metrics."""

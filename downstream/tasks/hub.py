@@ -1,0 +1,209 @@
+"""Benchmark suites as task folders: from Hugging Face datasets, or from published coordinates and local genomes."""
+
+import csv
+import gzip
+import io
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from yaml import YAMLError, safe_load
+
+from dnachunker.downstream.fasta import Genome
+from dnachunker.downstream.output_folder import new_folder, write_json
+from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.progress import progress_bar
+
+from .labelled import UNREADABLE, data_suffix, read_labelled
+from .task_folders import ORIGIN, Suite, TaskFacts, check_origin, load_suite
+
+COORDINATES = "https://raw.githubusercontent.com/{repository}/{revision}/datasets"
+_SPLITS = ("train", "test")
+_OPPOSITE = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+
+
+def fetch_suite(
+    name: str,
+    output: Path,
+    *,
+    tasks: Sequence[str] = (),
+    genomes: Mapping[str, Path] | None = None,
+    source: str | None = None,
+    endpoint: str | None = None,
+) -> list[str]:
+    """Fetch tasks of a suite into OUTPUT/TASK; those that are there already are kept.
+
+    Args:
+        tasks: which of them; empty for all.
+        genomes: for suites of coordinates, FASTA files by the beginning of the reference file's name.
+        source: where coordinates are: a folder or URL with TASK/{train,test}/CLASS.csv.gz; default: the repository.
+        endpoint: of the Hugging Face hub; default: HF_ENDPOINT, else the public one.
+
+    Returns:
+        A line for each task: its sequences, and whether these are as many as published.
+
+    Raises:
+        BadInput: no such suite or task; a kept one is of another suite; a genome is missing or does not fit.
+        Failure: the network.
+    """
+    suite = load_suite(name)
+    unknown = sorted(set(tasks) - set(suite.tasks))
+    if unknown:
+        raise BadInput(f"suite {name} has no task {unknown[0]!r}; it has {', '.join(suite.tasks)}")
+    lines = []
+    wanted = [task for task in suite.tasks if not tasks or task in tasks]
+    with progress_bar(len(wanted), f"fetching {name}", "task") as bar:
+        for task in wanted:
+            check_origin(output / task, suite)
+            if not (output / task).exists():
+                with new_folder(output / task) as staging:
+                    if suite.source == "huggingface":
+                        _fetch_huggingface(suite, task, staging, endpoint)
+                    else:
+                        _rebuild(suite, task, staging, source, genomes or {})
+                    write_json(staging / ORIGIN, suite.origin)
+            lines.append(_counted(output / task, suite.tasks[task]))
+            bar.update(1)
+    return lines
+
+
+def _fetch_huggingface(suite: Suite, task: str, folder: Path, endpoint: str | None) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    assert suite.repository is not None
+    at: dict[str, Any] = {"repo_type": "dataset", "revision": suite.revision}
+    try:
+        files = HfApi(endpoint=endpoint).list_repo_files(suite.repository, **at)
+        own = {split: _of_split(files, split, task) for split in _SPLITS}
+        paths = {
+            split: [
+                Path(hf_hub_download(suite.repository, file, endpoint=endpoint, **at))
+                for file in own[split] or _of_split(files, split, "data")
+            ]
+            for split in _SPLITS
+        }
+    except Exception as error:  # which kinds of error the network gives depends on the client's version
+        raise Failure(f"{suite.repository}: {_one_line(error)}; run this again to continue") from error
+    for split in _SPLITS:
+        try:
+            _store(paths[split], folder, split, None if own[split] else task, suite)
+        except (OSError, pa.ArrowException) as error:
+            raise Failure(f"{suite.repository}: {split} data of {task}: {_one_line(error)}") from error
+
+
+def _of_split(files: Sequence[str], split: str, folder: str) -> list[str]:
+    pattern = re.compile(rf"{re.escape(folder)}/{split}([-.].*)?")
+    return [file for file in sorted(files) if pattern.fullmatch(file) and data_suffix(Path(file))]
+
+
+def _store(paths: Sequence[Path], folder: Path, split: str, task: str | None, suite: Suite) -> None:
+    """One file per split; of a table with all tasks, the rows of this one."""
+    if not paths:
+        raise BadInput(f"{suite.repository}: has no {split} data of the task as TASK/{split}.* or data/{split}-*")
+    suffix = data_suffix(paths[0])
+    if suffix != ".parquet":
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise BadInput(f"{suite.repository}: {split} data in several files, {names}; only parquet is joined")
+        zipped = ".gz" if paths[0].name.endswith(".gz") else ""
+        shutil.copyfile(paths[0], folder / f"{split}{suffix}{zipped}")
+        return
+    table = pa.concat_tables([pq.read_table(path) for path in paths])
+    if task is not None:
+        if "task" not in table.column_names:
+            raise BadInput(f"{suite.repository}: its {split} table has no column `task` to tell tasks apart")
+        table = table.filter(pc.equal(table.column("task"), task))
+    pq.write_table(table, folder / f"{split}.parquet")
+
+
+def _rebuild(suite: Suite, task: str, folder: Path, source: str | None, genomes: Mapping[str, Path]) -> None:
+    base = source or COORDINATES.format(repository=suite.repository, revision=suite.revision)
+    try:
+        classes = safe_load(_read(f"{base}/{task}/metadata.yaml"))["classes"]
+        references = {name: str(facts["url"]).rpartition("/")[2] for name, facts in sorted(classes.items())}
+    except (YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{base}/{task}/metadata.yaml: not the metadata of a benchmark: {error}") from error
+    found = {reference: _genome_for(reference, task, genomes) for reference in set(references.values())}
+    opened = {reference: Genome(path) for reference, path in found.items()}
+    try:
+        for split in _SPLITS:
+            with gzip.open(folder / f"{split}.csv.gz", "wt", newline="") as file:
+                out = csv.writer(file, lineterminator="\n")
+                out.writerow(["sequence", "label"])
+                for name, reference in references.items():
+                    where = f"{base}/{task}/{split}/{name}.csv.gz"
+                    out.writerows((letters, name) for letters in _sequences(where, opened[reference]))
+    finally:
+        for genome in opened.values():
+            genome.close()
+
+
+def _genome_for(reference: str, task: str, genomes: Mapping[str, Path]) -> Path:
+    for prefix, path in genomes.items():
+        if reference.startswith(prefix):
+            return path
+    short = reference.partition(".dna")[0].partition(".cdna")[0]
+    raise BadInput(f"{task} was cut from {reference}: name a local copy, --genome {short}=FILE")
+
+
+def _sequences(where: str, genome: Genome) -> Iterator[str]:
+    """Sequences of a file of coordinates: columns region, start, end (0-based, half-open), strand."""
+    names = _spellings(genome)
+    try:
+        text = gzip.decompress(_read(where)).decode()
+    except UNREADABLE as error:
+        raise BadInput(f"{where}: not gzipped coordinates: {error}") from error
+    table = csv.DictReader(io.StringIO(text))
+    for row in table:
+        try:
+            contig, start, end, strand = row["region"], int(row["start"]), int(row["end"]), row["strand"]
+        except (KeyError, ValueError) as error:
+            raise BadInput(f"{where}: line {table.line_num}: needs region, start, end and strand") from error
+        known = names.get(contig)
+        if known is None or not 0 <= start < end <= genome.lengths[known]:
+            raise BadInput(f"{where}: line {table.line_num}: {contig}:{start}-{end} does not lie in {genome.path}")
+        letters = genome.fetch(known, start, end)
+        yield letters.translate(_OPPOSITE)[::-1] if strand == "-" else letters
+
+
+def _spellings(genome: Genome) -> dict[str, str]:
+    """Contigs by the names others have for them: with and without `chr`, without an Ensembl version."""
+    found: dict[str, str] = {}
+    for name in genome.lengths:
+        versionless = re.sub(r"^(ENS[A-Z]*\d+)\.\d+$", r"\1", name)
+        for spelling in (f"chr{name}", name.removeprefix("chr"), versionless):
+            found.setdefault(spelling, name)
+    return found | {name: name for name in genome.lengths}
+
+
+def _read(where: str) -> bytes:
+    try:
+        with fsspec.open(where, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError as error:
+        raise BadInput(f"{where}: no such file") from error
+    except Exception as error:  # each file system has its own kinds
+        raise Failure(f"{where}: {_one_line(error)}; run this again to continue") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _counted(folder: Path, facts: TaskFacts) -> str:
+    counts = {}
+    for split in _SPLITS:
+        path = next(path for path in folder.iterdir() if path.name.startswith(f"{split}."))
+        counts[split] = len(read_labelled(path))
+    text = f"{folder.name}: {counts['train']:,} training and {counts['test']:,} test sequences"
+    if facts.train is None:
+        return text
+    if (facts.train, facts.test) == (counts["train"], counts["test"]):
+        return f"{text}, as published"
+    return f"{text}; PUBLISHED ARE {facts.train:,} AND {facts.test:,}"

@@ -1,0 +1,1 @@
+"""How a model cuts a genome: BED, bigWig, a page."""

@@ -1,0 +1,94 @@
+"""`dnachunker segment`: how a model cuts a genome, as tracks for genome browsers and as a page of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.fasta import Genome, Region, choose_regions
+from dnachunker.downstream.output_folder import OPTIONS, new_folder, write_json
+from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.progress import progress_bar
+
+from .bed_bigwig import TrackWriter
+from .viewer import LONGEST, ViewedRegion, write_viewer
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What `segment` is asked for; `window` None for the pretraining length, `flank` None for an eighth of it."""
+
+    regions: tuple[str, ...] = ()
+    window: int | None = None
+    flank: int | None = None
+    html: bool = False
+    annotations: tuple[Path, ...] = ()
+    overwrite: bool = False
+
+
+def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> dict[str, Any]:
+    """Write tracks of every region, or of the whole genome, into the folder `output`.
+
+    Returns:
+        The summary that is also stored there: bases, and per stage chunks and their mean length in bases.
+
+    Raises:
+        BadInput: no such model, FASTA or region; `output` exists; a region too long for a page.
+    """
+    exported = open_exported(model)
+    if output.exists() and not (options.overwrite and (output / SUMMARY).is_file()):
+        raise BadInput(f"{output}: already exists; choose another --output, or --overwrite an earlier segmentation")
+    window = options.window or default_window(exported)
+    flank = window // 8 if options.flank is None else options.flank
+    with Genome(fasta) as genome:
+        regions = choose_regions(genome, options.regions)
+        if options.html and (long := [r for r in regions if r.length > LONGEST]):
+            raise BadInput(f"--html: {long[0]} is longer than {LONGEST:,} bases; choose parts of it with --region")
+        features = [read_features(path, regions) for path in options.annotations]
+        network = exported.network("none")
+        with new_folder(output) as staging, TrackWriter(staging, genome, exported.config.stages) as tracks:
+            viewed = []
+            with progress_bar(sum(region.length for region in regions), "segment", "bp") as bar:
+                for region in regions:
+                    windows = list(tile(region, genome.lengths[region.contig], window, flank))
+                    parts = []
+                    for part in run_windows(exported, network, genome, windows):
+                        tracks.add(part)
+                        bar.update(len(part.letters))
+                        if options.html:
+                            parts.append(part)
+                    tracks.end_region()
+                    if options.html:
+                        viewed.append(_viewed(region, parts, features))
+            if options.html:
+                names = [path.name for path in options.annotations]
+                write_viewer(staging / "viewer.html", viewed, names, title=f"{fasta.name} cut by {model.name}")
+            summary = {
+                "bases": tracks.bases,
+                "chunks": tracks.chunks,
+                "mean_chunk_bases": [tracks.bases / count for count in tracks.chunks],
+            }
+            write_json(staging / SUMMARY, summary)
+            write_json(staging / OPTIONS, {
+                "verb": "segment", "model": exported.fingerprint, "fasta": fasta.name, "window": window, "flank": flank,
+                "regions": [str(region) for region in regions],
+            })  # fmt: skip
+    return summary
+
+
+def _viewed(region: Region, parts: Sequence[WindowOutput], features: Sequence[Sequence[Feature]]) -> ViewedRegion:
+    stages = range(len(parts[0].boundaries))
+    return ViewedRegion(
+        region,
+        "".join(part.letters for part in parts),
+        tuple(np.concatenate([part.boundaries[stage] for part in parts]) for stage in stages),
+        tuple(np.concatenate([part.probabilities[stage] for part in parts]) for stage in stages),
+        tuple(tuple(f for f in track if f.contig == region.contig) for track in features),
+    )

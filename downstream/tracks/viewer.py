@@ -1,0 +1,70 @@
+"""One self-contained HTML page that shows how sequence is cut; works from file://, needs no network."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from dnachunker.downstream.annotations import Feature
+from dnachunker.downstream.fasta import Region
+
+LONGEST = 2_000_000  # bases of a region: about three bytes of page each
+
+
+@dataclass(frozen=True)
+class ViewedRegion:
+    """A region and what to show of it.
+
+    Attributes:
+        letters: lower case where soft-masked.
+        boundaries, probabilities: per stage (L,).
+        features: one sequence per annotation file.
+    """
+
+    region: Region
+    letters: str
+    boundaries: tuple[NDArray[np.bool_], ...]
+    probabilities: tuple[NDArray[np.float32], ...]
+    features: tuple[tuple[Feature, ...], ...]
+
+
+def write_viewer(path: Path, regions: Sequence[ViewedRegion], annotations: Sequence[str], *, title: str) -> None:
+    """Write the page.
+
+    Args:
+        annotations: names of the annotation files, in the order of each region's `features`.
+    """
+    data = {"annotations": list(annotations), "regions": [_packed(region) for region in regions]}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(("html",)))
+    script = Path(__file__).with_name("viewer.js").read_text("utf-8")
+    page = environment.get_template("viewer.html").render(
+        title=title,
+        # "</script" would end the element that holds it, "<!--" change what ends it
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+        script=Markup(script),
+    )
+    path.write_text(page, "utf-8")
+
+
+def _packed(viewed: ViewedRegion) -> dict[str, Any]:
+    region = viewed.region
+    near = [[f for f in track if f.start < region.end and region.start < f.end] for track in viewed.features]
+    return {
+        "contig": region.contig,
+        "start": region.start,
+        "letters": viewed.letters,
+        "boundaries": [_base64(np.packbits(stage)) for stage in viewed.boundaries],
+        "probabilities": [_base64(np.round(stage * 255).astype(np.uint8)) for stage in viewed.probabilities],
+        "features": [[[f.start, f.end, f.kind, f.name, f.strand] for f in track] for track in near],
+    }
+
+
+def _base64(values: NDArray[np.uint8]) -> str:
+    return base64.b64encode(values.tobytes()).decode()

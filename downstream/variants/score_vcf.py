@@ -1,0 +1,277 @@
+"""`dnachunker score-variants`: a VCF in, the same VCF with scores out; each line that cannot be scored says why."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.fasta import Genome
+from dnachunker.downstream.output_folder import write_json
+from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.downstream.windows import default_window
+from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.progress import progress_bar
+from dnachunker.model.alphabet import BASES
+
+from .alleles import Alleles, Fetch, widen
+from .likelihoods import VariantScore, score_variants
+
+SCORED = "scored"
+_SHOWN = 20  # messages about lines that are not scored, before they are only counted
+_LOOKED_AT = 1000  # records that are compared with the genome before anything is run
+_GROUP = 16  # lines scored together, and kept together when the command is interrupted
+_OURS = "DNC_"
+_FIELDS = {
+    "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
+    "DNC_SHIFT{stage}": ("Float", "change of the chunk boundaries of stage {stage} nearby: 1 - Jaccard index"),
+    "DNC_STATUS": ("String", "scored, or why not"),
+}
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """What `score-variants` is asked for; `context` None for the pretraining length."""
+
+    context: int | None = None
+    radius: int = 100
+    longest: int = 50
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    fields: list[str]
+    outcomes: list[tuple[str, Alleles | None]]  # per ALT: status, and alleles where it can be scored
+
+
+def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: VariantOptions) -> dict[str, int]:
+    """Score every ALT of every line; after an interruption the same command continues.
+
+    Returns:
+        ALT alleles by status.
+
+    Raises:
+        BadInput: no such model, genome or VCF; a malformed line; most lines contradict the genome; `output` exists.
+    """
+    if output.exists():
+        raise BadInput(f"{output}: already exists; choose another --output")
+    if output.name.endswith(".gz"):
+        raise BadInput(f"{output}: written as plain text; name it .vcf and compress it with bgzip")
+    exported = open_exported(model)
+    context = options.context or default_window(exported)
+    if context < 4 * options.longest:
+        raise BadInput(f"--context {context}: leave room around alleles of {options.longest} bases: 4 times as much")
+    identity = {
+        "model": exported.fingerprint, "fasta": [fasta.name, fasta.stat().st_size if fasta.is_file() else 0],
+        "vcf": _digest(vcf), **asdict(options), "context": context,
+    }  # fmt: skip
+    progress = _Partial(output, identity)
+    counts: dict[str, int] = {}
+    with Genome(fasta) as genome:
+        _check_assembly(vcf, genome, options.longest)
+        total = sum(1 for _ in _records(vcf))
+        stages = exported.config.stages
+        progress.begin(_header(vcf, model.name, identity, stages))
+        network = exported.network("masked")
+        reported = 0
+        with progress_bar(total, "score-variants", "line") as bar:
+            for group in _groups(vcf, genome, options.longest, context):
+                lines = [line for line in group if line.number > progress.done]
+                for line in group:
+                    for number, (status, _) in enumerate(line.outcomes):
+                        counts[status] = counts.get(status, 0) + 1
+                        if status != SCORED and line in lines:
+                            reported += 1
+                            if reported <= _SHOWN:
+                                bar.write(_message(vcf, line, number, status, genome), file=sys.stderr)
+                todo = [
+                    (alleles, _fetcher(genome, line.fields[0]), genome.lengths[line.fields[0]])
+                    for line in lines
+                    for _, alleles in line.outcomes
+                    if alleles is not None
+                ]
+                scores = iter(score_variants(exported, network, todo, context=context, radius=options.radius))
+                progress.write([_scored(line, scores, stages) for line in lines], group[-1].number)
+                bar.update(len(group))
+        if reported > _SHOWN:
+            print(f"{reported - _SHOWN} more alleles were not scored; DNC_STATUS says why", file=sys.stderr)
+    progress.finish()
+    return counts
+
+
+def _groups(vcf: Path, genome: Genome, longest: int, context: int) -> Iterator[list[_Line]]:
+    group: list[_Line] = []
+    for number, fields in _records(vcf):
+        outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
+        group.append(_Line(number, fields, outcomes))
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields of the records."""
+    columns = 0
+    try:
+        with open_text(vcf) as text:
+            for number, line in enumerate(text, 1):
+                line = line.rstrip("\r\n")
+                if line.startswith("#CHROM"):
+                    columns = len(line.split("\t"))
+                elif not line.startswith("#") and line:
+                    fields = line.split("\t")
+                    if not columns:
+                        raise BadInput(f"{vcf}: line {number}: a record before the #CHROM line; this is no VCF")
+                    if len(fields) != columns or len(fields) < 8 or not fields[1].isdecimal():
+                        raise BadInput(f"{vcf}: line {number}: not a VCF record: {line[:60]!r}")
+                    yield number, fields
+    except FileNotFoundError as error:
+        raise BadInput(f"{vcf}: no such file") from error
+    except UNREADABLE as error:
+        raise BadInput(f"{vcf}: not readable: {error}") from error
+
+
+def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context: int) -> tuple[str, Alleles | None]:
+    """The status of one ALT, and its alleles where it can be scored."""
+    contig, start, reference, alternative = fields[0], int(fields[1]) - 1, fields[3].upper(), alt.upper()
+    if contig not in genome.lengths:
+        return "unknown_contig", None
+    length = genome.lengths[contig]
+    if start < 0 or start + len(reference) > length:
+        return "outside_contig", None
+    fetch = _fetcher(genome, contig)
+    if fetch(start, start + len(reference)) != reference:
+        return "reference_mismatch", None
+    if not alternative or not set(alternative) <= set(BASES):
+        return "no_sequence", None  # symbolic, breakend, spanning deletion, missing, N
+    if not set(reference) <= set(BASES):
+        return "reference_n", None
+    if reference == alternative:
+        return "no_change", None
+    alleles = widen(start, reference, alternative, fetch, length, longest)
+    if alleles is None:
+        return "too_long", None
+    filling = abs(len(alleles.reference) - len(alleles.alternative))
+    if max(alleles.start, length - alleles.end) < filling:
+        return "too_long", None  # the contig has no bases that could fill up the shorter allele
+    around = fetch(max(0, alleles.start - context // 2), min(length, alleles.end + context // 2))
+    if around.count("N") * 2 > len(around):
+        return "mostly_n", None
+    return SCORED, alleles
+
+
+def _fetcher(genome: Genome, contig: str) -> Fetch:
+    return partial(_upper, genome, contig)
+
+
+def _upper(genome: Genome, contig: str, start: int, end: int) -> str:
+    return genome.fetch(contig, start, end).upper()
+
+
+def _check_assembly(vcf: Path, genome: Genome, longest: int) -> None:
+    seen = wrong = 0
+    for _, fields in _records(vcf):
+        status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
+        seen += 1
+        wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
+        if seen == _LOOKED_AT:
+            break
+    if not seen:
+        raise BadInput(f"{vcf}: holds no records")
+    if wrong * 2 > seen:
+        raise BadInput(
+            f"{vcf}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
+            "is it another assembly, or are contigs named otherwise?"
+        )
+
+
+def _message(vcf: Path, line: _Line, number: int, status: str, genome: Genome) -> str:
+    contig, start, reference = line.fields[0], int(line.fields[1]) - 1, line.fields[3]
+    text = f"{vcf}: line {line.number}: {contig}:{start + 1} {reference}>{line.fields[4].split(',')[number]}: {status}"
+    if status == "reference_mismatch":
+        text += f": the genome has {genome.fetch(contig, start, start + len(reference)).upper()}"
+    return text
+
+
+def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:
+    found = [next(scores) if alleles is not None else None for _, alleles in line.outcomes]
+    columns = {"DNC_LLR": ["." if score is None else f"{score.likelihood_ratio:.6f}" for score in found]}
+    for stage in range(stages):
+        columns[f"DNC_SHIFT{stage}"] = ["." if score is None else f"{score.shifts[stage]:.6f}" for score in found]
+    columns["DNC_STATUS"] = [status for status, _ in line.outcomes]
+    # what an earlier scoring said is replaced
+    kept = [item for item in line.fields[7].split(";") if item not in ("", ".") and not item.startswith(_OURS)]
+    added = [f"{name}={','.join(values)}" for name, values in columns.items()]
+    fields = [*line.fields[:7], ";".join([*kept, *added]), *line.fields[8:]]
+    return "\t".join(fields) + "\n"
+
+
+def _header(vcf: Path, model: str, identity: dict[str, Any], stages: int) -> str:
+    made = {
+        "model": f'"{model}"', "sha256": identity["model"], "fasta": f'"{identity["fasta"][0]}"',
+        **{name: identity[name] for name in ("context", "radius", "longest")},
+    }  # fmt: skip
+    ours = [f"##dnachunker=<{','.join(f'{name}={value}' for name, value in made.items())}>"]
+    for name, (kind, meaning) in _FIELDS.items():
+        for stage in range(stages if "{stage}" in name else 1):
+            said = meaning.format(stage=stage)
+            ours.append(f'##INFO=<ID={name.format(stage=stage)},Number=A,Type={kind},Description="{said}">')
+    lines = []
+    with open_text(vcf) as text:
+        for line in text:
+            if not line.startswith("#"):
+                break
+            if line.startswith((f"##INFO=<ID={_OURS}", "##dnachunker=")):
+                continue  # of an earlier scoring
+            if line.startswith("#CHROM"):
+                lines += ours
+            lines.append(line.rstrip("\r\n"))
+    return "\n".join(lines) + "\n"
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path}: no such VCF file") from error
+
+
+class _Partial:
+    """The output under way, and how far it is, in two files beside it; each group of lines is written, then counted."""
+
+    def __init__(self, output: Path, identity: dict[str, Any]) -> None:
+        self._output = output
+        self._text = output.with_name(f".{output.name}.partial")
+        self._state = output.with_name(f".{output.name}.partial.json")
+        self._identity = json.loads(json.dumps(identity))
+        self.done = self._bytes = 0  # last line of the input that is dealt with, bytes of the output that say so
+        if self._text.is_file() and self._state.is_file():
+            stored = json.loads(self._state.read_text("utf-8"))
+            if stored["identity"] == self._identity:  # else what is there is of another command: start over
+                self.done, self._bytes = stored["done"], stored["bytes"]
+
+    def begin(self, header: str) -> None:
+        self._text.parent.mkdir(parents=True, exist_ok=True)
+        with self._text.open("r+b" if self._bytes else "wb") as file:
+            file.truncate(self._bytes)
+        if not self._bytes:
+            self.write([header], 0)
+
+    def write(self, lines: Sequence[str], done: int) -> None:
+        with self._text.open("ab") as file:
+            file.write("".join(lines).encode())
+            self._bytes = file.tell()
+        self.done = max(self.done, done)
+        write_json(self._state, {"identity": self._identity, "done": self.done, "bytes": self._bytes})
+
+    def finish(self) -> None:
+        self._text.replace(self._output)
+        self._state.unlink()

@@ -1,0 +1,191 @@
+"""The studies find what was planted, find nothing where nothing is, and run from the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnachunker.cli import main
+from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.downstream.fasta import Region
+from dnachunker.downstream.studies.chunk_lengths import length_table
+from dnachunker.downstream.studies.cutters import Cuts, KmerCutter, cut_all, train_bpe
+from dnachunker.downstream.studies.enrichment import enrichment_table
+from dnachunker.downstream.studies.motifs import fragmentation_table, occurrences, read_motifs
+from dnachunker.downstream.studies.species import consistency_table
+from dnachunker.downstream.studies.stability import stability_table
+from dnachunker.foundations.failures import BadInput
+
+JASPAR = """>MA1 ONE
+A [ 0 0 50 0 0 0 50 0 ]
+C [ 0 0 0 50 0 0 0 0 ]
+G [ 50 0 0 0 50 0 0 0 ]
+T [ 0 50 0 0 0 50 0 50 ]
+"""
+
+
+def random_letters(length: int, seed: int) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("ACGT"), length))
+
+
+def random_cuts(length: int, share: float, seed: int) -> np.ndarray:
+    starts = np.random.default_rng(seed).random(length) < share
+    starts[0] = True
+    return starts
+
+
+class ContextCutter:
+    """Cuts in the middle of every six letters that hold no T: by sequence alone."""
+
+    def cut(self, letters: str) -> Cuts:
+        starts = np.zeros(len(letters), bool)
+        for at in range(len(letters) - 6):
+            starts[at + 3] = "T" not in letters[at : at + 6].upper()
+        starts[0] = True
+        return {"context": starts}
+
+
+def test_borders_with_cuts_are_enriched_and_others_are_not() -> None:
+    region = Region("c", 1000, 21_000)
+    random, planted = random_cuts(20_000, 0.1, 0), random_cuts(20_000, 0.1, 1)
+    strands = np.random.default_rng(2).choice(["+", "-"], 60)
+    features = [Feature("c", 1200 + 300 * i, 1300 + 300 * i, "exon", "e", s) for i, s in enumerate(strands)]
+    for feature in features:  # at the five-prime border, and five bases into the feature
+        at = (feature.start if feature.strand == "+" else feature.end) - 1000
+        planted[[at, at + (5 if feature.strand == "+" else -5)]] = True
+    cuts = [{"random": random, "planted": planted}]
+    rows, profiles = enrichment_table([region], cuts, features, radius=10, permutations=199, seed=0)
+    found = {(row["tokens"], row["border"]): row for row in rows}
+    assert found["planted", "5'"]["enrichment"] > 1.5
+    assert found["planted", "5'"]["p"] == 1 / 200
+    assert profiles["planted", "exon 5'"].argsort()[-2:].tolist() in ([10, 15], [15, 10])
+    for key in (("random", "5'"), ("random", "3'"), ("planted", "3'")):
+        assert found[key]["p"] > 0.01
+        assert found[key]["borders"] == 60
+
+
+def test_classes_with_longer_tokens_are_found() -> None:
+    region = Region("c", 0, 20_000)
+    letters = [random_letters(10_000, 0).lower() + random_letters(10_000, 1)]
+    starts = np.concatenate([random_cuts(10_000, 0.05, 0), random_cuts(10_000, 0.1, 1)])
+    features = [Feature("c", 12_000, 13_000, "exon", "e", "+"), Feature("d", 0, 500, "exon", "e", "+")]
+    starts[12_000:13_000] = np.arange(1000) % 4 == 0
+    rows = length_table([region], letters, [{"way": starts}], features, permutations=99, seed=0)
+    found = {row["class"]: row for row in rows}
+    assert found["exon"]["bases per token"] == 4.0
+    assert found["exon"]["median length"] == 4.0
+    assert found["soft-masked"]["bases per token"] == pytest.approx(20, rel=0.15)
+    assert found["elsewhere"]["bases"] == 9_000
+    assert found["elsewhere"]["bases per token"] == pytest.approx(10, rel=0.1)
+    assert found["exon"]["p"] < 0.05
+
+
+def test_motifs_are_found_on_both_strands_and_their_tokens_counted(tmp_path: Path) -> None:
+    (tmp_path / "m.jaspar").write_text(JASPAR)
+    (motif,) = read_motifs(tmp_path / "m.jaspar")
+    letters = "A" * 20 + "GTACGTAT" + "A" * 20 + "ATACGTAC" + "C" * 20 + "gtacgtat" + "NGTACNTAT"
+    assert motif.name == "ONE"
+    assert occurrences(motif, letters, 0.95).tolist() == [20, 48, 76]
+    starts = np.zeros(len(letters), bool)
+    starts[[0, 20, 24, 28, 50, 52]] = True  # 20 and 28 are the borders of the first occurrence, not cuts in it
+    cuts = [{"way": starts}]
+    (row,) = fragmentation_table([letters], cuts, [motif], threshold=0.95, permutations=19, seed=0)
+    assert row["occurrences"] == 3
+    assert row["tokens per occurrence"] == pytest.approx((2 + 3 + 1) / 3)
+    assert row["intact"] == pytest.approx(1 / 3)
+    (tmp_path / "m.jaspar").write_text(JASPAR.replace("\nT [", "\nU ["))
+    with pytest.raises(BadInput, match="rows A, C, G, T"):
+        read_motifs(tmp_path / "m.jaspar")
+
+
+def test_kmers_break_under_shifts_and_a_cut_by_context_does_not() -> None:
+    windows = [random_letters(200, seed) for seed in range(12)]
+    rows = stability_table(windows, [KmerCutter(6), ContextCutter()], seed=0)
+    found = {(row["change"], row["tokens"]): row for row in rows}
+    assert found["SNV", "6-mer"]["Jaccard"] == 1.0
+    assert found["shift", "6-mer"]["Jaccard"] == 0.0
+    assert 0.25 < found["deletion", "6-mer"]["Jaccard"] < 0.45  # all before the change, none after it
+    for change in ("SNV", "insertion", "deletion", "shift"):
+        assert found[change, "context"]["Jaccard"] > 0.85
+        assert found[change, "context"]["beyond"] == 1.0
+
+
+class MarkCutter:
+    """Cuts at one base that occurs once."""
+
+    def cut(self, letters: str) -> Cuts:
+        return {"mark": np.array([letter == "N" for letter in letters])}
+
+
+def test_a_cut_right_behind_a_deletion_is_still_there() -> None:
+    rows = stability_table(["A" * 100 + "CN" + "A" * 98], [MarkCutter()], seed=0)
+    assert {row["change"]: row["Jaccard"] for row in rows} == dict.fromkeys(
+        ("SNV", "insertion", "deletion", "shift"), 1.0
+    )
+
+
+def test_genomes_agree_where_sequence_decides_and_not_where_position_does() -> None:
+    letters = {"one": [random_letters(60_000, 0)], "two": [random_letters(60_000, 1)]}
+    cutters = [KmerCutter(6), ContextCutter()]
+    cuts = {name: [cut_all(cutters, text) for text in texts] for name, texts in letters.items()}
+    rows = {row["tokens"]: row for row in consistency_table(letters, cuts, k=4, seen=20)}
+    assert rows["context"]["agreement"] > 0.9
+    assert abs(rows["6-mer"]["agreement"]) < 0.3
+    assert rows["6-mer"]["bases per token"] == 6.0
+
+
+def test_bpe_learns_what_repeats() -> None:
+    letters = "GATTACA" * 200 + random_letters(2000, 3)
+    cutter = train_bpe([letters], 64)
+    assert cutter.tokenizer.get_vocab_size() <= 64
+    starts = cutter.cut("GATTACAGATTACA")["BPE"]
+    assert starts[0]
+    assert starts.sum() <= 5
+    assert cutter.cut("gattacaN")["BPE"][-1]
+
+
+def test_annotations_from_each_format(tmp_path: Path) -> None:
+    texts = {
+        "a.bed": "track name=x\nc\t10\t20\tpeak\t0\t-\n",
+        "a.gtf": 'c\tx\texon\t11\t20\t.\t-\t.\tgene_id "G1"; gene_name "ABC";\n',
+        "a.gff3": "##gff-version 3\nc\tx\texon\t11\t20\t.\t-\t.\tID=1;Name=ABC\n##FASTA\n>c\nACGT\n",
+        "a.out": "   SW   perc\nscore  div.\n\n  463 1.3 0.6 1.7 c 11 20 (99) C AluY SINE/Alu (0) 9 1 1\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        (found,) = read_features(tmp_path / name)
+        assert (found.contig, found.start, found.end, found.strand) == ("c", 10, 20, "-")
+        assert found.kind == {"a.bed": "peak", "a.out": "SINE/Alu"}.get(name, "exon")
+        assert read_features(tmp_path / name, [Region("c", 20, 30)]) == []
+    (tmp_path / "a.bed").write_text("c\t1\n")
+    with pytest.raises(BadInput, match=r"a\.bed: line 1: too few fields"):
+        read_features(tmp_path / "a.bed")
+
+
+def test_the_command_writes_tables_and_figures(
+    export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "genes.bed").write_text("a\t300\t500\texon\t0\t+\na\t900\t1100\texon\t0\t-\n")
+    (tmp_path / "other.fa").write_text(f">o\n{random_letters(2000, 5)}\n")
+    where = ["--model", str(export), "--fasta", str(fasta), "--bpe-vocabulary", "100", "--permutations", "9"]
+    for kind, more, rows in (
+        ("lengths", ("--annotation", str(tmp_path / "genes.bed")), 4 * 3),
+        ("enrichment", ("--annotation", str(tmp_path / "genes.bed"), "--region", "a"), 4 * 2),
+        ("stability", ("--samples", "3"), 4 * 4),
+        ("species", ("--other", str(tmp_path / "other.fa")), 4),
+    ):
+        output = tmp_path / kind
+        assert main(["study", kind, *where, "--output", str(output), *more]) == 0, capsys.readouterr().err
+        table = list(csv.DictReader((output / "table.csv").open()))
+        assert len(table) == rows
+        assert {row["tokens"] for row in table} == {"stage 0", "stage 1", "6-mer", "BPE"}
+        assert (output / "figure.svg").read_text().rstrip().endswith("</svg>")
+        assert json.loads((output / "options.json").read_text())["kind"] == kind
+    capsys.readouterr()
+    assert main(["study", "motifs", *where, "--output", str(tmp_path / "out")]) == 2
+    assert "--motifs is missing" in capsys.readouterr().err
+    assert main(["study", "enrichment", *where, "--output", str(tmp_path / "out")]) == 2
+    assert "--annotation is missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,111 @@
+"""Tasks from every kind of file, and what is said about files that are none."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dnachunker.downstream.tasks.labelled import read_labelled
+from dnachunker.downstream.tasks.task_folders import SUITES, find_task, load_suite, split_validation
+from dnachunker.foundations.failures import BadInput
+
+ROWS = [("ACGTN", "1"), ("ttgaca", "0"), ("ACGTRYA", "1")]
+CSV = "sequence,label\n" + "".join(f"{s},{label}\n" for s, label in ROWS)
+TSV = "name\tseq\tlabels\n" + "".join(f"x\t{s}\t{label}\n" for s, label in ROWS)
+FASTA = "".join(f">chr1:{i}|{label}\n{s[:3]}\n{s[3:]}\n" for i, (s, label) in enumerate(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", CSV), ("a.csv", CSV.replace("\n", "\r\n")), ("a.tsv", TSV), ("a.fna", FASTA)]
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, text: str, zipped: bool) -> None:
+    path = tmp_path / (name + ".gz" if zipped else name)
+    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    data = read_labelled(path)
+    assert data.sequences == tuple(sequence for sequence, _ in ROWS)
+    assert data.classes == ("0", "1")
+    assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_parquet_and_named_classes(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"sequence": ["AC", "GT", "AA"], "label": [10, 9, 10]}), tmp_path / "train.parquet")
+    data = read_labelled(tmp_path / "train.parquet")
+    assert data.classes == ("9", "10")  # as numbers
+    assert data.labels.tolist() == [1, 0, 1]
+    for missing in (None, float("nan")):
+        pq.write_table(pa.table({"sequence": ["AC", "GT"], "label": [1.0, missing]}), tmp_path / "train.parquet")
+        with pytest.raises(BadInput, match="row 2: has no label"):
+            read_labelled(tmp_path / "train.parquet")
+
+
+def damaged(packed: bytes) -> bytes:
+    """With bits flipped behind the header, which zlib notices before the checksum does."""
+    return packed[:12] + bytes(255 - byte for byte in packed[12:])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"sequence,label\nACGT,0\nACXT,1\n", "line 3: the sequence holds 'X'"),
+        ("a.csv", b"sequence,label\n,0\n", "line 2: the sequence is empty"),
+        ("a.csv", b"sequence,label\nACGT,0\nACGT,\n", "line 3: has no label"),
+        ("a.csv", b"letters,label\nAC,0\n", "no column 'sequence'"),
+        ("a.csv", b"sequence,label\n", "holds no sequences"),
+        ("a.fa", b">one\nACGT\n", "does not end in |LABEL"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-12], "not readable"),
+        ("a.csv.gz", damaged(gzip.compress(CSV.encode() * 50)), "not readable"),
+        ("a.parquet", b"nothing", "not readable as parquet"),
+        ("a.xlsx", b"", "not a data file"),
+    ],
+)
+def test_other_files_give_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput) as failure:
+        read_labelled(tmp_path / name)
+    assert message in str(failure.value)
+    assert name in str(failure.value)
+
+
+def test_a_label_that_training_lacks_is_refused(tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("sequence,label\nAC,0\nGT,1\n")
+    (tmp_path / "test.csv").write_text("sequence,label\nAC,2\n")
+    task = find_task(tmp_path)
+    train, validation = task.read_training()
+    assert validation is None
+    with pytest.raises(BadInput, match="label '2' does not occur in training"):
+        task.read_test(train.classes)
+    (tmp_path / "train.tsv").write_text("")
+    with pytest.raises(BadInput, match=r"both train\.csv and train\.tsv"):
+        find_task(tmp_path)
+
+
+def test_validation_is_a_share_of_each_class(tasks: Path) -> None:
+    train, _ = find_task(tasks / "three").read_training()
+    rest, held = split_validation(train, 0.2, seed=3)
+    assert sorted(rest.sequences + held.sequences) == sorted(train.sequences)
+    assert np.bincount(held.labels).tolist() == [4, 4, 4]
+    assert split_validation(train, 0.2, seed=3)[1].sequences == held.sequences
+    assert split_validation(train, 0.2, seed=4)[1].sequences != held.sequences
+
+
+def test_the_suites_hold_what_was_published() -> None:
+    suites = {name: load_suite(name) for name in SUITES}
+    assert {name: len(suite.tasks) for name, suite in suites.items()} == {
+        "nt": 18,
+        "nt-revised": 18,
+        "genomic-benchmarks": 9,
+    }
+    # the same name in both Nucleotide Transformer suites, other data
+    assert suites["nt"].tasks["enhancers"].length == 200
+    assert suites["nt-revised"].tasks["enhancers"].length == 400
+    assert suites["nt"].repository != suites["nt-revised"].repository
+    published = {(name, row.model): row.average for name, suite in suites.items() for row in suite.published}
+    assert published == {
+        ("nt", "DNACHUNKER"): 0.772, ("nt", "GENERator"): 0.728, ("nt-revised", "DNACHUNKER"): 0.660,
+        ("genomic-benchmarks", "DNACHUNKER"): 0.885, ("genomic-benchmarks", "GENERator"): 0.892,
+    }  # fmt: skip
+    assert sum(f.train + f.test for f in suites["genomic-benchmarks"].tasks.values()) == 890_705

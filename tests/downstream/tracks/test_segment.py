@@ -1,0 +1,149 @@
+"""`dnachunker segment`: tracks that tile the regions, equal the model's own chunks and open with others' tools."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import bioframe
+import numpy as np
+import pyBigWig
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from dnachunker.cli import main
+from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.fasta import Genome, Region, choose_regions
+from dnachunker.downstream.windows import tile
+from dnachunker.foundations.failures import BadInput
+
+
+def segment(export: Path, fasta: Path, output: Path, *more: str) -> int:
+    return main(["segment", "--model", str(export), "--fasta", str(fasta), "--output", str(output), *more])
+
+
+def read_contigs(fasta: Path) -> dict[str, str]:
+    records = fasta.read_text().split(">")[1:]
+    return {record.split("\n")[0]: record.partition("\n")[2].replace("\n", "") for record in records}
+
+
+@pytest.fixture(scope="module")
+def tracks(export: Path, fasta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole genome, each contig in one window."""
+    output = tmp_path_factory.mktemp("tracks") / "whole"
+    assert segment(export, fasta, output, "--window", "4096") == 0
+    return output
+
+
+def test_tracks_equal_the_models_chunks(tracks: Path, export: Path, fasta: Path) -> None:
+    model = AutoModel.from_pretrained(export, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(export, trust_remote_code=False)
+    for contig, letters in read_contigs(fasta).items():
+        with torch.no_grad():
+            output = model(**tokenizer(letters, return_tensors="pt", return_token_type_ids=False))
+        for stage in range(2):
+            bed = bioframe.read_table(tracks / f"stage{stage}.bed", schema="bed9")
+            ours = bed[bed["chrom"] == contig]
+            ids = np.repeat(np.arange(len(ours)), ours["end"] - ours["start"])
+            assert ids.tolist() == output.chunk_ids[stage][0].tolist()
+            with pyBigWig.open(str(tracks / f"stage{stage}.bw")) as wig:
+                values = wig.values(contig, 0, len(letters), numpy=True)
+            asked = np.ones(len(letters), bool) if stage == 0 else output.boundaries[0][0].numpy()
+            np.testing.assert_allclose(values[asked], output.boundary_probabilities[stage][0].numpy()[asked], atol=1e-6)
+            assert np.isnan(values[~asked]).all()
+
+
+@pytest.mark.parametrize("window", [(), ("--window", "512", "--flank", "64"), ("--window", "300", "--flank", "0")])
+def test_every_base_of_the_regions_lies_in_one_chunk_of_each_stage(
+    export: Path, fasta: Path, tmp_path: Path, window: tuple[str, ...]
+) -> None:
+    bed = tmp_path / "regions.bed"
+    bed.write_text("b\t10\t200\nc\t0\t90\nb\t150\t260\n")  # out of order, overlapping
+    regions = {"a": (700, 2000), "b": (10, 260), "c": (0, 90)}
+    assert segment(export, fasta, tmp_path / "out", "--region", str(bed), "--region", "a:701-2,000", *window) == 0
+    starts = []
+    for stage in range(2):
+        found = bioframe.read_table(tmp_path / "out" / f"stage{stage}.bed", schema="bed9")
+        assert bioframe.is_bedframe(found)
+        assert list(dict.fromkeys(found["chrom"])) == ["a", "b", "c"]
+        for contig, (start, end) in regions.items():
+            ours = found[found["chrom"] == contig]
+            assert [start, *ours["end"]] == [*ours["start"], end]
+            with pyBigWig.open(str(tmp_path / "out" / f"stage{stage}.bw")) as wig:
+                assert wig.isBigWig()
+                values = wig.values(contig, start, end, numpy=True)
+                assert stage or not np.isnan(values).any()
+                assert start == 0 or np.isnan(wig.values(contig, 0, start, numpy=True)).all()
+        starts.append(set(zip(found["chrom"], found["start"], strict=True)))
+    assert starts[1] <= starts[0]  # an outer chunk begins where an inner one does
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["bases"] == sum(end - start for start, end in regions.values())
+    assert summary["chunks"] == [len(part) for part in starts]
+
+
+def test_stitched_windows_agree_with_one_long_one(tracks: Path, export: Path, fasta: Path, tmp_path: Path) -> None:
+    assert segment(export, fasta, tmp_path / "out", "--window", "1024", "--flank", "128") == 0
+    for stage in range(2):
+        cuts = []
+        for folder in (tracks, tmp_path / "out"):
+            bed = bioframe.read_table(folder / f"stage{stage}.bed", schema="bed9")
+            cuts.append(set(bed[bed["chrom"] == "a"]["start"]))
+        assert len(cuts[0] & cuts[1]) / len(cuts[0] | cuts[1]) > 0.9
+
+
+def test_windows_keep_every_base_once_and_lean_on_the_contigs_ends() -> None:
+    windows = list(tile(Region("a", 100, 2500), 2600, 512, 64))
+    assert windows[0].start == 36
+    assert windows[-1].end == 2564
+    kept = [base for w in windows for base in range(w.keep_start, w.keep_end)]
+    assert kept == list(range(100, 2500))
+    assert all(w.end - w.start <= 512 for w in windows)
+    with pytest.raises(BadInput, match="longer than its two flanks"):
+        list(tile(Region("a", 0, 2600), 2600, 128, 64))
+
+
+def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
+    tracks: Path, export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "genome.fa.gz"
+    packed.write_bytes(gzip.compress(fasta.read_bytes()))
+    assert segment(export, packed, tmp_path / "same", "--window", "4096") == 0
+    assert (tmp_path / "same" / "stage1.bed").read_bytes() == (tracks / "stage1.bed").read_bytes()
+    broken = tmp_path / "protein.fa"
+    broken.write_text(">p\nACGTLLQ\n")
+    cases = [
+        ((packed, "--region", "chr9:1-10"), "no contig of genome.fa.gz"),
+        ((packed, "--region", "b:290-310"), "does not lie in b, which has 300 bases"),
+        ((broken,), "'L' is no nucleotide letter"),
+        ((export / "config.json",), "not FASTA"),
+        ((tmp_path / "none.fa",), "no such FASTA file"),
+        ((packed, "--window", "100", "--flank", "50"), "longer than its two flanks"),
+    ]
+    capsys.readouterr()
+    for (path, *more), message in cases:
+        assert segment(export, path, tmp_path / "out", *more) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error
+        assert not (tmp_path / "out").exists()
+    assert segment(export, packed, tmp_path / "same") == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_regions_from_a_gzipped_bed_and_damaged_files(fasta: Path, tmp_path: Path) -> None:
+    packed = gzip.compress(b"b\t10\t200\n" * 50)
+    (tmp_path / "peaks.bed.gz").write_bytes(packed)
+    with Genome(fasta) as genome:
+        assert choose_regions(genome, [str(tmp_path / "peaks.bed.gz")]) == [Region("b", 10, 200)]
+        (tmp_path / "peaks.bed.gz").write_bytes(packed[:12] + bytes(255 - byte for byte in packed[12:]))
+        with pytest.raises(BadInput, match="not readable"):
+            choose_regions(genome, [str(tmp_path / "peaks.bed.gz")])
+    with pytest.raises(BadInput, match="cannot be indexed"):
+        Genome(tmp_path / "peaks.bed.gz")
+
+
+def test_a_folder_without_weights_is_no_export(export: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(export / name, tmp_path / name)
+    with pytest.raises(BadInput, match=r"\*\.safetensors is missing"):
+        open_exported(tmp_path)

@@ -1,0 +1,128 @@
+"""The model behind `dnachunker plan`: its parts against what is known of them."""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.pretrain.planning.hardware import HARDWARE
+from dnachunker.pretrain.planning.memory import checkpoint_bytes, rank_memory
+from dnachunker.pretrain.planning.step_time import (
+    Assumptions,
+    Workload,
+    best_checkpoint_steps,
+    collective_bytes,
+    expected_maximum,
+    step_time,
+)
+
+WORK = Workload(
+    parameters=171_585_280, value_bytes=2, flops=1e14, windows=8, passes=4, zero_stage=1,
+    checkpoint_bytes=2.4e9, checkpoint_steps=1000,
+)  # fmt: skip
+
+
+def test_collectives_send_what_zero_says() -> None:
+    once = WORK.parameters * 2 * 7 / 8
+    for stage, times in ((0, 2), (1, 2), (2, 5), (3, 12)):
+        assert collective_bytes(replace(WORK, zero_stage=stage), 8) == pytest.approx(times * once)
+    assert collective_bytes(WORK, 1) == 0
+
+
+def test_the_expected_maximum_is_that_of_normal_values() -> None:
+    draw = random.Random(0)
+    for ranks in (2, 8, 64):
+        drawn = statistics.mean(max(draw.gauss(0, 1) for _ in range(ranks)) for _ in range(4000))
+        assert expected_maximum(ranks) == pytest.approx(drawn, abs=0.05)
+    assert expected_maximum(1) == 0
+
+
+def test_a_lone_rank_that_never_fails_only_computes() -> None:
+    given = Assumptions(hours_between_failures=1e12, storage=1e15)
+    step = step_time(replace(WORK, checkpoint_bytes=0), HARDWARE["h100"], "bf16", 1, 8, given)
+    assert step.efficiency == pytest.approx(1)
+    assert step.compute == pytest.approx(1e14 / (989e12 * 0.4))
+
+
+def test_efficiency_falls_with_ranks_and_every_cause_grows() -> None:
+    steps = [step_time(WORK, HARDWARE["h100"], "bf16", ranks, 8, Assumptions()) for ranks in (8, 64, 512, 4096)]
+    for before, after in zip(steps, steps[1:], strict=False):
+        assert after.efficiency < before.efficiency
+        assert after.stragglers > before.stragglers
+        assert after.collectives >= before.collectives
+        assert after.failures > before.failures
+    assert all(step.compute == steps[0].compute for step in steps), "weak scaling: a rank's work stays"
+
+
+def test_the_interval_between_checkpoints_is_the_best() -> None:
+    given = Assumptions(hours_between_failures=5000)
+
+    def total(steps: int) -> float:
+        return step_time(replace(WORK, checkpoint_steps=steps), HARDWARE["h100"], "bf16", 1024, 8, given).total
+
+    best = best_checkpoint_steps(WORK, step_time(WORK, HARDWARE["h100"], "bf16", 1024, 8, given), 1024, given)
+    assert total(best) < min(total(best // 2), total(best * 2))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_planned_size(tmp_path: Path, sample_corpus: Path, dnachunker: Any) -> None:
+    from dnachunker.model.cost import parameters
+
+    run = tmp_path / "run"
+    sizes = ["model.width=64", "model.num_heads=2", "model.trunk_layers=16"]
+    done = dnachunker(
+        "pretrain", "--config", "tiny", "--corpus", sample_corpus, "--run", run, "--processes", "1", "steps=1", *sizes,
+        "evaluation.windows=2", "tracking.enabled=false", "data.seq_len=128",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    network = DNAChunkerConfig(width=64, num_heads=2, trunk_layers=16, encoder_layers=(1, 1), decoder_layers=(1, 1))
+    written = sum(path.stat().st_size for path in next((run / "checkpoints").glob("step-*")).rglob("*"))
+    assert checkpoint_bytes(sum(parameters(network).values()), 1, "fp32") == pytest.approx(written, rel=0.1)
+
+
+TRUNK = {"width": 256, "num_heads": 8, "trunk_layers": 24, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "batch", "length", "engine"),
+    [
+        (1, 1, 2048, {"zero_stage": 0, "precision": "fp32"}),
+        (2, 4, 1024, {"zero_stage": 1, "precision": "fp32"}),
+        (2, 4, 1024, {"zero_stage": 2, "precision": "bf16", "micro_batch": 1, "activation_checkpointing": True}),
+        (2, 2, 1024, {"zero_stage": 3, "precision": "fp32"}),
+    ],
+)
+def test_the_planned_memory_is_what_a_rank_takes(ranks: int, batch: int, length: int, engine: dict[str, Any]) -> None:
+    values = {
+        "model": TRUNK, "data": {"corpus": "c", "global_batch": batch, "seq_len": length},
+        "engine": engine,
+    }  # fmt: skip
+    script = Path(__file__).parents[2] / "support" / "measured_memory.py"
+    # freed tensors go back to the system at once, and oneDNN keeps no compiled products with their scratch memory for
+    # shapes that never come again: resident memory is then what lives
+    environment = {
+        **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",
+        "PYTHONPATH": str(script.parents[2]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), str(ranks), json.dumps(values)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    micro_batch = engine.get("micro_batch", batch // ranks)
+    for found in json.loads(done.stdout.splitlines()[-1]):
+        planned = rank_memory(
+            DNAChunkerConfig(**TRUNK), ranks=ranks, zero_stage=engine["zero_stage"], precision=engine["precision"],
+            bases=micro_batch * length, chunks_per_base=found["chunks"], passes=batch // ranks // micro_batch,
+            checkpointing=engine.get("activation_checkpointing", False),
+        )  # fmt: skip
+        assert planned.peak == pytest.approx(found["bytes"], rel=0.15), planned
