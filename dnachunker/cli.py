@@ -1,4 +1,4 @@
-"""Front door: the `dnachunker` command. Parses, then imports the one package the verb needs."""
+"""The front door: the `dnachunker` command. Parses the command line, then imports only the package of the verb."""
 
 import argparse
 import os
@@ -11,23 +11,23 @@ from dnachunker.foundations.version import __version__
 
 _CPU_PROCESSES = 2  # ranks of a training run on a machine without a GPU
 
-_DESCRIPTION = """Pretrain DNA language models that learn their own tokens: genomes to shards, shards to a
-DNACHUNKER model, model to a Hugging Face folder."""
+_DESCRIPTION = """Pretrain DNA language models that learn their own tokens: from genomes to shards, from shards to a
+DNACHUNKER model, from the model to a Hugging Face folder."""
 
-_EPILOG = """the path, in order:
-  dnachunker demo                                            all of it on an embedded sample, in minutes
-  dnachunker shard --config sample --output corpora/sample   genomes to a corpus
+_EPILOG = """the steps, in order:
+  dnachunker demo                                            all steps on an embedded sample, in minutes
+  dnachunker shard --config sample --output corpora/sample   build a corpus from genomes
   dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first
-  dnachunker export runs/first exported/first                 a folder AutoModelForMaskedLM loads
-  dnachunker report runs/first                                one HTML page about the run
-  dnachunker finetune --model exported/first --task TASK --output runs/task   a classifier, tested once
+  dnachunker export runs/first exported/first                 write a folder that AutoModelForMaskedLM loads
+  dnachunker report runs/first                                write one HTML page about the run
+  dnachunker finetune --model exported/first --task TASK --output runs/task   train a classifier, test it once
 
-`dnachunker VERB --help` explains a verb. a.b=c arguments override keys of a config.
+`dnachunker VERB --help` explains a verb. Arguments of the form a.b=c override keys of a config.
 exit codes: 0 done, 2 bad input, 3 interrupted after saving (run the same command again), 4 a training guard fired"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; imports only the light `commands` module of each package."""
+    """The parser of the whole command line. It imports only the `commands` module of each package, which is light."""
     from dnachunker.cluster import commands as cluster
     from dnachunker.dataprep import commands as dataprep
     from dnachunker.downstream import commands as downstream
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dnachunker {__version__}")
-    # what one package's verb needs of another package, which it may not import
+    # functions that a verb needs from a package which its own package may not import
     parser.set_defaults(start_ranks=_start_ranks, count_processes=_count_processes, prepare=pretrain.prepare_run)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for package in (dataprep, pretrain, cluster, downstream, experiments):
@@ -53,13 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_demo(verbs: Any) -> None:
     demo = verbs.add_parser(
         "demo", formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="the whole path on an embedded sample, in minutes",
-        description="Shard two embedded genomes, pretrain the preset `tiny` on two ZeRO-1 workers, evaluate, export,\n"
-        "load the export in a fresh process, and write summary.json and report.html. Safe to run again: it starts\n"
-        "over in the same folder.",
+        help="all steps on an embedded sample, in minutes",
+        description="Shard two embedded genomes, pretrain the preset `tiny` on two ranks with ZeRO stage 1, evaluate,\n"
+        "export, load the export in a new process, and write summary.json and report.html. A second demo starts over\n"
+        "in the same folder.",
     )  # fmt: skip
-    demo.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
-    demo.add_argument("--steps", type=int, help="training steps (default: the preset's)")
+    demo.add_argument("--output", default="runs/demo", help="folder for all results (default: %(default)s)")
+    demo.add_argument("--steps", type=int, help="training steps (default: those of the preset `tiny`)")
     demo.set_defaults(run_verb=_demo)
 
 
@@ -76,7 +76,7 @@ def _start_ranks(worker: list[str], processes: int) -> int:
 
     gpus = visible_gpus()
     if gpus and processes > len(gpus):
-        raise BadInput(f"{processes} ranks need {processes} GPUs and {len(gpus)} are visible; lower --processes")
+        raise BadInput(f"{processes} ranks need {processes} GPUs, but {len(gpus)} are visible; lower --processes")
     print(f"starting {processes} ranks on {'GPUs' if gpus else 'CPU'} ...", file=sys.stderr, flush=True)
     return run_local(worker, processes)
 
@@ -90,7 +90,7 @@ def _count_processes(configured: int | None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     parsed, left = parser.parse_known_args(arguments)
-    # argparse takes positional arguments from one place; overrides may stand before, between and after options
+    # argparse accepts positional arguments in one place only, but overrides may stand before, between and after options
     if left and not (hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in left)):
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    # of every process that starts here: what lies where the user stands must not be taken for an installed module
+    # for every process started from here: Python must not import a file of the current folder as an installed module
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     parsed = _parse(arguments)
     try:
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dnachunker: {failure}", file=sys.stderr)
         return failure.code
     except BrokenPipeError:
-        return 0  # the reader of our output, such as `head`, has seen enough
+        return 0  # the reader of our output, such as `head`, has closed the pipe
     except KeyboardInterrupt:
         print("dnachunker: interrupted", file=sys.stderr)
         return 130

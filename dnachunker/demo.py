@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.mlflow_client import redacted, tracking_uri
 from dnachunker.pretrain.records.event_log import read_events
-from dnachunker.pretrain.records.mlflow_mirror import read_cursor, redacted, tracking_uri
+from dnachunker.pretrain.records.mlflow_mirror import read_cursor
 from dnachunker.pretrain.run_folder import read_config
 
 SUMMARY = "summary.json"
-_MARKER = ".dnachunker-demo"  # only a folder that holds this is ever cleared
+_MARKER = ".dnachunker-demo"  # only a folder that holds this file is ever cleared
 
 
 def run_demo(output: Path, *, steps: int | None = None) -> int:
@@ -42,9 +44,7 @@ def run_demo(output: Path, *, steps: int | None = None) -> int:
     (run / "report.html").replace(output / "report.html")
 
     summary = summarise(corpus, run, exported)
-    partial = output / f".{SUMMARY}.partial"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
-    partial.replace(output / SUMMARY)
+    write_json(output / SUMMARY, summary)
     _print_table(output, summary, time.monotonic() - began)
     return 0
 
@@ -91,7 +91,7 @@ def _prepare(output: Path) -> None:
 def _dnachunker(*arguments: str | Path) -> None:
     command = [str(argument) for argument in arguments]
     print(f"$ dnachunker {' '.join(command)}", flush=True)
-    # on the CPU wherever it runs, so that its figures can be compared
+    # always on the CPU, so that figures of different machines can be compared
     variables = {**os.environ, "DS_ACCELERATOR": "cpu"}
     process = subprocess.Popen([sys.executable, "-m", "dnachunker", *command], env=variables)
     while True:
@@ -99,7 +99,7 @@ def _dnachunker(*arguments: str | Path) -> None:
             code = process.wait()
             break
         except KeyboardInterrupt:
-            continue  # the step got it too: let it save and end by itself
+            continue  # the step received the signal too: let it save and end by itself
     if code:
         failure = Failure(f"demo: `dnachunker {' '.join(command)}` ended with exit code {code}; its message is above")
         failure.code = code
@@ -107,7 +107,7 @@ def _dnachunker(*arguments: str | Path) -> None:
 
 
 def _mlflow_line(run: Path) -> str:
-    uri = tracking_uri(run, read_config(run))
+    uri = tracking_uri(read_config(run).tracking.uri, run)
     return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else f"# tracked at {redacted(uri)}"
 
 
@@ -122,7 +122,9 @@ def _print_table(output: Path, summary: dict[str, Any], seconds: float) -> None:
         "training": f"{train['steps']} steps, {train['world_size']} workers, {train['bases_per_second']:,.0f} bases/s",
         "held-out [MASK] loss": f"{valid['masked_loss']:.4f} nats "
         f"(Markov order 0: {valid['order0_loss']:.4f}, 3: {valid['order3_loss']:.4f}, 5: {valid['order5_loss']:.4f})",
-        "compression, unmasked": f"stage 0 {compression['stage0']:.2f}, stage 1 {compression['stage1']:.2f}",
+        "compression, unmasked": ", ".join(
+            f"stage {stage} {share:.2f}" for stage, share in enumerate(compression.values())
+        ),
         "export": f"{summary['export']['path']}, logits within {summary['export']['max_abs_diff']:.1e} of training",
         "took": f"{seconds:.0f} s",
     }

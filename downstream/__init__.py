@@ -1,1 +1,1 @@
-"""What an exported model is good for: classifiers, variant scores, tracks, vectors, sequence, studies."""
+"""Uses of an exported model: classifiers, variant scores, tracks, vectors, generated sequence, studies."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
 from .fasta import Region
@@ -14,7 +14,7 @@ from .fasta import Region
 
 @dataclass(frozen=True)
 class Feature:
-    """A half-open, 0-based interval of some kind (`exon`, `LINE/L1`, a BED name)."""
+    """Bases [start, end) of a contig, 0-based; `kind` is such as `exon`, `LINE/L1` or a BED name."""
 
     contig: str
     start: int
@@ -25,14 +25,14 @@ class Feature:
 
 
 def read_features(path: Path, regions: Sequence[Region] = ()) -> list[Feature]:
-    """All features of a file, or those that overlap some region.
+    """All features of a file, or only those that overlap one of `regions`.
 
     Args:
         path: .bed, .gtf, .gff, .gff3 or .out (RepeatMasker's), plain or gzipped. The kind of a feature is column 4 of
             BED, column 3 of GTF and GFF, the class/family of RepeatMasker.
 
     Raises:
-        BadInput: another kind of file, or a line that does not fit it.
+        BadInput: the file has another format, or a malformed line.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     readers = {".bed": _bed, ".gtf": _gff, ".gff": _gff, ".gff3": _gff, ".out": _repeat_masker}
@@ -69,7 +69,7 @@ def _bed(path: Path, text: TextIO) -> Iterator[Feature]:
 def _gff(path: Path, text: TextIO) -> Iterator[Feature]:
     for number, line in enumerate(text, 1):
         if line.startswith("##FASTA"):
-            return  # GFF3 may end in the sequence itself
+            return  # the sequence itself may follow the features of a GFF3 file
         if line.startswith("#") or not line.strip():
             continue
         fields = line.rstrip("\r\n").split("\t")
@@ -81,7 +81,7 @@ def _gff(path: Path, text: TextIO) -> Iterator[Feature]:
 def _repeat_masker(path: Path, text: TextIO) -> Iterator[Feature]:
     for number, line in enumerate(text, 1):
         fields = line.split()
-        if not fields or not fields[0].isdecimal():  # the header's three lines
+        if not fields or not fields[0].isdecimal():  # one of the header's three lines
             continue
         with _line(path, number):
             strand = "-" if fields[8] == "C" else "+"
@@ -99,8 +99,8 @@ def _gff_name(attributes: str) -> str:
 
 @contextmanager
 def _line(path: Path, number: int) -> Iterator[None]:
-    """Turns what a malformed line raises into one message."""
+    """Turn the error of a malformed line into one message."""
     try:
         yield
     except (ValueError, IndexError) as error:
-        raise BadInput(f"{path}: line {number}: too few fields, or a coordinate that is no number") from error
+        raise BadInput(f"{path}: line {number}: too few fields, or a coordinate that is not a number") from error

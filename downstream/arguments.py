@@ -4,12 +4,19 @@ import argparse
 
 
 def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
-    """Which model reads which part of which genome, and how much at a time."""
+    """Add the arguments that name the model, the genome, its regions and the window length."""
     verb.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    verb.add_argument("--fasta", required=True, metavar="FILE", help="genome, plain or gzipped")
+    verb.add_argument("--fasta", required=True, metavar="FILE", help="genome in FASTA, plain or gzipped")
     verb.add_argument(
         "--region", action="append", default=[], metavar="CONTIG[:START-END]|BED",
-        help="1-based, ends included; may be repeated (default: everything)",
+        help="region to read, 1-based, both ends included; may be repeated (default: the whole genome)",
     )  # fmt: skip
-    verb.add_argument("--window", type=int, metavar="BASES", help="read at a time (default: as in pretraining)")
-    verb.add_argument("--flank", type=int, metavar="BASES", help="context on each side (default: window / 8)")
+    verb.add_argument(
+        "--window", type=int, metavar="BASES", help="bases the model reads at a time (default: as in pretraining)"
+    )
+    verb.add_argument(
+        "--flank",
+        type=int,
+        metavar="BASES",
+        help="bases at each end of a window that are context only (default: window / 8)",
+    )

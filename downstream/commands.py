@@ -1,4 +1,4 @@
-"""The verbs that use an exported model: `embed` here, the others where their work is."""
+"""The verbs that use an exported model: `embed` here, each other verb in the sub-package that does its work."""
 
 import argparse
 from typing import Any
@@ -19,20 +19,27 @@ def add_verbs(verbs: Any) -> None:
     for before in (tasks, classification, tracks, variants):
         before.add_verbs(verbs)
     embed = verbs.add_parser(
-        "embed", formatter_class=_RAW, help="vectors of sequences: one each, one per chunk, or one per base",
-        description="Run sequences through an exported model and store its vectors. mean: one vector per region,\n"
-        "chunk: one per chunk of --stage with its coordinates, both averaged over bases; base: one per base.",
+        "embed", formatter_class=_RAW, help="vectors of sequences: one per region, per chunk or per base",
+        description="Run sequences through an exported model and store its vectors, by --level:\n"
+        "  mean   one vector per region: the average over its bases\n"
+        "  chunk  one vector per chunk of --stage: the average over its bases\n"
+        "  base   one vector per base",
         epilog="examples:\n"
         "  dnachunker embed --model exported/first --fasta seqs.fa --output means.parquet\n"
         "  dnachunker embed --model exported/first --fasta hg38.fa --region chr2:1-100,000 --level base \\\n"
         "      --output bases.zarr\n\n"
-        "Parquet holds a row per vector: contig, start, end, vector. Zarr holds for each region a group with the\n"
-        "array `vectors` (n, D), and `starts`, `ends`. Vectors are float32.",
+        "A Parquet file has one row per vector: contig, start, end, vector. A Zarr folder has one group per region\n"
+        "with the arrays `vectors` (n, D), `starts` and `ends`. Vectors are float32.",
     )  # fmt: skip
     add_genome_arguments(embed)
-    embed.add_argument("--level", choices=("mean", "chunk", "base"), default="mean", help="default: %(default)s")
-    embed.add_argument("--stage", type=int, default=1, help="whose chunks: 0 inner, 1 outer (default: %(default)s)")
-    embed.add_argument("--output", required=True, metavar="OUT.parquet|OUT.zarr", help="to create")
+    embed.add_argument(
+        "--level",
+        choices=("mean", "chunk", "base"),
+        default="mean",
+        help="unit that a vector stands for (default: %(default)s)",
+    )
+    embed.add_argument("--stage", type=int, default=1, help="stage of the chunks: 0 inner, 1 outer (default: 1)")
+    embed.add_argument("--output", required=True, metavar="OUT.parquet|OUT.zarr", help="output to create")
     embed.set_defaults(run_verb=_embed)
     for after in (generation, studies):
         after.add_verbs(verbs)

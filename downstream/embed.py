@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dnachunker.foundations.atomic_files import new_file, new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 
 from .exported import open_exported
 from .fasta import Genome, Region, choose_regions
-from .output_folder import new_file, new_folder
 from .windows import WindowOutput, default_window, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]
@@ -27,7 +27,7 @@ _GROUP_ROWS = 4096
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What `embed` is asked for; `window` None for the pretraining length, `flank` None for an eighth of it."""
+    """Options of `embed`. `window` None means the pretraining length, `flank` None an eighth of the window."""
 
     level: Level = "mean"
     stage: int = 1
@@ -41,13 +41,13 @@ class _Sink(Protocol):
 
 
 def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
-    """Write vectors; returns their number.
+    """Write vectors; return their number.
 
     Raises:
         BadInput: no such model, FASTA or region; an `output` that exists or is neither .parquet nor .zarr.
     """
     if output.suffix not in (".parquet", ".zarr"):
-        raise BadInput(f"{output}: name it .parquet or .zarr, which says what to write")
+        raise BadInput(f"{output}: the name must end in .parquet or .zarr; the ending selects the format")
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
     exported = open_exported(model)
@@ -90,8 +90,8 @@ def _means(region: Region, found: Iterator[WindowOutput], stage: int, bar: Any) 
 
 
 def _chunks(region: Region, found: Iterator[WindowOutput], stage: int, bar: Any) -> Rows:
-    """A chunk that the region or a window's border cuts is put together from its parts."""
-    start, total = region.start, None  # the chunk under way
+    """Means over chunks; the parts of a chunk that lie in two windows are joined. A region's ends cut chunks."""
+    start, total = region.start, None  # of the chunk that is still open
     for part in found:
         assert part.hidden is not None
         first = part.window.keep_start
@@ -138,8 +138,8 @@ def _open_sink(output: Path, described: dict[str, Any], width: int) -> Iterator[
             with pq.ParquetWriter(partial, schema) as writer:
                 yield _ParquetSink(writer, schema)
     else:
-        with new_folder(output) as staging:
-            yield _ZarrSink(staging, described)
+        with new_folder(output) as partial:
+            yield _ZarrSink(partial, described)
 
 
 class _ParquetSink:

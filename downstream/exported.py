@@ -1,4 +1,4 @@
-"""An exported folder as the rest of this package sees it: letters in, tensors out, through the Auto classes alone."""
+"""An exported model, loaded through Hugging Face's Auto classes only: letters in, tensors out."""
 
 import hashlib
 import os
@@ -37,11 +37,11 @@ _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
 
 @dataclass(frozen=True)
 class Exported:
-    """The folder's vocabulary, and its networks on request.
+    """An exported folder: its vocabulary, and its networks when they are asked for.
 
     Attributes:
         folder: what `dnachunker export` wrote, or a fine-tuned model.
-        device: where networks are put: the first GPU, if there is one.
+        device: of the networks: the first GPU if there is one, else the CPU.
     """
 
     folder: Path
@@ -87,15 +87,15 @@ class Exported:
         return digest.hexdigest()
 
     def encode(self, letters: str) -> NDArray[np.int64]:
-        """Token ids (L,) of nucleotide letters in either case; ambiguity letters are N.
+        """Token ids (L,) of nucleotide letters in either case; ambiguity letters become N.
 
         Raises:
-            BadInput: another letter.
+            BadInput: a letter is not a nucleotide.
         """
         codes = np.frombuffer(letters.encode("latin-1", "replace"), np.uint8)
         ids = self._table[codes]
         if (ids < 0).any():
-            raise BadInput(f"{chr(int(codes[ids < 0][0]))!r} is no nucleotide letter; remove or replace it")
+            raise BadInput(f"{chr(int(codes[ids < 0][0]))!r} is not a nucleotide letter; remove or replace it")
         return ids
 
     def reverse_complement(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -104,12 +104,12 @@ class Exported:
 
     @cached_property
     def lead(self) -> NDArray[np.int64]:
-        """What `batch` puts before each sequence: [BOS] for a causal model, as in all windows it was trained on."""
-        causal = getattr(self.config, "causal", False)  # folders from before there were any do not say
+        """Token ids that `batch` puts before each sequence: [BOS] for a causal model, as in training; else none."""
+        causal = getattr(self.config, "causal", False)  # the config of an older export lacks this key
         return np.array([self.ids["bos"]] if causal else [], np.int64)
 
     def batch(self, sequences: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-        """Ids (B, L), after the `lead` and padded on the right, and the attention mask (B, L) bool, on the device."""
+        """Ids (B, L), each row `lead` + sequence + padding, and the attention mask (B, L) bool; on the device."""
         sequences = [np.concatenate([self.lead, ids]) for ids in sequences]
         longest = max(len(ids) for ids in sequences)
         table = np.full((len(sequences), longest), self.ids["pad"], np.int64)
@@ -120,14 +120,14 @@ class Exported:
         return torch.from_numpy(table).to(self.device), torch.from_numpy(mask).to(self.device)
 
     def network(self, head: Head, *, classes: int = 2, random_weights: bool = False, seed: int = 0) -> nn.Module:
-        """A network with the folder's weights, or one of the same shape that has learned nothing.
+        """A network with the folder's weights, or one of the same shape with random weights.
 
         Args:
-            classes: outputs of the classifier's head, which is always drawn anew unless the folder holds one.
-            seed: of whatever is drawn.
+            classes: outputs of the classifier's head; the head is random unless the folder holds one.
+            seed: of random weights.
 
         Raises:
-            BadInput: a masked head is asked of a causal model, or a causal one of another.
+            BadInput: `head` is "masked" and the model is causal, or `head` is "causal" and the model is not.
         """
         causal = len(self.lead) > 0
         if head in ("masked", "causal") and (head == "causal") != causal:
@@ -147,19 +147,19 @@ class Exported:
 
 
 def open_exported(folder: str | Path) -> Exported:
-    """The model in a folder.
+    """Open the model in a folder.
 
     Raises:
-        BadInput: no export there.
+        BadInput: the folder holds no export.
     """
     path = Path(folder)
     missing = [name for name in ("config.json", "tokenizer.json", "*.safetensors") if not any(path.glob(name))]
     if missing:
         raise BadInput(f"{path}: no exported model: {missing[0]} is missing; `dnachunker export RUN OUT` makes one")
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers may import DeepSpeed, which would look and warn
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers may import DeepSpeed, which warns without a GPU
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # that a new head's weights are new is no news
+    transformers.utils.logging.set_verbosity_error()  # else it warns that a new head has random weights
     exported = Exported(path.absolute(), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if exported.config.model_type != "dnachunker":
         raise BadInput(f"{path}: holds a {exported.config.model_type} model, not one that dnachunker exported")
@@ -167,11 +167,11 @@ def open_exported(folder: str | Path) -> Exported:
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` over `count` things."""
+    """Slices of at most `size` items that cover `count` items."""
     return (slice(start, start + size) for start in range(0, count, size))
 
 
 def make_deterministic(seed: int) -> None:
-    """The same numbers from the same inputs, on the same machine."""
+    """Make torch give the same numbers for the same inputs on the same machine."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)  # some CUDA sums have no deterministic form

@@ -1,4 +1,4 @@
-"""Random access to a FASTA file, and the regions of it that a command is about."""
+"""Random access to a FASTA file, and the regions that `--region` names."""
 
 import gzip
 import re
@@ -11,7 +11,7 @@ from types import TracebackType
 
 import pyfaidx
 
-from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
 _REGION = re.compile(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)")
@@ -19,7 +19,7 @@ _REGION = re.compile(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)")
 
 @dataclass(frozen=True, order=True)
 class Region:
-    """Half-open, 0-based stretch of a contig."""
+    """Bases [start, end) of a contig, 0-based; written as `chr1:1-100`, 1-based with both ends included."""
 
     contig: str
     start: int
@@ -89,7 +89,7 @@ class Genome:
 
 
 def choose_regions(genome: Genome, wanted: Sequence[str]) -> list[Region]:
-    """Regions of a genome, merged where they overlap or touch, in the order of its contigs.
+    """Regions of a genome, merged where they overlap or touch, in the order of the contigs.
 
     Args:
         wanted: `CONTIG`, `CONTIG:START-END` (1-based, both ends included, as genome browsers write it), or the path
@@ -117,13 +117,15 @@ def choose_regions(genome: Genome, wanted: Sequence[str]) -> list[Region]:
 
 
 def parse_region(text: str, genome: Genome) -> Region:
-    """`chr1` or `chr1:1,001-2,000`."""
+    """The region that a text such as `chr1` or `chr1:1,001-2,000` names."""
     if text in genome.lengths:
         return Region(text, 0, genome.lengths[text])
     found = _REGION.fullmatch(text)
     if not found or found["contig"] not in genome.lengths:
         known = ", ".join(list(genome.lengths)[:5])
-        raise BadInput(f"region {text!r}: no contig of {genome.path.name} and no BED file; contigs are {known} ...")
+        raise BadInput(
+            f"region {text!r}: neither a contig of {genome.path.name} nor a BED file; contigs are {known} ..."
+        )
     start, end = (int(found[part].replace(",", "")) for part in ("start", "end"))
     return _checked(Region(found["contig"], start - 1, end), genome, f"region {text!r}")
 

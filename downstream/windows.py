@@ -1,8 +1,8 @@
-"""Long sequence through a network that reads windows: each window is read with a flank and kept without it.
+"""Run a network over a long sequence window by window; the flanks of a window are read but not kept.
 
-A window's outermost bases see less context than the others, and its first base always starts a chunk. So windows
-overlap by two flanks, and every base is taken from the one window in which it is farthest from an end. Where a
-window's end is the contig's end there is no flank. A contig that fits into one window is read whole.
+The outermost bases of a window have less context than the others, and its first base always starts a chunk. So windows
+overlap by two flanks, and every base is taken from the one window in which it is farthest from an end. A window that
+ends where its contig ends has no flank there. A contig that fits into one window is read whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,11 +43,12 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowOutput:
-    """What the network says of a window's kept bases.
+    """Output of the network for the kept bases of a window.
 
     Attributes:
         boundaries: per stage (L,) bool, where a chunk starts.
-        probabilities: per stage (L,) float32: at every base at stage 0, later at starts of the stage before.
+        probabilities: per stage (L,) float32, that a chunk starts; at stage 0 for every base, at a later stage only
+            where a chunk of the stage before starts.
         hidden: (L, D) float32; None unless asked for.
     """
 
@@ -59,7 +60,7 @@ class WindowOutput:
 
 
 def default_window(exported: Exported) -> int:
-    """The length the model was pretrained on, where the folder tells."""
+    """The window length of pretraining in bases; 8192 where the folder does not tell."""
     try:
         described = safe_load((exported.folder / "pretraining.yaml").read_text("utf-8"))
         return int(described["data"]["seq_len"])
@@ -71,7 +72,7 @@ def tile(region: Region, contig_length: int, window: int, flank: int) -> Iterato
     """Windows whose kept parts cover the region once, in order; flanks reach beyond it, within the contig.
 
     Raises:
-        BadInput: the flanks leave nothing of the window.
+        BadInput: the two flanks are as long as the window.
     """
     if flank < 0 or window <= 2 * flank:
         raise BadInput(f"--window {window} and --flank {flank}: a window has to be longer than its two flanks")
@@ -85,7 +86,7 @@ def tile(region: Region, contig_length: int, window: int, flank: int) -> Iterato
 
 
 class Source(Protocol):
-    """Where letters come from: a Genome."""
+    """Something to fetch letters from, such as a Genome."""
 
     @property
     def path(self) -> Path: ...
@@ -96,10 +97,10 @@ class Source(Protocol):
 def run_windows(
     exported: Exported, network: nn.Module, genome: Source, windows: Sequence[Window], *, hidden: bool = False
 ) -> Iterator[WindowOutput]:
-    """The network's findings, window by window in order.
+    """The network's output for each window, in order.
 
     Args:
-        network: `exported.network("none")`, or with another head if `hidden` is not asked for.
+        network: `exported.network("none")`; a network with another head gives no `hidden`.
     """
     size = max(1, _BATCH_BASES // max((w.end - w.start for w in windows), default=1))
     for part in batches(len(windows), size):

@@ -1,1 +1,1 @@
-"""Sweeps: questions about the model as grids of runs, each a few `dnachunker` commands, and the tables they end in."""
+"""Sweeps: a question about the model, answered by many runs and one table."""

@@ -1,4 +1,4 @@
-"""How many steps a cell may take: from a budget of bases, or of FLOPs at its own cost."""
+"""Number of steps of a cell, from a budget of training bases or of model FLOPs."""
 
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def steps_of(budget: BudgetSettings, run: PretrainConfig) -> int:
-    """Optimizer steps that come nearest to the budget, at least one.
+    """Number of optimizer steps that comes nearest to the budget, at least one.
 
     Raises:
-        BadInput: the run changes its window length on the way, so that a step has no one cost.
+        BadInput: the run changes its window length, so its steps differ in cost.
     """
     if run.data.curriculum:
-        raise BadInput("a sweep matches budgets by steps of one size; leave data.curriculum out")
+        raise BadInput("a sweep needs steps of equal size to match budgets; leave data.curriculum out")
     bases = budget.bases if budget.bases is not None else (budget.flops or 0) / expected_flops_per_base(run)
     return max(1, round(bases / (run.data.global_batch * run.data.seq_len)))
 
@@ -31,22 +31,22 @@ def expected_flops_per_base(run: PretrainConfig) -> float:
 
 
 def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
-    """Chunks of each stage per base of masked input: mask protection forces some, the routers cut the rest by alpha.
+    """Chunks of each stage per base of masked input: mask protection forces some, the routers add others.
 
-    Every masked position and the one after it start a chunk, at both stages; what the routers add is taken to be
-    independent of that. A fixed segmentation cuts at stage 0 alone. What a cell really spends is measured and stands
-    in its result.
+    Every masked position and the one after it start a chunk, at both stages. The routers cut at their target ratios,
+    which is taken to be independent of the masks. A fixed tokenizer cuts at stage 0 only. The result of a cell holds
+    what it really spent.
     """
-    # of the network and not of the run's settings: a causal one has no masks
+    # asked of the network, not of the run's settings: a causal network has no masks
     forced = run.masking.forced_share if network_of(run).mask_protection else 0.0
-    fixed = run.segmentation.chunks_per_base
+    fixed = run.tokenization.chunks_per_base
     inner, outer = run.model.target_ratios if fixed is None else (fixed, 1.0)
     first = 1 - (1 - inner) * (1 - forced)
     return first, forced + outer * (first - forced)
 
 
 def network_of(run: PretrainConfig) -> "DNAChunkerConfig":
-    """The network's own config."""
+    """The config of the run's network."""
     from dnachunker.pretrain.engine.network import network_config
 
-    return network_config(run.model, run.segmentation)
+    return network_config(run.model, run.tokenization)

@@ -1,4 +1,4 @@
-"""A sweep as cells, one for each row and seed: what each runs, as commands, and where its results lie."""
+"""The cells of a sweep, one for each row and seed: the argv of each step, and the paths of the results."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ from .budget import steps_of
 from .config import AnalysisSettings, ProbeSettings, SweepConfig, plain_name
 
 RESULT, FAILURE, LOG = "result.json", "failure.json", "log.txt"
-_INDEX = "index.json"  # of a corpus: appears last
+_INDEX = "index.json"  # of a corpus; written last
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Cell:
     """One run of a sweep and what is measured of it.
 
     Attributes:
-        overrides: of the preset, budget and seed included.
+        overrides: of the preset, with the steps and the seed.
         config: the resolved pretraining config.
-        measured: what is measured of the run, as JSON; a result of other measurements is completed, not trained anew.
+        measured: the measurements that are asked for, as JSON. A change of them does not train a finished cell again.
     """
 
     row: str
@@ -60,16 +60,21 @@ class Cell:
         return self.folder / RESULT
 
     def is_finished(self) -> bool:
-        """Whether the result is there, of everything that is asked for now."""
+        """Whether the result exists and holds every measurement that is asked for."""
         return self.result.is_file() and json.loads(self.result.read_text("utf-8"))["measured"] == self.measured
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a cell, and whether an earlier attempt has finished it."""
+    """One `dnachunker` command of a cell.
+
+    Attributes:
+        argv: verb and arguments.
+        done: tells whether an earlier attempt has finished the step.
+    """
 
     name: str
-    arguments: tuple[str, ...]
+    argv: tuple[str, ...]
     done: partial[bool]
 
 
@@ -92,7 +97,7 @@ def expand(sweep: SweepConfig, output: Path) -> list[Cell]:
 
 
 def rows_of(sweep: SweepConfig) -> dict[str, tuple[str, ...]]:
-    """Overrides by row, in order; those of a grid are named after its values."""
+    """Overrides by row, in order; a row of a grid is named after its values."""
     if sweep.rows:
         return dict(sweep.rows)
     found: dict[str, tuple[str, ...]] = {}
@@ -132,9 +137,9 @@ def _cell(sweep: SweepConfig, output: Path, row: str, overrides: Sequence[str], 
 
 
 def identity(sweep: SweepConfig, cell: Cell, *, with_defaults: bool = False) -> dict[str, Any]:
-    """Everything a cell's training depends on, as flat keys; where it lies and how it is tracked are none of it.
+    """Everything that a cell's training depends on, as flat keys; not its folder, MLflow, launch and loader settings.
 
-    Keys at their defaults are left out, so that a version with more of them continues an older sweep.
+    Keys at their defaults are left out, so that a version with more keys can continue an older sweep.
     """
     corpus = sweep.chosen.corpus
     elsewhere = {"run", "tracking", "launch", "loader"}
@@ -144,13 +149,13 @@ def identity(sweep: SweepConfig, cell: Cell, *, with_defaults: bool = False) -> 
 
 
 def corpus_step(sweep: SweepConfig, output: Path) -> Step | None:
-    """What builds the corpus, where the scale does not name a finished one."""
+    """The step that builds the corpus; None if the scale names a finished one."""
     corpus = sweep.chosen.corpus
     if corpus.config is None:
         return None
     folder = _corpus_folder(sweep, output)
-    arguments = ("shard", "--config", corpus.config, "--output", str(folder), *corpus.overrides)
-    return Step("shard", arguments, partial((folder / _INDEX).is_file))
+    argv = ("shard", "--config", corpus.config, "--output", str(folder), *corpus.overrides)
+    return Step("shard", argv, partial((folder / _INDEX).is_file))
 
 
 def _corpus_folder(sweep: SweepConfig, output: Path) -> Path:
@@ -159,16 +164,16 @@ def _corpus_folder(sweep: SweepConfig, output: Path) -> Path:
     return output / f"corpus-{_digest(text, *corpus.overrides)}"
 
 
-def steps(sweep: SweepConfig, cell: Cell, tracking: Sequence[str]) -> Iterator[Step]:
-    """A cell's commands, in order. Each leaves its output complete or not at all, or continues it.
+def steps(sweep: SweepConfig, cell: Cell, mlflow: Sequence[str]) -> Iterator[Step]:
+    """The steps of a cell, in order. The output of a step is complete or absent, or the step can continue it.
 
     Args:
-        tracking: overrides of `pretrain` that say where the run is tracked.
+        mlflow: overrides of `pretrain` with the MLflow settings of the run.
     """
     yield Step(
         "pretrain",
         ("pretrain", "--config", sweep.chosen.preset, "--corpus", cell.corpus, "--run", str(cell.run),
-         *cell.overrides, *tracking),
+         *cell.overrides, *mlflow),
         partial(_trained, cell),
     )  # fmt: skip
     yield Step("export", ("export", str(cell.run), str(cell.export)), partial(cell.export.is_dir))
@@ -187,22 +192,22 @@ def steps(sweep: SweepConfig, cell: Cell, tracking: Sequence[str]) -> Iterator[S
         places = {
             "export": cell.export, "run": cell.run, "corpus": cell.corpus, "output": output, "samples": SAMPLE_FOLDER,
         }  # fmt: skip
-        words = tuple(_filled(word, places) for word in analysis.command)
-        yield Step(name, words, partial((output / analysis.read).is_file))
+        argv = tuple(_filled(word, places) for word in analysis.command)
+        yield Step(name, argv, partial((output / analysis.read).is_file))
 
 
 def probe_folder(sweep: SweepConfig, cell: Cell) -> Path:
-    """Where a cell's classifiers lie; others after a change of how they are trained."""
+    """Folder of a cell's classifiers; its name depends on the method and the overrides."""
     return cell.folder / f"probe-{_digest(sweep.probe.method, *sweep.probe.overrides)}"
 
 
 def analysis_folder(cell: Cell, name: str, analysis: AnalysisSettings) -> Path:
-    """Where an analysis of a cell lies; another place after a change of its command."""
+    """Folder of an analysis of a cell; its name depends on the analysis command."""
     return cell.folder / f"{name}-{_digest(*analysis.command)}"
 
 
-def launcher(sweep: SweepConfig) -> tuple[str, ...]:
-    """What stands before a step's arguments."""
+def argv_prefix(sweep: SweepConfig) -> tuple[str, ...]:
+    """The argv before a step's own, such as `python -m dnachunker`."""
     return sweep.command or (sys.executable, "-m", "dnachunker")
 
 

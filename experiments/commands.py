@@ -1,4 +1,4 @@
-"""The verb `sweep`: arguments here, work in the modules it imports when run."""
+"""The verb `sweep`: its arguments. The modules that do the work are imported when it runs."""
 
 import argparse
 from typing import Any
@@ -9,38 +9,38 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def add_verbs(verbs: Any) -> None:
     """Add this package's verb to the `dnachunker` command."""
     sweep = verbs.add_parser(
-        "sweep", formatter_class=_RAW, help="a question as many runs: rows of overrides x seeds, ending in one table",
+        "sweep", formatter_class=_RAW, help="train many runs (rows of overrides x seeds) and compare them in one table",
         description="Pretrain, export, probe and analyse every row of overrides with every seed, on equal budgets,\n"
         "and put them into one table (mean ± standard deviation over seeds) and one page of plots. Every row and\n"
-        "seed is a cell with a folder of its own, made by the commands a person would type. A sweep may be killed\n"
-        "at any point and given again: finished cells stay, the others continue. A failed cell is recorded and\n"
-        "tried again next time; the others go on, and the command ends with exit code 1.",
+        "seed is a cell with its own folder, made by `dnachunker` commands. A sweep may be killed at any time; the\n"
+        "same command keeps finished cells and continues the others. If a cell fails, the others go on and the exit\n"
+        "code is 1; the same command tries it again.",
         epilog="examples:\n"
         "  dnachunker sweep --config compression --output sweeps/compression --dry-run\n"
         "  dnachunker sweep --config mixers --output sweeps/mixers --jobs 2 seeds=[0,1] probe.folder=tasks\n"
         "  dnachunker sweep --config ablations --output sweeps/paper --on slurm --jobs 8 scale=50m\n"
-        "presets: ablations, causal, compression, mixers, spans, species, strands; each\n"
-        "has a scale `tiny` for two CPU cores\n"
-        "OUT/table.md, table.csv, cells.csv and sweep.html; OUT/cells/ROW/seed-S/ holds a cell. docs/experiments.md\n"
-        "says what each question costs and what came out.",
+        "presets: ablations, causal, compression, mixers, spans, species, strands; each has a scale `tiny` for two\n"
+        "CPU cores.\n"
+        "OUT/table.md, table.csv, cells.csv and sweep.html hold the results, OUT/cells/ROW/seed-S/ a cell.\n"
+        "docs/experiments.md has the costs and results of each preset.",
     )  # fmt: skip
     sweep.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     sweep.add_argument("--output", metavar="OUT", help="folder to create or continue")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: %(default)s)")
     sweep.add_argument(
         "--on", default="local", metavar="local|ray[:ADDRESS]|slurm",
-        help="where cells run: here, as Ray tasks (here, or on a cluster), or as a SLURM array (default: %(default)s)",
+        help="where cells run: here, on Ray (here or on a cluster), or as a SLURM array (default: %(default)s)",
     )  # fmt: skip
-    sweep.add_argument("--cluster", default="slurm", metavar="FILE|PRESET", help="cluster config of --on slurm")
+    sweep.add_argument("--cluster", default="slurm", metavar="FILE|PRESET", help="cluster config for --on slurm")
     sweep.add_argument("--dry-run", action="store_true", help="print every cell's commands and cost, and stop")
-    sweep.add_argument("--tables", action="store_true", help="only write the tables of what is finished")
+    sweep.add_argument("--tables", action="store_true", help="only write the tables of the finished cells")
     sweep.add_argument("--cell", metavar="ROW:SEED", help="run this cell alone and write no table")
     sweep.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     sweep.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="override config keys, such as seeds=[0], or cluster.slurm.time=2:00:00",
+        help="override config keys, such as seeds=[0], or cluster.slurm.time=2:00:00 for --on slurm",
     )
     sweep.set_defaults(run_verb=_sweep)
 
@@ -49,30 +49,30 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dnachunker.foundations.failures import BadInput
-    from dnachunker.foundations.typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import explained_yaml, load_config
 
     from .config import SweepConfig
 
-    of_cluster = [word for word in arguments.overrides if word.startswith("cluster.")]
-    overrides = [word for word in arguments.overrides if word not in of_cluster]
+    cluster_words = [word for word in arguments.overrides if word.startswith("cluster.")]
+    overrides = [word for word in arguments.overrides if word not in cluster_words]
     config = load_config(SweepConfig, arguments.config, overrides, kind="experiments")
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(explained_yaml(config), end="")
         return 0
     if not arguments.output:
         raise BadInput("--output is missing: the folder for the sweep's cells and tables")
     if arguments.jobs < 1:
-        raise BadInput(f"--jobs {arguments.jobs}: counts cells at a time, from 1 on")
+        raise BadInput(f"--jobs {arguments.jobs}: must be 1 or more")
 
     where, _, address = arguments.on.partition(":")
     if where not in ("local", "ray", "slurm") or (address and where != "ray"):
         raise BadInput(f"--on {arguments.on}: write local, ray, ray:ADDRESS or slurm")
-    if of_cluster and where != "slurm":
-        raise BadInput(f"{of_cluster[0]!r} is about --on slurm, and this runs on {where}")
+    if cluster_words and where != "slurm":
+        raise BadInput(f"{cluster_words[0]!r} applies to --on slurm only; this sweep runs on {where}")
 
     from .sweep import dry_run, run_one_cell, run_sweep, submit_sweep, tables
 
-    output = Path(arguments.output).absolute()  # commands and machines may stand elsewhere
+    output = Path(arguments.output).absolute()  # steps may have another current folder
     if arguments.dry_run:
         dry_run(config, output)
         return 0
@@ -83,7 +83,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if where == "slurm":
         from dnachunker.cluster.config import ClusterConfig
 
-        keys = [word.removeprefix("cluster.") for word in of_cluster]
+        keys = [word.removeprefix("cluster.") for word in cluster_words]
         cluster = load_config(ClusterConfig, arguments.cluster, keys, kind="cluster")
         return submit_sweep(config, output, cluster, jobs=arguments.jobs)
     return run_sweep(config, output, jobs=arguments.jobs, ray=(address or "local") if where == "ray" else None)

@@ -1,4 +1,4 @@
-"""A sweep on this machine: refuse what cannot work, run the cells that are missing, write the tables."""
+"""Run a sweep: check it, run the missing cells, write the tables."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dnachunker.cluster.backends.local import available_cores, visible_gpus
 from dnachunker.cluster.config import ClusterConfig
-from dnachunker.downstream.output_folder import is_taken, write_text
+from dnachunker.downstream.output_folder import is_taken
 from dnachunker.experiments.results.mlflow_runs import log_tables, open_parent
 from dnachunker.experiments.results.page import write_page
 from dnachunker.experiments.results.rows import collect
@@ -20,25 +20,26 @@ from dnachunker.experiments.results.tables import write_tables
 from dnachunker.experiments.running.on_slurm import submit
 from dnachunker.experiments.running.run_cell import CellRunner, check_identity, check_probe_data
 from dnachunker.experiments.running.stopping import STOPPED, Running, on_signals
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, Interrupted
 from dnachunker.foundations.typed_config import to_yaml
 
 from .budget import expected_flops_per_base, network_of
-from .cells import Cell, Step, corpus_step, expand, launcher, steps
+from .cells import Cell, Step, argv_prefix, corpus_step, expand, steps
 from .config import SweepConfig
 
 STORED, SUBMISSIONS = "sweep.yaml", "slurm"
 
 
 def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = None) -> int:
-    """Run every missing cell, `jobs` at a time, and write the tables; returns the exit code.
+    """Run every missing cell, `jobs` at a time, and write the tables; return the exit code.
 
     Args:
         ray: None for threads of this process; `local` or a cluster's address for Ray tasks.
 
     Raises:
-        BadInput: a row, path or earlier cell that does not fit; nothing was started.
-        Interrupted: stopped by a signal after the running commands have saved.
+        BadInput: see `prepare`; nothing was started.
+        Interrupted: stopped by a signal; the running steps have saved.
     """
     cells = prepare(sweep, output)
     missing = [cell for cell in cells if not cell.is_finished()]
@@ -47,7 +48,7 @@ def run_sweep(sweep: SweepConfig, output: Path, *, jobs: int, ray: str | None = 
     if missing:
         ended = _here(sweep, missing, output, jobs) if ray is None else _on_ray(sweep, missing, output, ray, jobs)
         try:
-            with contextlib.closing(ended):  # should the tables fail to be written, the commands must not run on
+            with contextlib.closing(ended):  # stops the steps if the tables cannot be written
                 for _ in ended:
                     write_tables(output, sweep, collect(cells))
         except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def _here(sweep: SweepConfig, cells: list[Cell], output: Path, jobs: int) -> Gen
             for future in as_completed([pool.submit(work, cell) for cell in cells]):
                 yield future.result()
         except BaseException:
-            running.stop()  # the others save; the pool waits for them
+            running.stop()  # the other cells save; the pool waits for them
             raise
 
 
@@ -86,7 +87,7 @@ def _on_ray(
     from dnachunker.experiments.running.on_ray import run_on_ray
 
     workdir, running = Path.cwd(), Running()
-    with on_signals(running.stop):  # here and not in a task: `shard` may want a Ray of its own
+    with on_signals(running.stop):  # not in a Ray task, because `shard` may start its own Ray
         CellRunner(sweep, output, workdir, running, say).build_corpus()
     if running.stopped:
         raise Interrupted(STOPPED)
@@ -94,14 +95,14 @@ def _on_ray(
 
 
 def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jobs: int) -> int:
-    """Hand the missing cells to SLURM; returns once it has taken them."""
+    """Submit the missing cells to SLURM; return the exit code."""
     cells = prepare(sweep, output)
     missing = [cell for cell in cells if not cell.is_finished()]
     if not missing:
         return finish(sweep, output, cells)
     open_parent(sweep, output)
     submissions = output / SUBMISSIONS
-    # of its own: tasks of an earlier submission still read theirs
+    # a new file, because tasks of an earlier submission still read theirs
     config = submissions / f"{len(list(submissions.glob('[0-9]*.yaml')))}.yaml"
     write_text(config, to_yaml(sweep))
     say(submit(missing, output, config, cluster, jobs))
@@ -109,23 +110,23 @@ def submit_sweep(sweep: SweepConfig, output: Path, cluster: ClusterConfig, *, jo
 
 
 def prepare(sweep: SweepConfig, output: Path, *, keep_stored: bool = False) -> list[Cell]:
-    """The cells, after everything that can be refused has been.
+    """Check a sweep and return its cells.
 
     Args:
         keep_stored: leave an earlier sweep.yaml as it is.
 
     Raises:
-        BadInput: see `expand`; a corpus or task that is not there; a cell that was begun with other options.
+        BadInput: see `expand`; a corpus or task does not exist; a cell was begun with other options.
     """
     cells = expand(sweep, output)
     corpus, probe = sweep.chosen.corpus.path, sweep.probe
     if corpus and "://" not in corpus and not Path(corpus, "index.json").is_file():
-        raise BadInput(f"scales.{sweep.scale}.corpus.path {corpus}: no corpus of `dnachunker shard` is there")
+        raise BadInput(f"scales.{sweep.scale}.corpus.path {corpus}: no corpus of `dnachunker shard` is in this folder")
     for task in probe.tasks if probe.folder else ():
         if not Path(probe.folder or "", task).is_dir():
             raise BadInput(f"probe.tasks: {Path(probe.folder or '', task)}: no such folder")
     if not (output / STORED).is_file() and is_taken(output):
-        raise BadInput(f"{output}: already exists and is no sweep; choose another --output")
+        raise BadInput(f"{output}: already exists and is not a sweep; choose another --output")
     _check_cells(sweep, cells)
     if not (keep_stored and (output / STORED).is_file()):
         write_text(output / STORED, to_yaml(sweep))
@@ -133,7 +134,7 @@ def prepare(sweep: SweepConfig, output: Path, *, keep_stored: bool = False) -> l
 
 
 def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
-    """Run the cell of that name, as one task of an array; returns the exit code.
+    """Run the cell of that name, as one task of an array; return the exit code.
 
     Raises:
         BadInput: there is no such cell.
@@ -141,20 +142,20 @@ def run_one_cell(sweep: SweepConfig, output: Path, name: str) -> int:
     """
     named = {cell.name: cell for cell in prepare(sweep, output, keep_stored=True)}
     if name not in named:
-        raise BadInput(f"--cell {name}: no such cell; there are {', '.join(named)}")
+        raise BadInput(f"--cell {name}: no such cell; the cells are {', '.join(named)}")
     running = Running()
     with on_signals(running.stop):
         return 0 if CellRunner(sweep, output, Path.cwd(), running, say).run(named[name]) else 1
 
 
 def tables(sweep: SweepConfig, output: Path) -> int:
-    """Write the tables of what is there; returns the exit code.
+    """Write the tables of the finished cells; return the exit code.
 
     Raises:
-        BadInput: no sweep is there, or cells of other options.
+        BadInput: no sweep is in `output`, or its cells have other options.
     """
     if not (output / STORED).is_file():
-        raise BadInput(f"{output}: no sweep is there; --tables writes those of an earlier sweep into this --output")
+        raise BadInput(f"{output}: no sweep is there; --tables needs the --output of an earlier sweep")
     cells = expand(sweep, output)
     _check_cells(sweep, cells)
     return finish(sweep, output, cells)
@@ -167,7 +168,7 @@ def _check_cells(sweep: SweepConfig, cells: list[Cell]) -> None:
 
 
 def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
-    """Write tables and page, print the table; 1 when a cell failed or is missing."""
+    """Write tables and page, and print the table; return 1 if a cell failed or is missing, else 0."""
     rows = collect(cells)
     written = [*write_tables(output, sweep, rows), write_page(output, sweep, rows)]
     log_tables(sweep, output, rows, written)
@@ -180,13 +181,13 @@ def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
 
 
 def dry_run(sweep: SweepConfig, output: Path) -> None:
-    """Print the commands of every cell with what they are expected to cost."""
+    """Print the commands of every cell, and the expected cost of its pretraining."""
     from dnachunker.model.cost import parameters
 
-    start, total = shlex.join(["dnachunker"] if not sweep.command else launcher(sweep)), 0.0
+    start, total = shlex.join(["dnachunker"] if not sweep.command else argv_prefix(sweep)), 0.0
     built = corpus_step(sweep, output)
     if built:
-        print(f"# corpus\n{start} {shlex.join(built.arguments)}")
+        print(f"# corpus\n{start} {shlex.join(built.argv)}")
     for cell in expand(sweep, output):
         run = cell.config
         flops = expected_flops_per_base(run)
@@ -198,14 +199,14 @@ def dry_run(sweep: SweepConfig, output: Path) -> None:
             f"{flops / 1e6:,.1f} MFLOP a base, {flops * bases / 1e15:,.3f} PFLOP"
         )
         parts: list[Step] = list(steps(sweep, cell, ()))
-        print("\n".join(f"{start} {shlex.join(step.arguments)}" for step in parts))
+        print("\n".join(f"{start} {shlex.join(step.argv)}" for step in parts))
     print(f"\n# in all {total / 1e15:,.2f} PFLOP of pretraining, forward and backward, at the target ratios")
 
 
 def share_of_machine(slot: int, jobs: int) -> dict[str, str]:
-    """Variables that keep `jobs` cells at a time out of each other's way, unless the user has set them.
+    """Environment variables that give each of `jobs` cells at a time its share of the machine.
 
-    GPUs are dealt out when there are enough for every cell; else, and without any, cores are shared.
+    GPUs are divided if there are at least as many as cells; cores are divided unless the user has set OMP_NUM_THREADS.
     """
     shared: dict[str, str] = {}
     gpus = visible_gpus()
@@ -220,6 +221,6 @@ _SAYING = threading.Lock()
 
 
 def say(line: str) -> None:
-    """Tell the user; lines of several cells do not mix."""
+    """Print a line on stderr; lines of several cells do not mix."""
     with _SAYING:
         print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,12 @@
-"""The ways a command can end other than well, and the exit code of each.
+"""The exceptions that end a command with a message for the user, and the exit code of each.
 
-Everything below the front door raises one of these; `dnachunker.main` prints the message as one line
-and exits with `code`. Any other exception is a bug of ours and keeps its traceback.
+Every package raises these; the front door (`dnachunker/cli.py`) prints the message as one line and exits with `code`.
+Any other exception is a bug of ours and keeps its traceback.
 """
 
 
 class Failure(Exception):
-    """A stop the user can understand from one line; `code` is the process's exit code."""
+    """A failure that one line explains to the user; `code` is the exit code of the process."""
 
     code = 1
 
@@ -18,12 +18,12 @@ class BadInput(Failure):
 
 
 class Interrupted(Failure):
-    """Stopped by a signal after saving; starting the same command again continues the run."""
+    """A signal stopped the run after it was saved; the same command continues the run."""
 
     code = 3
 
 
 class GuardTripped(Failure):
-    """Training stopped itself because a guard (such as finiteness of the loss) failed."""
+    """Training stopped itself because a guard, such as the check for a finite loss, failed."""
 
     code = 4

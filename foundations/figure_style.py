@@ -1,4 +1,4 @@
-"""How every figure looks, and its text as SVG: as a file, or inlined into a page."""
+"""The common style of all figures, and their output as SVG: as a file, or as an element of an HTML page."""
 
 import html
 import io
@@ -14,7 +14,7 @@ MARKOV_LINES = {0: (0, (1, 2)), 3: (0, (4, 2)), 5: "solid"}  # matplotlib line s
 
 
 def titled_figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """A figure of `size` inches with one quiet panel and horizontal grid lines."""
+    """A figure of `size` inches (width, height) with one panel, styled by `quieten`, and horizontal grid lines."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(plain_text(title), loc="left", fontsize=10, color=INK)
@@ -24,7 +24,7 @@ def titled_figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def quieten(axes: Axes) -> None:
-    """Small muted ticks, grid behind the data, no lines above and to the right."""
+    """Style a panel: small grey ticks, the grid behind the data, no lines at the top and the right."""
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, colors=MUTED, length=3)
     for side in ("top", "right"):
@@ -34,7 +34,7 @@ def quieten(axes: Axes) -> None:
 
 
 def svg_file(figure: Figure) -> str:
-    """The text of an SVG file; the same figure has the same bytes."""
+    """The text of an SVG file; equal figures give equal bytes."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "dnachunker"}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
@@ -42,14 +42,14 @@ def svg_file(figure: Figure) -> str:
 
 
 def inline_svg(figure: Figure, label: str) -> str:
-    """An `<svg>` element for HTML that scales with its page; `label` is read out to those who cannot see it."""
+    """An `<svg>` element for HTML that scales with its page; screen readers read `label` aloud."""
     svg = svg_file(figure)
-    svg = svg[svg.index("<svg") :]  # without the XML and doctype lines, which HTML does not take
-    sizes = re.compile(r'(<svg [^>]*?)(?:width|height)="[^"]*"')  # the page scales it: the viewBox stays
+    svg = svg[svg.index("<svg") :]  # without the XML and doctype lines, which HTML does not allow
+    sizes = re.compile(r'(<svg [^>]*?)(?:width|height)="[^"]*"')  # without a fixed size, the viewBox scales
     named = f'role="img" aria-label="{html.escape(label)}"'
     return sizes.sub(lambda found: found[1] + named, sizes.sub(r"\1", svg, count=1), count=1)
 
 
 def plain_text(name: str) -> str:
-    """A name in which matplotlib sees no mathematics."""
+    """The name with `$` escaped, which matplotlib would read as mathematics."""
     return name.replace("$", r"\$")

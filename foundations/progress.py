@@ -1,4 +1,4 @@
-"""How far long work is: one live line on a terminal, a line now and then anywhere else."""
+"""Progress of long work: one line that is updated on a terminal, a new line every few seconds elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,14 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Counts bases, or bytes with `unit="B"`; a context manager. `quiet` prints nothing."""
+    """Counts bases, or bytes with `unit="B"`, and prints how many are done. A context manager.
+
+    Args:
+        label: text in front of the numbers.
+        total: number of bases or bytes; 0 if it is not known.
+        quiet: print nothing.
+        stream: where to print; default: stderr.
+    """
 
     def __init__(
         self, label: str, total: int, *, quiet: bool = False, unit: str = "bp", stream: TextIO | None = None
@@ -28,13 +35,14 @@ class Progress:
         )
 
     def reset(self, done: int, total: int | None) -> None:
-        """Start over from `done` of `total`; a total that is not known is what has been done."""
+        """Start over, with `done` of `total` already done; None: the total is not known."""
         self._first, self._done, self._total = done, done, total or 0
         self._started = time.monotonic()
         self._bar.reset(total)
         self._bar.update(done)
 
     def add(self, count: int) -> None:
+        """Count `count` more, and print a line if it is time for one."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
@@ -54,7 +62,7 @@ class Progress:
 
 
 def progress_bar(total: int | None, title: str, unit: str, *, quiet: bool = False) -> "tqdm[Any]":
-    """A bar on stderr; call `update(n)`, and close it or use it as a context manager."""
+    """A tqdm bar on stderr. Call its `update(n)`, and close the bar or use it as a context manager."""
     live = sys.stderr.isatty()
     return tqdm(
         total=total,

@@ -1,4 +1,4 @@
-"""Ray, private to this process or somebody's cluster, and jobs as its tasks. Tasks write files and return little."""
+"""Runs jobs as Ray tasks, on a private Ray or on a cluster. The tasks write files and return small values."""
 
 import contextlib
 import logging
@@ -15,38 +15,39 @@ import dnachunker
 from .failures import BadInput, Failure
 
 LOCAL_RAY = "local"
-_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a cap it would take a third of the memory
+_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a limit Ray reserves a third of the memory
 _STARTS = 3
-_LATE = "timed out during startup"
+_LATE = "timed out during startup"  # part of Ray's message about a node that started too slowly
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
-    """Ray while entered.
+    """A context manager inside which Ray can be used.
 
     Args:
-        address: `local` for a private Ray of `workers` cores, gone at the end; else that of a cluster.
-        asked_by: the option that a message about an unreachable Ray begins with.
+        address: `local` for a private Ray, which is shut down at the end; otherwise the address of a cluster.
+        workers: cores of a private Ray.
+        asked_by: the option of the user that asked for Ray, such as `--ray local`; error messages begin with it.
 
     Raises:
-        BadInput: Ray cannot be reached.
-        Failure: a private Ray does not get started.
+        BadInput: no Ray cluster answers at `address`.
+        Failure: a private Ray does not start.
     """
-    import ray  # half a second, and only those who ask for Ray need it
+    import ray  # the import takes half a second, and most commands do not need Ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs we may not use
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # avoids a warning in tasks without a GPU
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL_RAY:
         options |= {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    # Ray's workers look for modules in the folder where the user stands before they ask an editable install: a clone
-    # of this project there, named dnachunker, would be found in place of the package
+    # Ray's workers search the current folder for modules before an editable install. So a folder named dnachunker in
+    # the current folder, such as a clone of this project, would be imported in place of the package.
     home = str(Path(dnachunker.__file__).parents[1])
     if home not in sys.path:
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join([home, *_python_path()])}}
     try:
-        # `local` is never somebody else's cluster, whatever RAY_ADDRESS says
+        # address `local` starts a private Ray even if RAY_ADDRESS names a cluster
         start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -62,54 +63,52 @@ def _python_path() -> list[str]:
 
 
 def start_in_time(start: Callable[[], T], *, asked_by: str) -> T:
-    """What `start` returns, which brings up Ray's nodes here.
+    """Call `start`, which starts Ray's nodes on this machine, and return its result.
 
-    Ray gives a node half a minute, whatever else the machine has to do: so, three times. What a late node has started
-    is ended before the next.
+    Ray gives a node half a minute to start, which can be too short on a busy machine. So `start` is tried up to three
+    times; the processes of a failed start are killed before the next one.
 
     Raises:
-        Failure: it was late each time. Other exceptions are those of `start`.
+        Failure: every start took too long. Other exceptions of `start` are passed on.
     """
     for _ in range(_STARTS):
         others = set(psutil.Process().children(recursive=True))
         try:
             return start()
-        except Exception as error:  # Ray raises nothing narrower
+        except Exception as error:  # Ray raises a plain Exception here
             if _LATE not in str(error):
                 raise
         for process in set(psutil.Process().children(recursive=True)) - others:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-    raise Failure(
-        f"{asked_by}: Ray did not come up in {_STARTS} attempts of half a minute; is this machine overloaded?"
-    )
+    raise Failure(f"{asked_by}: Ray did not start in {_STARTS} attempts of half a minute; is this machine overloaded?")
 
 
 def threads_of_a_task(address: str, workers: int) -> int:
-    """An equal share of this machine's cores on `local`; on a cluster, one."""
+    """Threads that each task may use: an equal share of this machine's cores on `local`; one on a cluster."""
     return max(1, len(os.sched_getaffinity(0)) // workers) if address == LOCAL_RAY else 1
 
 
 def map_on_ray(
     task: Callable[..., T], jobs: Sequence[tuple[Any, ...]], *, stop: Callable[[], Collection[int]] | None = None
 ) -> Iterator[T]:
-    """Call `task(*job)` for every job, each with a core, and a GPU where there are any.
+    """Call `task(*job)` for every job as a Ray task with one core, and with one GPU if the cluster has any.
 
     Args:
-        stop: asks the tasks to end early and returns the numbers of the jobs that have begun. Called when something
-            is raised here, a task's failure too: jobs that have begun are then waited for, the others cancelled.
-            Without it all are killed.
+        stop: asks the running tasks to end early and returns the numbers of the jobs that have begun. It is called when
+            an exception is raised here, which may be the failure of a task. Jobs that have begun are then waited for,
+            and the others are cancelled. Without `stop`, all jobs are killed.
 
     Yields:
-        What the tasks return, in the order in which they end.
+        The results of the tasks, in the order in which the tasks end.
 
     Raises:
-        Failure: as the task raised it.
+        Failure: the one that a task raised, or a task's process died too often.
     """
     import ray
 
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    # a worker that dies takes nothing along: its job is done again elsewhere
+    # tasks may be repeated: when a worker dies, Ray runs its task again in another worker
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_attempt)
     numbers = {remote.remote(task, job): number for number, job in enumerate(jobs)}
     waiting = list(numbers)
@@ -120,7 +119,7 @@ def map_on_ray(
                 result, failure = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 raise Failure(
-                    f"a task died: {' '.join(str(error).split())[:300]}; run this again to continue"
+                    f"a task died: {' '.join(str(error).split())[:300]}; run the same command again to continue"
                 ) from error
             if failure is not None:
                 raise failure
@@ -139,5 +138,5 @@ def map_on_ray(
 def _attempt(task: Callable[..., T], job: tuple[Any, ...]) -> tuple[T | None, Failure | None]:
     try:
         return task(*job), None
-    except Failure as failure:  # a Ray error would wrap it in a traceback
+    except Failure as failure:  # returned, because Ray would wrap a raised exception in a traceback
         return None, failure

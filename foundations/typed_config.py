@@ -1,6 +1,7 @@
 """YAML file + `a.b=c` overrides -> one frozen, typed config object, or one line saying which key is wrong."""
 
 import difflib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -8,12 +9,14 @@ from typing import Any, TypeVar, get_args
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml import YAMLError, safe_dump
 
 from .failures import BadInput
 
 PRESETS = Path(__file__).parents[1] / "configs"
+_COMMENT_COLUMNS = 100
 
 
 class Config(BaseModel):
@@ -64,7 +67,7 @@ def load_config(
 
 
 def validate_config(schema: type[C], values: Any, *, origin: str) -> C:
-    """Check plain `values` against `schema`; `origin` names where they came from in the message.
+    """Check plain `values` against `schema`; `origin` says in the message where the values came from.
 
     Raises:
         BadInput: naming the first wrong key, and for an unknown key the nearest valid one.
@@ -73,7 +76,7 @@ def validate_config(schema: type[C], values: Any, *, origin: str) -> C:
         return schema.model_validate(values)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        # an unknown key is usually the typo that makes a required one look missing: say it first
+        # report an unknown key first: it is usually the typo that makes a required key look missing
         errors.sort(key=lambda item: item["type"] != "extra_forbidden")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise BadInput(f"{origin}: {_explain(schema, errors[0])}{more}") from error
@@ -82,6 +85,41 @@ def validate_config(schema: type[C], values: Any, *, origin: str) -> C:
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML text that `load_config` reads back to an equal object."""
     return safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def explained_yaml(config: Config) -> str:
+    """Like `to_yaml`, with a comment above each key that says what the key means."""
+    return "".join(_explained(config, ""))
+
+
+def _explained(config: Config, indent: str) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        own = type(value).__doc__ if isinstance(value, Config) else None
+        for line in textwrap.wrap(_meaning(field) or (own or "").partition("\n\n")[0], _COMMENT_COLUMNS - len(indent)):
+            yield f"{indent}# {line}\n"
+        yield from _entry(name, value, config.model_dump(mode="json", include={name}), indent)
+
+
+def _entry(name: str, value: Any, dumped: Any, indent: str) -> Iterator[str]:
+    if isinstance(value, Config):
+        yield f"{indent}{_key(name)}:\n"
+        yield from _explained(value, f"{indent}  ")
+    elif isinstance(value, Mapping) and value and all(isinstance(item, Config) for item in value.values()):
+        yield f"{indent}{_key(name)}:\n"
+        for key, item in value.items():
+            yield from _entry(key, item, None, f"{indent}  ")
+    else:
+        yield textwrap.indent(safe_dump(dumped, sort_keys=False), indent)
+
+
+def _key(name: str) -> str:
+    return safe_dump({name: None}).rpartition(":")[0]
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description of a field, or the text in its annotation."""
+    return field.description or next((text for text in field.metadata if isinstance(text, str)), "")
 
 
 def find_config(source: str, kind: str) -> Path:
@@ -120,7 +158,7 @@ def _description(schema: type[BaseModel], location: tuple[int | str, ...]) -> st
             return None
         schema = field.annotation
     last = schema.model_fields.get(str(location[-1]))
-    return last.description if last else None
+    return _meaning(last) if last else None
 
 
 def _all_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

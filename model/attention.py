@@ -15,7 +15,7 @@ from .packing import Packing
 def packed_attention(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, backend: str = "auto", *, causal: bool = False
 ) -> Tensor:
-    """Attention inside each packed sequence: to all of it, or if causal to what does not come later.
+    """Attention inside each packed sequence: to all its positions, or with `causal` to none that come later.
 
     No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
 
@@ -37,7 +37,7 @@ def packed_attention(
         varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, window_size=window)
         return varlen_out
     lengths: list[int] = packing.lengths.tolist()
-    pieces = [x.split(lengths) for x in (q, k, v)]  # one node in the graph, where slicing would make B
+    pieces = [x.split(lengths) for x in (q, k, v)]  # one autograd node; slicing would make B of them
     outputs: list[Tensor] = [q[:0]] * len(lengths)
     for length in sorted({n for n in lengths if n}):
         group = [s for s, n in enumerate(lengths) if n == length]
@@ -107,7 +107,7 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=False)
 
     def forward(self, x: Tensor, packing: Packing, positions: Tensor) -> Tensor:
-        """x (T, D) chunk vectors, positions (T,) int64, the base each chunk stands at -> (T, D)."""
+        """x (T, D) chunk vectors, positions (T,) int64, the base index of each chunk -> (T, D)."""
         cos, sin = rotary_angles(positions, self.head_width, self.theta)
         for layer in self.layers:
             x = layer(x, packing, cos, sin)

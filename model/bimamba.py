@@ -3,7 +3,7 @@
 Two Mamba-1 blocks (arXiv 2312.00752, algorithm 2), one reading forward, one backward, share their in- and
 out-projections. Sharing lets both projections run once: the outer gate SiLU(z) is common, so
     out(y_f * SiLU(z)) + out(y_r * SiLU(z)) = out((y_f + y_r) * SiLU(z)).
-A causal model's layers lack the block that reads backward, 6 % of their parameters.
+The layers of a causal model lack the block that reads backward, 6 % of their parameters.
 """
 
 import torch
@@ -17,7 +17,7 @@ from .packing import Packing
 
 
 class Direction(nn.Module):
-    """What each direction has of its own: convolution, input-dependent steps, state matrices, skip."""
+    """The parts that each direction owns: convolution, input-dependent steps, state matrices, skip."""
 
     def __init__(self, config: DNAChunkerConfig, reverse: bool) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).
 
-        Under ZeRO-3 the parameters below, used outside the modules that own them, are gathered as they are touched.
-        The kernels read both ways; in a causal layer what they read backward is multiplied by zero.
+        The parameters below are used outside the modules that own them; ZeRO-3 gathers each one when it is touched.
+        The kernels always read both ways; a causal layer multiplies the backward result by zero.
         """
         both = (self.forward_direction, self.backward_direction or self.forward_direction)
         kernels, split = fused_kernels(), both[0].split

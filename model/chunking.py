@@ -1,4 +1,4 @@
-"""Between positions and chunks: gather chunk vectors at boundaries, spread them back, smooth, add gated residuals."""
+"""From positions to chunks and back: gather vectors at boundaries, spread and smooth them, add gated residuals."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first")
         return x[segmentation.starts]
     sums = x.new_zeros(len(segmentation.starts), x.shape[1]).index_add(0, segmentation.chunk, x)
     sizes = torch.bincount(segmentation.chunk, minlength=len(segmentation.starts))
-    return sums / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler has none
+    return sums / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler chunks are empty
 
 
 def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
@@ -37,7 +37,7 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
 
 
 def smooth_forward(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
-    """f of `smooth_both_ways` alone, which owes nothing to later positions. z (T, D) -> (T, D), dtype of z."""
+    """f of `smooth_both_ways` alone, which does not depend on later positions. z (T, D) -> (T, D), dtype of z."""
     with torch.autocast(z.device.type, enabled=False):
         return smooth(z, segmentation.gate, segmentation.packing.cu_seqlens, backend=backend)
 
@@ -57,7 +57,7 @@ def spread_chunks(
     causal: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Dechunk: every position takes its chunk's vector, smoothed, plus what the encoder knew about it.
+    """Dechunk: every position takes its chunk's vector, smoothed, plus the encoder's output there.
 
     Args:
         chunks: (C, D). residual: (T, D), the encoder's output at this stage.

@@ -2,9 +2,9 @@
 
 `dnachunker plan --config dnachunker-172m` prints it.
 
-Operations are *model* FLOPs, the convention of model-FLOPs utilisation: two per parameter of a matrix product and
-position, attention scores and values, nothing for elementwise work, scans or recomputation; backward twice forward.
-With `strand_symmetry` every base is read twice, and costs twice as much of everything but parameters.
+Operations are *model* FLOPs, as model-FLOPs utilisation counts them: two per position and parameter of a matrix
+product, and attention's scores and their product with the values. Elementwise work, scans and recomputation count
+nothing; the backward pass counts twice the forward pass. With `strand_symmetry` everything but the parameters doubles.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ CONV_DILATIONS = (1, 8)
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
-    """One BiMamba layer with its norm: shared projections, and what each direction has of its own."""
+    """Parameters of one BiMamba layer with its norm: the shared projections, and those of each direction."""
     own = config.directions * config.inner_width * (config.state_size + 3)
     return _bimamba_products(config) + own + config.width
 
@@ -33,7 +33,7 @@ def matched_hidden_width(config: DNAChunkerConfig) -> int:
 
 
 def mixer_layer_parameters(config: DNAChunkerConfig) -> int:
-    """One layer of an encoder or decoder with its norms."""
+    """Parameters of one encoder or decoder layer with its norms."""
     width, hidden = config.width, matched_hidden_width(config)
     if config.mixer == "transformer":
         return 4 * width**2 + 2 * width * hidden + 2 * width
@@ -127,10 +127,10 @@ def state_bytes(config: DNAChunkerConfig) -> int:
 def activation_bytes(
     config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False
 ) -> float:
-    """Bytes kept for the backward pass of one forward pass in float32, to about a tenth.
+    """Bytes that one forward pass in float32 keeps for its backward pass, accurate to about a tenth.
 
     Args:
-        bases: of all sequences of the micro-batch together.
+        bases: bases in all sequences of the micro-batch together.
         chunks_per_base: as in `flops_per_base`.
         checkpointing: keep each layer's input and recompute the rest, one layer at a time.
     """

@@ -1,12 +1,12 @@
-"""The causal model one token at a time: what each of its parts must remember, and the step that uses it.
+"""The causal model one token at a time: the memory of each part, and the step that uses it.
 
-A step costs the same however long the sequence has become, and so does what the layers of encoders and decoders
-remember. Only the trunk looks back at everything: it keeps keys and values, one of each for every chunk it has read.
+In encoders and decoders, neither memory nor the cost of a step grows with the sequence. Only the trunk looks back at
+everything: it keeps one key and one value for every chunk it has read.
 
-Layers are typed Any here: torch declares the attributes of a module to be tensors or modules.
+Layers are typed Any here, because torch types every attribute of a module as a tensor or a module.
 
-A router decides by a token and the one before it whether a chunk starts, so every sequence of a batch has chunks of
-its own: the layers of a stage step in those rows of the batch alone in which the stage below has started a chunk.
+A router decides from a token and the token before it whether a chunk starts, so the sequences of a batch start chunks
+at different steps: the layers of a stage step only in those rows of the batch where the previous stage starts a chunk.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .attention import rotary_angles, rotate
 from .hierarchy import Hierarchy
 
-_FIRST_CACHE = 64  # chunks a sequence has room for at first; doubled when they are filled
+_FIRST_CACHE = 64  # chunks per sequence that the cache holds at first; doubled when full
 
 
 class _MambaMemory:
@@ -49,7 +49,7 @@ class _MambaMemory:
 
 
 class _StageMemory:
-    """A stage's layers; the key its router compares with, (B, D); the chunk's vector and its smoothing, (B, D)."""
+    """A stage's layers; and (B, D) each: the router's last key, the current chunk's vector, the smoothed vector."""
 
     def __init__(self, encoder: Any, router: Any, decoder: Any, count: int) -> None:
         self.encoder = [_MambaMemory(layer, count) for layer in encoder.layers]
@@ -69,14 +69,14 @@ class _StageMemory:
         return ((1 - similarity) / 2).clamp(0, 1)
 
     def smooth(self, gate: Tensor, rows: Tensor) -> Tensor:
-        """What the position gets from its chunk. gate (R,) -> (R, D)."""
+        """The smoothed chunk vector at the next position of `rows`. gate (R,) -> (R, D)."""
         gate = gate.unsqueeze(-1)
         self.smoothed[rows] = gate * self.chunk[rows] + (1 - gate) * self.smoothed[rows]
         return self.smoothed[rows]
 
 
 class _TrunkMemory:
-    """Keys and values of the chunks so far: per layer (2, B, places, H, D/H), `length` (B,) of them in use."""
+    """Keys and values of the chunks so far: per layer (2, B, slots, H, D/H); of the slots, `length` (B,) are in use."""
 
     def __init__(self, trunk: Any, count: int) -> None:
         self._trunk = trunk
@@ -94,7 +94,7 @@ class _TrunkMemory:
         longest = int(place.max()) + 1
         if self.cache and longest > self.cache[0].shape[2]:
             self.cache = [torch.cat((kept, torch.zeros_like(kept)), dim=2) for kept in self.cache]
-        earlier = torch.arange(longest, device=rows.device) <= place.unsqueeze(-1)  # (R, places)
+        earlier = torch.arange(longest, device=rows.device) <= place.unsqueeze(-1)  # (R, slots)
         for layer, kept in zip(self._trunk.layers, self.cache, strict=True):
             x = _trunk_layer_step(layer, x, kept, rows, place, earlier, cos, sin)
         normed: Tensor = self._trunk.norm(x)
@@ -106,7 +106,7 @@ def _trunk_layer_step(
 ) -> Tensor:
     q, k, v = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1)).unbind(1)
     kept[0, rows, place], kept[1, rows, place] = rotate(k, cos, sin), v
-    keys, values = kept[:, rows, : earlier.shape[1]].transpose(2, 3)  # (R, H, places, D/H)
+    keys, values = kept[:, rows, : earlier.shape[1]].transpose(2, 3)  # (R, H, slots, D/H)
     query = rotate(q, cos, sin).unsqueeze(2)
     attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=earlier[:, None, None])
     x = x + layer.attention_out(attended.flatten(1))
@@ -133,7 +133,7 @@ class Recurrence:
             for layer in stage.encoder:
                 x = layer.step(x, rows)
             gate = stage.gate(x, rows)
-            if not self.tokens:  # there is nothing before the first token to compare it with
+            if not self.tokens:  # the first token has no earlier one to compare with
                 gate = torch.ones_like(gate)
             starts = gate >= 0.5
             passed.append((x, rows, gate, rows[starts]))
@@ -150,7 +150,7 @@ class Recurrence:
         return logits.to(_precise(logits))
 
     def memory(self) -> tuple[int, int]:
-        """Numbers kept of fixed size, and those of the trunk's keys and values."""
+        """How many numbers are kept: those of fixed size, and the trunk's keys and values."""
         fixed = 0
         for stage in self._stages:
             fixed += stage.key.numel() + stage.chunk.numel() + stage.smoothed.numel()

@@ -1,6 +1,6 @@
-"""Segmentations that nobody learns: single bases, k-mers, byte pairs, for the same network with a fixed router.
+"""Fixed segmentations for the same network without learned routers: single bases, k-mers, byte pairs.
 
-Boundaries are a function of the ids the network is given, masks in place: what lies under a [MASK] cannot move them.
+Boundaries are a function of the masked ids that the network reads: the base under a [MASK] cannot move them.
 Stage 0 cuts as the tokenizer does; stage 1 keeps every chunk, so that the trunk runs on the tokenizer's tokens (and on
 the chunks that mask protection forces).
 """
@@ -31,11 +31,11 @@ def token_starts(segmentation: Mapping[str, Any]) -> TokenStarts:
     """The segmentation that a configuration describes.
 
     Args:
-        segmentation: `{kind: base}`; `{kind: kmer, k: 6}`; or `{kind: bpe, merges: TEXT}`, a merge a line as in
-            Hugging Face's merges.txt, without its header.
+        segmentation: `{kind: base}`; `{kind: kmer, k: 6}`; or `{kind: bpe, merges: TEXT}`, one merge a line as
+            in Hugging Face's merges.txt, without its header.
 
     Raises:
-        ValueError: another kind, or its one setting is missing or wrong.
+        ValueError: another kind, or a setting that is missing, wrong or of another kind.
     """
     settings = dict(segmentation)
     kind = settings.pop("kind", None)
@@ -58,7 +58,7 @@ def every_base(ids: Tensor, packing: Packing) -> Tensor:
 
 @dataclass(frozen=True)
 class KmerGrid:
-    """Every k-th base from the start of each sequence, through masks and N alike; the last k-mer may be short."""
+    """A token starts at every k-th base of each sequence, masks and N counted; the last k-mer may be short."""
 
     k: int
 
@@ -70,13 +70,13 @@ class KmerGrid:
 class BytePairs:
     """Byte-pair encoding of the stretches of A, C, G, T between masks and N.
 
-    A run of N is one token, any other id a token of its own.
+    A run of N is one token; every other id is a token of its own.
     """
 
     def __init__(self, merges: str) -> None:
         """
         Args:
-            merges: a merge a line, two tokens with a space between, in the order learned.
+            merges: one merge a line, two tokens with a space between, in the order in which they were learned.
 
         Raises:
             ValueError: a line that is not a merge of earlier tokens.
@@ -88,13 +88,13 @@ class BytePairs:
             if left not in vocabulary or right not in vocabulary:
                 raise ValueError(f"merges: {line!r} does not join two earlier tokens")
             pairs.append((left, right))
-            vocabulary.setdefault(left + right, len(vocabulary))  # two ways may lead to the same token
+            vocabulary.setdefault(left + right, len(vocabulary))  # two merges may make the same token
         self._tokenizer = Tokenizer(BPE(vocabulary, pairs))
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
         self._lengths = np.array([len(token) for token in vocabulary])
 
     def __call__(self, ids: Tensor, packing: Packing) -> Tensor:
-        """(T,) int64 ids -> (T,) bool; waits for the device, for the merging is done on the host."""
+        """(T,) int64 ids -> (T,) bool; waits for the device, because merging runs on the host."""
         starts = self.starts(ids.cpu().numpy(), packing.first.cpu().numpy())
         return torch.from_numpy(starts).to(ids.device)
 
@@ -103,10 +103,10 @@ class BytePairs:
         if not len(ids):
             return np.zeros(0, np.bool_)
         is_base = (ids >= A_ID) & (ids <= T_ID)
-        merged = np.where(is_base, A_ID, ids)  # neighbours of the same kind belong together, unless neither base nor N
+        merged = np.where(is_base, A_ID, ids)  # bases join bases and N joins N; every other id stands alone
         joins = ~first & (np.diff(merged, prepend=-1) == 0) & (is_base | (ids == N_ID))
         starts = ~joins
-        text = _LETTERS[ids].tobytes().decode("ascii")  # spaces between the stretches
+        text = _LETTERS[ids].tobytes().decode("ascii")  # a space for every id that is no base
         borders = [0, *np.flatnonzero(first).tolist(), len(ids)]
         sequences = [text[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
         tokens = [np.array(found.ids, np.int64) for found in self._tokenizer.encode_batch_fast(sequences)]

@@ -36,7 +36,7 @@ class Stack(nn.Module):
 
 @dataclass(frozen=True)
 class HierarchyOutput:
-    """What the pass found.
+    """The result of a pass.
 
     Attributes:
         hidden: (T, D), a vector per base.
@@ -59,7 +59,7 @@ def chunk_of_base(stages: Sequence[Segmentation]) -> tuple[Tensor, ...]:
 
 
 def start_bases(stages: Sequence[Segmentation]) -> Tensor:
-    """(C,) int64: the first base of each chunk of the last stage, counted in its sequence."""
+    """(C,) int64: the first base of each chunk of the last stage, as an index in its sequence."""
     starts = stages[0].packing.offset
     for stage in stages:
         starts = starts[stage.starts]
@@ -67,7 +67,7 @@ def start_bases(stages: Sequence[Segmentation]) -> Tensor:
 
 
 def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
-    """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, counted in its sequence."""
+    """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, an index in its sequence."""
     starts = start_bases(stages)
     chunks = stages[-1].chunks
     following = F.pad(starts[1:], (0, 1))[: len(starts)]
@@ -77,7 +77,7 @@ def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
 
 
 class Hierarchy(nn.Module):
-    """The network between embedding and head. A hook on `trunk` sees, and may replace, all that the trunk says."""
+    """The network between embedding and head. A forward hook on `trunk` sees its whole output and may replace it."""
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
@@ -85,7 +85,6 @@ class Hierarchy(nn.Module):
         self.residual_gating = config.residual_gating
         self.causal = config.causal
         self.backend = config.scan_backend
-        self.config = config  # `chunk_capacity` may change from one pass to the next
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
         self.routers = nn.ModuleList(Router(config) for _ in range(config.stages))
         self.trunk = Trunk(config)
@@ -98,33 +97,34 @@ class Hierarchy(nn.Module):
         masked: Tensor,
         given: Sequence[Tensor] | None = None,
         keep_levels: bool = False,
+        chunk_capacity: Sequence[float] | None = None,
     ) -> HierarchyOutput:
         """Run the whole hierarchy.
 
         Args:
             x: (T, D) embedded bases. masked: (T,) bool, [MASK] positions.
-            given: per stage (T,) bool in bases, boundaries to use in place of the routers' own; at stage s a chunk
-                of stage s-1 starts a new one if its first base is marked.
+            given: per stage (T,) bool, a value per base: boundaries to use in place of the routers' own. At stage
+                s > 0, a chunk of stage s-1 starts a new chunk if its first base is marked.
             keep_levels: return the hidden states of every level.
+            chunk_capacity: as `DNAChunkerModel.forward`.
         """
         stages: list[Segmentation] = []
         residuals: list[Tensor] = []
         levels: list[Tensor] = []
         holds_mask = masked
         bases = packing.total
-        first_base = torch.arange(packing.total, device=x.device)  # of each element, packed
+        first_base = torch.arange(packing.total, device=x.device)  # packed index of each element's first base
         for index, (encoder, router) in enumerate(zip(self.encoders, self.routers, strict=True)):
             x = encoder(x, packing)
             if keep_levels:
                 levels.append(self._at_bases(x, stages))
-            capacity = self.config.chunk_capacity
-            places = None if capacity is None else math.ceil(capacity[index] * bases)
-            cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], places)
+            capacity = None if chunk_capacity is None else math.ceil(chunk_capacity[index] * bases)
+            cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], capacity)
             stages.append(cut)
             residuals.append(x)
             x = gather_chunks(x, cut, self.pooling)
             packing, holds_mask, first_base = cut.chunks, cut.chunk_holds_mask, first_base[cut.starts]
-        # where a chunk ends, and so its centre, is not known when it starts
+        # a causal model does not know a chunk's end, hence its centre, when the chunk starts
         x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))
         if keep_levels:
             levels.append(self._at_bases(x, stages))

@@ -1,6 +1,6 @@
 """Initial values: Mamba's own for its parameters, identity for routers, small normals elsewhere.
 
-Uses transformers' guarded functions, which leave parameters alone that were loaded from a checkpoint.
+Uses transformers' guarded functions, which do not touch parameters loaded from a checkpoint.
 """
 
 import math
@@ -21,7 +21,8 @@ STEP_FLOOR = 1e-4  # smallest initial step size
 def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     """Initialise the parameters `module` itself owns; called for every module, children first.
 
-    Projections back into the residual stream are scaled down by the square root of how many the stream meets.
+    Projections back into a residual stream are scaled down by the square root of their number: in the trunk, or in all
+    encoders and decoders together.
     """
     std = config.initializer_range
     if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:

@@ -1,11 +1,11 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `triton` (CUDA), both directions of a layer in one launch, and the router;
-`cpu` (compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA) has a scan, and
-leaves the other two to the reference.
-Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest that runs on
-the tensors at hand. Optional libraries are looked up with importlib, so that Hugging Face's import check does not
-ask for them.
+Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; the router too); `cpu`
+(compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA; a scan only, the other
+two are the reference's).
+Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest backend that
+runs for the device type and dtype. Optional libraries are looked up with importlib, so that Hugging Face's import check
+does not ask for them.
 """
 
 import functools
@@ -13,9 +13,9 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,14 +30,11 @@ from .kernels_reference import conv_silu as conv_silu_reference
 from .kernels_reference import selective_scan as selective_scan_reference
 from .kernels_reference import smooth as smooth_reference
 
-SCAN_BACKENDS = ("auto", "triton", "reference", "cpu", "mamba_ssm")
-ATTENTION_BACKENDS = ("auto", "flash_attn", "torch_varlen", "sdpa")
-
 _SCANS: dict[str, Callable[..., Tensor]] = {
     "reference": selective_scan_reference,
     "cpu": selective_scan_cpu,
     "mamba_ssm": selective_scan_mamba_ssm,
-    "triton": selective_scan_reference,  # of one direction alone; a layer calls `fused_kernels().gated_scan`
+    "triton": selective_scan_reference,  # for one direction; a layer calls `fused_kernels().gated_scan` for both
 }
 
 logger = logging.getLogger("dnachunker.kernels")
@@ -53,47 +50,82 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
+class Backend(NamedTuple):
+    """An implementation of the scan or of attention.
+
+    Attributes:
+        auto: device types on which `auto` may take it.
+        lacks: from a device type and dtype, what is missing and the remedy; empty if the backend runs.
+    """
+
+    auto: tuple[str, ...]
+    lacks: Callable[[str, torch.dtype], str]
+
+
+def _triton_lacks(device: str, dtype: torch.dtype) -> str:
+    if triton_works(device):
+        return ""
+    return f"needs CUDA, triton and a C compiler (device: {device}): pip install triton, and install a compiler"
+
+
+def _mamba_ssm_lacks(device: str, dtype: torch.dtype) -> str:
+    if device != "cuda":
+        return f"needs CUDA, not {device}"
+    return "" if mamba_ssm_works() else "needs mamba-ssm: pip install mamba-ssm"
+
+
+def _cpu_lacks(device: str, dtype: torch.dtype) -> str:
+    if not NUMBA_AVAILABLE:
+        return "needs numba: pip install numba"
+    return "" if device == "cpu" else f"cannot run on {device}"
+
+
+def _varlen_lacks(module: str, device: str, dtype: torch.dtype) -> str:
+    if not _importable(module):
+        return f"is not installed: no module {module}"
+    if device == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        return ""
+    return f"needs bf16 or fp16 on CUDA, not {dtype} on {device}"
+
+
+# In the order in which `auto` tries them; the last one runs everywhere.
+_SCAN = {
+    "triton": Backend(("cuda",), _triton_lacks),
+    "mamba_ssm": Backend(("cuda",), _mamba_ssm_lacks),
+    "cpu": Backend(("cpu",), _cpu_lacks),
+    "reference": Backend(("cuda", "cpu"), lambda device, dtype: ""),
+}
+_ATTENTION = {
+    "flash_attn": Backend(("cuda",), functools.partial(_varlen_lacks, "flash_attn")),
+    "torch_varlen": Backend(("cuda",), functools.partial(_varlen_lacks, "torch.nn.attention.varlen")),
+    "sdpa": Backend(("cuda", "cpu"), lambda device, dtype: ""),
+}
+
+
+def _choose(what: str, backends: Mapping[str, Backend], requested: str, device: str, dtype: torch.dtype) -> str:
+    *_, fallback = backends
+    if requested == "auto":
+        there = (name for name, backend in backends.items() if device in backend.auto)
+        return next((name for name in there if not backends[name].lacks(device, dtype)), fallback)
+    if requested not in backends:
+        raise ValueError(f"unknown {what}_backend {requested!r}; one of {', '.join(('auto', *backends))}")
+    if lack := backends[requested].lacks(device, dtype):
+        raise ValueError(f"{what}_backend {requested!r} {lack}; or set {what}_backend to 'auto'")
+    return requested
+
+
 def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
-    """The scan backend for tensors on this device type and of this dtype.
+    """The scan backend for tensors on this device type and of this dtype; float64 runs on the reference only.
 
     Raises:
         ValueError: the backend asked for by name cannot run here; the message says what would make it run.
     """
-    if requested == "auto":
-        if device == "cpu" and dtype != torch.float64 and NUMBA_AVAILABLE:
-            choice = "cpu"
-        elif device == "cuda" and dtype != torch.float64 and triton_works(device):
-            choice = "triton"
-        elif device == "cuda" and dtype != torch.float64 and mamba_ssm_works():
-            choice = "mamba_ssm"
-        else:
-            choice = "reference"
-            if dtype != torch.float64:
-                missing = "numba is not installed" if device == "cpu" else "triton does not run here"
-                _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
-    elif requested == "cpu":
-        if not NUMBA_AVAILABLE:
-            raise ValueError("scan_backend 'cpu' needs numba: pip install numba, or set scan_backend to 'auto'")
-        if device != "cpu":
-            raise ValueError(f"scan_backend 'cpu' cannot run on {device}: set scan_backend to 'auto'")
-        choice = "cpu" if dtype != torch.float64 else "reference"
-    elif requested == "triton":
-        if not triton_works(device):
-            raise ValueError(
-                f"scan_backend 'triton' needs CUDA, triton and a C compiler, on {device}: pip install triton, see that "
-                "there is a compiler, or set it to 'auto'"
-            )
-        choice = "triton" if dtype != torch.float64 else "reference"
-    elif requested == "mamba_ssm":
-        if device != "cuda":
-            raise ValueError(f"scan_backend 'mamba_ssm' needs CUDA, not {device}: set scan_backend to 'auto'")
-        if not mamba_ssm_works():
-            raise ValueError("scan_backend 'mamba_ssm' needs mamba-ssm: pip install mamba-ssm, or choose 'auto'")
-        choice = "mamba_ssm" if dtype != torch.float64 else "reference"
-    elif requested == "reference":
-        choice = "reference"
-    else:
-        raise ValueError(f"unknown scan_backend {requested!r}; one of {', '.join(SCAN_BACKENDS)}")
+    double = dtype == torch.float64
+    choice = "reference" if double and requested == "auto" else _choose("scan", _SCAN, requested, device, dtype)
+    if choice == "reference" and requested == "auto" and not double:
+        missing = "numba is not installed" if device == "cpu" else "triton does not run here"
+        _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
+    choice = "reference" if double else choice
     _say_once("scan", choice, device, dtype)
     return choice
 
@@ -109,7 +141,7 @@ def triton_works(device: str) -> bool:
 
 @functools.cache
 def fused_kernels() -> SimpleNamespace:
-    """The Triton kernels as torch functions; their files are imported only where `triton_works`."""
+    """The Triton kernels as torch functions; their files are imported only if `triton_works`."""
     from .kernels_triton_conv import conv_silu_both_ways
     from .kernels_triton_routing import boundary_probability, cut_chunks
     from .kernels_triton_scan import gated_scan
@@ -149,22 +181,9 @@ def attention_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     """The attention backend for tensors on this device type and of this dtype.
 
     Raises:
-        ValueError: the backend asked for by name cannot run here.
+        ValueError: the backend asked for by name cannot run here; the message says what would make it run.
     """
-    fused = {"flash_attn": _importable("flash_attn"), "torch_varlen": _importable("torch.nn.attention.varlen")}
-    half_on_gpu = device == "cuda" and dtype in (torch.bfloat16, torch.float16)
-    if requested == "auto":
-        choice = next((name for name, there in fused.items() if there and half_on_gpu), "sdpa")
-    elif requested in fused:
-        if not fused[requested]:
-            raise ValueError(f"attention_backend {requested!r} is not installed: set attention_backend to 'auto'")
-        if not half_on_gpu:
-            raise ValueError(f"attention_backend {requested!r} needs bf16 or fp16 on CUDA, not {dtype} on {device}")
-        choice = requested
-    elif requested == "sdpa":
-        choice = "sdpa"
-    else:
-        raise ValueError(f"unknown attention_backend {requested!r}; one of {', '.join(ATTENTION_BACKENDS)}")
+    choice = _choose("attention", _ATTENTION, requested, device, dtype)
     _say_once("attention", choice, device, dtype)
     return choice
 
@@ -211,7 +230,7 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto"
     choice = scan_backend(backend, z.device.type, z.dtype)
     precise = z if z.dtype == torch.float64 else z.float()
     if choice == "triton":
-        # its kernel reads both ways and takes the mean; with every gate open, what it reads backward is z itself
+        # the kernel returns the mean of both directions; with every backward gate 1, the backward direction gives z
         gates = torch.stack((gate.float(), torch.ones_like(gate, dtype=torch.float32)))
         return (2 * fused_kernels().smooth_both_ways(precise, gates) - precise).to(z.dtype)
     run = smooth_cpu if choice == "cpu" else smooth_reference
@@ -222,7 +241,7 @@ def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: s
     """The mean of the two directions of `kernels_reference.smooth`; computed in at least float32.
 
     Args:
-        z: (T, D). gates: (2, T), of the direction that reads forward and of the other, 1 where it enters a sequence.
+        z: (T, D). gates: (2, T), forward and backward; 1 where the direction enters a sequence.
 
     Returns:
         (T, D), dtype of z.
@@ -245,30 +264,30 @@ def _said(error: Exception) -> str:
 
 @functools.cache
 def triton_launches(device: str = "cuda") -> bool:
-    """Whether Triton compiles and launches a kernel on this device type; a line says why where it does not."""
+    """Whether Triton compiles and launches a kernel on this device type; if not, a warning says why."""
     try:
         from .kernels_triton import try_a_launch
 
         try_a_launch(device)
-    except Exception as error:  # of the compiler, the driver, a subprocess: any of them means the same
-        logger.warning("triton is installed but cannot run a kernel (%s): going without", _said(error))
+    except Exception as error:  # from the compiler, the driver, a subprocess: all mean no
+        logger.warning("triton is installed but cannot run a kernel (%s): continuing without it", _said(error))
         return False
     return True
 
 
 @functools.cache
 def torch_compiles(device: str) -> bool:
-    """Whether torch.compile works for this device type; a line says why where it does not."""
+    """Whether torch.compile works for this device type; if not, a warning says why."""
     try:
         torch.compile(_twice)(torch.ones(2, device=device))
     except Exception as error:  # as above
-        logger.warning("torch.compile does not work here (%s): going without", _said(error))
+        logger.warning("torch.compile does not work here (%s): continuing without it", _said(error))
         return False
     return True
 
 
 def compiles(requested: str, device: str) -> bool:
-    """What a `compile` setting means on this device type: `auto` is on CUDA alone, `on` and `auto` where it works."""
+    """Whether to compile on this device type: `on` where torch.compile works, `auto` there on CUDA only."""
     return (requested == "on" or (requested == "auto" and device == "cuda")) and torch_compiles(device)
 
 

@@ -68,7 +68,7 @@ class _SelectiveScan(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, rate, B, C, D, states, cu_seqlens = ctx.saved_tensors
         sequences, parts = len(cu_seqlens) - 1, _parts(u.shape[1])
-        # contiguous: the loops write through numpy, which would copy anything else and lose what is written
+        # contiguous: numpy would copy another layout, and what the loops write would be lost with the copy
         du = torch.empty_like(u, memory_format=torch.contiguous_format)
         ddelta = torch.empty_like(delta, memory_format=torch.contiguous_format)
         dA = torch.zeros(sequences, *rate.shape)
@@ -90,7 +90,7 @@ class _SelectiveScan(Function):
 class _ConvSiLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor:
-        taps = weight.detach().t().flip(0).contiguous()  # (4, D): tap k belongs to k steps ago
+        taps = weight.detach().t().flip(0).contiguous()  # (4, D): tap k weighs the value of k steps before
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         arrays = [_array(tensor) for tensor in (x, taps, bias, y)]
 
@@ -181,9 +181,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def run_tasks(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -> None:
-    """Call `function(*task)` for every task, on at most `torch.get_num_threads()` threads, this one included.
+    """Call `function(*task)` for every task, on at most `torch.get_num_threads()` threads, the caller's included.
 
-    Each thread takes the next task when it is free. Tasks must write to places of their own.
+    Each thread takes the next task when it is free. No two tasks may write to the same memory.
     """
     threads = min(torch.get_num_threads(), len(tasks))
     if threads <= 1:

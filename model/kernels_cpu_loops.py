@@ -2,9 +2,9 @@
 
 Every loop runs one *task*, a stretch of channels of one sequence, and releases the GIL, so that a plain Python
 thread pool spreads tasks over cores (`kernels_cpu.py`). Inside a task time is the outer loop and channels the inner
-one: the channels lie side by side in memory and LLVM turns the inner loops into vector instructions. Gradients of
-what tasks share (A, B, C, D, filters) go to a row of their own per task and are summed afterwards in a fixed order:
-results depend neither on the number of threads nor on their timing.
+one: the channels lie side by side in memory and LLVM turns the inner loops into vector instructions. Each task
+writes the gradients of shared tensors (A, B, C, D, filters) to a row of its own; rows are summed afterwards in a fixed
+order, so that results depend neither on the number of threads nor on their timing.
 
 Arrays are C-contiguous float32. `start`, `stop` are the packed borders of the sequence, `low`, `high` those of the
 channels. `reverse` walks time backwards; nothing is ever flipped in memory.
@@ -69,7 +69,7 @@ def sigmoid(x: Any) -> Any:
 
 @compiled()
 def block(whole: Array, low: int, high: int) -> Array:
-    """A copy of the columns low to high. (Slices would do, but take numba seconds to compile.)"""
+    """A copy of the columns low to high. (Slices would do, but numba takes seconds to compile them.)"""
     part = np.empty((whole.shape[0], high - low), np.float32)
     for row in range(whole.shape[0]):
         for j in range(high - low):
@@ -162,9 +162,9 @@ def scan_backward(
 ) -> None:
     """Gradients of `scan_forward`: states are recomputed SCAN_STRIDE steps at a time from the stored ones.
 
-    With s_t the gradient of h_t: s_t = dy_t C_t + exp(delta_{t+1} A) s_{t+1}. du, ddelta (T, D) are written;
-    db, dc (T, N) are this task's rows of the partial sums and are written; da (N, D) and dd (D,) are those of
-    this sequence, written for the task's channels. da is the gradient of A itself, transposed.
+    With s_t the gradient of h_t: s_t = dy_t C_t + exp(delta_{t+1} A) s_{t+1}. Writes du, ddelta (T, D); db, dc
+    (T, N), this task's partial sums; da (N, D) and dd (D,), this sequence's partial sums, for the task's channels.
+    da is the gradient of A itself, transposed.
     """
     n_state = a.shape[0]
     width = high - low
@@ -268,15 +268,15 @@ def conv_silu_backward(
     high: int,
     reverse: bool,
 ) -> None:
-    """Gradients of `conv_silu_forward`; dx (T, D) is written, dweight, dbias are this sequence's own.
+    """Gradients of `conv_silu_forward`. Writes dx (T, D) and this sequence's partial sums dweight, dbias.
 
-    A first pass finds g, the gradient before the SiLU, a second one dx_t = sum_k weight[k] g_{t+k}; both work on
-    copies with three rows of zeros at the open end, so that no step is special.
+    The first pass computes g, the gradient before the SiLU; the second computes dx_t = sum_k weight[k] g_{t+k}. g ends
+    with three rows of zeros, so that no step is special.
     """
     width = high - low
     length = stop - start
     taps = block(weight, low, high)
-    filters = np.zeros((CONV_WIDTH, width), np.float64)  # sums over thousands of steps that may cancel
+    filters = np.zeros((CONV_WIDTH, width), np.float64)  # float64: sums of thousands of steps that may cancel
     offsets = np.zeros(width, np.float64)
     g = np.zeros((length + CONV_WIDTH - 1, width), np.float32)
     x0, x1 = np.zeros(width, np.float32), np.zeros(width, np.float32)  # x_t, x_{t-1}, x_{t-2}, x_{t-3}
@@ -335,7 +335,7 @@ def smooth_backward(
     high: int,
     reverse: bool,
 ) -> None:
-    """Gradients of `smooth_forward`; dz (T, D) is written, dgate (T,) is this channel stretch's own partial sum."""
+    """Gradients of `smooth_forward`. Writes dz (T, D) and dgate (T,), the partial sum of the task's channels."""
     width = high - low
     s = np.zeros(width, np.float32)
     previous = np.zeros(width, np.float32)

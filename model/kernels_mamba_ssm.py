@@ -1,7 +1,7 @@
 """The fused CUDA scan of mamba-ssm behind our packed, two-directional interface.
 
-Its released kernel takes (B, D, L) and reads forward only: sequences are laid side by side, reversed by the very
-gather that lays them out, and places beyond a sequence's end are computed but never read.
+The released kernel takes (B, D, L) and reads forward only. One gather lays the sequences side by side and reverses
+them where needed; positions beyond a sequence's end are computed but never read.
 """
 
 import importlib

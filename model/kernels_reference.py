@@ -1,7 +1,7 @@
-"""The three recurrences in plain torch: obvious, any dtype and device, differentiable. Every kernel is tested on these.
+"""The three operations in plain torch: simple, any dtype and device, differentiable. Tests compare every kernel to it.
 
-Sequences are stepped side by side: step i of every sequence at once. Shorter sequences run on into steps whose
-results are never read, which cannot disturb them because time only moves forward.
+Recurrences compute step i of all sequences at once. A shorter sequence runs on past its end; the results there are
+never read, and they cannot change earlier ones.
 """
 
 import torch
@@ -12,7 +12,7 @@ PIECE = 64  # time steps whose exponentials are computed at once
 
 
 def time_grid(cu_seqlens: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each step of each sequence lies, and back.
+    """The packed position of each step of each sequence, and the inverse.
 
     Returns:
         grid (S, B) int64: packed position of step s of each sequence, 0 where the sequence has ended.
@@ -67,7 +67,7 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor
     """One direction of the gated smoothing: f_t = g_t z_t + (1 - g_t) f_{t-1} (`reverse`: f_{t+1}).
 
     Args:
-        z: (T, D). gate: (T,), 1 where a sequence is entered. cu_seqlens: (B+1,) int32.
+        z: (T, D). gate: (T,), 1 where a sequence begins. cu_seqlens: (B+1,) int32.
 
     Returns:
         f (T, D), dtype of z.

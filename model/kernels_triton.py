@@ -1,7 +1,7 @@
-"""What all Triton kernels share: triton itself, small device functions, and a trial of whether kernels run here.
+"""What all Triton kernels share: triton itself, small device functions, and a test whether kernels run here.
 
-triton comes through importlib, so that Hugging Face's import check of exported models does not ask for it: this file
-and the kernels' files are imported where triton is (`kernels.py`).
+triton comes through importlib, so that Hugging Face's import check of exported models does not ask for it.
+`kernels.py` imports this file and the kernels' files only if triton is installed.
 """
 
 import importlib
@@ -11,15 +11,15 @@ import torch
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
-# For kernels that the host launches; kernels call the others. These numbers change with every batch, and another one is
-# no reason to compile again.
-launched: Any = triton.jit(do_not_specialize=["T", "chunks", "places", "sequences"])
+# For kernels that the host launches. The named arguments change with every batch; a new value must not compile the
+# kernel again.
+launched: Any = triton.jit(do_not_specialize=["T", "spans", "capacity", "sequences"])
 
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x), exact to rounding for small e^x: log(w) e / (w - 1) with w = 1 + e makes up for w's rounding."""
-    e = tl.exp(x)  # where it overflows, the result is not taken
+    """log(1 + e^x), exact to rounding for small e^x: log(w) e / (w - 1) with w = 1 + e corrects the rounding of w."""
+    e = tl.exp(x)  # may overflow for large x, where the result is x instead
     w = 1.0 + e
     lost = w - 1.0
     small = tl.where(lost == 0.0, e, tl.log(w) * (e / tl.where(lost == 0.0, 1.0, lost)))
@@ -33,14 +33,14 @@ def sigmoid(x):
 
 @triton.jit
 def dropping(step, way, t, T):
-    """What to add to the exponent of the decay at t: 0, or what makes it 0 where a sequence is entered."""
+    """The term to add to the decay's exponent at t: 0, or where a sequence begins -1e30, which makes the decay 0."""
     place = tl.load(step + way * T + t, mask=t < T, other=1)
     return tl.where(place == 0, -1e30, 0.0)
 
 
 @triton.jit
 def time_step(raw, delta, offset, dt_bias, valid):
-    """softplus(raw + dt_bias), written to `delta` too; 0 where there is no position, which leaves a state as it is."""
+    """softplus(raw + dt_bias), written to `delta` too; 0 where not `valid`, which leaves a state unchanged."""
     x = tl.load(raw + offset, mask=valid, other=0.0).to(tl.float32) + dt_bias
     steps = tl.where(valid, softplus(x), 0.0)
     tl.store(delta + offset, steps, mask=valid)
@@ -49,17 +49,17 @@ def time_step(raw, delta, offset, dt_bias, valid):
 
 @launched
 def write_one(target):
-    """1 into the first place. Grid (1,)."""
+    """Write 1 to the first element. Grid (1,)."""
     tl.store(target, 1)
 
 
 def try_a_launch(device: str) -> None:
-    """Compile and run the smallest kernel: that triton is installed does not say that it works here.
+    """Compile and run the smallest kernel: triton may be installed and still not work here.
 
-    It needs a C compiler for its launcher, and a GPU and driver that it knows.
+    Triton needs a C compiler for its launcher, and a GPU and driver that it supports.
 
     Raises:
-        Exception: whatever Triton, the compiler or the driver have to say.
+        Exception: whatever Triton, the compiler or the driver raise.
     """
     target = torch.zeros(1, dtype=torch.int32, device=device)
     write_one[(1,)](target)

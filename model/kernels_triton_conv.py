@@ -1,7 +1,7 @@
 """Triton kernels of the depthwise convolution with SiLU, causal and anti-causal in one launch, forward and backward.
 
 Names as in `kernels_triton_scan.py`. A position's `step` says how many positions of its sequence a direction reads
-before it, hence which taps reach it: sequences need no padding between them.
+before it, hence which taps apply there: no padding between sequences is needed.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def conv_backward(
     T, D, x_row, TAPS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `conv_forward`, on the same grid: dx (T, D); shared (ceil(T / ROWS), 2, TAPS + 1, D) float32 are
-    shares of those of taps and bias. What a position hands back is found anew at each of the taps it goes through."""
+    each program's part of the gradients of taps and bias. The value before the SiLU is recomputed for every tap."""
     tile = tl.program_id(0).to(tl.int64)
     t = tile * ROWS + tl.arange(0, ROWS)[:, None]
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
@@ -100,7 +100,7 @@ class _ConvSiLU(Function):
 def conv_silu_both_ways(
     x: Tensor, weight: Tensor, bias: Tensor, step: Tensor, *, rows: int = 16, width: int = 128
 ) -> Tensor:
-    """`kernels_reference.conv_silu` in each direction, from one reading of x.
+    """`kernels_reference.conv_silu` in each direction, reading x once.
 
     Args:
         x: (T, Dm), which may be a slice of a wider tensor. weight: (2, Dm, W). bias: (2, Dm).

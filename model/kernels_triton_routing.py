@@ -1,12 +1,12 @@
 """Triton kernels of the router: probabilities from projected queries and keys, then boundaries and chunks from those.
 
 Probabilities: plain torch makes a dozen passes over (T, D) in float32 for norms, normalised vectors, their product and
-its sum; here each is read once forward and once backward.
+its sum. These kernels read queries and keys once in the forward pass and twice in the backward pass.
 
 Chunks: threshold, forced boundaries, prefix sum and compaction in two launches, since a prefix sum goes across
-programs. `cut_mark` decides the boundaries and counts those of each program; `cut_place` numbers them. Neither waits
-for the device, unless the caller wants exactly as many places as there are chunks. All values are whole numbers, so
-the result does not depend on the order of programs, and equals plain torch's exactly.
+programs. `cut_mark` decides the boundaries and counts those of each program; `cut_place` numbers them. The host waits
+for the device only if no capacity is given. All values are integers, so the result does not depend on the order of
+programs and equals plain torch's exactly.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from torch.autograd import Function
 from .kernels_triton import launched, tl, triton
 from .packing import Packing
 
-LEAST: Any = tl.constexpr(1e-8)  # a norm is taken to be no smaller, as in torch's cosine_similarity
+LEAST: Any = tl.constexpr(1e-8)  # lower bound of a norm, as in torch's cosine_similarity
 
 
 @triton.jit
 def products(query, key, t, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """q_t k_{t-1}, |q_t|^2 and |k_{t-1}|^2 of ROWS positions from t on, summed WIDTH channels at a time."""
+    """q_t k_{t-1}, |q_t|^2 and |k_{t-1}|^2 of the ROWS positions t, summed WIDTH channels at a time."""
     both = tl.zeros([ROWS, 1], tl.float32)
     of_query, of_key = tl.zeros([ROWS, 1], tl.float32), tl.zeros([ROWS, 1], tl.float32)
     for first in range(0, D, WIDTH):
@@ -50,14 +50,14 @@ def boundary_forward(query, key, step, probability, T, D, ROWS: tl.constexpr, WI
 
 @launched
 def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Gradients of `boundary_forward`, on the same grid. Position t writes those of q_t and of k_{t-1}; the last
+    """Gradients of `boundary_forward`, on the same grid. Position t writes those of q_t and k_{t-1}; the last
     position writes zeros for its own key, which nothing reads."""
     t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     both, of_query, of_key = products(query, key, t, T, D, ROWS, WIDTH)
     q_norm, k_norm = tl.maximum(tl.sqrt(of_query), LEAST), tl.maximum(tl.sqrt(of_key), LEAST)
     cosine = both / (q_norm * k_norm)
     place = tl.load(step + t, mask=t < T, other=0)
-    flat = (place == 0) | (cosine > 1.0) | (cosine < -1.0)  # where p does not follow the cosine
+    flat = (place == 0) | (cosine > 1.0) | (cosine < -1.0)  # where p is constant
     slope = tl.where(flat, 0.0, -0.5 * tl.load(dprobability + t, mask=t < T, other=0.0))
     for first in range(0, D, WIDTH):
         d = first + tl.arange(0, WIDTH)[None, :]
@@ -113,10 +113,10 @@ def cut_mark(
     probability, given, holds_mask, step, borders, natural, forced, boundary, counts,
     T, sequences, GIVEN: tl.constexpr, PROTECT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Boundaries of BLOCK positions, and how many they are. Grid (ceil(T / BLOCK),).
+    """Boundaries of BLOCK positions, and their number. Grid (ceil(T / BLOCK),).
 
     probability (T,) float32; given, holds_mask, natural, forced, boundary (T,) uint8, 0 or 1; step (2, T) int32;
-    borders int32, of which number `sequences` is where filler begins; counts (programs,) int32.
+    borders int32, whose entry `sequences` is the position where filler begins; counts (programs,) int32.
     """
     program = tl.program_id(0)
     t = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -144,12 +144,12 @@ def cut_mark(
 @launched
 def cut_place(
     boundary, holds_mask, counts, counted, chunk, starts, chunk_holds_mask,
-    T, places, BLOCK: tl.constexpr,
+    T, capacity, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Number the boundaries: the chunk of each position, where chunks start, which hold a mask. Grid as `cut_mark`.
+    """Number the boundaries: each position's chunk, each chunk's start and whether it holds a mask. Grid as `cut_mark`.
 
-    counted, chunk (T,) int64; starts int64 and chunk_holds_mask uint8 (places,), all 0 before. Chunks beyond the last
-    place have no start; their positions count as those of the last.
+    counted, chunk (T,) int64; starts int64 and chunk_holds_mask uint8 (capacity,), filled with 0 by the caller. Chunks
+    beyond the capacity have no start; their positions belong to the last chunk within it.
     """
     program = tl.program_id(0)
     t = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -160,12 +160,12 @@ def cut_place(
         before += tl.load(counts + others, mask=others < program, other=0)
     cut = tl.load(boundary + t, mask=there, other=0).to(tl.int32)
     number = (tl.sum(before, axis=0) + tl.cumsum(cut, axis=0)).to(tl.int64)
-    mine = tl.minimum(number, places) - 1
+    mine = tl.minimum(number, capacity) - 1
     tl.store(counted + t, number, mask=there)
     tl.store(chunk + t, mine, mask=there)
-    tl.store(starts + mine, t, mask=there & (cut != 0) & (number <= places))
+    tl.store(starts + mine, t, mask=there & (cut != 0) & (number <= capacity))
     holding = tl.load(holds_mask + t, mask=there, other=0) != 0
-    tl.store(chunk_holds_mask + mine, tl.full([BLOCK], 1, tl.uint8), mask=there & holding)  # whoever is last writes 1
+    tl.store(chunk_holds_mask + mine, tl.full([BLOCK], 1, tl.uint8), mask=there & holding)  # all write 1: any order
 
 
 def cut_chunks(
@@ -178,12 +178,12 @@ def cut_chunks(
     capacity: int | None,
     block: int = 1024,
 ) -> dict[str, Tensor]:
-    """What `routing.Segmentation` would find out about the chunks of T > 0 positions, by its names for it.
+    """The chunks of T > 0 positions, under the names of the properties of `routing.Segmentation`.
 
     Args:
         probability: (T,) float32. given: (T,) bool, natural boundaries in place of p >= 1/2.
-        holds_mask: (T,) bool. protect: whether these force boundaries.
-        capacity: places for chunks; None waits for the device to count them.
+        holds_mask: (T,) bool. protect: whether masks force boundaries.
+        capacity: size of the buffers for chunks; None: wait for the device to count the chunks.
         block: positions of a program, a power of two.
 
     Returns:
@@ -203,10 +203,10 @@ def cut_chunks(
             natural, forced, boundary, counts,
             total, len(packing.real_lengths), GIVEN=given is not None, PROTECT=protect, BLOCK=block,
         )  # fmt: skip
-        places = int(counts.sum()) if capacity is None else capacity
-        starts = torch.zeros(places, dtype=torch.int64, device=device)
-        holding = torch.zeros(places, dtype=torch.uint8, device=device)
-        cut_place[grid](boundary, holds, counts, counted, chunk, starts, holding, total, places, BLOCK=block)
+        capacity = int(counts.sum()) if capacity is None else capacity
+        starts = torch.zeros(capacity, dtype=torch.int64, device=device)
+        holding = torch.zeros(capacity, dtype=torch.uint8, device=device)
+        cut_place[grid](boundary, holds, counts, counted, chunk, starts, holding, total, capacity, BLOCK=block)
     flags = {"natural": natural, "forced": forced, "boundary": boundary, "chunk_holds_mask": holding}
     return {name: flag.view(torch.bool) for name, flag in flags.items()} | {
         "counted": counted, "chunk": chunk, "starts": starts,

@@ -1,4 +1,4 @@
-"""The two losses, as sums whose normaliser the caller may supply, so that micro-batching changes neither."""
+"""The two losses. The caller may supply the normaliser of each, so that micro-batching changes neither."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer:
 
     Args:
         logits: (T, V) float32. labels: (T,) int64, -100 where there is nothing to predict.
-        weights: (T,) float or None for 1 (0.1 on soft-masked bases, say).
+        weights: (T,) float, such as 0.1 on soft-masked bases; None for 1.
         normalizer: sum of weights over the global batch; default: over these labels. 0 gives loss 0.
 
     Returns:
@@ -25,32 +25,33 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer:
     if weights is not None:
         counted = counted * weights.to(losses.dtype)
     tiny = torch.finfo(losses.dtype).tiny
-    if isinstance(normalizer, float | int):  # stays on the host: to copy it over is to wait for the device
+    if isinstance(normalizer, float | int):  # stays on the host: copying it over would wait for the device
         return (counted * losses).sum() / max(normalizer, tiny)
     total = counted.sum() if normalizer is None else normalizer.to(losses.device, losses.dtype)
     return (counted * losses).sum() / total.clamp_min(tiny)
 
 
-def labelled_rows(labels: Tensor, places: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The positions that have a label, in a number of places fixed beforehand, so that nobody waits to count them.
+def labelled_rows(labels: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The positions that have a label, in a buffer of fixed size, so that the host need not wait for their count.
 
     Args:
         labels: (T,) int64, -100 where there is nothing to predict.
+        capacity: P, size of the buffer.
 
     Returns:
-        rows (P,) int64, 0 in places left over; their labels (P,), -100 there; () bool, whether labels were left out.
+        rows (P,) int64, 0 beyond the last label; their labels (P,), -100 there; () bool, whether labels were left out.
     """
     labelled = labels != -100
     count = labelled.sum()
-    rows = torch.nonzero_static(labelled, size=places, fill_value=0).squeeze(1)
-    filled = torch.arange(places, device=labels.device) < count
-    return rows, torch.where(filled, labels[rows], -100), count > places
+    rows = torch.nonzero_static(labelled, size=capacity, fill_value=0).squeeze(1)
+    filled = torch.arange(capacity, device=labels.device) < count
+    return rows, torch.where(filled, labels[rows], -100), count > capacity
 
 
 def void_where(lost: Sequence[Tensor], loss: Tensor) -> Tensor:
-    """The loss, or NaN with gradients that are NaN where any of `lost` (() bool each) is set.
+    """The loss; NaN, with NaN gradients, if any of `lost` (() bool each) is set.
 
-    To replace the loss would leave gradients of zero, which an optimizer with momentum or weight decay acts on.
+    Replacing the loss by a constant would give gradients of zero, and momentum or weight decay would still act.
     """
     return loss * torch.where(torch.stack(tuple(lost)).any(), torch.nan, 1.0) if lost else loss
 

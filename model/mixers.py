@@ -1,7 +1,7 @@
-"""The layers encoders and decoders are made of: BiMamba, or one of two others of the same size for comparison.
+"""The layers of encoders and decoders: BiMamba, or one of two others of the same size for comparison.
 
-All take packed positions and know no pads. The hidden width of the other two follows from the parameters of a BiMamba
-layer (`cost.py`), so that a comparison of mixers is one at equal size.
+All take packed positions without pads. The hidden width of the other two follows from the parameters of a BiMamba
+layer (`cost.py`), so that mixers are compared at equal size.
 """
 
 import torch
@@ -44,7 +44,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: i
     """Attention inside each packed sequence over positions at most `window` away, in time linear in T.
 
     Each sequence is laid out in blocks of `window` positions; a block's queries see the keys of their own block and of
-    the two beside it, with a boolean mask for the distance, the borders of sequences and unfilled places.
+    the two beside it, with a boolean mask for the distance, the borders of sequences and filler.
 
     Args:
         q, k, v: (T, H, D/H).
@@ -74,7 +74,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: i
     mine, theirs = owners[1:-1].unsqueeze(2), with_neighbours(owners).unsqueeze(1)
     here = torch.arange(window, device=q.device)
     distance = torch.arange(-window, 2 * window, device=q.device) - here.unsqueeze(1)
-    # unfilled places see one another: their results are never read, and a row without any key would be NaN
+    # filler sees filler: its results are never read, and a row without any key would be NaN
     allowed = (mine == theirs) & (distance.abs() <= window)
     attended = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=allowed.unsqueeze(1)

@@ -14,10 +14,10 @@ from .packing import take, unpack
 
 
 class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
-    """Logits for the base after each one, next-base loss plus ratio loss; needs `config.causal`.
+    """Logits for the base after each base, next-base loss plus ratio loss; needs `config.causal`.
 
-    The logits at position t depend on the tokens up to t and on nothing else: a boundary at t is decided by t and t-1,
-    and whoever reads a chunk reads the vector of its first position, or what the trunk made of it and of chunks before.
+    The logits at position t depend only on the tokens up to t: a boundary at t depends on positions t-1 and t, a
+    chunk's vector is that of its first position, and the trunk sees a chunk and the chunks before it.
 
     Raises:
         ValueError: `config.causal` is not set.
@@ -51,22 +51,25 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
+        chunk_capacity: Sequence[float] | None = None,
     ) -> DNAChunkerCausalLMOutput | tuple[Any, ...]:
         """Logits, and the losses.
 
         Args:
             input_ids: (B, L) int64; pretraining starts every window with [BOS].
-            labels: (B, L) int64, as everywhere in Hugging Face in the places of the inputs: the logits at t are
-                judged by the label at t+1. -100 where nothing is to be predicted.
+            labels: (B, L) int64, aligned with the inputs as everywhere in Hugging Face: the loss compares the logits
+                at t with the label at t+1. -100 where there is nothing to predict.
             loss_weights: (B, L) float, weight of each label; default 1.
-            attention_mask, loss_normalizer, sequence_normalizer, output_hidden_states, return_dict, boundaries: as
-                `DNAChunkerForMaskedLM.forward`. Boundaries that are given may of course know the future.
+            attention_mask, loss_normalizer, sequence_normalizer, output_hidden_states, return_dict, boundaries,
+                chunk_capacity: as `DNAChunkerForMaskedLM.forward`. Given boundaries may depend on later bases.
 
         Returns:
             DNAChunkerCausalLMOutput; loss and next_base_loss are None without labels.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.dnachunker.run_packed(
+            input_ids, attention_mask, boundaries, keep, chunk_capacity
+        )
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
         logits = self.lm_head(hidden).float()
         ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
@@ -75,7 +78,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             following = packing.shift(take(labels, index, -100), -100, back=True)
             weights = None if loss_weights is None else packing.shift(take(loss_weights, index, 0), 0, back=True)
             next_base = mlm_loss(logits, following, weights, loss_normalizer)
-            lost = [stage.overflowed for stage in found.stages] if config.chunk_capacity is not None else []
+            lost = [stage.overflowed for stage in found.stages] if chunk_capacity is not None else []
             loss = void_where(lost, next_base + config.ratio_loss_weight * ratio)
         output = DNAChunkerCausalLMOutput(
             loss=loss,
@@ -88,10 +91,10 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def recurrence(self, count: int) -> Recurrence:
-        """Memory of `count` sequences still empty; its `step` reads a token of each and returns the next one's logits.
+        """Memory of `count` empty sequences; its `step` reads one token of each and returns the logits of the next.
 
-        They are those of `forward` to rounding, at a cost that does not grow with what has been read but for the
-        trunk's attention. Evaluation only: no gradients.
+        The logits are those of `forward` up to rounding. Only the trunk's attention costs more as sequences grow.
+        Evaluation only: no gradients.
         """
         body = self.dnachunker
         return Recurrence(body.embedding, body.hierarchy, body.norm, self.lm_head, count)

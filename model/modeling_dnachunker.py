@@ -1,7 +1,7 @@
 """The Hugging Face classes: the bare model, the masked language model, the sequence classifier.
 
 `save_pretrained` writes this package's files beside the weights, so that the Auto classes load a saved folder with
-`trust_remote_code=True` wherever torch, transformers and safetensors are.
+`trust_remote_code=True` where torch, transformers and safetensors are installed.
 """
 
 import math
@@ -47,8 +47,8 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
         initialize(module, self.config)
 
     def auto_map(self) -> dict[str, str]:
-        """Auto classes a saved folder offers, and where they lie in it."""
-        causal = self.config.causal  # what such a folder adds lies in modeling_causal.py, which not every class saves
+        """The Auto classes that a saved folder offers, each with its file and class."""
+        causal = self.config.causal  # modeling_causal.py adds the causal class; only that class saves the file
         return {name: where for name, where in _AUTO_MAP.items() if not (causal and name == "AutoModelForMaskedLM")}
 
     def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
@@ -90,18 +90,20 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         attention_mask: Tensor | None = None,
         boundaries: Sequence[Tensor] | None = None,
         keep_levels: bool = False,
+        chunk_capacity: Sequence[float] | None = None,
     ) -> tuple[Tensor, HierarchyOutput, Packing, Tensor]:
         """The network on packed bases, for heads that need no (B, L, D) tensor.
 
         Args: as `forward`.
 
         Returns:
-            hidden (T, D) after the final norm; the hierarchy's findings; the packing; and (T,) int64, where each
-            packed base lies in the flattened (B*L,) input. With `strand_symmetry` the packing holds both strands, and
-            the bases of the other one lie nowhere, at B*L.
+            hidden (T, D) after the final norm; the hierarchy's output; the packing; and (T,) int64, the index of each
+            packed base in the flattened (B*L,) input. With `strand_symmetry` the packing holds both strands, and the
+            bases of the other strand have index B*L.
 
         Raises:
-            ValueError: input_ids not (B, L), or boundaries that do not match stages and shape.
+            ValueError: input_ids not (B, L), an attention_mask of another shape, boundaries that do not match stages
+                and shape, or a chunk_capacity that is not a number in (0, 1] for each stage.
         """
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be (B, L); they are {tuple(input_ids.shape)}")
@@ -112,12 +114,16 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries)
         ):
             raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
+        if chunk_capacity is not None and (
+            len(chunk_capacity) != self.config.stages or any(not 0 < share <= 1 for share in chunk_capacity)
+        ):
+            raise ValueError(f"chunk_capacity is {chunk_capacity}; it needs a number in (0, 1] per stage, or None")
         nowhere = input_ids.numel()
         if self.config.strand_symmetry:
             input_ids, present = both_strands(input_ids, present)
-        packing, index = pack(present, wait=self.config.chunk_capacity is None)
+        packing, index = pack(present, wait=chunk_capacity is None)
         ids = take(input_ids, index, self.config.pad_token_id)
-        index = index.clamp_max(nowhere)  # of the other strand, nothing is marked, labelled or shown
+        index = index.clamp_max(nowhere)  # boundaries, labels and outputs are of the given strand only
         given = None
         if boundaries is not None:
             given = [take(b.bool(), index, False) for b in boundaries]
@@ -127,7 +133,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             starts = self.token_starts(ids, packing)
             given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
         masked = ids == self.config.mask_token_id
-        found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels)
+        found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels, chunk_capacity)
         if self.config.strand_symmetry and keep_levels:
             found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
         return self.norm(found.hidden), found, packing, index
@@ -139,6 +145,7 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
+        chunk_capacity: Sequence[float] | None = None,
     ) -> DNAChunkerOutput | tuple[Any, ...]:
         """Vectors per base.
 
@@ -148,14 +155,17 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             output_hidden_states: also return every level's vectors.
             return_dict: False for a plain tuple.
             boundaries: per stage (B, L) bool, chunk starts to use in place of the routers' decisions; required when
-                `config.router` is `fixed` without a `config.segmentation`. At stage 1 they count where a stage-0
-                chunk starts.
+                `config.router` is `fixed` without a `config.segmentation`. At stage 1 only marks at the first base
+                of a stage-0 chunk count.
+            chunk_capacity: per stage, how many chunks per base the buffers hold. None: as many as there are; the host
+                then waits for the device once a stage to count the chunks. More chunks than the capacity make the
+                loss NaN, so that no optimizer learns from a truncated batch. Unused capacity costs what chunks cost.
 
         Returns:
             DNAChunkerOutput.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.run_packed(input_ids, attention_mask, boundaries, keep, chunk_capacity)
         shape = (input_ids.shape[0], input_ids.shape[1])
         if self.config.strand_symmetry:
             hidden = base_means(hidden, packing)
@@ -195,23 +205,27 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
+        chunk_capacity: Sequence[float] | None = None,
     ) -> DNAChunkerMaskedLMOutput | tuple[Any, ...]:
         """Logits, and the losses.
 
         Args:
-            input_ids, attention_mask, output_hidden_states, return_dict, boundaries: as `DNAChunkerModel.forward`.
-            labels: (B, L) int64, -100 where nothing is to be predicted.
+            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, chunk_capacity: as
+                `DNAChunkerModel.forward`.
+            labels: (B, L) int64, -100 where there is nothing to predict.
             loss_weights: (B, L) float, weight of each label; default 1.
-            loss_normalizer: the weight sum to divide the MLM loss by; default: that of these labels. A training
+            loss_normalizer: the sum of weights to divide the MLM loss by; default: over these labels. A training
                 loop passes the sum over the global batch, and adds up the losses of its micro-batches.
-            sequence_normalizer: likewise the number of sequences the ratio loss is divided by; default B.
+            sequence_normalizer: the number of sequences to divide the ratio loss by; default B.
 
         Returns:
-            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels, logits are None with labels where
-            `config.label_capacity` leaves the head to the labelled positions.
+            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels; logits are None with labels if
+            `config.label_capacity` is set.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index = self.dnachunker.run_packed(
+            input_ids, attention_mask, boundaries, keep, chunk_capacity
+        )
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
         sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
         ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
@@ -221,7 +235,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         else:
             truth = take(labels, index, -100)
             weights = None if loss_weights is None else take(loss_weights, index, 0)
-            lost = [stage.overflowed for stage in found.stages] if config.chunk_capacity is not None else []
+            lost = [stage.overflowed for stage in found.stages] if chunk_capacity is not None else []
             if config.label_capacity is not None:
                 rows, truth, overflowed = labelled_rows(truth, math.ceil(config.label_capacity * labels.numel()))
                 weights = None if weights is None else weights[rows]
@@ -240,7 +254,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _logits(self, hidden: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
-        """(T, V) float32 of hidden (T, D), or (P, V) of its rows (P,) alone; of both strands where it has both."""
+        """hidden (T, D) -> (T, V) float32, or (P, V) for `rows` (P,) only; with `strand_symmetry` the strands' mean."""
         logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
         if not self.config.strand_symmetry:
             return logits
@@ -272,7 +286,7 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
 
         Args:
             labels: (B,) int64 for classes, (B,) or (B, num_labels) float for regression, (B, num_labels) float for
-                several labels; `config.problem_type` overrides what their type and `num_labels` suggest.
+                several labels; the default of `config.problem_type` follows from their dtype and `num_labels`.
 
         Returns:
             DNAChunkerClassifierOutput.
@@ -286,12 +300,11 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
             means = sequence_means(means)
         logits = self.classifier(means.to(hidden.dtype)).float()
         shape = (input_ids.shape[0], input_ids.shape[1])
-        chunks = describe_stages(found.stages, index, shape)
         output = DNAChunkerClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             hidden_states=levels_at_bases(found, index, shape) if keep else None,
-            **{name: chunks[name] for name in ("boundaries", "boundary_probabilities", "chunk_ids", "chunk_counts")},
+            **describe_stages(found.stages, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
 

@@ -1,4 +1,4 @@
-"""Packed sequences: what lies between (B, L) tensors with pads and (T, ...) tensors without."""
+"""Packed sequences: from (B, L) tensors with pads to (T, ...) tensors without, and back."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,16 +9,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """The borders of B sequences laid end to end on T positions. Derived facts are computed once, when first asked.
+    """The borders of B sequences laid end to end on T positions. Derived values are computed once, on first use.
 
-    How many positions there are is for the device to find out. Whoever wants to go on without waiting for it fixes T
-    beforehand; what is left over then belongs to `filler` more sequences, which are computed and never read.
+    Only the device knows the number of positions. A caller that must not wait for the device fixes T beforehand;
+    `filler` extra sequences then take up the rest of T, and their results are never read.
 
     Attributes:
         cu_seqlens: (B+filler+1,) int32, cumulative lengths from 0 to T; a sequence may be empty.
         total: T.
-        longest: no sequence is longer; None where nobody said.
-        filler: how many sequences, all after the real ones, only fill T up.
+        longest: no sequence is longer than this; None if unknown.
+        filler: number of extra sequences, after the real ones, that only fill up T.
     """
 
     cu_seqlens: Tensor
@@ -28,7 +28,7 @@ class Packing:
 
     @classmethod
     def filled_up(cls, cu_seqlens: Tensor, total: int, longest: int) -> "Packing":
-        """Sequences with borders cu_seqlens (B+1,), and as many more of length `longest` or less as make T `total`."""
+        """Sequences with borders cu_seqlens (B+1,), then filler of length `longest` or less up to T = `total`."""
         count = -(-total // longest)
         ends = cu_seqlens[-1] + longest * torch.arange(1, count + 1, device=cu_seqlens.device)
         borders = torch.cat((cu_seqlens, ends)).clamp_max(total).int()
@@ -46,7 +46,7 @@ class Packing:
 
     @cached_property
     def max_length(self) -> int:
-        """No sequence is longer; unless that was given, reading it waits for the device."""
+        """No sequence is longer than this; waits for the device if `longest` is None."""
         if self.longest is not None:
             return self.longest
         return int(self.lengths.max()) if len(self.lengths) else 0
@@ -59,12 +59,12 @@ class Packing:
 
     @cached_property
     def real(self) -> Tensor:
-        """(T,) bool: positions of sequences that are no filler."""
+        """(T,) bool: positions of real sequences, not of filler."""
         return self.sequence < len(self.lengths) - self.filler
 
     @cached_property
     def real_lengths(self) -> Tensor:
-        """(B,) int64: lengths of the sequences that are no filler."""
+        """(B,) int64: lengths of the real sequences, without filler."""
         return self.lengths[: len(self.lengths) - self.filler]
 
     @cached_property
@@ -84,7 +84,7 @@ class Packing:
 
     @cached_property
     def steps(self) -> Tensor:
-        """(2, T) int32: how many positions of its sequence come before each one, read forward and read backward."""
+        """(2, T) int32: number of positions before each one in its sequence, read forward and read backward."""
         return torch.stack((self.offset, self.lengths[self.sequence] - 1 - self.offset)).int()
 
     def shift(self, values: Tensor, fill: float | bool, *, back: bool = False) -> Tensor:
@@ -101,7 +101,7 @@ class Packing:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over each real sequence. values (T,) float -> (B,), 0 for empty ones; fixed order of addition."""
-        # unsafe: the lengths are right, and looking whether they are waits for the device
+        # unsafe: the lengths are right, and a check would wait for the device
         sums = torch.segment_reduce(values, "sum", lengths=self.lengths, initial=0, unsafe=True)
         return sums[: len(self.real_lengths)]
 
@@ -115,10 +115,10 @@ def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:
 
     Args:
         present: (B, L) bool, True where there is a token.
-        wait: for the device to count them. Otherwise T is B*L, and filler takes the place of pads.
+        wait: wait for the device to count the tokens. Otherwise T is B*L, and filler replaces the pads.
 
     Returns:
-        The packing and (T,) int64, where each packed position lies in the flattened (B*L,) tensor; B*L for filler.
+        The packing and (T,) int64, the index of each packed position in the flattened (B*L,) tensor; B*L for filler.
     """
     borders = torch.zeros(len(present) + 1, dtype=torch.int32, device=present.device)
     borders[1:] = present.sum(1).cumsum(0)
@@ -131,7 +131,7 @@ def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:
 
 
 def take(values: Tensor, index: Tensor, fill: float | bool) -> Tensor:
-    """Packed values (T,) out of (B, L) ones, `fill` where the index is B*L."""
+    """(B, L) values -> packed values (T,), `fill` where the index is B*L."""
     flat = values.flatten()
     return torch.cat((flat, flat.new_full((1,), fill)))[index]
 

@@ -18,13 +18,13 @@ class Segmentation:
     """How T packed positions fall into C chunks. Every position is in exactly one chunk.
 
     Attributes:
-        packing: of the positions.
+        packing: the packing of the T positions.
         probability: (T,) float32, p_t that a chunk starts at t; 1 at the start of each sequence.
-        natural: (T,) bool, boundaries of the router itself, p >= 1/2 (or those supplied with the batch).
+        natural: (T,) bool, boundaries of the router itself, p >= 1/2 (or the boundaries supplied with the batch).
         forced: (T,) bool, boundaries demanded by mask protection.
         holds_mask: (T,) bool, positions that are, or hold, a mask.
-        capacity: C, where it is fixed beforehand, so that nobody waits for the device to count the chunks. Unused
-            places are filler; chunks beyond the last place are lost, and `overflowed` says so.
+        capacity: C if it is fixed beforehand, so that the host need not wait for the device to count the chunks.
+            Unused capacity is filler; chunks beyond the capacity are lost, and `overflowed` is then True.
     """
 
     packing: Packing
@@ -41,7 +41,7 @@ class Segmentation:
 
     @cached_property
     def starts(self) -> Tensor:
-        """(C,) int64: packed position of each chunk's first element; asking waits for the device if C is not fixed."""
+        """(C,) int64: packed position of each chunk's first element; waits for the device if C is not fixed."""
         if self.capacity is not None:
             return torch.nonzero_static(self.boundary, size=self.capacity, fill_value=0).squeeze(1)
         return self.boundary.nonzero().squeeze(1)
@@ -59,13 +59,13 @@ class Segmentation:
 
     @cached_property
     def _borders_of_chunks(self) -> Tensor:
-        """(B+1,) int64: chunks before each real sequence, and in all."""
+        """(B+1,) int64: number of chunks before each real sequence, and in total."""
         counted = F.pad(self.counted, (1, 0))
         return counted[self.packing.cu_seqlens[: len(self.packing.real_lengths) + 1].long()]
 
     @cached_property
     def overflowed(self) -> Tensor:
-        """() bool: there were more chunks than places."""
+        """() bool: there were more chunks than the capacity."""
         borders = self._borders_of_chunks
         return borders[-1] > (len(self.starts) if self.capacity is None else self.capacity)
 
@@ -85,15 +85,15 @@ class Segmentation:
 
     @cached_property
     def gate(self) -> Tensor:
-        """(T,) float32: g_t of the smoothing, the probability, but 1 at forced positions and sequence starts."""
+        """(T,) float32: g_t of the smoothing: the probability, but 1 at forced positions and sequence starts."""
         return torch.where(self.forced | self.packing.first, 1.0, self.probability)
 
 
 class BoundaryProbability(nn.Module):
     """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, all in float32.
 
-    A module of its own, with plain parameters, because ZeRO-3 gathers what a module owns while that module runs, and
-    gathers it again for the backward pass only where the module returns a tensor.
+    A module of its own, with plain parameters, because ZeRO-3 gathers the parameters of a module while that module
+    runs, and gathers them again for the backward pass only if the module returns a tensor.
     """
 
     def __init__(self, width: int, backend: str = "auto") -> None:
@@ -159,7 +159,7 @@ class Router(nn.Module):
                 probability, given, holds_mask, packing, protect=self.mask_protection, capacity=capacity
             )
             cut = Segmentation(packing, probability, found.pop("natural"), found.pop("forced"), holds_mask, capacity)
-            vars(cut).update(found)  # cached properties, known before anyone asks
+            vars(cut).update(found)  # the kernels have computed these cached properties
             return cut
         natural = (probability >= 0.5) if given is None else given | packing.first
         forced = torch.zeros_like(natural)

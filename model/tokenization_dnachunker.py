@@ -44,7 +44,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
         super().__init__(**{**specials, **kwargs})
 
     def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """As the base class's, naming the generic fast class: the saved files alone say all there is to know."""
+        """As the base class's, but names the generic fast class: the saved files need no code of ours."""
         files: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "tokenizer_config.json"
         described = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The verbs `pretrain`, `plan`, `export` and `report`: arguments here, work in the modules they import when run."""
+"""The verbs `pretrain`, `plan`, `export` and `report`: arguments, and functions that import the modules at work."""
 
 import argparse
 import os
@@ -18,14 +18,14 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command.
 
-    `pretrain` finds among its arguments what the front door puts there, since starting processes is the cluster's
-    business: `start_ranks`, and `count_processes`, which says how many it would start for `launch.processes`.
+    The front door adds two functions to the arguments of `pretrain`, because `cluster/` starts processes:
+    `start_ranks`, and `count_processes`, which says how many ranks that starts for `launch.processes`.
     """
     pretrain = verbs.add_parser(
         "pretrain", formatter_class=_RAW, help="train a model on a corpus, or continue a run",
-        description="Train DNACHUNKER on a corpus made by `dnachunker shard`. Starts its own worker processes with\n"
-        "DeepSpeed's launcher: one for each GPU, or two on a machine without one. An interrupted run (Ctrl-C,\n"
-        "SIGTERM, SIGUSR1) saves, exits with code 3, and continues when the same command is given again.",
+        description="Train DNACHUNKER on a corpus made by `dnachunker shard`. Starts ranks with DeepSpeed's launcher:\n"
+        "one for each GPU, or two on a machine without a GPU. An interrupted run (Ctrl-C, SIGTERM, SIGUSR1) saves,\n"
+        "exits with code 3, and continues when the same command is given again.",
         epilog="examples:\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/long steps=2000 optimizer.lr=1e-3\n"
@@ -35,7 +35,7 @@ def add_verbs(verbs: Any) -> None:
     pretrain.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     pretrain.add_argument("--corpus", help="corpus folder (short for data.corpus=...)")
     pretrain.add_argument("--run", help="run folder, created or continued (short for run=...)")
-    pretrain.add_argument("--processes", type=int, help="worker processes (short for launch.processes=...)")
+    pretrain.add_argument("--processes", type=int, help="ranks to start (short for launch.processes=...)")
     pretrain.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     pretrain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys, such as steps=500")
     pretrain.set_defaults(run_verb=_pretrain)
@@ -67,7 +67,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    from dnachunker.foundations.typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import explained_yaml, load_config
 
     from .config import PretrainConfig
 
@@ -75,20 +75,20 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     settings = {key: value for key, value in flags.items() if value is not None}
     config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="pretrain", settings=settings)
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(explained_yaml(config), end="")
         return 0
 
-    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started us: be that rank
+    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # a launcher started this process as a rank
         from dnachunker.foundations.failures import Failure
 
         from .worker import leave, run_worker
 
         try:
-            if os.environ["RANK"] == "0":  # for all: they share the run folder
+            if os.environ["RANK"] == "0":  # for all ranks, which share the run folder
                 prepare_run(config, int(os.environ["WORLD_SIZE"]))
         except Failure as failure:
             print(f"dnachunker: {failure}", file=sys.stderr)
-            leave(failure.code)  # not by raising: a supervisor would take a rank without a code for a crash
+            leave(failure.code)  # not raised: a rank that tells no exit code counts as crashed
         run_worker(config)
 
     processes = arguments.count_processes(config.launch.processes)
@@ -97,7 +97,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 def prepare_run(config: "PretrainConfig", world_size: int) -> "Path":
-    """Refuse a run that cannot work with so many ranks, then store its config; returns that file.
+    """Refuse a run that cannot work with so many ranks, then store its config; returns the config's path.
 
     Raises:
         BadInput: see `check_run` and `store_config`.
@@ -115,7 +115,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     from .run_folder import read_config
 
-    read_config(Path(arguments.run_folder))  # a wrong path should not have to wait for torch
+    read_config(Path(arguments.run_folder))  # refuses a wrong path before torch is imported
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
     from dnachunker.pretrain.export.export import export_run

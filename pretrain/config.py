@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dnachunker.foundations.typed_config import Config
+from dnachunker.model.network_fields import NetworkFields, check_network
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -16,9 +17,9 @@ Positive = Annotated[int, Field(ge=1)]
 class MixingSettings(Config):
     """How often an epoch sees each genome."""
 
-    by: Literal["source", "species", "clade"] = Field("source", description="what `temperature` and `weights` speak of")
+    by: Literal["source", "species", "clade"] = Field("source", description="what `temperature` and `weights` apply to")
     temperature: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="shares go with bases ** (1 / temperature): 1 is natural, a large one makes all equal"
+        1.0, description="shares are proportional to bases ** (1 / temperature): 1 is natural, large makes all equal"
     )
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
@@ -26,120 +27,89 @@ class MixingSettings(Config):
     )
 
 
-class StageSettings(Config):
+class PhaseSettings(Config):
     """A part of the run with windows of its own length."""
 
-    from_step: Annotated[int, Field(ge=0)]
-    seq_len: Positive
-    global_batch: Positive
+    from_step: Annotated[int, Field(ge=0, description="first optimizer step of the phase")]
+    seq_len: Annotated[Positive, Field(description="window length in bases")]
+    global_batch: Annotated[Positive, Field(description="windows in one optimizer step, over all ranks")]
 
 
 class DataSettings(Config):
     """Which windows are seen, in which order. Part of the run's identity: a resume refuses a change."""
 
     corpus: str = Field(description="corpus folder or URL made by `dnachunker shard` (or --corpus)")
-    train_split: str = "train"
+    train_split: str = Field("train", description="split of the corpus that is trained on")
     seq_len: Positive = Field(1024, description="window length in bases")
     global_batch: Positive = Field(8, description="windows in one optimizer step, over all ranks")
-    curriculum: tuple[StageSettings, ...] = Field(
-        (), description="later stages with another window length, each {from_step, seq_len, global_batch}"
+    curriculum: tuple[PhaseSettings, ...] = Field(
+        (), description="later phases with another window length, each {from_step, seq_len, global_batch}"
     )
-    streams: Positive = Field(64, description="interleaved streams of the order; the world size must divide it")
+    streams: Positive = Field(
+        64, description="streams that samples are taken from in turn; the world size must divide it"
+    )
     shuffle_blocks: Positive = Field(4, description="consecutive blocks whose windows are shuffled together")
     reverse_complement: bool = Field(True, description="read half of the windows from the other strand")
     mixing: MixingSettings = MixingSettings()
 
     @model_validator(mode="after")
-    def _stages_follow(self) -> Self:
-        steps = [stage.from_step for stage in self.stages]
+    def _phases_follow(self) -> Self:
+        steps = [phase.from_step for phase in self.phases]
         if steps != sorted(set(steps)):
-            raise ValueError(f"curriculum: from_step must grow from stage to stage, from 1 on, and is {steps[1:]}")
+            raise ValueError(f"curriculum: from_step must grow from phase to phase, from 1 or more; it is {steps[1:]}")
         return self
 
     @property
-    def stages(self) -> tuple[StageSettings, ...]:
-        """All stages, the first included."""
-        return StageSettings(from_step=0, seq_len=self.seq_len, global_batch=self.global_batch), *self.curriculum
+    def phases(self) -> tuple[PhaseSettings, ...]:
+        """All phases, the first included."""
+        return PhaseSettings(from_step=0, seq_len=self.seq_len, global_batch=self.global_batch), *self.curriculum
 
 
 class LoaderSettings(Config):
-    """How windows are read. Changes nothing about which; may differ between resumes."""
+    """How windows are read, not which windows; may differ between resumes."""
 
-    workers: Annotated[int, Field(ge=0)] = Field(1, description="reader threads of a rank; 0 reads when a step asks")
-    on_bad_block: Literal["fail", "skip"] = Field("fail", description="skip reads a damaged block as N, with no loss")
-    max_bad_blocks: Annotated[int, Field(ge=0)] = Field(16, description="faults a rank skips before it stops")
-    cache: str | None = Field(None, description="folder that keeps blocks of a remote corpus; none by default")
-    cache_gib: Annotated[float, Field(gt=0)] = Field(50.0, description="most the cache holds, for all ranks together")
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="reader threads of a rank; 0: no reading ahead")
+    on_bad_block: Literal["fail", "skip"] = Field("fail", description="skip: read a damaged block as N, with no loss")
+    max_bad_blocks: Annotated[int, Field(ge=0)] = Field(16, description="faults that a rank skips before it stops")
+    cache: str | None = Field(None, description="folder that keeps blocks of a remote corpus; default: none")
+    cache_gib: Annotated[float, Field(gt=0)] = Field(50.0, description="most the cache holds, over all ranks")
 
 
-class ModelSettings(Config):
-    """The network: the fields of `DNAChunkerConfig` that pretraining may choose; without any, the 172M model."""
-
-    causal: bool = Field(False, description="read forward only and predict the next base, so that it can generate")
-    width: Positive = 640
-    encoder_layers: tuple[Positive, Positive] = (2, 2)
-    decoder_layers: tuple[Positive, Positive] = (2, 2)
-    trunk_layers: Positive = 30
-    num_heads: Positive = 10
-    mlp_ratio: Positive = 4
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    mixer: Literal["bimamba", "transformer", "conv"] = Field("bimamba", description="layers of encoders and decoders")
-    local_window: Positive = Field(64, description="positions to either side that mixer `transformer` sees")
-    state_size: Positive = 16
-    conv_width: Positive = 4
-    expand: Positive = 2
-    dt_rank: Positive | None = Field(None, description="default: width / 16, rounded up")
-    target_ratios: tuple[OpenShare, OpenShare] = Field((0.33, 0.33), description="alpha of each stage")
-    ratio_loss_weight: Annotated[float, Field(ge=0)] = 0.03
-    ratio_boundaries: Literal["natural", "forced"] = "natural"
-    chunk_pooling: Literal["first", "mean"] = "first"
-    mask_protection: bool = True
-    residual_gating: bool = True
-    strand_symmetry: bool = Field(
-        False,
-        description="read both strands at once: exactly equivariant to the reverse complement, at twice the cost",
-    )
+class ModelSettings(Config, NetworkFields):
+    """The network; without any key, the 172M model."""
 
     @model_validator(mode="after")
-    def _causal_looks_back_only(self) -> Self:
-        for name, needed in (("mixer", "bimamba"), ("chunk_pooling", "first"), ("strand_symmetry", False)):
-            if self.causal and getattr(self, name) != needed:
-                raise ValueError(f"causal needs {name}={needed}: {getattr(self, name)} looks ahead")
-        return self
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.width % (2 * self.num_heads):
-            raise ValueError(f"width {self.width} does not divide into num_heads={self.num_heads} heads of even width")
+    def _fits_a_network(self) -> Self:
+        check_network(self)
         return self
 
 
-_SEGMENTATION_DEFAULTS: dict[str, dict[str, int]] = {
+_TOKENIZATION_DEFAULTS: dict[str, dict[str, int]] = {
     "kmer": {"k": 6},
     "bpe": {"vocabulary": 4096, "sample_bases": 10_000_000},
 }
 
 
-class SegmentationSettings(Config):
-    """Where chunks start: found by the routers, or as a tokenizer cuts, with all else the same.
+class TokenizationSettings(Config):
+    """Where chunks start: learned by the routers, or where a tokenizer cuts, with all else the same.
 
-    A segmentation that is not learned has no ratio loss. See docs/segmentations.md.
+    With a tokenizer there is no ratio loss. See docs/tokenization.md.
     """
 
     kind: Literal["learned", "base", "kmer", "bpe"] = Field(
-        "learned", description="routers; or every base, every k-th base, byte pairs learned from the training split"
+        "learned", description="chunks start where routers say, at every base, at every k-th base, or at byte pairs"
     )
     k: Positive | None = Field(None, description="bases of a k-mer (kmer only); default 6")
     vocabulary: Annotated[int, Field(ge=5)] | None = Field(
         None, description="tokens, the four bases included (bpe only); default 4096"
     )
     sample_bases: Positive | None = Field(
-        None, description="training bases the pairs are counted on, at most (bpe only); default 10 million"
+        None, description="most training bases that byte pairs are learned from (bpe only); default 10 million"
     )
 
     @property
     def chunks_per_base(self) -> float | None:
-        """Of unmasked sequence, for plans: byte pairs to about a tenth; None where routers decide."""
+        """Expected on unmasked sequence, for plans; within about a tenth for byte pairs. None where routers decide."""
         if self.vocabulary is not None:
             return 1.12 / math.log(self.vocabulary, 4)  # 0.19 at 4,096 tokens and 0.25 at 512, on a bacterium
         return {"learned": None, "base": 1.0}.get(self.kind, 1 / (self.k or 1))
@@ -149,12 +119,12 @@ class SegmentationSettings(Config):
     def _defaults_of_the_kind(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        defaults = _SEGMENTATION_DEFAULTS.get(str(values.get("kind")), {})
+        defaults = _TOKENIZATION_DEFAULTS.get(str(values.get("kind")), {})
         return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
 
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> Self:
-        for kind, settings in _SEGMENTATION_DEFAULTS.items():
+        for kind, settings in _TOKENIZATION_DEFAULTS.items():
             for key in settings:
                 if kind != self.kind and getattr(self, key) is not None:
                     raise ValueError(f"{key} belongs to kind {kind}; kind {self.kind} has no such setting")
@@ -164,20 +134,20 @@ class SegmentationSettings(Config):
 class MaskingSettings(Config):
     """BERT corruption; shares of the A/C/G/T positions, then of the selected ones.
 
-    A causal model predicts every base: of these settings only `repeat_weight` speaks to it.
+    A causal model predicts every base and uses only `repeat_weight`.
     """
 
-    select: Share = 0.15
-    mask: Share = 0.8
-    random: Share = 0.1
+    select: Share = Field(0.15, description="share of the A/C/G/T positions that are to be predicted")
+    mask: Share = Field(0.8, description="of these, the share that becomes [MASK]")
+    random: Share = Field(0.1, description="of these, the share that becomes a random base; the rest stays")
     repeat_weight: Share = Field(0.1, description="loss weight of soft-masked bases")
     span: Annotated[int, Field(ge=1, le=256)] = Field(
-        1, description="bases selected together; the same share in longer runs forces fewer chunks"
+        1, description="bases selected together; at the same share, longer spans force fewer chunks"
     )
 
     @property
     def forced_share(self) -> float:
-        """Share of positions that are masked or follow a mask: mask protection makes each start a chunk."""
+        """Share of positions that are masked or follow a mask, where mask protection forces a boundary."""
         masked = self.select * self.mask
         return masked + masked * (1 - masked) / self.span
 
@@ -191,22 +161,24 @@ class MaskingSettings(Config):
 class OptimizerSettings(Config):
     """AdamW; no decay on norms, biases, A_log, D and embeddings."""
 
-    lr: Annotated[float, Field(gt=0)] = 3e-3
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="highest learning rate of the schedule")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of the mean of gradients")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="decay of the mean of squared gradients")
+    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the root of the mean of squares")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.1, description="decoupled; a step decays by lr times this")
+    clip_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="largest 2-norm of the gradients")
 
 
 class ScheduleSettings(Config):
     """Learning rate over the steps, as shares of the run: linear warm-up, stable, decay to `final_share` x lr."""
 
-    kind: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup: Share = 0.1
+    kind: Literal["wsd", "cosine", "constant"] = Field(
+        "wsd", description="after warm-up: stable, then decay at the end; a cosine; or no decay"
+    )
+    warmup: Share = Field(0.1, description="share of the steps over which the rate rises linearly")
     decay: Share = Field(0.2, description="share of the steps spent decaying (wsd only)")
-    decay_shape: Literal["linear", "1-sqrt"] = "1-sqrt"
-    final_share: Share = 0.0
+    decay_shape: Literal["linear", "1-sqrt"] = Field("1-sqrt", description="curve of the decay (wsd only)")
+    final_share: Share = Field(0.0, description="rate of the last step, as a share of lr")
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -218,25 +190,31 @@ class ScheduleSettings(Config):
 class EngineSettings(Config):
     """How a step is computed. May change between resumes where the checkpoint allows it."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1, description="what DeepSpeed ZeRO shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too"
+    )
     offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations")
     micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third more time"
+    )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
     )
     scan_backend: Literal["auto", "triton", "reference", "cpu", "mamba_ssm"] = Field(
-        "auto", description="see model/kernels.py"
+        "auto", description="kernels of scan, convolution and smoothing; auto: the fastest that run (docs/model.md)"
     )
-    attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = Field(
+        "auto", description="attention kernels of the trunk; auto: the fastest that run (docs/model.md)"
+    )
     foresee_chunks: bool = Field(
         False,
-        description="make room for as many chunks as recent steps needed, instead of waiting to count them; "
-        "a step that needs more is skipped, which depends on micro_batch and the number of ranks",
+        description="choose the capacity of chunk buffers from recent steps, instead of waiting to count chunks; "
+        "a step that needs more is skipped, so results depend on micro_batch and the number of ranks",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "off", description="torch.compile of the trunk's MLPs: auto is on GPUs alone; without a compiler, off"
+        "off", description="torch.compile of the trunk's MLPs; auto: only on GPUs with a compiler"
     )
 
     @model_validator(mode="after")
@@ -248,29 +226,29 @@ class EngineSettings(Config):
     @model_validator(mode="after")
     def _weights_are_there_to_compile(self) -> Self:
         if self.compile != "off" and self.zero_stage == 3:
-            raise ValueError("compile needs zero_stage 0, 1 or 2: stage 3 gathers weights module by module")
+            raise ValueError("compile needs zero_stage 0, 1 or 2: ZeRO stage 3 gathers weights module by module")
         return self
 
 
 class EvaluationSettings(Config):
     """Held-out evaluation, beside Markov baselines counted on the training split."""
 
-    split: str = "valid"
+    split: str = Field("valid", description="split of the corpus that is held out")
     every: Positive = Field(50, description="steps between evaluations; the last step is always evaluated")
     windows: Positive = Field(64, description="held-out windows, spread evenly over the split")
-    diagnostics_every: Positive = Field(1, description="evaluations between two rounds of diagnostics")
+    diagnostics_every: Positive = Field(1, description="evaluations from one with diagnostics to the next")
     average_strands: bool = Field(
-        False, description="score the mean of a window's logits and those of its reverse complement, read separately"
+        False, description="score the mean of the logits of a window and of its reverse complement, read separately"
     )
-    baseline_bases: Positive = Field(50_000_000, description="training bases the Markov tables are counted on, at most")
+    baseline_bases: Positive = Field(50_000_000, description="most training bases that Markov tables are counted on")
 
 
 class CheckpointSettings(Config):
-    """Complete or absent: a checkpoint appears by rename, with a sha256 of every file."""
+    """Which checkpoints are made and kept. A checkpoint is complete or absent, and has a sha256 of every file."""
 
     every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
     keep: Positive = Field(2, description="newest checkpoints kept")
-    keep_every: Positive | None = Field(None, description="also keep for good every checkpoint of such a multiple")
+    keep_every: Positive | None = Field(None, description="also keep for good the checkpoint of every so many steps")
     copy_to: str | None = Field(None, description="folder or fsspec URL each checkpoint is copied to in the background")
     rewarm: Annotated[int, Field(ge=0)] = Field(0, description="steps over which a resumed run's lr rises again")
 
@@ -280,20 +258,22 @@ class GuardSettings(Config):
 
     nonfinite_limit: Positive = Field(3, description="stop (exit 4) after so many steps in a row with NaN or infinity")
     spike: Literal["log", "dump", "roll_back"] = Field(
-        "log", description="on a loss spike: log it, also dump its windows, or also go back a checkpoint and skip them"
+        "log", description="on a loss spike: log it; also dump its windows; or also go back and leave out its batch"
     )
-    spike_score: Annotated[float, Field(gt=0)] = Field(8.0, description="robust z-score of a loss that is a spike")
-    spike_window: Annotated[int, Field(ge=8)] = Field(128, description="steps the score looks back on")
+    spike_score: Annotated[float, Field(gt=0)] = Field(8.0, description="robust z-score from which a loss is a spike")
+    spike_window: Annotated[int, Field(ge=8)] = Field(128, description="recent steps that the score compares with")
     spike_limit: Positive = Field(5, description="roll-backs before training stops (exit 4)")
-    hang_seconds: Annotated[float, Field(gt=0)] = Field(1200.0, description="end the job when a rank is stuck so long")
+    hang_seconds: Annotated[float, Field(gt=0)] = Field(1200.0, description="end the job when one call takes longer")
 
 
 class TrackingSettings(Config):
-    """MLflow. The run folder's events.jsonl is complete with or without it."""
+    """The MLflow mirror. The event log is complete with or without it."""
 
-    enabled: bool = True
-    uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else sqlite in the run")
-    experiment: str = "dnachunker"
+    enabled: bool = Field(True, description="mirror the event log to MLflow")
+    uri: str | None = Field(
+        None, description="MLflow server; default: MLFLOW_TRACKING_URI, else mlflow.db in the run folder"
+    )
+    experiment: str = Field("dnachunker", description="name of the MLflow experiment")
     run_name: str | None = Field(None, description="default: the run folder's name")
     parent_run: str | None = Field(None, description="id of the MLflow run to nest this one under, as in a sweep")
 
@@ -301,7 +281,7 @@ class TrackingSettings(Config):
     @classmethod
     def _no_password(cls, uri: str | None) -> str | None:
         if uri and "@" in uri.partition("://")[2].partition("/")[0]:
-            # the config is stored with the run; the message must not repeat it either
+            # the config is stored with the run, and neither may the message repeat the password
             raise PydanticCustomError(
                 "password", "holds a password; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead"
             )
@@ -309,21 +289,21 @@ class TrackingSettings(Config):
 
 
 class LaunchSettings(Config):
-    """Processes a plain `dnachunker pretrain` starts on this machine."""
+    """What a plain `dnachunker pretrain` starts on this machine."""
 
-    processes: Positive | None = Field(None, description="default: every GPU, or 2 without one")
+    processes: Positive | None = Field(None, description="ranks; default: one for each GPU, or 2 without a GPU")
 
 
 class PretrainConfig(Config):
     """One pretraining run."""
 
-    run: str = Field(description="run folder (or --run): checkpoints, events, tracking; continued when it exists")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    run: str = Field(description="run folder (or --run): checkpoints, event log, MLflow; an existing run continues")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of weights, sample order and masks")
     steps: Positive = Field(description="optimizer steps in the whole run")
-    log_every: Positive = 1
+    log_every: Positive = Field(1, description="steps between two records of step metrics")
     model: ModelSettings = ModelSettings()
-    segmentation: SegmentationSettings = SegmentationSettings()
-    data: DataSettings = Field(description="at least data.corpus, or --corpus")
+    tokenization: TokenizationSettings = TokenizationSettings()
+    data: DataSettings = Field(description="which windows are seen, in which order; at least data.corpus, or --corpus")
     loader: LoaderSettings = LoaderSettings()
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -337,44 +317,46 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _both_strands_are_cut_alike(self) -> Self:
-        if self.model.strand_symmetry and self.segmentation.kind != "learned":
+        if self.model.strand_symmetry and self.tokenization.kind != "learned":
             raise ValueError(
-                f"segmentation.kind={self.segmentation.kind} with model.strand_symmetry: "
-                "it cuts each strand its own way"
+                f"tokenization.kind={self.tokenization.kind} with model.strand_symmetry: "
+                "a tokenizer cuts each strand its own way"
             )
         return self
 
     @model_validator(mode="after")
     def _causal_is_not_told_the_future(self) -> Self:
-        if self.model.causal and self.segmentation.kind != "learned":
+        if self.model.causal and self.tokenization.kind != "learned":
             raise ValueError(
-                f"segmentation.kind={self.segmentation.kind} with model.causal: a tokenizer may look ahead"
+                f"tokenization.kind={self.tokenization.kind} with model.causal: a tokenizer may look ahead"
             )
         if self.model.causal and self.evaluation.average_strands:
-            raise ValueError("evaluation.average_strands with model.causal: the other strand begins with the future")
+            raise ValueError(
+                "evaluation.average_strands with model.causal: the other strand shows the bases to predict"
+            )
         return self
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes of one rank in one optimizer step.
 
         Raises:
-            ValueError: the world size or the micro-batch does not divide what it must.
+            ValueError: the world size does not divide batch or streams, or the micro-batch a rank's windows.
         """
         for name, value in (("data.global_batch", self.data.global_batch), ("data.streams", self.data.streams)):
             if value % world_size:
-                raise ValueError(f"{world_size} ranks do not divide {name}={value}; change either")
+                raise ValueError(f"{world_size} ranks do not divide {name}={value}; change one of the two")
         per_rank = self.data.global_batch // world_size
         micro_batch = self.engine.micro_batch or per_rank
         if per_rank % micro_batch:
             raise ValueError(
-                f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows each of {world_size} ranks "
-                f"takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
+                f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows that each of {world_size} "
+                f"ranks takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
             )
         passes = per_rank // micro_batch
-        for stage in self.data.curriculum:
-            if stage.global_batch % (world_size * passes):
+        for phase in self.data.curriculum:
+            if phase.global_batch % (world_size * passes):
                 raise ValueError(
-                    f"data.curriculum: global_batch={stage.global_batch} from step {stage.from_step} on does not "
-                    f"divide into {world_size} ranks x {passes} forward passes of a step; all stages have as many"
+                    f"data.curriculum: global_batch={phase.global_batch} from step {phase.from_step} on does not "
+                    f"divide into {world_size} ranks x {passes} forward passes a step, as in the first phase"
                 )
         return passes

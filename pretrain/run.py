@@ -1,4 +1,4 @@
-"""Builds every part of a run from its config, fresh or from the newest checkpoint."""
+"""Builds every part of a run from its config, new or from the newest checkpoint."""
 
 import json
 from functools import partial
@@ -9,27 +9,24 @@ import transformers
 
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import GuardTripped
+from dnachunker.foundations.version import __version__
 from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint, needs_resharding
 from dnachunker.pretrain.checkpoints.saving import require_space, save_checkpoint
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
-from dnachunker.pretrain.data.byte_pairs import learn_merges
-from dnachunker.pretrain.data.frame_reader import FrameCache
-from dnachunker.pretrain.data.objective import Objective, objective_of
+from dnachunker.pretrain.data.byte_pairs import merges_of_run
+from dnachunker.pretrain.data.objective import objective_of
 from dnachunker.pretrain.data.pass_order import bases_of_chance, pass_order
 from dnachunker.pretrain.data.training_data import TrainingData
-from dnachunker.pretrain.data.window_reader import BadBlockPolicy, WindowReader
 from dnachunker.pretrain.engine.build_model import build_model
-from dnachunker.pretrain.engine.chunk_capacity import ChunkPlaces
+from dnachunker.pretrain.engine.chunk_capacity import ChunkCapacity
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
-from dnachunker.pretrain.evaluation.markov import MarkovTables
-from dnachunker.pretrain.order.curriculum import Curriculum, SkippedBatches
-from dnachunker.pretrain.order.mixing import mixture_of
-from dnachunker.pretrain.order.sample_order import Windows, held_out_windows
+from dnachunker.pretrain.order.curriculum import SkippedBatches
+from dnachunker.pretrain.order.sample_order import Windows
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.journal import Journal, evaluation_line
 from dnachunker.pretrain.records.provenance import code_version, machines
@@ -55,8 +52,7 @@ class Run:
         self.folder = Path(config.run)
         self._lock = RunLock(self.folder) if rank.is_main else None
         self._corpus = Corpus.open(config.data.corpus)
-        self._accumulation = config.accumulation(rank.world_size)
-        micro_batch = config.data.global_batch // rank.world_size // self._accumulation
+        accumulation = config.accumulation(rank.world_size)
 
         checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
@@ -66,29 +62,39 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
 
-        self._merges = state.merges if state else self._learn_merges()
-        objective = objective_of(config)
-        labels = objective.label_capacity(bases_of_chance(config, rank.world_size))
-        model = build_model(config, self._merges, label_capacity=labels)
-        self.places = ChunkPlaces(
-            model.config, foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ()
-        )
+        self._merges = state.merges if state else merges_of_run(self._corpus, config.data, config.tokenization, rank)
+        objective = objective_of(config.masking, causal=config.model.causal)
+        order = pass_order(config.engine, config.model, world_size=rank.world_size, accumulation=accumulation)
+        bases = bases_of_chance(config.data, passes=rank.world_size * accumulation, ordered=order is not None)
+        model = build_model(
+            config.model, config.tokenization, config.engine, seed=config.seed, merges=self._merges,
+            label_capacity=objective.label_capacity(bases),
+        )  # fmt: skip
+        self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
-        optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
-        self.engine = TrainingEngine(model, optimizer, config, rank, load_universal=needs_resharding(state, rank))
+        self.engine = TrainingEngine(
+            model, build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer), config.engine, rank,
+            global_batch=config.data.global_batch, accumulation=accumulation,
+            clip_grad_norm=config.optimizer.clip_grad_norm, load_universal=needs_resharding(state, rank),
+        )  # fmt: skip
         if checkpoint and state:
             load_checkpoint(self.engine, checkpoint, state, rank)
 
-        self._curriculum = self._build_curriculum()
-        reader = self._build_reader()
-        self.held_out = self._build_held_out(reader, objective, micro_batch)
-        self.data = TrainingData(
-            self._curriculum, reader, objective, rank, accumulation=self._accumulation,
-            first_step=self.first_step, end_step=config.steps, workers=config.loader.workers,
-            order=pass_order(config, rank.world_size),
+        self.data = TrainingData.of(
+            self._corpus, config.data, config.loader, objective, rank, seed=config.seed,
+            batch_of=self.skipped.batch_of, accumulation=accumulation, first_step=self.first_step,
+            end_step=config.steps, order=order,
         )  # fmt: skip
-        self.journal = Journal(self.folder, config, rank, steps_done=self.first_step)
+        micro_batch = config.data.global_batch // rank.world_size // accumulation
+        self.held_out = HeldOut.of(
+            self._corpus, config.data, config.evaluation, self.data.reader, objective, rank,
+            micro_batch=micro_batch, learned_boundaries=config.tokenization.kind == "learned",
+        )  # fmt: skip
+        self.journal = Journal(
+            self.folder, config.tracking, config.model_dump(mode="json"), rank,
+            steps=config.steps, steps_done=self.first_step,
+        )  # fmt: skip
         self._copies = (
             RemoteCopies(self.folder, config.checkpoint.copy_to, self.journal.say)
             if config.checkpoint.copy_to and rank.is_main
@@ -118,11 +124,11 @@ class Run:
         self.watchdog.enter("save", steps_done)
         state = RunState(
             steps_done=steps_done,
-            samples_seen=self._curriculum.samples_before(steps_done),
+            samples_seen=self.data.samples_before(steps_done),
             updates=self.engine.updates,
             skipped_batches=self.skipped.numbers,
             guards=self.guards.state(),
-            chunk_shares=self.places.state(),
+            chunk_shares=self.capacity.state(),
             world_size=self.rank.world_size,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
@@ -138,7 +144,7 @@ class Run:
             self._copies.add(folder)
 
     def evaluate(self, steps_done: int) -> None:
-        """Score the held-out windows, and note where the model cuts one of them; collective."""
+        """Score the held-out windows, and record how the model cuts one of them into chunks; collective."""
         on_batch = partial(self.watchdog.enter, "evaluate", steps_done)
         result = self.held_out.evaluate(self.engine, on_batch)
         line = f"step {steps_done}: {evaluation_line(result)}"
@@ -158,7 +164,7 @@ class Run:
         return self.rank.any(self.rank.is_main and owed and not told)
 
     def learning_rate(self, step: int) -> float:
-        """The schedule's rate at optimizer step `step`, lowered for a while after a resume where that is asked for."""
+        """The schedule's rate at optimizer step `step`, lowered after a resume for `checkpoint.rewarm` steps."""
         config = self.config
         rate = learning_rate(step, config.steps, config.optimizer.lr, config.schedule)
         if self.first_step and step - self.first_step < config.checkpoint.rewarm:
@@ -170,7 +176,7 @@ class Run:
 
         Raises:
             RollBack: the batch is left out from now on; start again from the last checkpoint.
-            GuardTripped: the verdict says so, or that has happened `guards.spike_limit` times.
+            GuardTripped: the verdict says stop, or `guards.spike_limit` batches are left out already.
         """
         settings = self.config.guards
         where = [name for mine in self.rank.gather(self.data.locate(windows)) for name in mine]
@@ -188,7 +194,8 @@ class Run:
             if len(self.skipped.numbers) >= settings.spike_limit:
                 raise GuardTripped(
                     f"step {step}: {verdict.detail}; {settings.spike_limit} batches have been left out already "
-                    f"(guards.spike_limit). Lower optimizer.lr, or look at the windows in {self.folder / 'dumps'}"
+                    f"(guards.spike_limit). Look at the windows in {self.folder / 'dumps'}, or start a new run with a "
+                    f"lower optimizer.lr"
                 )
             self.rank.barrier()
             if self.rank.is_main:
@@ -206,56 +213,8 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
-    def _learn_merges(self) -> str:
-        data, settings = self.config.data, self.config.segmentation
-        if settings.vocabulary is None or settings.sample_bases is None:
-            return ""  # not byte pairs
-        merges = ""
-        if self.rank.is_main:
-            merges = learn_merges(
-                WindowReader(self._corpus, data.train_split), both_strands=data.reverse_complement,
-                vocabulary=settings.vocabulary, sample_bases=settings.sample_bases,
-            )  # fmt: skip
-        shared: str = self.rank.from_main(merges)
-        return shared
-
-    def _build_curriculum(self) -> Curriculum:
-        data = self.config.data
-        blocks = self._corpus.blocks(data.train_split)
-        mixture = mixture_of(blocks, self._corpus.sources, data.mixing, data.corpus)
-        return Curriculum.of(data, blocks.bases, mixture, seed=self.config.seed, batch_of=self.skipped.batch_of)
-
-    def _build_reader(self) -> WindowReader:
-        data, loader = self.config.data, self.config.loader
-        return WindowReader(
-            self._corpus,
-            data.train_split,
-            # what this rank's streams shuffle together stays decoded, plus the block each moves on to
-            cached_blocks=data.streams // self.rank.world_size * (data.shuffle_blocks + 1),
-            threads=loader.workers + 1,
-            frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
-            bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
-        )
-
-    def _build_held_out(self, train_reader: WindowReader, objective: Objective, micro_batch: int) -> HeldOut:
-        settings = self.config.evaluation
-        reader = WindowReader(self._corpus, settings.split)
-        windows = held_out_windows(reader.block_bases, seq_len=self.config.data.seq_len, count=settings.windows)
-        species = self._corpus.blocks(settings.split).species
-        # spread over the corpus: block order follows contigs, so every n-th block samples all of them
-        stride = -(-int(train_reader.block_bases.sum()) // settings.baseline_bases)
-        tables = MarkovTables.cached(
-            f"{self._corpus.fingerprint[:16]}-{self.config.data.train_split}-{stride}",
-            lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
-        )
-        return HeldOut(
-            reader, windows, species[windows.block], objective, tables, self.rank,
-            seq_len=self.config.data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
-            learned_boundaries=self.config.segmentation.kind == "learned",
-        )  # fmt: skip
-
     def _probe(self) -> dict[str, torch.Tensor]:
-        """A few masked held-out windows and the logits the training model gives them, to check an export by."""
+        """A few masked held-out windows and the training model's logits, against which an export is checked."""
         batch = self.held_out.batch(_PROBE_WINDOWS)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         self.engine.train(False)
@@ -266,4 +225,4 @@ class Run:
         return {**inputs, **boundaries, "logits": output.logits.float()}
 
     def _versions(self) -> dict[str, str]:
-        return {**self.engine.versions, "transformers": transformers.__version__}
+        return {"dnachunker": __version__, **self.engine.versions, "transformers": transformers.__version__}

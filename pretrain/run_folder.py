@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml, validate_config
 
@@ -29,7 +30,7 @@ class RunLock:
             raise BadInput(f"{run}: another process is training in this run folder; stop it or wait for it") from error
 
     def release(self) -> None:
-        """Let others in."""
+        """Allow other processes to train in this folder."""
         os.close(self._descriptor)
 
 
@@ -37,14 +38,12 @@ def store_config(config: PretrainConfig) -> Path:
     """Write the resolved config into the run folder, creating it; returns the file.
 
     Raises:
-        BadInput: another process is training there.
+        BadInput: another process is training in the run folder.
     """
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
-    RunLock(run).release()  # rank 0 takes it for good; asking here spares a start that could only fail
-    partial = run / f".{CONFIG}.partial"
-    partial.write_text(to_yaml(config))
-    partial.replace(run / CONFIG)
+    RunLock(run).release()  # rank 0 takes the lock for good; this check comes before the slow start of ranks
+    write_text(run / CONFIG, to_yaml(config))
     return run / CONFIG
 
 

@@ -1,4 +1,4 @@
-"""The life of one rank: join the others, train, and end with the right exit code."""
+"""The life of one rank: join the other ranks, train, and end with the right exit code."""
 
 import os
 import sys
@@ -15,14 +15,14 @@ from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
 
-# Set by whoever supervises the ranks and wants to know the exit code each one means (see cluster/backends/local.py).
-EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"
-SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"  # its process id
+# Set by the supervisor of the ranks (see cluster/backends/local.py).
+EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"  # where each rank writes its exit code
+SUPERVISOR_VARIABLE = "DNACHUNKER_SUPERVISOR"  # process id of the supervisor
 _PEER_REPORT_SECONDS = 3.0
 
 
 def run_worker(config: PretrainConfig) -> NoReturn:
-    """Train as the rank the environment names; ends the process with the exit code."""
+    """Train as the rank that the environment names; ends the process with the exit code."""
     signals = StopSignals()  # before the slow imports, so that a signal during start-up is not lost
     watchdog = Watchdog(
         Path(config.run), _rank(), int(os.environ.get("WORLD_SIZE", "1")), limit=config.guards.hang_seconds,
@@ -32,17 +32,21 @@ def run_worker(config: PretrainConfig) -> NoReturn:
         _train(config, signals, watchdog)
         leave(0)
     except Failure as failure:
-        # on an agreed stop every rank is here; one rank speaks for all
+        # on an agreed stop every rank is here; one rank prints for all
         if not isinstance(failure, Interrupted) or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
         leave(failure.code)
     except Exception as error:
         if is_out_of_memory(error):
-            print(f"dnachunker: {out_of_memory_line(config, _rank(), *watchdog.place)}", file=sys.stderr, flush=True)
+            print(
+                f"dnachunker: {out_of_memory_line(config.engine, _rank(), *watchdog.place)}",
+                file=sys.stderr,
+                flush=True,
+            )
             leave(GuardTripped.code)
         if _another_rank_failed(signals):
-            # A peer failed and the launcher is taking this rank down: its report is the one that counts.
-            line = f"dnachunker: rank {_rank()} stopped because another rank did ({type(error).__name__})"
+            # Another rank failed, and the launcher ends this one: the other rank's report is the one that counts.
+            line = f"dnachunker: rank {_rank()} stopped because another rank stopped ({type(error).__name__})"
             print(line, file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
@@ -74,25 +78,25 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
             if not again:
                 signals.ignore()
             run.close()
-            if together:  # nobody leaves before rank 0 has written everything: the launcher ends the others then
+            if together:  # wait until rank 0 has written everything: the launcher ends all ranks when one leaves
                 stop_process_group(rank)
     watchdog.close()
 
 
 def leave(code: int) -> NoReturn:
-    """End this rank, having told its supervisor the code it means."""
+    """Tell the supervisor the exit code, and end this rank."""
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     if folder:
         Path(folder, f"rank-{_rank()}").write_text(str(code))
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is closed and flushed. Freeing torch's and DeepSpeed's world piece by piece would take seconds, and
-    # after a failure would hang on peers that wait in a collective until this process is gone.
+    # Everything is closed and flushed. Freeing the objects of torch and DeepSpeed would take seconds, and after a
+    # failure would hang: other ranks wait in a collective until this process is gone.
     os._exit(code)
 
 
 def _another_rank_failed(signals: StopSignals) -> bool:
-    """Whether this rank's error only follows from a peer's; a collective fails before the launcher says why."""
+    """Whether another rank's failure caused this rank's error. Waits a little: a collective fails before the report."""
     folder = os.environ.get(EXIT_FOLDER_VARIABLE)
     deadline = time.monotonic() + _PEER_REPORT_SECONDS
     while folder and not signals.received and time.monotonic() < deadline:

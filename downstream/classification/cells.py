@@ -1,4 +1,4 @@
-"""Run one cell of an evaluation, here or as a remote task: everything it makes is on disk, complete or not at all."""
+"""Run one cell of an evaluation, here or as a Ray task; every file that it writes is complete or absent."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from dnachunker.downstream.exported import Exported, make_deterministic, open_exported
-from dnachunker.downstream.output_folder import new_file, write_json
 from dnachunker.downstream.tasks.task_folders import Task
+from dnachunker.foundations.atomic_files import new_file, write_json
 
 from .finetune import result_record, write_predictions
 from .methods import train_method
@@ -15,7 +15,7 @@ from .protocol import Cell, fold_rows
 
 
 def run_cell(cell: Cell) -> Path:
-    """Train, score, write `cell.result`; returns it. Running a cell again writes the same file.
+    """Train, score and write `cell.result`; return its path. Running a cell again writes the same file.
 
     Raises:
         BadInput: the task's files cannot be used.
@@ -35,7 +35,7 @@ def run_cell(cell: Cell) -> Path:
     probabilities = trained.predict(test.sequences)
     with new_file(cell.predictions) as partial:
         write_predictions(partial, test.labels, probabilities)
-    # the result names a finished cell, so it comes last
+    # last, because a cell with a result counts as finished
     write_json(cell.result, result_record(task, cell.method, test.labels, probabilities, trained, cell.config))
     return cell.result
 

@@ -1,4 +1,4 @@
-"""A sequence classifier trained by gradient descent, all of it or by LoRA, stopped by its validation score."""
+"""Train a sequence classifier by gradient descent, all weights or LoRA's only; its validation score stops training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dnachunker.downstream.tasks.metrics import score
 from .config import TrainingConfig
 from .ranks import Ranks
 
-# What LoRA adapts: the large projections of mixers and trunk. Routers and the scan's own small maps stay as they are.
+# LoRA adapts the large projections of mixers and trunk. Routers and the small projections of the scan stay frozen.
 _LORA_TARGETS = ("in_proj", "out_proj", "qkv", "attention_out", "mlp_in", "mlp_out")
 
 # Called after each step with (step, steps, loss).
@@ -26,12 +26,13 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network and what training looked like.
+    """A trained network, and the record of its training.
 
     Attributes:
         validation: the best validation score, at `epoch` (counted from 1).
         history: (epoch, mean training loss, validation score) of each whole epoch.
-        diverged: whether a number stopped being finite; if in the first epoch, the network is as it was before.
+        diverged: whether a loss, a gradient or a prediction was not finite. If that was in the first epoch, the network
+            has its weights from before training.
     """
 
     network: nn.Module
@@ -43,7 +44,7 @@ class Fitted:
 
 
 def build(exported: Exported, classes: int, config: TrainingConfig, *, lora: bool, random_weights: bool) -> nn.Module:
-    """A classifier to be trained: mean over the valid bases, then a linear head."""
+    """An untrained classifier: mean over the bases, padding excluded, then a linear head."""
     network = exported.network("classifier", classes=classes, random_weights=random_weights, seed=config.seed)
     if not lora:
         return network
@@ -77,19 +78,19 @@ def fit(
     ranks: Ranks,
     on_step: OnStep | None = None,
 ) -> Fitted:
-    """Train until the validation score stops improving or training diverges, and go back to the best epoch.
+    """Train until the validation score stops improving or training diverges, then restore the best epoch's weights.
 
-    The order, the strands and the weights are a pure function of `config.seed` on the same machine; with several
-    ranks each takes its share of every batch.
+    The order, the strands and the weights are a pure function of `config.seed` on the same machine. With several
+    ranks, each rank takes its share of every batch.
     """
     encoded = [exported.encode(sequence) for sequence in train.sequences]
     weights = _class_weights(train) if config.class_weights else torch.ones(len(train.classes))
     weights = weights.to(exported.device)
-    a_pass = -(-len(train) // config.batch_size)
-    steps = min(config.epochs * a_pass, config.max_steps or config.epochs * a_pass)
+    most_steps = config.epochs * -(-len(train) // config.batch_size)
+    steps = min(most_steps, config.max_steps or most_steps)
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))
-    # below every score, and the weights to go back to if not even one epoch ends well
+    # score (the lowest there is), epoch, and weights to restore if no epoch ends
     best = (-1.0, 0, _copied(network))
     history: list[tuple[int, float, float]] = []
     done = 0
@@ -105,7 +106,7 @@ def fit(
             rows = order[part]
             losses.append(_step(exported, network, encoded, train.labels, rows, flip, weights, config, ranks))
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad_norm))
-            # both are sums over the ranks, so all of them stop here
+            # loss and norm are the same on every rank, so all ranks stop at the same step
             diverged = not np.isfinite([losses[-1], norm]).all()
             if diverged:
                 break
@@ -119,7 +120,7 @@ def fit(
             break
         probabilities = predict(exported, network, validation.sequences, config, ranks=ranks)
         diverged = not np.isfinite(probabilities).all()
-        if diverged:  # they would count as votes for the first class
+        if diverged:  # `score` would read NaN as a prediction of the first class
             break
         reached = score(validation.labels, probabilities, metric)
         history.append((epoch, float(np.mean(losses)), reached))
@@ -142,7 +143,7 @@ def _step(
     config: TrainingConfig,
     ranks: Ranks,
 ) -> float:
-    """Leave the gradient of one batch in the parameters; returns its loss."""
+    """Set the parameters' gradients to those of one batch, summed over the ranks; return the loss of the batch."""
     total = weights[torch.from_numpy(labels[rows]).to(weights.device)].sum()
     loss = torch.zeros((), device=exported.device)
     mine = rows[ranks.rank :: ranks.world]
@@ -166,7 +167,7 @@ def predict(
     ranks: Ranks,
     on_batch: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Class probabilities (n, classes), of logits averaged over both strands where the config says so."""
+    """Class probabilities (n, classes); with `config.rc_average`, the logits of both strands are averaged."""
     network.eval()
     found = []
     mine = range(ranks.rank, len(sequences), ranks.world)

@@ -1,4 +1,4 @@
-"""The verbs `finetune` and `evaluate`: arguments here, work in the modules they import when run."""
+"""The verbs `finetune` and `evaluate`: their arguments. The modules that do the work are imported when a verb runs."""
 
 import argparse
 import os
@@ -13,56 +13,65 @@ def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
     finetune = verbs.add_parser(
         "finetune", formatter_class=_RAW, help="train an exported model to classify sequences, and test it once",
-        description="Fine-tune an exported model on classification tasks, beside what it has to beat. A task is a\n"
-        "folder with train, perhaps dev, and test files: CSV or TSV with the columns sequence and label, FASTA whose\n"
-        "headers end in |LABEL, or parquet; plain or .gz. Training stops by the dev file, or by a tenth of train.\n"
-        "The test file is read once, after training.\n\n"
+        description="Fine-tune an exported model on classification tasks, and train baselines to compare it with. A\n"
+        "task is a folder with the files train and test, and perhaps dev: CSV or TSV with the columns sequence and\n"
+        "label, FASTA whose headers end in |LABEL, or parquet; plain or .gz. The score on dev, or on a tenth of\n"
+        "train, decides when training stops. The test file is read once, after training.\n\n"
         "methods: full (all weights), lora, probe (frozen, linear head), kmer (logistic regression on 6-mers),\n"
         "random-full and random-probe (the same network without its pretraining)",
         epilog="examples:\n"
         "  dnachunker finetune --model exported/first --task tasks/gue_mouse_2 --output runs/mouse\n"
         "  dnachunker finetune --model exported/first --task A --task B --output runs/compare \\\n"
         "      --method full --method probe --method kmer --method random-full learning_rate=1e-3 epochs=3\n\n"
-        "OUT/table.md, .csv and .html hold every score with its interval; OUT/TASK/METHOD/ the predictions and the\n"
-        "classifier, which AutoModelForSequenceClassification loads. Running the command again keeps what is done.",
+        "OUT/table.md, .csv and .html hold every score with its interval. OUT/TASK/METHOD/ holds the predictions and\n"
+        "the classifier; AutoModelForSequenceClassification loads it. The same command again keeps finished results.",
     )  # fmt: skip
     finetune.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     finetune.add_argument("--task", action="append", required=True, metavar="DIR", help="task folder; may be repeated")
     finetune.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")
     finetune.add_argument(
-        "--method", action="append", choices=_METHODS, help="may be repeated (default: full)"
-    )  # fmt: skip
-    finetune.add_argument("--processes", type=int, default=1, metavar="N", help="train on N ranks of this machine")
+        "--method", action="append", choices=_METHODS, help="method to train; may be repeated (default: full)"
+    )
+    finetune.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="ranks on this machine that train together (default: 1)"
+    )
     _add_config(finetune, "finetune", "learning_rate=1e-3 rc_average=false")
     finetune.set_defaults(run_verb=_finetune)
 
     evaluate = verbs.add_parser(
         "evaluate", formatter_class=_RAW, help="score an exported model on a benchmark suite: select, then test once",
-        description="Evaluate an exported model by a protocol: cross-validation on training data chooses among the\n"
-        "settings of a grid; the chosen one is trained with several seeds, and only these see the test data.\n"
-        "Every training is a cell with a file of its own, so a killed evaluation continues where it stopped.\n\n"
+        description="Evaluate an exported model. Cross-validation on the training data chooses one setting of a grid.\n"
+        "The chosen setting is trained with several seeds, and only these models see the test data. Every training is\n"
+        "a cell with its own result file, so a killed evaluation continues where it stopped.\n\n"
         "suites: nt, nt-revised, genomic-benchmarks (fetched by `dnachunker tasks fetch`), or a folder of task folders",
         epilog="examples:\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/quick --config quick\n"
         "  dnachunker evaluate --model exported/paper --suite nt --data data/nt --output runs/nt --ray local\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/small --method probe \\\n"
         "      --method kmer folds=5 seeds=5 training.epochs=3\n\n"
-        "presets: paper (10 folds, 20 settings, 10 seeds), quick. OUT/table.md, .csv and .html hold the scores beside\n"
-        "published rows, marked as such; OUT/selection.csv every setting's folds; OUT/cells every seed's predictions.",
+        "presets: paper (10 folds, 20 settings, 10 seeds), quick. OUT/table.md, .csv and .html hold the scores, and\n"
+        "published scores that are marked as such. OUT/selection.csv holds every setting's score by fold, OUT/cells\n"
+        "every seed's predictions.",
     )  # fmt: skip
     evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    evaluate.add_argument("--suite", required=True, metavar="NAME|DIR", help="a suite, or a folder of task folders")
-    evaluate.add_argument("--data", metavar="DIR", help="where the tasks of a named suite are")
+    evaluate.add_argument(
+        "--suite", required=True, metavar="NAME|DIR", help="name of a suite, or a folder of task folders"
+    )
+    evaluate.add_argument("--data", metavar="DIR", help="folder with the tasks of a named suite")
     evaluate.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")
-    evaluate.add_argument("--method", action="append", choices=_METHODS, help="may be repeated (default: full)")
+    evaluate.add_argument(
+        "--method", action="append", choices=_METHODS, help="method to evaluate; may be repeated (default: full)"
+    )
     evaluate.add_argument(
         "--ray", default="none", metavar="none|local|ADDRESS",
-        help="cells one after the other in this process (none, the default), as Ray tasks here, or on a cluster",
+        help="where cells run: one after another in this process (none, the default), on Ray here, or on a Ray cluster",
     )  # fmt: skip
-    evaluate.add_argument("--workers", type=int, default=2, metavar="N", help="cells at a time with --ray local")
+    evaluate.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="cells at a time with --ray local (default: 2)"
+    )
     evaluate.add_argument(
         "--mlflow", metavar="URI|none",
-        help="where results are tracked (default: MLFLOW_TRACKING_URI, else sqlite in OUT)",
+        help="MLflow server that gets the results (default: MLFLOW_TRACKING_URI, else an SQLite file in OUT)",
     )  # fmt: skip
     _add_config(evaluate, "paper", "folds=5 training.epochs=3")
     evaluate.set_defaults(run_verb=_evaluate)
@@ -79,17 +88,18 @@ def _add_config(verb: argparse.ArgumentParser, preset: str, example: str) -> Non
 def _finetune(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.downstream.classification.config import TrainingConfig
-    from dnachunker.foundations.typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import explained_yaml, load_config
+
+    from .config import TrainingConfig
 
     config = load_config(TrainingConfig, arguments.config, arguments.overrides, kind="downstream")
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(explained_yaml(config), end="")
         return 0
     if arguments.processes > 1 and "WORLD_SIZE" not in os.environ:
         return int(arguments.start_ranks(["dnachunker", *sys.argv[1:]], arguments.processes))
 
-    from dnachunker.downstream.classification.finetune import finetune
+    from .finetune import finetune
 
     tables = finetune(
         Path(arguments.model), [Path(task) for task in arguments.task],
@@ -104,19 +114,20 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.downstream.classification.protocol import ProtocolConfig
-    from dnachunker.foundations.typed_config import load_config, to_yaml
+    from dnachunker.foundations.mlflow_client import tracking_uri
+    from dnachunker.foundations.typed_config import explained_yaml, load_config
+
+    from .protocol import ProtocolConfig
 
     config = load_config(ProtocolConfig, arguments.config, arguments.overrides, kind="downstream")
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(explained_yaml(config), end="")
         return 0
 
-    from dnachunker.downstream.classification.evaluate import evaluate
+    from .evaluate import evaluate
 
     output = Path(arguments.output)
-    local = f"sqlite:///{(output / 'mlflow.db').absolute()}"
-    uri = arguments.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or local
+    uri = tracking_uri(arguments.mlflow, output)
     tables = evaluate(
         Path(arguments.model), arguments.suite, Path(arguments.data) if arguments.data else None,
         tuple(dict.fromkeys(arguments.method or ["full"])), output, config,

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.output_folder import claim_folder, write_json, write_text
+from dnachunker.downstream.output_folder import claim_folder
 from dnachunker.downstream.tasks.metrics import NAMES, bootstrap_interval
 from dnachunker.downstream.tasks.task_folders import Suite, suite_tasks
+from dnachunker.foundations.atomic_files import write_json, write_text
 from dnachunker.foundations.progress import progress_bar
 
 from .cells import run_cell
@@ -48,24 +49,25 @@ def evaluate(
     workers: int = 1,
     mlflow: str | None = None,
 ) -> list[Path]:
-    """Evaluate an exported model; running it again after a kill continues with the cells that are missing.
+    """Evaluate an exported model; after a kill, the same call continues with the missing cells.
 
     Args:
         suite: a known suite, whose tasks are folders in `data`; or a folder of tasks.
-        ray: None for one cell after the other in this process; `local` or a cluster's address for `workers` at a time.
-        mlflow: tracking URI; None for none.
+        ray: None runs one cell after another in this process; `local` runs `workers` Ray tasks at a time here; else the
+            address of a Ray cluster.
+        mlflow: URI of the MLflow server; None sends nothing.
 
     Returns:
         The tables written.
 
     Raises:
-        BadInput: no such model, suite or task; unreadable data; an `output` of other options.
+        BadInput: no such model, suite or task; unreadable data; `output` was made with other options.
     """
-    output = output.absolute()  # Ray's workers run elsewhere
+    output = output.absolute()  # Ray's workers have another current folder
     exported = open_exported(model)
     described, tasks = suite_tasks(suite, data)
     for task in tasks:
-        fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # what is wrong is said now, not after hours
+        fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # unusable data fail now, not after hours
     claim_folder(
         output,
         {"verb": "evaluate", "model": exported.fingerprint, "suite": described.name,
@@ -141,11 +143,11 @@ def _rows(cells: Sequence[Cell], chosen: dict[tuple[str, Method], Setting], prot
 def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) -> list[str]:
     grid = len(protocol.learning_rates) * len(protocol.batch_sizes)
     notes = [
-        f"Settings chosen by the mean score over {protocol.folds} folds of the training data, out of {grid}; then "
-        f"{protocol.seeds} seeds trained, each stopped by one fold, and scored on the test data, which the choice "
-        "does not read.",
-        "± is the standard deviation over seeds; the interval a 95 % bootstrap over test sequences of the mean over "
-        f"seeds ({protocol.training.bootstrap:,} resamples).",
+        f"One of {grid} settings is chosen by its mean score over {protocol.folds} folds of the training data. It is "
+        f"then trained with {protocol.seeds} seeds, each stopped by one fold, and scored on the test data. The choice "
+        "does not read the test data.",
+        "± is the standard deviation over seeds. The interval is a 95 % bootstrap over test sequences, of the mean "
+        f"over seeds ({protocol.training.bootstrap:,} resamples).",
         *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
     ]
     if suite.published:

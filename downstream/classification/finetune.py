@@ -1,4 +1,4 @@
-"""`dnachunker finetune`: train on a task, stop by its validation part, test once, put the methods side by side."""
+"""`dnachunker finetune`: train on a task, stop by the validation score, test once, compare methods."""
 
 import json
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dnachunker.downstream.exported import Exported, make_deterministic, open_exported
-from dnachunker.downstream.output_folder import claim_folder, new_folder, write_json
+from dnachunker.downstream.output_folder import claim_folder
 from dnachunker.downstream.tasks.metrics import all_scores, bootstrap_interval
 from dnachunker.downstream.tasks.task_folders import Suite, Task, TaskFacts, find_task, split_validation
+from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 
@@ -29,20 +30,20 @@ PREDICTIONS = "predictions.parquet"
 def finetune(
     model: Path, tasks: Sequence[Path], methods: Sequence[Method], output: Path, config: TrainingConfig
 ) -> list[Path]:
-    """Run every method on every task; what is in `output` already from the same options is kept.
+    """Run every method on every task; finished results in `output` are kept if their options are the same.
 
     Returns:
         The tables written.
 
     Raises:
-        BadInput: no such model or task, unreadable data, or an `output` of other options; nothing is half-written.
+        BadInput: no such model or task, unreadable data, or `output` was made with other options; no half-written file.
     """
     exported = open_exported(model)
     found = [find_task(folder) for folder in tasks]
     if len({task.name for task in found}) < len(found):
         raise BadInput("two tasks have the same name; each needs a folder name of its own")
     for task in found:
-        task.read_training()  # what is wrong with the data is said before anything is written
+        task.read_training()  # unusable data fail before anything is written
     pairs = [(task, method, output / task.name / method) for task in found for method in methods]
     for task, _, folder in pairs:
         _check_data(folder, task)
@@ -57,16 +58,16 @@ def finetune(
     done = [read_row(folder) for _, _, folder in pairs]
     suite = Suite(name="finetune", title="Fine-tuning", tasks={task.name: TaskFacts(classes=2) for task in found})
     notes = [
-        "Each score is of the whole test set, read once after training; the interval is a 95 % bootstrap over its "
+        "Each score is of the whole test set, read once after training. The interval is a 95 % bootstrap over its "
         f"sequences ({config.bootstrap:,} resamples).",
-        "Training stops by the validation part alone; settings were not tuned to the test.",
+        "Only the validation part decides when training stops. No setting was tuned on the test set.",
         *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
     ]
     return write_tables(output, suite, done, notes)
 
 
 def _check_data(folder: Path, task: Task) -> None:
-    """Refuse a result of the same task name from other files, which would pass for one of these."""
+    """Refuse an earlier result whose task has the same name and other data."""
     if (folder / RESULT).is_file():
         stored = json.loads((folder / RESULT).read_text("utf-8"))
         if stored.get("data") != task.identity():
@@ -98,11 +99,11 @@ def _run(exported: Exported, task: Task, method: Method, folder: Path, config: T
     record = result_record(task, method, test.labels, probabilities, trained, config)
     record |= {"train_sequences": len(train), "validation_sequences": len(validation), "classes": train.classes}
     record["data"] = task.identity()
-    with new_folder(folder) as staging:
-        write_predictions(staging / PREDICTIONS, test.labels, probabilities)
-        write_json(staging / RESULT, record)
+    with new_folder(folder) as partial:
+        write_predictions(partial / PREDICTIONS, test.labels, probabilities)
+        write_json(partial / RESULT, record)
         if trained.network is not None:
-            save_network(exported, trained.network, train.classes, staging / "model")
+            save_network(exported, trained.network, train.classes, partial / "model")
 
 
 def result_record(
@@ -113,7 +114,7 @@ def result_record(
     trained: Trained,
     config: TrainingConfig,
 ) -> dict[str, Any]:
-    """What one trained classifier did, for result.json; undefined scores are null."""
+    """The content of result.json for one trained classifier; undefined scores are null."""
     scores = all_scores(labels, probabilities)
     interval = bootstrap_interval(labels, [probabilities], task.metric, resamples=config.bootstrap)
     return {
@@ -147,7 +148,7 @@ def read_row(folder: Path) -> Row:
 
 
 def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> None:
-    """Columns label and probability_0, probability_1, ..., in the order of the test file."""
+    """Write the columns label and probability_0, probability_1, ..., in the order of the test file."""
     columns: dict[str, Any] = {"label": labels}
     columns |= {f"probability_{number}": probabilities[:, number] for number in range(probabilities.shape[1])}
     pq.write_table(pa.table(columns), path)

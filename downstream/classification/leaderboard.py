@@ -1,4 +1,4 @@
-"""Results as a table: Markdown, CSV and HTML, with published rows kept visibly apart."""
+"""Write results as a table in Markdown, CSV and HTML; published rows look different from measured ones."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from dnachunker.downstream.output_folder import write_text
 from dnachunker.downstream.tasks.metrics import NAMES
 from dnachunker.downstream.tasks.task_folders import Published, Suite
+from dnachunker.foundations.atomic_files import write_text
 
 _TITLES = {"mcc": "MCC", "f1": "F1", "accuracy": "accuracy", "auroc": "AUROC", "auprc": "AUPRC"}
 NOT_OURS = "published, not measured here"
@@ -20,12 +20,12 @@ NOT_OURS = "published, not measured here"
 
 @dataclass(frozen=True)
 class Row:
-    """One task under one method.
+    """The scores of one method on one task.
 
     Attributes:
         scores: by metric, the test score of each seed.
         interval: 95 % bootstrap interval of the headline metric.
-        setting: what was chosen for it, for people.
+        setting: the chosen setting, as text for the table.
     """
 
     task: str

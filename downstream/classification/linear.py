@@ -1,4 +1,4 @@
-"""Logistic regression on fixed features: what a frozen network, or counting k-mers, is worth by itself."""
+"""Logistic regression on fixed features: the vectors of a frozen network, or k-mer frequencies."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Linear:
-    """Standardised features times weights.
+    """A linear classifier.
 
     Attributes:
-        weight: (classes, features), bias: (classes,), both on features as they are, not standardised ones.
-        inverse_penalty: C, chosen by validation; `validation`: the score it reached there.
+        weight: (classes, features), for features that are not standardised; bias: (classes,).
+        inverse_penalty: scikit-learn's C, chosen by the validation score; validation: that score.
     """
 
     weight: NDArray[np.float64]
@@ -44,7 +44,7 @@ def fit_linear(
     *,
     class_weights: bool,
 ) -> Linear:
-    """Fit with each penalty and keep what scores best on validation (of equals, the stronger penalty).
+    """Fit with each penalty and keep the best by validation score (of equals, the stronger penalty).
 
     Args:
         train, validation: features (n, F) and labels (n,). Every class occurs in training.
@@ -56,7 +56,7 @@ def fit_linear(
         model = LogisticRegression(C=penalty, max_iter=2000, class_weight="balanced" if class_weights else None)
         model.fit(scaled, train[1])
         weight, bias = model.coef_, model.intercept_
-        if classes == 2:  # scikit-learn keeps the row of class 1 alone
+        if classes == 2:  # scikit-learn keeps only the row of class 1
             weight, bias = np.vstack([np.zeros_like(weight), weight]), np.array([0.0, bias[0]])
         weight = weight / scaler.scale_
         fitted = Linear(weight, bias - weight @ scaler.mean_, penalty, 0.0)
@@ -68,7 +68,7 @@ def fit_linear(
 
 
 def kmer_frequencies(sequences: tuple[str, ...], k: int) -> Features:
-    """Share of each k-mer among those of a sequence (n, 4^k); k-mers with another letter than ACGT are left out."""
+    """Share of each k-mer among those of a sequence, (n, 4^k); a k-mer with a letter other than ACGT is left out."""
     table = np.full(256, -1, np.int64)
     for code, letter in enumerate("ACGT"):
         table[[ord(letter), ord(letter.lower())]] = code

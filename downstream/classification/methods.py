@@ -1,4 +1,4 @@
-"""The ways to a classifier that stand side by side in a table: the export in three modes, and what it has to beat."""
+"""The methods that the tables compare: three that train the exported model, and three baselines."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -33,12 +33,13 @@ DESCRIPTIONS: dict[Method, str] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier ready for the test.
+    """A trained classifier.
 
     Attributes:
-        predict: sequences -> probabilities (n, classes).
-        validation: its score on the validation part; `details`: what else training has to say.
-        network: the classifier as a network, where it is one.
+        predict: sequences -> class probabilities (n, classes).
+        validation: score on the validation part.
+        details: other facts of its training, for result.json.
+        network: the classifier as a module; None for k-mer frequencies.
     """
 
     predict: Callable[[Sequence[str]], NDArray[np.float64]]
@@ -58,15 +59,16 @@ def train_method(
     ranks: Ranks | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train one method; nothing but `train` and `validation` is looked at.
+    """Train one method on `train`; `validation` decides when training stops, or chooses the penalty.
 
     Raises:
-        BadInput: a class without a training sequence.
+        BadInput: fewer than two classes, or a class without a training sequence.
     """
     ranks = ranks or Ranks()
     counts = np.bincount(train.labels, minlength=len(train.classes))
     if len(train.classes) < 2 or not counts.all():
-        raise BadInput(f"training data: classes {train.classes} occur {counts.tolist()} times; each has to, at least 2")
+        found = ", ".join(f"{name} ({count})" for name, count in zip(train.classes, counts, strict=True))
+        raise BadInput(f"training data: two or more classes are needed, each with a sequence; there are {found}")
     if method == "kmer":
         return _train_kmer(train, validation, config, metric)
     random_weights = method.startswith("random-")
@@ -90,7 +92,7 @@ def train_method(
 
 
 def save_network(exported: Exported, network: nn.Module, classes: tuple[str, ...], folder: Path) -> None:
-    """A folder AutoModelForSequenceClassification loads with trust_remote_code=True."""
+    """Write a folder that AutoModelForSequenceClassification loads with trust_remote_code=True."""
     config: Any = network.config
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
@@ -121,7 +123,7 @@ def _train_probe(
     head: Any = network.classifier
 
     def features(sequences: Sequence[str]) -> Features:
-        network.classifier = nn.Identity()  # what is left is the mean over the valid bases
+        network.classifier = nn.Identity()  # the output is then the mean over the bases, padding excluded
         try:
             return _embed(exported, network, sequences, config)
         finally:

@@ -1,4 +1,4 @@
-"""Cells as Ray tasks, on this machine or a cluster. Cells write files, so all machines must see the output folder."""
+"""Run cells as Ray tasks, here or on a cluster. Cells write files, so all machines must see the output folder."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,14 +10,14 @@ from .protocol import Cell
 
 
 def run_on_ray(cells: Sequence[Cell], address: str, workers: int) -> Iterator[Path]:
-    """Results in the order in which they are finished.
+    """Run cells and yield their result files, in the order in which cells end.
 
     Args:
-        address: `local` for a private Ray, else that of a cluster.
-        workers: cells at a time on `local`; each gets an equal share of the cores, and a GPU where there are any.
+        address: `local` for a private Ray on this machine, else the address of a cluster.
+        workers: cells at a time on `local`; each gets an equal share of the cores, and a GPU if there is one.
 
     Raises:
-        Failure: as the cell raised it; or Ray cannot be reached.
+        Failure: a cell failed, or Ray cannot be reached.
     """
     threads = threads_of_a_task(address, workers)
     with ray_session(address, workers, asked_by=f"--ray {address}"):

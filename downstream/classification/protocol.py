@@ -1,4 +1,4 @@
-"""How an evaluation selects and tests: a list of independent cells, each of which writes one result.
+"""How an evaluation selects and tests: in independent cells, each of which writes one result.
 
 A selection cell scores one setting on one fold of the training data. A test cell trains the chosen setting with one
 seed and scores it on the test data. A selection cell is not told where the test data are.
@@ -24,18 +24,27 @@ from .config import Method, TrainingConfig
 
 
 class ProtocolConfig(Config):
-    """Folds, grid and seeds; `training` holds the rest, whose rate, batch size and seed the cells set."""
+    """Folds, grid and seeds. Cells take the other choices from `training`."""
 
-    folds: int = Field(default=10, ge=2, description="parts of the training data for cross-validation")
-    seeds: int = Field(default=10, ge=1, description="models of the chosen setting that see the test data")
-    learning_rates: tuple[float, ...] = Field(default=(3e-4,), min_length=1, description="grid; full and lora")
-    batch_sizes: tuple[int, ...] = Field(default=(32,), min_length=1, description="grid; full and lora")
-    training: TrainingConfig = TrainingConfig()
+    folds: int = Field(default=10, ge=2, description="parts of the training data in cross-validation")
+    seeds: int = Field(default=10, ge=1, description="models trained with the chosen setting and scored on test data")
+    learning_rates: tuple[float, ...] = Field(
+        default=(3e-4,), min_length=1, description="learning rates of the grid; full, lora and random-full only"
+    )
+    batch_sizes: tuple[int, ...] = Field(
+        default=(32,),
+        min_length=1,
+        description="batch sizes of the grid, in sequences; full, lora and random-full only",
+    )
+    training: TrainingConfig = Field(
+        default=TrainingConfig(),
+        description="other choices; the grid sets learning_rate and batch_size, a cell the seed",
+    )
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """A point of the grid; None where a method has no such choice."""
+    """A point of the grid; both are None for a method without a grid."""
 
     learning_rate: float | None = None
     batch_size: int | None = None
@@ -46,13 +55,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training, told everything it needs.
+    """One training, with everything that it needs.
 
     Attributes:
-        fold: part of the training data that is held out, to score (selection) or to stop by (test).
-        test: the test split's file; None in a selection cell.
-        result: the JSON file to write; beside it a test cell leaves its predictions.
-        threads: of torch; None for all there are.
+        fold: part of the training data that is held out: its score is the result (selection), or stops training (test).
+        test: file of the test split; None in a selection cell.
+        result: the JSON file to write; a test cell writes its predictions beside it.
+        threads: of torch; None for torch's default.
     """
 
     model: Path
@@ -73,12 +82,12 @@ class Cell:
         return self.result.with_suffix(".parquet")
 
     def read_training(self) -> Labelled:
-        """All data of the task but the test's; Task without a test file cannot read one."""
+        """All data of the task except the test split; the Task made here has no test file to read."""
         return Task(self.task, self.train, self.validation, Path(), self.metric).read_all_but_test()
 
 
 def settings_of(method: Method, protocol: ProtocolConfig) -> list[Setting]:
-    """The grid of a method; what is fitted in closed form has a single point (its penalty is chosen within a cell)."""
+    """The grid of a method. A linear method has one point; each of its cells chooses its own penalty."""
     if method in ("kmer", "probe", "random-probe"):
         return [Setting()]
     return [Setting(rate, size) for rate in protocol.learning_rates for size in protocol.batch_sizes]
@@ -87,7 +96,7 @@ def settings_of(method: Method, protocol: ProtocolConfig) -> list[Setting]:
 def selection_cells(
     model: Path, tasks: Sequence[Task], methods: Sequence[Method], protocol: ProtocolConfig, folder: Path
 ) -> list[Cell]:
-    """Every (task, method, setting, fold)."""
+    """A cell for every (task, method, setting, fold)."""
     return [
         _cell(model, task, method, setting, fold, fold, protocol, folder / f"select-{setting}-fold{fold}.json")
         for task in tasks
@@ -105,7 +114,7 @@ def test_cells(
     folder: Path,
     chosen: dict[tuple[str, Method], Setting],
 ) -> list[Cell]:
-    """Every (task, method, seed) at the chosen setting; seed s stops by fold s."""
+    """A cell for every (task, method, seed) at the chosen setting; fold s % `folds` stops the training of seed s."""
     found = []
     for task in tasks:
         for method in methods:
@@ -120,7 +129,7 @@ def test_cells(
 def choose(
     tasks: Sequence[Task], methods: Sequence[Method], protocol: ProtocolConfig, folder: Path
 ) -> dict[tuple[str, Method], list[tuple[Setting, list[float]]]]:
-    """By task and method, settings and their validation scores fold by fold, best mean first (of equals, grid order).
+    """By task and method: settings with their validation scores by fold, best mean first (of equals, in grid order).
 
     Raises:
         BadInput: a result is missing or damaged.
@@ -139,10 +148,10 @@ def choose(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What a cell wrote.
+    """The result that a cell wrote.
 
     Raises:
-        BadInput: it is missing or not JSON.
+        BadInput: the file is missing or not JSON.
     """
     try:
         return dict(json.loads(path.read_text("utf-8")))

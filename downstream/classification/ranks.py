@@ -1,4 +1,4 @@
-"""This process among those that train one classifier together; alone unless a launcher says otherwise."""
+"""The ranks that train one classifier together: one process, unless a launcher started several."""
 
 import os
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank and number of ranks, and the three things they exchange."""
+    """Rank of this process, number of ranks, and the three kinds of data that ranks exchange."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what all have made."""
+        """Whether this rank writes the results."""
         return self.rank == 0
 
     def add_gradients(self, network: nn.Module) -> None:
@@ -28,7 +28,7 @@ class Ranks:
         if self.world == 1:
             return
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        # a rank without rows, or a parameter no row reached, still takes part
+        # every rank must take part, so a parameter without a gradient counts as 0
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         together = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(together)
@@ -40,7 +40,7 @@ class Ranks:
         return sum(self._gather(value)) if self.world > 1 else value
 
     def interleave(self, rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-        """All `count` rows, of which this rank made `rows`: each `world`-th, from its own number on."""
+        """All `count` rows, put together from every rank's `rows`: rank r has the rows r, r + world, r + 2 world ..."""
         if self.world == 1:
             return rows
         parts = self._gather(rows)
@@ -58,7 +58,7 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Meet the other processes that a launcher (torchrun, DeepSpeed's) started, if one did."""
+    """Join the process group that a launcher (torchrun, DeepSpeed's) started; without one, this process is alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()

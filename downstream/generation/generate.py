@@ -1,4 +1,4 @@
-"""`dnachunker generate`: new sequence out of a causal model, as FASTA."""
+"""`dnachunker generate`: new sequence from a causal model, as FASTA."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dnachunker.downstream.exported import Exported, batches, open_exported
 from dnachunker.downstream.fasta import Genome
-from dnachunker.downstream.output_folder import new_file
 from dnachunker.downstream.windows import default_window
+from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 from dnachunker.model.alphabet import BASES
@@ -26,18 +26,18 @@ _LINE = 80
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What `generate` is asked for.
+    """Options of `generate`.
 
     Attributes:
-        count: sequences, for each prompt.
-        length: bases of each, its prompt not counted; None for the pretraining length.
+        count: sequences per prompt.
+        length: bases of a sequence without its prompt; None for the pretraining length.
         prompt: letters, or a FASTA file of which each record is a prompt; None to start from nothing.
         temperature: divides the logits; 0 always takes the likeliest base.
-        top_k: only so many of the likeliest bases are drawn.
-        top_p: only the fewest likeliest bases that together have this probability are drawn.
-        seed: of the draws; sequence n of a prompt is the same whatever `count`, `batch` and the other prompts are.
-        batch: sequences written side by side.
-        compare: FASTA whose k-mer spectrum the output's is compared with, in the `spectrum_folder`.
+        top_k: bases are drawn among this many likeliest ones.
+        top_p: bases are drawn among the fewest likeliest ones that together have this probability.
+        seed: sequence n of a prompt is the same whatever `count`, `batch` and the other prompts are.
+        batch: sequences generated at a time.
+        compare: FASTA of real sequence; `spectrum_folder` compares its k-mer frequencies with those of the output.
     """
 
     count: int = 1
@@ -52,7 +52,7 @@ class GenerateOptions:
 
 
 def generate(model: Path, output: Path, options: GenerateOptions) -> int:
-    """Write sequences; returns how many.
+    """Write sequences; return how many.
 
     Raises:
         BadInput: no such model, or not a causal one; an option out of its range; a prompt that is no nucleotide
@@ -111,7 +111,7 @@ def _prompts(exported: Exported, prompt: str | None) -> dict[str, NDArray[np.int
     """Token ids of each prompt by name."""
     if prompt is None:
         return {"none": np.empty(0, np.int64)}
-    if not os.path.isfile(prompt):  # Path's raises an error where letters are too long for a name
+    if not os.path.isfile(prompt):  # Path.is_file raises an error where the letters are too long for a file name
         if set(prompt.upper()) - set(BASES + "N") or not prompt:
             raise BadInput(f"--prompt {prompt[:60]!r}: neither a FASTA file nor letters ACGTN")
         return {f"{len(prompt)}_letters": exported.encode(prompt)}
@@ -128,7 +128,7 @@ def _write(
     options: GenerateOptions,
     bar: Any,
 ) -> list[str]:
-    """The sequences `numbers` of a prompt: read [BOS] and the prompt, then draw base after base."""
+    """Generate the sequences `numbers` of a prompt: read [BOS] and the prompt, then draw base after base."""
     bases = torch.tensor([exported.ids[letter] for letter in BASES], device=exported.device)
     chances = torch.from_numpy(np.stack([_uniform(options.seed, prompt, number, length) for number in numbers], axis=1))
     reading = network.recurrence(len(numbers))
@@ -145,12 +145,12 @@ def _write(
 
 
 def draw(logits: Tensor, chance: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Choose one of the columns in each row.
+    """Draw one column in each row.
 
     Args:
         logits: (B, C).
         chance: (B,) float64, uniform in [0, 1).
-        temperature, top_k, top_p: as in `GenerateOptions`; top-p counts among what the temperature makes of the logits.
+        temperature, top_k, top_p: as in `GenerateOptions`; top-p adds up the probabilities after the temperature.
 
     Returns:
         (B,) int64.
@@ -166,6 +166,6 @@ def draw(logits: Tensor, chance: Tensor, temperature: float, top_k: int, top_p: 
 
 
 def _uniform(seed: int, prompt: NDArray[np.int64], number: int, length: int) -> NDArray[np.float64]:
-    """(length,) draws in [0, 1) of a prompt's sequence `number`, whatever is written beside it."""
+    """(length,) uniform draws in [0, 1) for sequence `number` of a prompt; independent of the batch."""
     digest = hashlib.sha256(prompt.tobytes()).digest()
     return np.random.default_rng((seed, number, int.from_bytes(digest))).random(length)

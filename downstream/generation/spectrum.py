@@ -1,7 +1,7 @@
-"""How close the k-mers of generated sequence come to those of real sequence, beside Markov chains and real sequence.
+"""Compare the k-mer frequencies of generated sequence, of Markov chains and of real sequence with real sequence.
 
-Both strands are counted, since a model writes either. Divergences are Jensen-Shannon's, in bits: 0 for the same
-frequencies, 1 for k-mers of which none is shared.
+Both strands are counted, because a model may write either. The divergence is Jensen-Shannon's, in bits: 0 for equal
+frequencies, 1 where no k-mer is shared.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnachunker.downstream.fasta import Genome
-from dnachunker.downstream.output_folder import new_folder
 from dnachunker.downstream.studies.figures import divergence_figure
 from dnachunker.downstream.studies.tables import write_study
+from dnachunker.foundations.atomic_files import new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES
 
@@ -22,17 +22,17 @@ LENGTHS = range(1, 9)
 ORDERS = (0, 3, 5)
 GENERATED, LEFT_OUT = "generated", "real, left out"
 Codes = NDArray[np.int8]  # (L,) 0 to 3 for A, C, G, T, -1 for anything else
-_PIECE = 2**20  # bases counted at a time: a word number is eight times as large as a base
+_PIECE = 2**20  # bases counted at a time, to save memory: a k-mer number takes eight bytes, a base one
 
 
 @dataclass(frozen=True)
 class RealSequence:
-    """What generated sequence is compared with: the pieces left out, and the rest.
+    """Real sequence, split into pieces that are left out and the rest, which is the reference.
 
     Attributes:
         name: of the file.
-        reference: all contigs, unknown where a piece was left out.
-        left_out: as many pieces, as long, as are generated, evenly spread, of known bases.
+        reference: all contigs, with -1 where a piece was left out.
+        left_out: pieces of A, C, G and T, evenly spread; as many and as long as the generated sequences.
     """
 
     name: str
@@ -41,15 +41,14 @@ class RealSequence:
 
     @classmethod
     def read(cls, path: Path, *, length: int, count: int) -> "RealSequence":
-        """Leave `count` pieces of `length` bases out.
+        """Read a FASTA and leave out `count` pieces of `length` bases.
 
         Raises:
-            BadInput: no such FASTA, or less than three times as much as is left out; a `length` without the longest
-                words.
+            BadInput: no such FASTA; it has fewer than 3 * `count` pieces; `length` is shorter than the longest k-mer.
         """
         if length < LENGTHS[-1]:
             raise BadInput(
-                f"--length {length}: --compare counts words of up to {LENGTHS[-1]} bases; write as many or more"
+                f"--length {length}: --compare counts k-mers of up to {LENGTHS[-1]} bases; generate at least as many"
             )
         with Genome(path) as genome:
             contigs = [_codes(genome.fetch(name, 0, bases)) for name, bases in genome.lengths.items()]
@@ -73,7 +72,7 @@ class RealSequence:
     def compare(self, written: Sequence[str], folder: Path, *, seed: int) -> None:
         """Write table.md, table.csv and figure.svg about generated sequences to `folder`.
 
-        Order-k Markov chains are counted on the reference and write sequences of the same number and length.
+        Order-k Markov chains are counted on the reference; each generates as many sequences of the same length.
         """
         count, length = len(self.left_out), len(self.left_out[0])
         samples = {GENERATED: [_codes(letters) for letters in written]}
@@ -88,15 +87,15 @@ class RealSequence:
         ]
         known = sum(int((codes >= 0).sum()) for codes in self.reference)
         notes = [
-            f"Jensen-Shannon divergence in bits of k-mer frequencies, both strands, to {self.name} without the pieces "
-            f"left out ({known:,} bases); {count:,} sequences of {length:,} bases each.",
-            f"'{LEFT_OUT}' is what as much real sequence reaches: its composition varies along the genome, so that "
-            "samples from one distribution may come closer.",
-            "An order-k chain knows the frequencies of (k+1)-mers by construction; longer words are what tests it.",
+            f"Jensen-Shannon divergence, in bits, between the k-mer frequencies (both strands) of {count:,} sequences "
+            f"of {length:,} bases each and those of {self.name} without the pieces left out ({known:,} bases).",
+            f"'{LEFT_OUT}' is as much real sequence. Its composition varies along the genome, so samples from one "
+            "distribution may come closer.",
+            "An order-k chain has the frequencies of (k+1)-mers by construction; only longer k-mers test it.",
         ]
-        with new_folder(folder) as staging:
+        with new_folder(folder) as partial:
             write_study(
-                staging, "k-mer spectrum", rows, divergence_figure(rows, "k", "Distance to real sequence"), notes
+                partial, "k-mer spectrum", rows, divergence_figure(rows, "k", "Distance to real sequence"), notes
             )
 
 
@@ -116,24 +115,24 @@ def _codes(letters: str) -> Codes:
 
 
 def _counts(sequences: Sequence[Codes], k: int) -> NDArray[np.float64]:
-    """(4 ** k,) occurrences of each word of k bases on either strand, the first base in the highest digit."""
+    """(4 ** k,) occurrences of each k-mer on either strand; the first base is the highest digit of its number."""
     total = np.zeros((4,) * k)
     for codes in sequences:
         for begin in range(0, len(codes) - k + 1, _PIECE):
             piece = codes[begin : begin + _PIECE + k - 1]
             places = len(piece) - k + 1
-            word, known = np.zeros(places, np.int64), np.ones(places, bool)
+            kmer, known = np.zeros(places, np.int64), np.ones(places, bool)
             for i in range(k):
                 letters = piece[i : i + places]
-                word, known = 4 * word + letters, known & (letters >= 0)
-            total += np.bincount(word[known], minlength=4**k).reshape(total.shape)
-    return (total + np.flip(total.T)).ravel()  # the other strand: digits in reverse order, each 3 minus what it was
+                kmer, known = 4 * kmer + letters, known & (letters >= 0)
+            total += np.bincount(kmer[known], minlength=4**k).reshape(total.shape)
+    return (total + np.flip(total.T)).ravel()  # the other strand: digits in reverse order, 3 - d for each digit d
 
 
 def _markov(
     counts: NDArray[np.float64], order: int, length: int, count: int, random: np.random.Generator
 ) -> list[Codes]:
-    """Sequences of an order-k chain, from its (4 ** (k + 1),) word counts; each begins with a word as frequent."""
+    """Sequences of an order-k chain, from (k + 1)-mer counts (4 ** (k + 1),); first k bases by their frequency."""
     table = counts.reshape(-1, 4) + 0.5
     reached = (table / table.sum(axis=1, keepdims=True)).cumsum(axis=1)
     context = random.choice(len(table), size=count, p=table.sum(axis=1) / table.sum())

@@ -1,4 +1,4 @@
-"""How long tokens are in exons, in repeats, elsewhere: chunk length by annotation class."""
+"""Length of tokens by class of annotation, such as exons, repeats and elsewhere."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,22 +24,23 @@ def length_table(
     permutations: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """A row for each way of cutting and each class of bases.
+    """A row for each segmentation and each class of bases.
 
-    Classes are the kinds of features (a base may be in several), `soft-masked`, and `elsewhere`: in no feature.
-    A token belongs to the class its first base is in. Bases per token of a class is its bases over its token starts,
-    so that every base counts once. The ratio is to `elsewhere`, and p how often cuts, rotated within their region by
-    a random amount, give a ratio as far from 1 (two-sided, on the log scale).
+    Classes are the kinds of features (a base may be in several), `soft-masked`, and `elsewhere`: in no other class.
+    A token belongs to the class of its first base. Bases per token is the number of bases of a class over the number
+    of tokens that start in it, so every base counts once. The ratio is to `elsewhere`. A permutation rotates the cuts
+    within each region by a random amount; p is the share of permutations with a ratio as far from 1 (two-sided, on
+    the log scale).
 
     Raises:
-        BadInput: no base is `elsewhere`.
+        BadInput: every base is in an annotated class.
     """
     classes = _class_masks(regions, letters, features)
     if ELSEWHERE not in classes:
-        raise BadInput("lengths: the annotations cover every base of these regions; there is nothing to compare with")
+        raise BadInput("lengths: the annotations cover every base of these regions, so no base is left to compare with")
     rows = []
-    for way in cuts[0]:
-        starts = [one[way] for one in cuts]
+    for segmentation in cuts[0]:
+        starts = [one[segmentation] for one in cuts]
         lengths = [_length_of_token(part) for part in starts]
         rng = np.random.default_rng(seed)
         rolls = [[int(rng.integers(1, max(2, region.length))) for region in regions] for _ in range(permutations)]
@@ -57,7 +58,8 @@ def length_table(
             distance = abs(np.log(observed[name] / observed[ELSEWHERE]))
             as_far = int((np.abs(null[name]) >= distance - 1e-12).sum())
             rows.append({
-                "tokens": way, "class": name, "bases": int(sum(mask.sum() for mask in masks)), "count": len(inside),
+                "tokens": segmentation, "class": name, "bases": int(sum(mask.sum() for mask in masks)),
+                "count": len(inside),
                 "bases per token": float(observed[name]),
                 "median length": float(np.median(inside)) if len(inside) else float("nan"),
                 "ratio to elsewhere": float(observed[name] / observed[ELSEWHERE]),

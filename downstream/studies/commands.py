@@ -1,4 +1,4 @@
-"""The verb `study`: arguments here, work in the modules it imports when run."""
+"""The verb `study`: its arguments. The modules that do the work are imported when it runs."""
 
 import argparse
 from typing import Any
@@ -10,12 +10,12 @@ def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
     study = verbs.add_parser(
         "study", formatter_class=_RAW, help="questions about a segmentation, with tables and figures",
-        description="Tables and figures about how a model cuts, beside k-mers and BPE on the same sequence:\n"
+        description="Tables and figures about how a model cuts a sequence, compared with k-mers and BPE:\n"
         "  lengths     bases per token in each class of annotation, and in soft-masked repeats\n"
         "  enrichment  token starts around the borders of features, with permutation p-values\n"
         "  motifs      tokens per motif occurrence\n"
         "  stability   Jaccard index of token starts under SNVs, indels and shifts by one base\n"
-        "  species     do genomes agree on where the same k-mers are cut",
+        "  species     agreement between genomes on where the same k-mers are cut",
         epilog="examples:\n"
         "  dnachunker study lengths --model exported/first --fasta hg38.fa --region chr2 --output out/lengths \\\n"
         "      --annotation genes.gtf --annotation rmsk.out\n"
@@ -23,35 +23,37 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker study stability --model exported/first --fasta yeast.fa --bpe-corpus train.fa --output out/st\n"
         "  dnachunker study species --model exported/first --fasta human_mt.fa --other mouse_mt.fa --output out/sp",
     )  # fmt: skip
-    study.add_argument("kind", choices=("lengths", "enrichment", "motifs", "stability", "species"))
+    study.add_argument("kind", choices=("lengths", "enrichment", "motifs", "stability", "species"), help="study to run")
     study.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     study.add_argument("--fasta", required=True, metavar="FILE", help="sequence under study, plain or gzipped")
     study.add_argument(
         "--region", action="append", default=[], metavar="CONTIG[:START-END]|BED",
-        help="1-based, ends included; may be repeated (default: everything)",
+        help="region to study, 1-based, both ends included; may be repeated (default: the whole genome)",
     )  # fmt: skip
     study.add_argument("--output", required=True, metavar="DIR", help="folder to create")
     study.add_argument(
-        "--annotation", action="append", default=[], metavar="FILE", help="BED, GTF, GFF, RepeatMasker .out"
+        "--annotation", action="append", default=[], metavar="FILE", help="BED, GTF, GFF or .out; may be repeated"
     )
-    study.add_argument("--motifs", metavar="FILE", help="count matrices in JASPAR's format")
+    study.add_argument("--motifs", metavar="FILE", help="motifs as count matrices in JASPAR's format")
     study.add_argument("--other", action="append", default=[], metavar="FASTA", help="another genome; may be repeated")
-    study.add_argument("--bpe-corpus", metavar="FASTA", help="what BPE learns from (default: the sequence under study)")
-    study.add_argument("--bpe-vocabulary", type=int, default=4096, metavar="N", help="default: %(default)s")
+    study.add_argument("--bpe-corpus", metavar="FASTA", help="sequence that BPE is trained on (default: --fasta)")
+    study.add_argument("--bpe-vocabulary", type=int, default=4096, metavar="N", help="tokens of BPE (default: 4096)")
     study.add_argument("--kmer", type=int, default=6, metavar="K", help="k of the k-mer tokens (default: %(default)s)")
-    study.add_argument("--window", type=int, metavar="BASES", help="the model reads at a time (default: as pretrained)")
-    study.add_argument("--permutations", type=int, default=999, metavar="N", help="for p-values (default: %(default)s)")
+    study.add_argument("--window", type=int, metavar="BASES", help="bases read at a time (default: as in pretraining)")
     study.add_argument(
-        "--samples", type=int, default=100, metavar="N", help="windows, stability (default: %(default)s)"
+        "--permutations", type=int, default=999, metavar="N", help="number for p-values (default: %(default)s)"
     )
-    study.add_argument("--seed", type=int, default=0, metavar="N", help="of permutations and samples")
+    study.add_argument(
+        "--samples", type=int, default=100, metavar="N", help="windows of stability (default: %(default)s)"
+    )
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     study.set_defaults(run_verb=_study)
 
 
 def _study(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.downstream.studies.study import StudyOptions, study
+    from .study import StudyOptions, study
 
     options = StudyOptions(
         regions=tuple(arguments.region), annotations=tuple(map(Path, arguments.annotation)),

@@ -1,4 +1,4 @@
-"""Ways of cutting sequence into tokens, side by side: the model's two stages, k-mers, and BPE."""
+"""The segmentations that studies compare: the model's stages, k-mers, and BPE."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from dnachunker.downstream.exported import Exported
 from dnachunker.downstream.fasta import Region
 from dnachunker.downstream.windows import run_windows, tile
 
-# By name of the way of cutting, (L,) bool: where a token starts. The first base always does.
+# By name of the segmentation, (L,) bool: where a token starts. The first base always starts one.
 Cuts = dict[str, NDArray[np.bool_]]
 
-_PIECE = 256  # bases that BPE learns from at a time; merges are far shorter
+_PIECE = 256  # bases of a training piece for BPE; tokens are far shorter
 
 
 class Cutter(Protocol):
-    """Cuts sequences; the model gives one result per stage, others one."""
+    """Cuts sequences into tokens; the model gives one segmentation per stage, other cutters give one."""
 
     def cut(self, letters: str) -> Cuts:
         """Token starts of one sequence."""
@@ -46,7 +46,7 @@ class ModelCutter:
         stages = range(len(parts[0].boundaries))
         cuts = {f"stage {s}": np.concatenate([part.boundaries[s] for part in parts]) for s in stages}
         for starts in cuts.values():
-            starts[0] = True  # a causal model may have begun that token at its [BOS]
+            starts[0] = True  # a causal model may start the first token at [BOS]
         return cuts
 
 
@@ -73,7 +73,7 @@ class BpeCutter:
 
 
 def train_bpe(sequences: Sequence[str], vocabulary: int) -> BpeCutter:
-    """Learn merges from sequences, with letters other than A, C, G and T left out."""
+    """Train BPE on sequences; N is left out."""
     tokenizer = Tokenizer(BPE(unk_token="N"))
     trainer = BpeTrainer(
         vocab_size=vocabulary, initial_alphabet=list("ACGT"), special_tokens=["N"], show_progress=False
@@ -83,7 +83,7 @@ def train_bpe(sequences: Sequence[str], vocabulary: int) -> BpeCutter:
 
 
 def cut_all(cutters: Sequence[Cutter], letters: str) -> Cuts:
-    """One sequence in every way."""
+    """Every segmentation of one sequence."""
     return {name: starts for cutter in cutters for name, starts in cutter.cut(letters).items()}
 
 
@@ -96,7 +96,7 @@ def _pieces(sequences: Sequence[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Letters:
-    """A sequence in the place of a genome."""
+    """One sequence, to be read like a genome."""
 
     letters: str
     path: Path = Path("sequence")

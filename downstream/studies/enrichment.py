@@ -1,4 +1,4 @@
-"""Do tokens begin at the borders of features: boundary density around feature starts and ends, with permutations."""
+"""Whether tokens start at the borders of features: density of token starts around borders, with permutations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,20 +21,21 @@ def enrichment_table(
     permutations: int,
     seed: int,
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, str], NDArray[np.float64]]]:
-    """Rows by way of cutting, kind of feature and side, and profiles of the density around the border.
+    """Rows by segmentation, kind of feature and side, and profiles of the density around the border.
 
-    A border is the first base of a feature (`5'`) or the one after its last (`3'`), the other way round on the minus
-    strand; `.` counts as plus. Cuts within `radius` of a border count. p: how often cuts rotated within their region
-    by a random amount are as far from the expectation (two-sided); rotation keeps the lengths of tokens.
+    A border is the first base of a feature (`5'`) or the base after its last (`3'`); on the minus strand the two are
+    exchanged, and strand `.` counts as plus. Cuts within `radius` bases of a border count. A permutation rotates the
+    cuts within each region by a random amount, which keeps the lengths of tokens. p is the share of permutations that
+    are as far from the expectation as the cuts are (two-sided).
 
     Returns:
-        rows; and by (way, "kind side") the density at distances -radius..radius over that of the region, towards the
-        feature's inside for 5' and its outside for 3'.
+        rows; and by (segmentation, "kind side") the density at distances -radius..radius over that of the regions.
+        Distances increase in the direction of transcription.
     """
     borders = _borders(regions, features)
     rows, profiles = [], {}
-    for way in cuts[0]:
-        starts = [one[way] for one in cuts]
+    for segmentation in cuts[0]:
+        starts = [one[segmentation] for one in cuts]
         overall = sum(part.sum() for part in starts) / sum(len(part) for part in starts)
         for (kind, side), places in borders.items():
             profile, count = _profile(starts, places, radius)
@@ -48,15 +49,15 @@ def enrichment_table(
             near, expected = float(profile.mean()), float(np.mean(null))
             as_far = int((np.abs(np.array(null) - expected) >= abs(near - expected) - 1e-12).sum())
             rows.append({
-                "tokens": way, "feature": kind, "border": side, "borders": count, "cuts per base near": near,
+                "tokens": segmentation, "feature": kind, "border": side, "borders": count, "cuts per base near": near,
                 "expected": expected, "enrichment": near / expected if expected else float("nan"),
                 "p": (1 + as_far) / (1 + permutations),
             })  # fmt: skip
-            profiles[way, f"{kind} {side}"] = profile / overall
+            profiles[segmentation, f"{kind} {side}"] = profile / overall
     return rows, profiles
 
 
-_Places = list[list[tuple[int, int]]]  # by region: offset of the border, and direction of transcription
+_Places = list[list[tuple[int, int]]]  # by region: offset of a border, and its strand, 1 or -1
 
 
 def _borders(regions: Sequence[Region], features: Sequence[Feature]) -> dict[tuple[str, str], _Places]:
@@ -75,13 +76,13 @@ def _borders(regions: Sequence[Region], features: Sequence[Feature]) -> dict[tup
 
 
 def _profile(starts: Sequence[NDArray[np.bool_]], places: _Places, radius: int) -> tuple[NDArray[np.float64], int]:
-    """Mean of cuts at distances -radius..radius of a border, over the borders that far from the region's ends."""
+    """Cuts per border at distances -radius..radius, and the number of borders; not those near a region's end."""
     offsets = np.arange(-radius, radius + 1)
     total, count = np.zeros(len(offsets)), 0
     for part, borders in zip(starts, places, strict=True):
-        inner = [(at, way) for at, way in borders if radius <= at < len(part) - radius]
+        inner = [(at, direction) for at, direction in borders if radius <= at < len(part) - radius]
         if inner:
-            at, way = np.array(inner).T
-            total += part[at[:, None] + way[:, None] * offsets].sum(0)
+            at, direction = np.array(inner).T
+            total += part[at[:, None] + direction[:, None] * offsets].sum(0)
             count += len(inner)
     return total / max(1, count), count

@@ -15,20 +15,26 @@ _COLOURS = ("#1f6feb", "#c2410c", "#8c959f", "#2e9e83", "#6f42c1", "#d29922")
 def bar_figure(
     rows: Sequence[Mapping[str, Any]], group: str, value: str, title: str, *, line: float | None = None
 ) -> str:
-    """Grouped bars: a group for each value of the column `group`, a bar in it for each way of cutting (`tokens`).
+    """Grouped bars: a group for each value of the column `group`, a bar in it for each segmentation (`tokens`).
 
     Args:
-        line: where a value would mean nothing happened.
+        line: value without any effect, drawn as a line.
     """
     groups = list(dict.fromkeys(row[group] for row in rows))
-    ways = list(dict.fromkeys(row["tokens"] for row in rows))
-    figure, axes = titled_figure(title, (max(5.0, 1.6 + 0.32 * len(groups) * len(ways)), 3.4))
-    width = 0.8 / len(ways)
-    for number, way in enumerate(ways):
-        heights = {row[group]: row[value] for row in rows if row["tokens"] == way}
-        at = np.arange(len(groups)) + (number - (len(ways) - 1) / 2) * width
+    segmentations = list(dict.fromkeys(row["tokens"] for row in rows))
+    figure, axes = titled_figure(title, (max(5.0, 1.6 + 0.32 * len(groups) * len(segmentations)), 3.4))
+    width = 0.8 / len(segmentations)
+    for number, segmentation in enumerate(segmentations):
+        heights = {row[group]: row[value] for row in rows if row["tokens"] == segmentation}
+        at = np.arange(len(groups)) + (number - (len(segmentations) - 1) / 2) * width
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.bar(at, [heights.get(name, np.nan) for name in groups], width * 0.92, color=colour, label=plain_text(way))
+        axes.bar(
+            at,
+            [heights.get(name, np.nan) for name in groups],
+            width * 0.92,
+            color=colour,
+            label=plain_text(segmentation),
+        )
     if line is not None:
         axes.axhline(line, color=MUTED, lw=1, ls=(0, (4, 2)))
     axes.set_xticks(
@@ -40,23 +46,23 @@ def bar_figure(
 
 
 def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], title: str) -> str:
-    """Boundary density around borders: a panel for each border, a line in it for each way of cutting.
+    """Boundary density around borders: a panel for each border, a line in it for each segmentation.
 
     Args:
-        profiles: by (way, border), density over the average at distances -radius..radius.
+        profiles: by (segmentation, border), density over the average at distances -radius..radius.
     """
     borders = list(dict.fromkeys(border for _, border in profiles)) or ["none"]
-    ways = list(dict.fromkeys(way for way, _ in profiles))
+    segmentations = list(dict.fromkeys(segmentation for segmentation, _ in profiles))
     figure = Figure(figsize=(7.2, 1.0 + 1.9 * len(borders)), layout="constrained")
     panels = figure.subplots(len(borders), 1, squeeze=False)[:, 0]
     figure.suptitle(plain_text(title), fontsize=10, color=INK, x=0.02, ha="left")
     for axes, border in zip(panels, borders, strict=True):
-        for number, way in enumerate(ways):
-            profile = profiles.get((way, border))
+        for number, segmentation in enumerate(segmentations):
+            profile = profiles.get((segmentation, border))
             if profile is not None:
                 radius = len(profile) // 2
                 colour = _COLOURS[number % len(_COLOURS)]
-                axes.plot(range(-radius, radius + 1), profile, color=colour, lw=1.3, label=plain_text(way))
+                axes.plot(range(-radius, radius + 1), profile, color=colour, lw=1.3, label=plain_text(segmentation))
         axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)))
         axes.axvline(0, color=MUTED, lw=0.8)
         axes.set_title(plain_text(border), loc="left", fontsize=9, color=INK)

@@ -1,4 +1,4 @@
-"""Into how many tokens a motif's occurrences are cut, beside as many places chosen without regard to motifs."""
+"""Number of tokens per motif occurrence, compared with the number after the cuts are rotated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
@@ -32,10 +32,10 @@ class Motif:
 
 
 def read_motifs(path: Path) -> list[Motif]:
-    """Motifs in JASPAR's format: `>ID NAME`, then four lines `A [ 1 2 3 ]`, C, G, T.
+    """Read motifs in JASPAR's format: `>ID NAME`, then four lines `A [ 1 2 3 ]`, C, G, T.
 
     Raises:
-        BadInput: another format.
+        BadInput: the file has another format.
     """
     try:
         with open_text(path) as text:
@@ -59,7 +59,7 @@ def read_motifs(path: Path) -> list[Motif]:
 
 
 def occurrences(motif: Motif, letters: str, threshold: float) -> NDArray[np.int64]:
-    """Starts of windows whose log-odds, on either strand, reach `threshold` of the way from least to most possible."""
+    """Starts of windows whose log-odds on either strand reach the lowest possible score + `threshold` of the range."""
     table = np.full(256, -1, np.int64)
     for code, letter in enumerate("ACGT"):
         table[[ord(letter), ord(letter.lower())]] = code
@@ -87,10 +87,10 @@ def fragmentation_table(
     permutations: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """A row for each motif and way of cutting.
+    """A row for each motif and segmentation.
 
-    Tokens per occurrence is 1 + the cuts strictly inside it; expected, the same after rotating the cuts of each
-    sequence by a random amount; intact, the share of occurrences that lie within one token. p is two-sided.
+    An occurrence has 1 + the number of cuts strictly inside it tokens. `expected` is the mean after the cuts of each
+    sequence are rotated by a random amount. `intact` is the share of occurrences within one token. p is two-sided.
     """
     rows = []
     for motif in motifs:
@@ -99,8 +99,8 @@ def fragmentation_table(
         count = sum(map(len, places))
         if not count:
             continue
-        for way in cuts[0]:
-            starts = [one[way] for one in cuts]
+        for segmentation in cuts[0]:
+            starts = [one[segmentation] for one in cuts]
             tokens = 1 + np.concatenate(list(_inside(starts, places, width)))
             rng = np.random.default_rng(seed)
             null = []
@@ -110,7 +110,7 @@ def fragmentation_table(
             mean, expected = float(tokens.mean()), float(np.mean(null))
             as_far = int((np.abs(np.array(null) - expected) >= abs(mean - expected) - 1e-12).sum())
             rows.append({
-                "motif": motif.name, "width": width, "occurrences": count, "tokens": way,
+                "motif": motif.name, "width": width, "occurrences": count, "tokens": segmentation,
                 "tokens per occurrence": mean, "expected": expected, "ratio": mean / expected,
                 "intact": float((tokens == 1).mean()), "p": (1 + as_far) / (1 + permutations),
             })  # fmt: skip

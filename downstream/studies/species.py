@@ -1,4 +1,4 @@
-"""Is the same sequence cut the same way in another genome: agreement of k-mer cutting propensities between species."""
+"""Whether genomes are cut alike at the same k-mers: agreement of k-mer cutting propensities between species."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,30 +12,32 @@ from .cutters import Cuts
 def consistency_table(
     letters: Mapping[str, Sequence[str]], cuts: Mapping[str, Sequence[Cuts]], *, k: int, seen: int
 ) -> list[dict[str, Any]]:
-    """A row for each way of cutting and pair of genomes.
+    """A row for each segmentation and pair of genomes.
 
     The propensity of a k-mer is how often a token starts in its middle (at base k // 2). Agreement is the Pearson
-    correlation of the two genomes' propensities over k-mers that both hold at least `seen` times. It needs no
-    alignment; a way of cutting that looks at nothing (k-mers) has none. Ceiling: the same between two halves of the
-    first genome (every other k-mer occurrence), which sampling noise alone keeps below 1.
+    correlation of the two genomes' propensities over k-mers that both hold at least `seen` times; no alignment is
+    needed. A segmentation that ignores the letters (k-mers) has no agreement. The ceiling is the same correlation
+    between two halves of the first genome (alternating stretches of 1,024 bases); only sampling noise keeps it below 1.
     """
     rows = []
-    ways = list(next(iter(cuts.values()))[0])
+    segmentations = list(next(iter(cuts.values()))[0])
     names = list(letters)
     counted = {
-        (name, way): [_propensity(letters[name], [one[way] for one in cuts[name]], k, half) for half in (None, 0, 1)]
+        (name, segmentation): [
+            _propensity(letters[name], [one[segmentation] for one in cuts[name]], k, half) for half in (None, 0, 1)
+        ]
         for name in names
-        for way in ways
+        for segmentation in segmentations
     }
-    for way in ways:
+    for segmentation in segmentations:
         for number, first in enumerate(names):
             for second in names[number + 1 :]:
-                value, kmers = _agreement(counted[first, way][0], counted[second, way][0], seen)
-                ceiling, _ = _agreement(counted[first, way][1], counted[first, way][2], seen)
+                value, kmers = _agreement(counted[first, segmentation][0], counted[second, segmentation][0], seen)
+                ceiling, _ = _agreement(counted[first, segmentation][1], counted[first, segmentation][2], seen)
                 rows.append({
-                    "tokens": way, "genome": first, "other": second, "k-mers": kmers, "agreement": value,
-                    "ceiling": ceiling, "bases per token": _mean_length(cuts[first], way),
-                    "other's": _mean_length(cuts[second], way),
+                    "tokens": segmentation, "genome": first, "other": second, "k-mers": kmers, "agreement": value,
+                    "ceiling": ceiling, "bases per token": _mean_length(cuts[first], segmentation),
+                    "other's": _mean_length(cuts[second], segmentation),
                 })  # fmt: skip
     return rows
 
@@ -55,7 +57,9 @@ def _propensity(letters: Sequence[str], starts: Sequence[NDArray[np.bool_]], k: 
         windows = np.lib.stride_tricks.sliding_window_view(codes, k)
         places = np.flatnonzero((windows >= 0).all(1))
         if half is not None:
-            places = places[places // 1024 % 2 == half]  # in stretches, for neighbouring cuts depend on one another
+            places = places[
+                places // 1024 % 2 == half
+            ]  # whole stretches, because neighbouring cuts depend on one another
         numbers = windows[places] @ (4 ** np.arange(k - 1, -1, -1))
         seen += np.bincount(numbers, minlength=4**k)
         cut += np.bincount(numbers, weights=part[places + k // 2], minlength=4**k).astype(np.int64)
@@ -72,5 +76,5 @@ def _agreement(one: _Counts, other: _Counts, seen: int) -> tuple[float, int]:
     return float(np.corrcoef(x, y)[0, 1]), int(both.sum())
 
 
-def _mean_length(cuts: Sequence[Cuts], way: str) -> float:
-    return sum(len(one[way]) for one in cuts) / max(1, sum(int(one[way].sum()) for one in cuts))
+def _mean_length(cuts: Sequence[Cuts], segmentation: str) -> float:
+    return sum(len(one[segmentation]) for one in cuts) / max(1, sum(int(one[segmentation].sum()) for one in cuts))

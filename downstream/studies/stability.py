@@ -1,4 +1,4 @@
-"""How much of a segmentation survives a small change of the sequence: an SNV, an indel, a shift of the frame."""
+"""How much of a segmentation stays after a small change of the sequence: an SNV, an indel, a shift by one base."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from .cutters import Cutter, cut_all
 
-_NEAR = 32  # bases around a change; cuts beyond it need not move
+_NEAR = 32  # bases around a change; cuts farther away need not move
 CHANGES = ("SNV", "insertion", "deletion", "shift")
 
 
 def stability_table(windows: Sequence[str], cutters: Sequence[Cutter], *, seed: int) -> list[dict[str, Any]]:
-    """A row for each change and way of cutting: Jaccard index of the cuts before and after, mean over windows.
+    """A row for each change and segmentation: Jaccard index of the cuts before and after, mean over windows.
 
     SNV, insertion and deletion change one base in the middle of each window; shift drops its first base. Cuts are
-    compared in the coordinates of the original; a window's first base, where every way of cutting starts a token, does
-    not count. `beyond` leaves out cuts within 32 bases of the change.
+    compared in the coordinates of the original. A window's first base does not count, because every segmentation
+    starts a token there. `beyond` leaves out cuts within 32 bases of the change.
     """
     rng = np.random.default_rng(seed)
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -33,19 +33,19 @@ def stability_table(windows: Sequence[str], cutters: Sequence[Cutter], *, seed: 
             "shift": letters[1:],
         }
         for change, text in changed.items():
-            for way, starts in cut_all(cutters, text).items():
+            for segmentation, starts in cut_all(cutters, text).items():
                 after = _in_original(np.flatnonzero(starts), change, middle)
-                before = {int(at) for at in np.flatnonzero(original[way])}
-                # neither the window's start nor the first base after a shift was chosen by anybody
+                before = {int(at) for at in np.flatnonzero(original[segmentation])}
+                # every segmentation starts a token at the window's first base, and after a shift at the next
                 before, after = before - {0, 1}, after - {0, 1}
                 at = 0 if change == "shift" else middle
                 far = [{cut for cut in cuts if abs(cut - at) > _NEAR} for cuts in (before, after)]
-                scores.setdefault((change, way), []).append((_jaccard(before, after), _jaccard(*far)))
+                scores.setdefault((change, segmentation), []).append((_jaccard(before, after), _jaccard(*far)))
     rows = []
-    for (change, way), values in scores.items():
+    for (change, segmentation), values in scores.items():
         table = np.array(values)
         rows.append({
-            "change": change, "tokens": way, "windows": len(values), "Jaccard": float(table[:, 0].mean()),
+            "change": change, "tokens": segmentation, "windows": len(values), "Jaccard": float(table[:, 0].mean()),
             "sd": float(table[:, 0].std(ddof=1)) if len(values) > 1 else 0.0, "beyond": float(table[:, 1].mean()),
         })  # fmt: skip
     return rows
@@ -55,7 +55,7 @@ def _in_original(cuts: NDArray[np.int64], change: str, middle: int) -> set[int]:
     if change == "shift":
         return {int(at) + 1 for at in cuts}
     moved = {"SNV": 0, "insertion": -1, "deletion": 1}[change]
-    last = middle - 1 if change == "deletion" else middle  # the last base before what moved
+    last = middle - 1 if change == "deletion" else middle  # the last base that did not move
     return {int(at) if at <= last else int(at) + moved for at in cuts}
 
 
@@ -64,7 +64,7 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 
 
 def sample_windows(letters: Sequence[str], length: int, count: int, seed: int) -> list[str]:
-    """Windows of ACGT alone, drawn evenly from the sequences; fewer where there are few such places."""
+    """Random windows that hold only A, C, G and T; fewer than `count` if few windows do."""
     rng = np.random.default_rng(seed)
     weights = np.array([max(0, len(text) - length) for text in letters], float)
     found: list[str] = []

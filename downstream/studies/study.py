@@ -10,8 +10,9 @@ import numpy as np
 from dnachunker.downstream.annotations import Feature, read_features
 from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.fasta import Genome, Region, choose_regions
-from dnachunker.downstream.output_folder import OPTIONS, new_folder, write_json
+from dnachunker.downstream.output_folder import OPTIONS
 from dnachunker.downstream.windows import default_window
+from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 
@@ -27,14 +28,17 @@ from .tables import write_study
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What the studies share, and what each alone uses.
+    """Options of all studies, and of single ones.
 
     Attributes:
         regions: of the genome; empty for all of it.
-        bpe_corpus: FASTA that BPE learns from, for a fair comparison the one the model was trained on; default: the
-            sequence under study.
+        bpe_corpus: FASTA that BPE is trained on; None for the sequence under study. A fair comparison uses the
+            training sequence of the model.
         window: bases the model reads at a time; None for the pretraining length.
-        radius: bases around borders (enrichment); length, windows: of the samples (stability).
+        threshold: share of the log-odds range that an occurrence must reach (motifs).
+        radius: bases around borders (enrichment).
+        windows, length: number of windows, and bases of a window (stability).
+        context: k of the k-mers (species).
     """
 
     regions: tuple[str, ...] = ()
@@ -61,7 +65,7 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
         kind: `lengths`, `enrichment`, `motifs`, `stability` or `species`.
 
     Raises:
-        BadInput: unusable model, genome, regions or annotations; nothing to count; `output` exists.
+        BadInput: the model, genome, regions or annotations cannot be used; nothing to count; `output` exists.
     """
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
@@ -71,13 +75,13 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
     features = [feature for path in options.annotations for feature in read_features(path, regions)]
     title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))
     if not rows:
-        raise BadInput(f"{kind}: nothing to count in these regions; name others, or other annotations or motifs")
+        raise BadInput(f"{kind}: nothing to count in these regions; choose other regions, annotations or motifs")
     described = {"verb": "study", "kind": kind, "model": exported.fingerprint, "fasta": fasta.name, **asdict(options)}
-    with new_folder(output) as staging:
+    with new_folder(output) as partial:
         source = options.bpe_corpus or fasta
         notes = [*notes, f"BPE: {options.bpe_vocabulary:,} tokens at most, learned from {source.name}."]
-        write_study(staging, title, rows, figure, notes)
-        write_json(staging / OPTIONS, _plain(described))
+        write_study(partial, title, rows, figure, notes)
+        write_json(partial / OPTIONS, _plain(described))
     return output / "table.md"
 
 
@@ -86,7 +90,7 @@ _Study = tuple[str, list[dict[str, Any]], str, list[str]]  # title, rows, figure
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is studied: sequence, how it is cut, what is annotated on it."""
+    """The subject of a study: sequences, cutters and annotated features."""
 
     fasta: Path
     regions: list[Region]
@@ -136,7 +140,7 @@ def _motifs(on: _Subject) -> _Study:
     )
     title = f"Tokens per motif occurrence in {on.fasta.name}"
     notes = [
-        f"Occurrences: log-odds from {o.threshold:.0%} of their range on, either strand.",
+        f"Occurrences: log-odds of at least {o.threshold:.0%} of their range, on either strand.",
         f"Expected: after {o.permutations:,} rotations of the cuts; p is two-sided.",
     ]
     return title, rows, bar_figure(rows, "motif", "ratio", title, line=1.0), notes
@@ -206,7 +210,7 @@ def _cut(letters: Sequence[str], cutters: Sequence[Cutter]) -> list[Cuts]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's types, with paths as their names."""
+    """`value` in JSON's types; a path becomes its file name."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What the segmentation studies have in common: one table of plain columns, written for reading and for computing."""
+"""The table of a study, written as Markdown for people and as CSV for programs."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnachunker.downstream.output_folder import write_text
+from dnachunker.foundations.atomic_files import write_text
 
 Row = Mapping[str, Any]
 
@@ -15,7 +15,7 @@ def write_study(folder: Path, title: str, rows: Sequence[Row], figure: str, note
     """Write table.csv, table.md and figure.svg.
 
     Args:
-        rows: the same columns each, in order.
+        rows: all with the same columns in the same order.
         figure: SVG text.
     """
     header = list(rows[0])

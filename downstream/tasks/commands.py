@@ -1,4 +1,4 @@
-"""The verb `tasks`: arguments here, work in the modules it imports when run."""
+"""The verb `tasks`: its arguments. The modules that do the work are imported when it runs."""
 
 import argparse
 from typing import Any
@@ -10,8 +10,8 @@ def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
     tasks = verbs.add_parser(
         "tasks", formatter_class=_RAW, help="list benchmark suites, and fetch their tasks",
-        description="Benchmark suites by name: nt and nt-revised from the Hugging Face hub; genomic-benchmarks cut\n"
-        "anew from its published coordinates and reference genomes that you have.",
+        description="List benchmark suites, or fetch their tasks. nt and nt-revised come from the Hugging Face hub.\n"
+        "genomic-benchmarks is cut from reference genomes that you have, at its published coordinates.",
         epilog="examples:\n"
         "  dnachunker tasks list\n"
         "  dnachunker tasks fetch nt --output data/nt\n"
@@ -19,17 +19,21 @@ def add_verbs(verbs: Any) -> None:
         "      --genome Homo_sapiens.GRCh38=hg38.fa.gz",
     )  # fmt: skip
     inner = tasks.add_subparsers(dest="tasks_verb", required=True, metavar="list|fetch")
-    inner.add_parser("list", help="suites and their tasks")
-    fetch = inner.add_parser("fetch", help="make a folder of task folders")
+    inner.add_parser("list", help="list suites and their tasks")
+    fetch = inner.add_parser("fetch", help="write tasks into a folder of task folders")
     fetch.add_argument("suite", help="nt, nt-revised or genomic-benchmarks")
     fetch.add_argument("--output", required=True, metavar="DIR", help="folder to create or complete")
-    fetch.add_argument("--task", action="append", default=[], metavar="NAME", help="may be repeated (default: all)")
+    fetch.add_argument(
+        "--task", action="append", default=[], metavar="NAME", help="task; may be repeated (default: all)"
+    )
     fetch.add_argument(
         "--genome", action="append", default=[], metavar="NAME=FASTA",
-        help="reference by the beginning of its file name, such as Homo_sapiens.GRCh38=hg38.fa.gz; may be repeated",
+        help="local copy of a reference; NAME begins its file name: Homo_sapiens.GRCh38=hg38.fa.gz; may be repeated",
     )  # fmt: skip
-    fetch.add_argument("--source", metavar="URL|DIR", help="where coordinates are (default: the suite's repository)")
-    fetch.add_argument("--endpoint", metavar="URL", help="of the Hugging Face hub (default: HF_ENDPOINT or the public)")
+    fetch.add_argument(
+        "--source", metavar="URL|DIR", help="source of the coordinates (default: the suite's repository)"
+    )
+    fetch.add_argument("--endpoint", metavar="URL", help="Hugging Face hub (default: HF_ENDPOINT, else the public one)")
     tasks.set_defaults(run_verb=_tasks)
 
 
@@ -39,7 +43,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
     from dnachunker.foundations.failures import BadInput
 
     if arguments.tasks_verb == "list":
-        from dnachunker.downstream.tasks.task_folders import SUITES, load_suite
+        from .task_folders import SUITES, load_suite
 
         for name in SUITES:
             suite = load_suite(name)
@@ -49,7 +53,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
                 print(f"  {task:34} {facts.classes} classes, {length}")
         return 0
 
-    from dnachunker.downstream.tasks.hub import fetch_suite
+    from .hub import fetch_suite
 
     genomes = {}
     for text in arguments.genome:

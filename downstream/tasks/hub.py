@@ -1,4 +1,4 @@
-"""Benchmark suites as task folders: from Hugging Face datasets, or from published coordinates and local genomes."""
+"""Fetch benchmark suites: from Hugging Face datasets, or from published coordinates and local genomes."""
 
 import csv
 import gzip
@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
 from dnachunker.downstream.fasta import Genome
-from dnachunker.downstream.output_folder import new_folder, write_json
+from dnachunker.downstream.text_files import UNREADABLE
+from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.progress import progress_bar
 
-from .labelled import UNREADABLE, data_suffix, read_labelled
+from .labelled import data_suffix, read_labelled
 from .task_folders import ORIGIN, Suite, TaskFacts, check_origin, load_suite
 
 COORDINATES = "https://raw.githubusercontent.com/{repository}/{revision}/datasets"
@@ -37,20 +38,20 @@ def fetch_suite(
     source: str | None = None,
     endpoint: str | None = None,
 ) -> list[str]:
-    """Fetch tasks of a suite into OUTPUT/TASK; those that are there already are kept.
+    """Fetch tasks of a suite into OUTPUT/TASK; tasks that exist there are kept.
 
     Args:
-        tasks: which of them; empty for all.
-        genomes: for suites of coordinates, FASTA files by the beginning of the reference file's name.
-        source: where coordinates are: a folder or URL with TASK/{train,test}/CLASS.csv.gz; default: the repository.
-        endpoint: of the Hugging Face hub; default: HF_ENDPOINT, else the public one.
+        tasks: names; empty for all tasks of the suite.
+        genomes: for suites of coordinates, local FASTA files by the beginning of the reference's file name.
+        source: folder or URL of the coordinates, TASK/{train,test}/CLASS.csv.gz; default: the suite's repository.
+        endpoint: address of the Hugging Face hub; default: HF_ENDPOINT, else the public one.
 
     Returns:
-        A line for each task: its sequences, and whether these are as many as published.
+        A line for each task: its numbers of sequences, and whether they are the published ones.
 
     Raises:
-        BadInput: no such suite or task; a kept one is of another suite; a genome is missing or does not fit.
-        Failure: the network.
+        BadInput: no such suite or task; an existing folder is of another suite; a genome is missing or does not fit.
+        Failure: a download failed.
     """
     suite = load_suite(name)
     unknown = sorted(set(tasks) - set(suite.tasks))
@@ -62,12 +63,12 @@ def fetch_suite(
         for task in wanted:
             check_origin(output / task, suite)
             if not (output / task).exists():
-                with new_folder(output / task) as staging:
+                with new_folder(output / task) as partial:
                     if suite.source == "huggingface":
-                        _fetch_huggingface(suite, task, staging, endpoint)
+                        _fetch_huggingface(suite, task, partial, endpoint)
                     else:
-                        _rebuild(suite, task, staging, source, genomes or {})
-                    write_json(staging / ORIGIN, suite.origin)
+                        _rebuild(suite, task, partial, source, genomes or {})
+                    write_json(partial / ORIGIN, suite.origin)
             lines.append(_counted(output / task, suite.tasks[task]))
             bar.update(1)
     return lines
@@ -88,7 +89,7 @@ def _fetch_huggingface(suite: Suite, task: str, folder: Path, endpoint: str | No
             ]
             for split in _SPLITS
         }
-    except Exception as error:  # which kinds of error the network gives depends on the client's version
+    except Exception as error:  # the client's classes of errors depend on its version
         raise Failure(f"{suite.repository}: {_one_line(error)}; run this again to continue") from error
     for split in _SPLITS:
         try:
@@ -103,9 +104,11 @@ def _of_split(files: Sequence[str], split: str, folder: str) -> list[str]:
 
 
 def _store(paths: Sequence[Path], folder: Path, split: str, task: str | None, suite: Suite) -> None:
-    """One file per split; of a table with all tasks, the rows of this one."""
+    """Write one file for the split. `task` names the rows to keep of a table of all tasks; None keeps all rows."""
     if not paths:
-        raise BadInput(f"{suite.repository}: has no {split} data of the task as TASK/{split}.* or data/{split}-*")
+        raise BadInput(
+            f"{suite.repository}: has no {split} data of the task: neither TASK/{split}.* nor data/{split}-*"
+        )
     suffix = data_suffix(paths[0])
     if suffix != ".parquet":
         if len(paths) > 1:
@@ -149,11 +152,11 @@ def _genome_for(reference: str, task: str, genomes: Mapping[str, Path]) -> Path:
         if reference.startswith(prefix):
             return path
     short = reference.partition(".dna")[0].partition(".cdna")[0]
-    raise BadInput(f"{task} was cut from {reference}: name a local copy, --genome {short}=FILE")
+    raise BadInput(f"{task} was cut from {reference}: name a local copy with --genome {short}=FILE")
 
 
 def _sequences(where: str, genome: Genome) -> Iterator[str]:
-    """Sequences of a file of coordinates: columns region, start, end (0-based, half-open), strand."""
+    """Sequences at the coordinates of a file with the columns region, start, end (0-based, half-open) and strand."""
     names = _spellings(genome)
     try:
         text = gzip.decompress(_read(where)).decode()
@@ -173,7 +176,7 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
 
 
 def _spellings(genome: Genome) -> dict[str, str]:
-    """Contigs by the names others have for them: with and without `chr`, without an Ensembl version."""
+    """Names of contigs by other spellings: with and without `chr`, without an Ensembl version."""
     found: dict[str, str] = {}
     for name in genome.lengths:
         versionless = re.sub(r"^(ENS[A-Z]*\d+)\.\d+$", r"\1", name)
@@ -188,7 +191,7 @@ def _read(where: str) -> bytes:
             return bytes(file.read())
     except FileNotFoundError as error:
         raise BadInput(f"{where}: no such file") from error
-    except Exception as error:  # each file system has its own kinds
+    except Exception as error:  # each file system raises its own errors
         raise Failure(f"{where}: {_one_line(error)}; run this again to continue") from error
 
 

@@ -1,9 +1,6 @@
-"""Labelled sequences from the files that benchmarks come in: CSV, TSV, FASTA (label in the header) and parquet."""
+"""Read labelled sequences in the formats of benchmarks: CSV, TSV, FASTA (label in the header) and parquet."""
 
 import csv
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
@@ -19,8 +17,6 @@ _SEQUENCE_COLUMNS = ("sequence", "seq")
 _LABEL_COLUMNS = ("label", "labels", "class")
 _FASTA = (".fa", ".fna", ".fasta")
 SUFFIXES = (".csv", ".tsv", *_FASTA, ".parquet")
-# what reading a damaged or foreign text file raises, gzipped or not
-UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 _LETTERS = frozenset(BASES + "N" + IUPAC_AMBIGUOUS + (BASES + "N" + IUPAC_AMBIGUOUS).lower())
 
 
@@ -29,9 +25,9 @@ class Labelled:
     """Sequences and their classes.
 
     Attributes:
-        sequences: letters, as the file has them.
+        sequences: letters as in the file.
         labels: (n,) int64, indices into `classes`.
-        classes: the labels as the file spells them, sorted (as numbers where all are whole numbers).
+        classes: the labels as in the file, sorted (as numbers if all are whole numbers).
     """
 
     sequences: tuple[str, ...]
@@ -52,10 +48,10 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
     Args:
         path: .csv or .tsv with the columns `sequence` and `label`, FASTA whose headers end in `|LABEL`, or parquet
             with those columns; text may be gzipped.
-        classes: the classes of the task, as its training data has them; default: those found.
+        classes: the classes of the training data; default: the labels of this file.
 
     Raises:
-        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or none of `classes`.
+        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or not among `classes`.
     """
     sequences: list[str] = []
     spelled: list[str] = []
@@ -63,7 +59,7 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
     for where, sequence, label in _rows(path):
         if not sequence or not _LETTERS.issuperset(sequence):
             strange = sorted(set(sequence) - _LETTERS)
-            found = f"holds {strange[0]!r}, which is no nucleotide letter" if strange else "is empty"
+            found = f"holds {strange[0]!r}, which is not a nucleotide letter" if strange else "is empty"
             raise BadInput(f"{path}: {where}: the sequence {found}")
         if not label.strip():
             raise BadInput(f"{path}: {where}: has no label")
@@ -79,7 +75,7 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
 
 
 def join(parts: Sequence[Labelled]) -> Labelled:
-    """Several parts of one task as one."""
+    """Join several parts of one task."""
     classes = sort_classes({name for part in parts for name in part.classes})
     index = {name: number for number, name in enumerate(classes)}
     labels = [np.array([index[name] for name in part.classes], np.int64)[part.labels] for part in parts]
@@ -87,21 +83,21 @@ def join(parts: Sequence[Labelled]) -> Labelled:
 
 
 def sort_classes(names: set[str]) -> tuple[str, ...]:
-    """Labels in order: as numbers where all are, else as text."""
+    """Labels in order: as numbers if all are whole numbers, else as text."""
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
 
 
 def data_suffix(path: Path) -> str | None:
-    """`.csv` of `train.csv.gz`; None where the name is not that of a data file."""
+    """The ending of a data file, such as `.csv` of `train.csv.gz`; None for other files."""
     name = path.name.removesuffix(".gz").lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(where, sequence, label) of each row; `where` for messages."""
+    """(where, sequence, label) of each row; `where` names the row in messages."""
     suffix = data_suffix(path)
     if suffix is None:
-        raise BadInput(f"{path}: not a data file; readable are {', '.join(SUFFIXES)}, plain or gzipped")
+        raise BadInput(f"{path}: not a data file; readable formats are {', '.join(SUFFIXES)}, plain or gzipped")
     try:
         if suffix == ".parquet":
             yield from _parquet_rows(path)
@@ -112,14 +108,6 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
         raise BadInput(f"{path}: no such file") from error
     except (*UNREADABLE, csv.Error) as error:
         raise BadInput(f"{path}: not readable: {error}") from error
-
-
-def open_text(path: Path) -> TextIO:
-    """A text file, gunzipped where its content is gzip."""
-    raw = path.open("rb")
-    zipped = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    return io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, encoding="utf-8", newline="")
 
 
 def _table_rows(path: Path, text: TextIO, suffix: str) -> Iterator[tuple[str, str, str]]:
@@ -160,7 +148,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         for batch in file.iter_batches(columns=[sequence, label]):
             for letters, value in zip(batch.column(sequence).to_pylist(), batch.column(label).to_pylist(), strict=True):
                 row += 1
-                missing = value is None or value != value  # NaN is how some writers spell it
+                missing = value is None or value != value  # some writers store a missing value as NaN
                 yield f"row {row}", letters or "", "" if missing else str(value)
     except pa.ArrowException as error:
         raise BadInput(f"{path}: not readable as parquet: {error}") from error

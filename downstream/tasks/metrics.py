@@ -1,4 +1,4 @@
-"""Scores of a whole set of predictions, with bootstrap intervals; a thin layer over scikit-learn.
+"""Scores of a whole set of predictions, and their bootstrap intervals; a thin layer over scikit-learn.
 
 Nothing here averages over batches: a mean of batch-wise MCCs is not an MCC.
 """
@@ -58,11 +58,11 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of a metric over test sets that might have been drawn instead of this one.
+    """Percentile bootstrap interval of a metric: the rows of the test set are resampled.
 
     Args:
-        predictions: probabilities (n, classes) of each model (seed); the metric is averaged over them, on the same
-            resampled rows.
+        predictions: probabilities (n, classes) of each model (seed). The metric is averaged over the models; all of
+            them use the same resampled rows.
 
     Returns:
         Lower and upper bound at `level`.

@@ -1,8 +1,8 @@
 """Classification tasks on disk, and the suites they belong to.
 
-A task is a folder with a training split, perhaps one for validation, and a test split. A suite names its tasks, where
-they come from, and what others have published on them. The two Nucleotide Transformer suites share task names and
-nothing else, so they are different suites here.
+A task is a folder with a training split, perhaps a validation split, and a test split. A suite names its tasks, their
+source, and published scores. The two Nucleotide Transformer suites share only names of tasks, so they are different
+suites here.
 """
 
 import hashlib
@@ -27,45 +27,47 @@ Metric = Literal["mcc", "f1", "accuracy", "auroc", "auprc"]
 
 
 class TaskFacts(Config):
-    """What a suite says of a task; `length` is the sequences' in bases, the longest one's where they differ."""
+    """Published facts about a task."""
 
-    length: int | None = None
-    classes: int = Field(ge=2)
-    train: int | None = None
-    test: int | None = None
-    metric: Metric = "mcc"
+    length: int | None = Field(default=None, description="bases of the longest sequence; null: various lengths")
+    classes: int = Field(ge=2, description="number of classes")
+    train: int | None = Field(default=None, description="published number of training sequences; null if unknown")
+    test: int | None = Field(default=None, description="published number of test sequences; null if unknown")
+    metric: Metric = Field(default="mcc", description="metric of the task's headline score")
 
 
 class Published(Config):
-    """A row of somebody's table, averaged over the suite's tasks. Never computed here."""
+    """A published score. It is never computed here."""
 
-    model: str
-    average: float
-    source: str
+    model: str = Field(description="name of the model")
+    average: float = Field(description="mean over the suite's tasks, in the suite's metric")
+    source: str = Field(description="publication of the score")
 
 
 class Suite(Config):
     """A set of tasks that are reported together."""
 
-    name: str
-    title: str
-    metric: Metric = "mcc"
-    source: Literal["huggingface", "coordinates", "folder"] = "folder"
-    repository: str | None = None
-    revision: str = "main"
-    licence: str | None = None
-    tasks: dict[str, TaskFacts]
-    published: tuple[Published, ...] = ()
+    name: str = Field(description="name on the command line")
+    title: str = Field(description="heading of the tables")
+    metric: Metric = Field(default="mcc", description="metric of the headline scores")
+    source: Literal["huggingface", "coordinates", "folder"] = Field(
+        default="folder", description="kind of source: a dataset on the hub, coordinates to cut, or local folders"
+    )
+    repository: str | None = Field(default=None, description="repository of the source, as OWNER/NAME")
+    revision: str = Field(default="main", description="revision of the repository")
+    licence: str | None = Field(default=None, description="licence of the data")
+    tasks: dict[str, TaskFacts] = Field(description="facts about each task, by name")
+    published: tuple[Published, ...] = Field(default=(), description="published scores to show beside measured ones")
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """What a fetched task folder says of where it is from."""
+        """The source that is stored in a fetched task folder."""
         return {"suite": self.name, "repository": self.repository, "revision": self.revision}
 
 
 @dataclass(frozen=True)
 class Task:
-    """The files of one task. The test split's is read by `read_test` alone."""
+    """The files of one task. Only `read_test` reads the test split."""
 
     name: str
     train: Path | None
@@ -74,17 +76,17 @@ class Task:
     metric: Metric
 
     def read_training(self) -> tuple[Labelled, Labelled | None]:
-        """The training split, and the validation split where there is one beside it."""
+        """The training split, and the validation split if there is one."""
         if self.train is None:
             assert self.validation is not None
-            return read_labelled(self.validation), None  # only that was published: it is what one may train on
+            return read_labelled(self.validation), None  # a validation split without a training split is trained on
         train = read_labelled(self.train)
         if self.validation is None:
             return train, None
         return train, read_labelled(self.validation, train.classes)
 
     def identity(self) -> dict[str, list[Any]]:
-        """By file, size and sha256; of the test file the size alone, since nothing may open it yet."""
+        """Size and sha256 of each file by name; of the test file only the size, as only `read_test` may open it."""
         found: dict[str, list[Any]] = {}
         for path in (self.train, self.validation):
             if path is not None:
@@ -93,7 +95,7 @@ class Task:
         return found | {self.test.name: [self.test.stat().st_size]}
 
     def read_all_but_test(self) -> Labelled:
-        """Everything a model may see before the test."""
+        """All data except the test split."""
         train, validation = self.read_training()
         return train if validation is None else join([train, validation])
 
@@ -107,7 +109,7 @@ SUITES = ("nt", "nt-revised", "genomic-benchmarks")
 
 
 def load_suite(name: str) -> Suite:
-    """One of the suites this project knows.
+    """One of the suites that this project knows.
 
     Raises:
         BadInput: no such suite.
@@ -124,7 +126,7 @@ def find_task(folder: Path, metric: Metric = "mcc") -> Task:
     Raises:
         BadInput: no such folder; no training or no test split; two files for one split.
     """
-    folder = folder.absolute()  # Ray's workers run elsewhere
+    folder = folder.absolute()  # Ray's workers have another current folder
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; a task is a folder with train and test files")
     found: dict[str, Path] = {}
@@ -145,15 +147,15 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
     """A suite and its tasks on disk.
 
     Args:
-        suite: a known name, whose tasks lie as folders in `data`; or a folder of task folders, or of one task.
+        suite: a known name, with its task folders in `data`; or a folder of task folders; or one task folder.
 
     Raises:
-        BadInput: a task's folder is missing, or of another suite; the message says which and how to get it.
+        BadInput: a task's folder is missing, or of another suite; the message names it.
     """
     if suite in SUITES:
         known = load_suite(suite)
         if data is None:
-            raise BadInput(f"suite {suite}: --data is missing: the folder `dnachunker tasks fetch {suite}` filled")
+            raise BadInput(f"suite {suite}: --data is missing: the folder that `dnachunker tasks fetch {suite}` wrote")
         for name in known.tasks:
             check_origin(data / name, known)
         return known, [find_task(data / name, facts.metric) for name, facts in known.tasks.items()]
@@ -168,10 +170,10 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
 
 
 def check_origin(folder: Path, suite: Suite) -> None:
-    """Refuse a task folder fetched for another suite; a folder that was made by hand says nothing and passes.
+    """Refuse a task folder that was fetched for another suite; a folder made by hand, without source.json, passes.
 
     Raises:
-        BadInput: it is of another suite, repository or revision.
+        BadInput: the folder is of another suite, repository or revision.
     """
     stored = folder / ORIGIN
     if not stored.is_file():
@@ -181,7 +183,7 @@ def check_origin(folder: Path, suite: Suite) -> None:
     except ValueError as error:
         raise BadInput(f"{stored}: not readable: {error}; delete {folder} and fetch it again") from error
     if found != suite.origin:
-        raise BadInput(f"{folder}: was fetched for {found}, and this is {suite.origin}; use another folder")
+        raise BadInput(f"{folder}: was fetched for {found}, not for {suite.origin}; use another folder")
 
 
 def split_validation(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:

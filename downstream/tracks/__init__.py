@@ -1,1 +1,1 @@
-"""How a model cuts a genome: BED, bigWig, a page."""
+"""How a model cuts a genome: BED, bigWig, an HTML page."""

@@ -1,4 +1,4 @@
-"""Chunks as BED and boundary probabilities as bigWig, one of each per stage, written as they come."""
+"""Write chunks as BED and boundary probabilities as bigWig, one of each per stage, window by window."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +15,7 @@ _COLOURS = (("31,111,235", "147,190,255"), ("194,65,12", "253,186,140"))  # alte
 
 
 class TrackWriter:
-    """Writes OUT/stage0.bed, stage0.bw, stage1.bed, ...; feed it windows in order, and say where a region ends."""
+    """Writes stage0.bed, stage0.bw, stage1.bed, ...: `add` each window in order, `end_region` after a region's last."""
 
     def __init__(self, folder: Path, genome: Genome, stages: int) -> None:
         self._stack = ExitStack()
@@ -30,18 +30,18 @@ class TrackWriter:
             self._wigs.append(wig)
         self.chunks = [0] * stages
         self.bases = 0
-        self._open: list[tuple[int, float] | None] = [None] * stages  # start of the chunk under way, p at its start
+        self._open: list[tuple[int, float] | None] = [None] * stages  # start of the open chunk, and p there
         self._contig, self._end = "", 0
 
     def add(self, output: WindowOutput) -> None:
-        """The kept part of the next window of the region."""
+        """Write the kept part of the next window of the region."""
         window = output.window
         self._contig, self._end = window.contig, window.keep_end
         self.bases += window.keep_end - window.keep_start
         for stage, (boundary, probability) in enumerate(zip(output.boundaries, output.probabilities, strict=True)):
             starts = np.flatnonzero(boundary)
             if self._open[stage] is None and (not len(starts) or starts[0]):
-                # the region cuts into a chunk that began before it
+                # the region starts inside a chunk
                 self._open[stage] = (window.keep_start, float(probability[0]))
             for start in starts:
                 self._close_chunk(stage, window.keep_start + int(start))
@@ -54,10 +54,10 @@ class TrackWriter:
             self._close_chunk(stage, self._end)
 
     def _close_chunk(self, stage: int, end: int) -> None:
-        under_way = self._open[stage]
-        if under_way is None:
+        chunk = self._open[stage]
+        if chunk is None:
             return
-        start, probability = under_way
+        start, probability = chunk
         number = self.chunks[stage]
         colour = _COLOURS[stage % len(_COLOURS)][number % 2]
         score = round(1000 * min(1.0, max(0.0, probability)))
@@ -73,7 +73,7 @@ class TrackWriter:
         if stage == 0:
             wig.addEntries(output.window.contig, start, values=probability, span=1, step=1)
             return
-        asked = np.flatnonzero(output.boundaries[stage - 1])  # a later router sees the chunks of the stage before
+        asked = np.flatnonzero(output.boundaries[stage - 1])  # a later stage's router reads chunks of the stage before
         if len(asked):
             wig.addEntries(output.window.contig, (start + asked).tolist(), values=probability[asked], span=1)
 

@@ -1,4 +1,4 @@
-"""The verb `segment`: arguments here, work in the modules it imports when run."""
+"""The verb `segment`: its arguments. The modules that do the work are imported when it runs."""
 
 import argparse
 from typing import Any
@@ -11,11 +11,11 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
     segment = verbs.add_parser(
-        "segment", formatter_class=_RAW, help="how a model cuts a genome: BED, bigWig, and a page to look at",
+        "segment", formatter_class=_RAW, help="how a model cuts a genome: BED, bigWig, and an HTML page",
         description="Cut a genome, or regions of it, into the model's chunks. OUT/stage0.bed and stage1.bed hold the\n"
-        "chunks and the chunks of chunks: every base of the regions in exactly one each. stage0.bw holds the boundary\n"
-        "probability of every base, stage1.bw that of every place the second router was asked about. UCSC and IGV\n"
-        "load all four.",
+        "chunks and the chunks of chunks; every base of the regions is in exactly one of each. stage0.bw holds the\n"
+        "boundary probability of every base, stage1.bw that of every start of a stage-0 chunk. UCSC and IGV load all\n"
+        "four.",
         epilog="examples:\n"
         "  dnachunker segment --model exported/first --fasta hg38.fa --region chr2:100,001-300,000 --output tracks\n"
         "  dnachunker segment --model exported/first --fasta genome.fa.gz --region peaks.bed --output tracks \\\n"
@@ -37,7 +37,7 @@ def add_verbs(verbs: Any) -> None:
 def _segment(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.downstream.tracks.segment import SegmentOptions, segment
+    from .segment import SegmentOptions, segment
 
     output = Path(arguments.output)
     options = SegmentOptions(

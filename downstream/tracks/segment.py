@@ -1,4 +1,4 @@
-"""`dnachunker segment`: how a model cuts a genome, as tracks for genome browsers and as a page of its own."""
+"""`dnachunker segment`: how a model cuts a genome, as tracks for genome browsers and as an HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ import numpy as np
 from dnachunker.downstream.annotations import Feature, read_features
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.fasta import Genome, Region, choose_regions
-from dnachunker.downstream.output_folder import OPTIONS, new_folder, write_json
+from dnachunker.downstream.output_folder import OPTIONS
 from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
+from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 
@@ -23,7 +24,7 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """What `segment` is asked for; `window` None for the pretraining length, `flank` None for an eighth of it."""
+    """Options of `segment`. `window` None means the pretraining length, `flank` None an eighth of the window."""
 
     regions: tuple[str, ...] = ()
     window: int | None = None
@@ -40,7 +41,7 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         The summary that is also stored there: bases, and per stage chunks and their mean length in bases.
 
     Raises:
-        BadInput: no such model, FASTA or region; `output` exists; a region too long for a page.
+        BadInput: no such model, FASTA or region; `output` exists; a region is too long for the page.
     """
     exported = open_exported(model)
     if output.exists() and not (options.overwrite and (output / SUMMARY).is_file()):
@@ -53,7 +54,7 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
             raise BadInput(f"--html: {long[0]} is longer than {LONGEST:,} bases; choose parts of it with --region")
         features = [read_features(path, regions) for path in options.annotations]
         network = exported.network("none")
-        with new_folder(output) as staging, TrackWriter(staging, genome, exported.config.stages) as tracks:
+        with new_folder(output) as partial, TrackWriter(partial, genome, exported.config.stages) as tracks:
             viewed = []
             with progress_bar(sum(region.length for region in regions), "segment", "bp") as bar:
                 for region in regions:
@@ -69,14 +70,14 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
                         viewed.append(_viewed(region, parts, features))
             if options.html:
                 names = [path.name for path in options.annotations]
-                write_viewer(staging / "viewer.html", viewed, names, title=f"{fasta.name} cut by {model.name}")
+                write_viewer(partial / "viewer.html", viewed, names, title=f"{fasta.name} cut by {model.name}")
             summary = {
                 "bases": tracks.bases,
                 "chunks": tracks.chunks,
                 "mean_chunk_bases": [tracks.bases / count for count in tracks.chunks],
             }
-            write_json(staging / SUMMARY, summary)
-            write_json(staging / OPTIONS, {
+            write_json(partial / SUMMARY, summary)
+            write_json(partial / OPTIONS, {
                 "verb": "segment", "model": exported.fingerprint, "fasta": fasta.name, "window": window, "flank": flank,
                 "regions": [str(region) for region in regions],
             })  # fmt: skip

@@ -1,5 +1,6 @@
 "use strict";
-// View: `from` (bases, fractional) is at the canvas's left edge, `span` bases fit its width. All of it in the region.
+// View: base `from` (a fraction is possible) is at the canvas's left edge, and `span` bases fit its width. The view lies
+// in the region.
 const data = JSON.parse(document.getElementById("data").textContent);
 const strip = document.getElementById("strip"), pen = strip.getContext("2d"), tip = document.getElementById("tip");
 const select = document.getElementById("region"), place = document.getElementById("place");
@@ -25,9 +26,9 @@ function unpack(region) {
     return { starts, count, sum, p: most };
   });
   region.repeats = [];
-  for (const run of region.letters.matchAll(/[a-z]+/g)) region.repeats.push([run.index, run.index + run[0].length]);
+  for (const lower of region.letters.matchAll(/[a-z]+/g)) region.repeats.push([lower.index, lower.index + lower[0].length]);
   region.tracks = region.features.map((track) => {
-    const ends = [];  // of the last feature in each lane, so that overlapping ones lie below one another
+    const ends = [];  // end of the last feature in each lane; features that overlap lie in different lanes
     return track.slice().sort((a, b) => a[0] - b[0]).map(([start, end, kind, name, strand]) => {
       let lane = ends.findIndex((last) => last <= start);
       if (lane < 0) lane = Math.min(ends.length, 5);
@@ -187,7 +188,7 @@ function drawProbability(row, stage) {
   pen.globalAlpha = 0.75;
   for (let px = GUTTER; px < strip.clientWidth; px++) {
     const a = Math.max(from, Math.floor(baseAt(px))), b = Math.min(to, Math.max(a + 1, Math.floor(baseAt(px + 1))));
-    const places = asked ? asked[b] - asked[a] : b - a;  // a later router is asked at starts of the stage before only
+    const places = asked ? asked[b] - asked[a] : b - a;  // a later router reads only chunks of the stage before
     if (b > a && places) { const tall = (sum[b] - sum[a]) / places * height; pen.fillRect(px, base - tall, 1, tall); }
   }
 }

@@ -1,4 +1,4 @@
-"""One self-contained HTML page that shows how sequence is cut; works from file://, needs no network."""
+"""One self-contained HTML page that shows how a sequence is cut; it works from file:// and needs no network."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dnachunker.downstream.annotations import Feature
 from dnachunker.downstream.fasta import Region
 
-LONGEST = 2_000_000  # bases of a region: about three bytes of page each
+LONGEST = 2_000_000  # most bases of a region; a base takes about three bytes of the page
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def write_viewer(path: Path, regions: Sequence[ViewedRegion], annotations: Seque
     script = Path(__file__).with_name("viewer.js").read_text("utf-8")
     page = environment.get_template("viewer.html").render(
         title=title,
-        # "</script" would end the element that holds it, "<!--" change what ends it
+        # "</script" in the data would end the script element, and "<!--" would move its end
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
         script=Markup(script),
     )

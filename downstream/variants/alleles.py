@@ -1,8 +1,8 @@
-"""What a variant says, whatever its spelling: the two alleles over the whole stretch where they can be aligned.
+"""The alleles of a variant, the same however a VCF writes it: over all positions where the variant can be aligned.
 
-In a repeat, the same indel can be written at several places, and the two strands' conventions choose different ones.
-Alleles are therefore widened to every position the indel could be shifted to, as SPDI does (doi:10.1093/bioinformatics/
-btz856), which makes them the same from either strand.
+In a repeat, the same indel can be written at several positions, and the conventions of the two strands choose different
+ones. So alleles are widened to every position the indel can be shifted to, as SPDI does (doi:10.1093/bioinformatics/
+btz856). Widened alleles are the same from both strands.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Fetch = Callable[[int, int], str]
 
 @dataclass(frozen=True)
 class Alleles:
-    """[start, end) of the contig holds `reference`, the other haplotype `alternative`; either may be empty."""
+    """The contig has `reference` at [start, end), the other haplotype `alternative`; either may be empty."""
 
     start: int
     end: int
@@ -28,12 +28,12 @@ class Alleles:
 
 
 def widen(start: int, reference: str, alternative: str, fetch: Fetch, length: int, limit: int) -> Alleles | None:
-    """Alleles as a VCF line has them -> trimmed, and widened where they are a pure insertion or deletion.
+    """Trim the alleles of a VCF line, and widen those of a pure insertion or deletion.
 
     Args:
         start: 0-based position of the first letter of `reference`.
         length: of the contig.
-        limit: bases an allele may have.
+        limit: most bases of an allele.
 
     Returns:
         None where an allele would be longer than `limit`.

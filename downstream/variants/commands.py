@@ -1,4 +1,4 @@
-"""The verb `score-variants`: arguments here, work in the modules it imports when run."""
+"""The verb `score-variants`: its arguments. The modules that do the work are imported when it runs."""
 
 import argparse
 from typing import Any
@@ -9,28 +9,34 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
     variants = verbs.add_parser(
-        "score-variants", formatter_class=_RAW, help="what a model makes of the variants in a VCF",
-        description="Write the VCF again with INFO fields of one value for each ALT: DNC_LLR, the log-likelihood\n"
-        "ratio of the masked alleles, averaged over strands (negative: the reference is likelier); DNC_SHIFT0 and 1,\n"
-        "how far it moves chunk boundaries nearby at each stage, 0 to 1; DNC_STATUS, scored or why not:\n"
-        "reference_mismatch, unknown_contig, outside_contig, no_sequence (symbolic ALT), reference_n, no_change,\n"
-        "too_long, mostly_n. Lines that are not scored are also named on stderr.",
+        "score-variants", formatter_class=_RAW, help="score the variants in a VCF",
+        description="Write the VCF again with new INFO fields, each with one value per ALT:\n"
+        "  DNC_LLR         log-likelihood ratio of the masked alleles in nats, averaged over strands;\n"
+        "                  negative: the reference is likelier\n"
+        "  DNC_SHIFT0, 1   change of the chunk boundaries nearby at each stage, 0 to 1\n"
+        "  DNC_STATUS      scored, or the reason why not: reference_mismatch, unknown_contig, outside_contig,\n"
+        "                  no_sequence (symbolic ALT), reference_n, no_change, too_long, mostly_n\n"
+        "stderr names the lines that are not scored.",
         epilog="example:\n"
         "  dnachunker score-variants --model exported/first --fasta hg38.fa --vcf in.vcf.gz --output scored.vcf\n\n"
-        "A killed command continues when it is given again. Where most lines contradict the genome, nothing is run.",
+        "After a kill, the same command continues. If most lines contradict the genome, nothing is scored.",
     )  # fmt: skip
     variants.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     variants.add_argument("--fasta", required=True, metavar="FILE", help="the VCF's reference, plain or gzipped")
     variants.add_argument("--vcf", required=True, metavar="FILE", help="variants, plain or gzipped")
     variants.add_argument("--output", required=True, metavar="FILE", help="VCF to create")
     variants.add_argument(
-        "--context", type=int, metavar="BASES", help="window around a variant (default: pretraining's)"
+        "--context", type=int, metavar="BASES", help="window around a variant (default: as in pretraining)"
     )
     variants.add_argument(
-        "--radius", type=int, default=100, metavar="BASES", help="of DNC_SHIFT* (default: %(default)s)"
+        "--radius",
+        type=int,
+        default=100,
+        metavar="BASES",
+        help="reach of DNC_SHIFT* on each side (default: %(default)s)",
     )
     variants.add_argument(
-        "--longest", type=int, default=50, metavar="BASES", help="allele scored (default: %(default)s)"
+        "--longest", type=int, default=50, metavar="BASES", help="longest allele that is scored (default: %(default)s)"
     )
     variants.set_defaults(run_verb=_score_variants)
 
@@ -38,7 +44,7 @@ def add_verbs(verbs: Any) -> None:
 def _score_variants(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.downstream.variants.score_vcf import VariantOptions, score_vcf
+    from .score_vcf import VariantOptions, score_vcf
 
     options = VariantOptions(arguments.context, arguments.radius, arguments.longest)
     output = Path(arguments.output)

@@ -1,9 +1,9 @@
-"""How much likelier a model finds one allele than another, and how far the variant moves its chunk boundaries.
+"""Scores of a variant: the log-likelihood ratio of its alleles, and how far it moves chunk boundaries.
 
 Likelihood ratio: sum over the masked bases of log P(base | rest of the window), alternative minus reference, natural
 logarithm, P over A, C, G, T, averaged over both strands. All bases of an allele are masked at once. Both alleles are
-scored over the same number of bases: the shorter one is filled up with its neighbours, once on the left and once on the
-right, and the two are averaged.
+scored over the same number of bases: the shorter one is extended by its neighbours, once to the left and once to the
+right, and the two values are averaged.
 
 Boundary shift, per stage: 1 - Jaccard index of the cuts of the two haplotypes outside the alleles, within a radius,
 averaged over both strands; 0 is no change.
@@ -37,7 +37,7 @@ class VariantScore:
 
 @dataclass(frozen=True)
 class _Haplotype:
-    """A window with one allele at [start, end) of it."""
+    """A window that has one allele at [start, end)."""
 
     ids: Ids
     start: int
@@ -60,8 +60,8 @@ def score_variants(
         context: bases of a window, the alleles in the middle; fewer at a contig's end.
         radius: bases to either side of the alleles in which cuts are compared.
     """
-    jobs: list[Ids] = []  # sequences to run, and below, what to read off each
-    reads: list[tuple[int, int] | None] = []  # masked span of it; None for its cuts
+    jobs: list[Ids] = []  # sequences to run
+    reads: list[tuple[int, int] | None] = []  # for each sequence, its masked span; None to read its boundaries
     plans = []
     for alleles, fetch, length in variants:
         flank = (context - alleles.longest) // 2
@@ -85,7 +85,7 @@ def score_variants(
 
 
 def _spans(haplotype: _Haplotype, count: int) -> list[tuple[int, int]]:
-    """Stretches of `count` bases that hold the allele: it alone, or filled up on the left and on the right."""
+    """Spans of `count` bases that hold the allele: the allele alone, or extended to the left and to the right."""
     missing = count - (haplotype.end - haplotype.start)
     if not missing:
         return [(haplotype.start, haplotype.end)]
@@ -94,7 +94,7 @@ def _spans(haplotype: _Haplotype, count: int) -> list[tuple[int, int]]:
 
 
 def _run(exported: Exported, network: nn.Module, jobs: Sequence[Ids], reads: Sequence[Any]) -> list[Any]:
-    """By job: the log-likelihood of its masked bases, or per stage its cuts."""
+    """For each job, the log-likelihood of its masked bases, or its boundaries at each stage."""
     bases = [exported.ids[letter] for letter in "ACGT"]
     size = max(1, _BATCH_BASES // max(map(len, jobs), default=1))
     found: list[Any] = []
@@ -116,7 +116,7 @@ def _run(exported: Exported, network: nn.Module, jobs: Sequence[Ids], reads: Seq
                 continue
             true = ids[slice(*span)]
             column = np.searchsorted(bases, true)
-            # a base that is not A, C, G or T, which only filling up can bring in, says nothing
+            # an extended allele may hold an N, which adds nothing
             known = np.isin(true, bases)
             values = logits[row, np.arange(*span), np.minimum(column, 3)]
             found.append(float(values[known].sum()))
@@ -145,7 +145,7 @@ def _combine(
 
 
 def _near(cuts: Ids, haplotype: _Haplotype, strand: int, radius: int) -> set[tuple[str, int]]:
-    """Cuts outside the allele, by side and distance from it."""
+    """Boundaries outside the allele, by side and distance from it."""
     length = len(haplotype.ids)
     start, end = haplotype.start, haplotype.end
     if strand:

@@ -1,4 +1,4 @@
-"""`dnachunker score-variants`: a VCF in, the same VCF with scores out; each line that cannot be scored says why."""
+"""`dnachunker score-variants`: add scores to a VCF; each line that cannot be scored gets the reason."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.fasta import Genome
-from dnachunker.downstream.output_folder import write_json
-from dnachunker.downstream.tasks.labelled import UNREADABLE, open_text
+from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.downstream.windows import default_window
+from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import progress_bar
 from dnachunker.model.alphabet import BASES
@@ -22,9 +22,9 @@ from .alleles import Alleles, Fetch, widen
 from .likelihoods import VariantScore, score_variants
 
 SCORED = "scored"
-_SHOWN = 20  # messages about lines that are not scored, before they are only counted
-_LOOKED_AT = 1000  # records that are compared with the genome before anything is run
-_GROUP = 16  # lines scored together, and kept together when the command is interrupted
+_SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
+_LOOKED_AT = 1000  # records compared with the genome before scoring
+_GROUP = 16  # lines scored and stored together
 _OURS = "DNC_"
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
@@ -35,7 +35,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class VariantOptions:
-    """What `score-variants` is asked for; `context` None for the pretraining length."""
+    """Options of `score-variants`, in bases. `context` None means the pretraining length."""
 
     context: int | None = None
     radius: int = 100
@@ -46,11 +46,11 @@ class VariantOptions:
 class _Line:
     number: int
     fields: list[str]
-    outcomes: list[tuple[str, Alleles | None]]  # per ALT: status, and alleles where it can be scored
+    outcomes: list[tuple[str, Alleles | None]]  # of each ALT: status, and alleles if it can be scored
 
 
 def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: VariantOptions) -> dict[str, int]:
-    """Score every ALT of every line; after an interruption the same command continues.
+    """Score every ALT of every line; after an interruption, the same call continues.
 
     Returns:
         ALT alleles by status.
@@ -61,11 +61,11 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
     if output.name.endswith(".gz"):
-        raise BadInput(f"{output}: written as plain text; name it .vcf and compress it with bgzip")
+        raise BadInput(f"{output}: the output is plain text; name it .vcf, and compress it afterwards with bgzip")
     exported = open_exported(model)
     context = options.context or default_window(exported)
     if context < 4 * options.longest:
-        raise BadInput(f"--context {context}: leave room around alleles of {options.longest} bases: 4 times as much")
+        raise BadInput(f"--context {context}: must be at least 4 times --longest {options.longest}")
     identity = {
         "model": exported.fingerprint, "fasta": [fasta.name, fasta.stat().st_size if fasta.is_file() else 0],
         "vcf": _digest(vcf), **asdict(options), "context": context,
@@ -128,7 +128,7 @@ def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
                 elif not line.startswith("#") and line:
                     fields = line.split("\t")
                     if not columns:
-                        raise BadInput(f"{vcf}: line {number}: a record before the #CHROM line; this is no VCF")
+                        raise BadInput(f"{vcf}: line {number}: a record before the #CHROM line; this is not a VCF")
                     if len(fields) != columns or len(fields) < 8 or not fields[1].isdecimal():
                         raise BadInput(f"{vcf}: line {number}: not a VCF record: {line[:60]!r}")
                     yield number, fields
@@ -139,7 +139,7 @@ def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context: int) -> tuple[str, Alleles | None]:
-    """The status of one ALT, and its alleles where it can be scored."""
+    """The status of one ALT, and its alleles if it can be scored."""
     contig, start, reference, alternative = fields[0], int(fields[1]) - 1, fields[3].upper(), alt.upper()
     if contig not in genome.lengths:
         return "unknown_contig", None
@@ -160,7 +160,7 @@ def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context
         return "too_long", None
     filling = abs(len(alleles.reference) - len(alleles.alternative))
     if max(alleles.start, length - alleles.end) < filling:
-        return "too_long", None  # the contig has no bases that could fill up the shorter allele
+        return "too_long", None  # the contig has too few bases to extend the shorter allele
     around = fetch(max(0, alleles.start - context // 2), min(length, alleles.end + context // 2))
     if around.count("N") * 2 > len(around):
         return "mostly_n", None
@@ -188,7 +188,7 @@ def _check_assembly(vcf: Path, genome: Genome, longest: int) -> None:
     if wrong * 2 > seen:
         raise BadInput(
             f"{vcf}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
-            "is it another assembly, or are contigs named otherwise?"
+            "is the VCF of another assembly, or does it name contigs otherwise?"
         )
 
 
@@ -206,7 +206,7 @@ def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:
     for stage in range(stages):
         columns[f"DNC_SHIFT{stage}"] = ["." if score is None else f"{score.shifts[stage]:.6f}" for score in found]
     columns["DNC_STATUS"] = [status for status, _ in line.outcomes]
-    # what an earlier scoring said is replaced
+    # fields of an earlier scoring are replaced
     kept = [item for item in line.fields[7].split(";") if item not in ("", ".") and not item.startswith(_OURS)]
     added = [f"{name}={','.join(values)}" for name, values in columns.items()]
     fields = [*line.fields[:7], ";".join([*kept, *added]), *line.fields[8:]]
@@ -245,17 +245,17 @@ def _digest(path: Path) -> str:
 
 
 class _Partial:
-    """The output under way, and how far it is, in two files beside it; each group of lines is written, then counted."""
+    """The unfinished output and its progress, in two files beside it; a group of lines is written, then counted."""
 
     def __init__(self, output: Path, identity: dict[str, Any]) -> None:
         self._output = output
         self._text = output.with_name(f".{output.name}.partial")
         self._state = output.with_name(f".{output.name}.partial.json")
         self._identity = json.loads(json.dumps(identity))
-        self.done = self._bytes = 0  # last line of the input that is dealt with, bytes of the output that say so
+        self.done = self._bytes = 0  # last input line that is done, and bytes of output up to it
         if self._text.is_file() and self._state.is_file():
             stored = json.loads(self._state.read_text("utf-8"))
-            if stored["identity"] == self._identity:  # else what is there is of another command: start over
+            if stored["identity"] == self._identity:  # else the files are of another command: start over
                 self.done, self._bytes = stored["done"], stored["bytes"]
 
     def begin(self, header: str) -> None:

@@ -1,1 +1,1 @@
-"""Reads what cells left behind: tables, figures, a page, MLflow."""
+"""Results of the finished cells: tables, figures, an HTML page, MLflow."""

@@ -19,7 +19,7 @@ from dnachunker.foundations.figure_style import (
 )
 
 from .rows import Row, headline, shared_baselines
-from .tables import COLUMNS, title_of
+from .tables import title_of, unit_of
 
 _COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be185d", "#57606a")
 _LONGEST_LEGEND = 16
@@ -53,11 +53,11 @@ def curve_figure(rows: Sequence[Row]) -> str:
 
 
 def bar_figure(rows: Sequence[Row], metric: str) -> str:
-    """A metric of each row: every seed a dot, the mean a bar's end, one standard deviation an error bar."""
+    """A metric of each row: dots for seeds, a tick for the mean, an error bar of one standard deviation."""
     found = [row for row in rows if row.values(metric)]
     figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(found)), layout="constrained")
     axes = figure.add_subplot()
-    unit = COLUMNS[metric].unit if metric in COLUMNS else 1.0
+    unit = unit_of(metric)
     for place, row in enumerate(found):
         mean, spread, _ = row.moments(metric)
         values, colour = [value / unit for value in row.values(metric)], _COLOURS[list(rows).index(row) % len(_COLOURS)]
@@ -80,7 +80,7 @@ def bar_figure(rows: Sequence[Row], metric: str) -> str:
 def scatter_figure(rows: Sequence[Row], x: str, y: str, *, pareto: bool) -> str:
     """Two metrics of each row with error bars; with `pareto`, a line through the rows that none beats in both."""
     figure, axes = _figure(f"{title_of(y)} against {title_of(x)}")
-    units = [COLUMNS[metric].unit if metric in COLUMNS else 1.0 for metric in (x, y)]
+    units = [unit_of(x), unit_of(y)]
     points: list[tuple[float, float]] = []
     for number, row in enumerate(rows):
         if not row.values(x) or not row.values(y):

@@ -5,6 +5,8 @@ import json
 import math
 import statistics
 from collections.abc import Iterator
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ _EVALUATED = (
     "repeat_loss",
     "unique_loss",
 )
-_DIAGNOSED = ("trunk_mean_cost", "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1")
+_DIAGNOSED = ("trunk_mean_cost", "trunk_shuffle_cost", "shift_overlap_stage")  # beginnings of names
 
 Metrics = dict[str, float]
 
@@ -61,9 +63,10 @@ def read_cell(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
 def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, list[tuple[float, float]]]:
     """Metrics of a run, and its held-out loss against training bases.
 
-    `trunk_masked` and `trunk_unmasked` are chunks that reach the trunk, per base; `forced_share` of the chunks as
-    trained those that only mask protection starts; `peak_memory_gb` of all ranks of the busiest machine;
-    `flops_per_base` at the compression of the last evaluation's masked batches, `flops` at each step's own.
+    `trunk_masked` and `trunk_unmasked`: chunks that reach the trunk, per base. `masked_stage0`, `unmasked_stage0` and
+    so on: chunks per position of a stage. `forced_share_stage0` and so on: of a stage's chunks in training, the share
+    that starts only because of mask protection. `peak_memory_gb`: of all ranks of the busiest machine.
+    `flops_per_base`: at the compression of masked sequence in the last evaluation. `flops`: at each step's own.
     """
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
@@ -74,25 +77,23 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
     final, network = evaluations[-1], network_of(cell.config)
     metrics = {key: float(final[key]) for key in _EVALUATED if final.get(key) is not None}
     for mode, key in (("unmasked", "compression"), ("masked", "pretraining_compression")):
-        inner, outer = final[key]["stage0"], final[key]["stage1"]
-        metrics |= {f"{mode}_stage0": inner, f"{mode}_stage1": outer, f"trunk_{mode}": inner * outer}
+        metrics |= {f"{mode}_{stage}": share for stage, share in final[key].items()}
+        metrics[f"trunk_{mode}"] = _chunks_per_base(final[key])[-1]
     last = steps[-_LAST_STEPS:]
-    for stage in ("stage0", "stage1"):
+    for stage in last[-1]["forced_share"]:
         metrics[f"forced_share_{stage}"] = statistics.fmean(step["forced_share"][stage] for step in last)
-    chunks = (metrics["masked_stage0"], metrics["trunk_masked"])
     seq_len = cell.config.data.seq_len
     recorded = sum(step["bases"] for step in steps)
     bases = recorded / len(steps) * steps[-1]["steps_done"]
     spent = 0.0
     for step in steps:
-        inner, outer = step["compression"]["stage0"], step["compression"]["stage1"]
-        spent += step["bases"] * flops_per_base(network, seq_len, (inner, inner * outer)).total
+        spent += step["bases"] * flops_per_base(network, seq_len, _chunks_per_base(step["compression"])).total
     metrics |= {
         "bases_per_second": statistics.median(s["bases_per_second"] for s in steps[_WARM_UP_STEPS:] or steps),
         "steps": float(steps[-1]["steps_done"]),
         "bases": bases,
         "parameters": float(sum(parameters(network).values())),
-        "flops_per_base": flops_per_base(network, seq_len, chunks).total,
+        "flops_per_base": flops_per_base(network, seq_len, _chunks_per_base(final["pretraining_compression"])).total,
         "flops": spent / recorded * bases,
     }
     memory = [node for step in steps for node in (step.get("system") or {}).values()]
@@ -101,12 +102,17 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
             metrics["peak_memory_gb"] = max(found)
             break
     diagnosed: dict[str, Any] = next((e for e in reversed(events) if e["event"] == "diagnostics"), {})
-    metrics |= {key: float(diagnosed[key]) for key in _DIAGNOSED if diagnosed.get(key) is not None}
+    metrics |= {k: float(v) for k, v in diagnosed.items() if k.startswith(_DIAGNOSED) and v is not None}
     for species, values in (final.get("species") or {}).items():
         metrics |= dict(_numbers(values, f"species.{species}."))
     per_step = bases / steps[-1]["steps_done"]
     held_out = [(e["steps_done"] * per_step, e[f"{headline_of(e).key}_loss"]) for e in evaluations]
     return metrics, [(at, loss) for at, loss in held_out if loss is not None]
+
+
+def _chunks_per_base(compression: dict[str, float]) -> list[float]:
+    """By stage, chunks per base, from chunks per position of the stage."""
+    return list(accumulate(compression.values(), mul))
 
 
 def read_analysis(analysis: AnalysisSettings, path: Path) -> Metrics:

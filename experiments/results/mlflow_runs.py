@@ -1,17 +1,15 @@
-"""A sweep in MLflow: one run for all of it, in which the run of every cell is nested."""
+"""A sweep in MLflow: one run for all of it, and the nested run of every cell."""
 
 import json
-import logging
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dnachunker.downstream.output_folder import write_json
 from dnachunker.experiments.cells import Cell
 from dnachunker.experiments.config import SweepConfig
+from dnachunker.foundations.atomic_files import write_json
+from dnachunker.foundations.mlflow_client import connect, error_line, experiment_id, log_batch, tracking_uri
 
 from .rows import Row
 from .tables import shown_metrics
@@ -20,21 +18,18 @@ _STORED = "mlflow.json"  # the parent's run id, so that a repeated command adds 
 
 
 def open_parent(sweep: SweepConfig, output: Path) -> None:
-    """Create the sweep's MLflow run, once; a server that does not answer costs a line, and cells are not nested."""
+    """Create the sweep's MLflow run, once. When the server does not answer, stderr says so and cells are not nested."""
     if not sweep.tracking.enabled or (output / _STORED).is_file():
         return
     try:
-        from mlflow.entities import Param
-
-        client, uri = _client(sweep, output), _uri(sweep, output)
-        experiment = client.get_experiment_by_name(sweep.tracking.experiment)
-        place = (output / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        number = experiment.experiment_id if experiment else client.create_experiment(sweep.tracking.experiment, place)
-        parent = client.create_run(number, run_name=f"{sweep.name}: {output.name}").info.run_id
+        uri = _uri(sweep, output)
+        client = connect(uri)
+        experiment = experiment_id(client, sweep.tracking.experiment, uri, output)
+        parent = client.create_run(experiment, run_name=f"{sweep.name}: {output.name}").info.run_id
         facts = {"question": sweep.question, "scale": sweep.scale, "seeds": str(list(sweep.seeds))}
-        client.log_batch(parent, params=[Param(key, value[:6000]) for key, value in facts.items()])
+        log_batch(client, parent, parameters=facts)
         write_json(output / _STORED, {"run_id": parent})
-    except Exception as error:  # tracking must not take the sweep along
+    except Exception as error:  # a server must not stop the sweep
         _tell(error)
 
 
@@ -57,19 +52,16 @@ def log_tables(sweep: SweepConfig, output: Path, rows: Sequence[Row], files: Seq
     if not sweep.tracking.enabled or not (output / _STORED).is_file():
         return
     try:
-        from mlflow.entities import Metric
-
-        client, parent = _client(sweep, output), json.loads((output / _STORED).read_text("utf-8"))["run_id"]
+        client, parent = connect(_uri(sweep, output)), json.loads((output / _STORED).read_text("utf-8"))["run_id"]
         when = client.get_run(parent).info.start_time
         points = []
         for row in rows:
             for metric in shown_metrics(rows):
                 mean, spread, count = row.moments(metric)
                 name = re.sub(r"[^A-Za-z0-9_./ -]", "_", f"{row.name}/{metric}")
-                points += [Metric(name, mean, when, count)] if count else []
-                points += [Metric(f"{name} sd", spread, when, count)] if count > 1 else []
-        for begin in range(0, len(points), 900):  # the server takes 1000
-            client.log_batch(parent, metrics=points[begin : begin + 900])
+                points += [(name, mean, when, count)] if count else []
+                points += [(f"{name} sd", spread, when, count)] if count > 1 else []
+        log_batch(client, parent, metrics=points)
         for path in files:
             client.log_artifact(parent, str(path))
         failed = any(row.failures or row.missing for row in rows)
@@ -79,20 +71,8 @@ def log_tables(sweep: SweepConfig, output: Path, rows: Sequence[Row], files: Seq
 
 
 def _uri(sweep: SweepConfig, output: Path) -> str:
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
-
-
-def _client(sweep: SweepConfig, output: Path) -> Any:
-    # MLflow's own defaults retry for four minutes within one call
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow.tracking import MlflowClient
-
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=_uri(sweep, output))
+    return tracking_uri(sweep.tracking.uri, output)
 
 
 def _tell(error: Exception) -> None:
-    line = re.sub(r"(?<=://)[^/@\s]+@", "***@", f"{type(error).__name__}: {error}")[:300]
-    print(f"tracking: MLflow fails ({' '.join(line.split())}); the sweep goes on", file=sys.stderr)
+    print(f"tracking: MLflow fails ({error_line(error)}); the sweep goes on", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The page of a sweep: one self-contained HTML file with the table and its plots."""
+"""The HTML page of a sweep: one self-contained file with tables and plots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dnachunker.downstream.output_folder import write_text
 from dnachunker.experiments.config import SweepConfig
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.typed_config import to_yaml
 
 from .figures import bar_figure, curve_figure, scatter_figure
@@ -27,7 +27,7 @@ _BARS = (
 def write_page(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> Path:
     """Write OUT/sweep.html and return its path."""
     shown = shown_metrics(rows)
-    # a dot in a name: of a task, an analysis or a species
+    # metrics of a probe, an analysis or a species have a dot in their name
     bars = [metric for metric in shown if metric in _BARS or "." in metric]
     figures = [curve_figure(rows)] if any(row.results for row in rows) else []
     figures += [

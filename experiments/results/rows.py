@@ -1,4 +1,4 @@
-"""Rows of a sweep as they stand on disk: results of every seed, their moments, and what they are compared with."""
+"""Rows of a sweep: the results of every seed, their means and deviations, and the baselines."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from dnachunker.experiments.cells import FAILURE, Cell
 from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE, Headline, headline_of
 
 ORDERS = (0, 3, 5)
-_SAME_LOSS = 5e-5  # nats: not told apart in a table
+_SAME_LOSS = 5e-5  # nats; a smaller difference does not show in a table
 
 
 @dataclass
 class Row:
-    """A row of the sweep: the results of its finished cells by seed, and what became of the others."""
+    """A row of the sweep: results and failures of its cells by seed, and the seeds that have not run."""
 
     name: str
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class Row:
         return mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values)
 
     def differences(self, reference: "Row", metric: str) -> list[float]:
-        """This row minus the reference, seed by seed: what the two share, such as the order of windows, cancels."""
+        """This row minus the reference, seed by seed; what both share, such as the order of windows, cancels."""
         mine, others = ({s: r["metrics"].get(metric) for s, r in row.results.items()} for row in (self, reference))
         pairs = [(mine[seed], others[seed]) for seed in mine if seed in others]
         return [a - b for a, b in pairs if a is not None and b is not None]
 
     def baselines(self, prefix: str = "") -> dict[int, float]:
-        """Losses of Markov tables on the positions of this row's loss, by order; `prefix`: of a species' metrics."""
+        """Losses of Markov tables by order, on the positions of this row's loss; `prefix` selects a species."""
         found = {order: self.moments(f"{prefix}order{order}_loss") for order in ORDERS}
         return {order: mean for order, (mean, _, count) in found.items() if count}
 
@@ -51,13 +51,13 @@ class Row:
 
 
 def headline(rows: Sequence[Row]) -> Headline:
-    """The loss that the rows are compared by: of masked bases, or of the next one where any row is causal."""
+    """The loss that compares the rows: of masked bases, or of the next base if any row is causal."""
     found = {headline_of(result["metrics"]) for row in rows for result in row.results.values()}
     return NEXT_BASE if NEXT_BASE in found else MASKED
 
 
 def shared_baselines(rows: Sequence[Row], prefix: str = "") -> dict[int, float]:
-    """Losses of Markov tables by order; none where rows are scored on positions of their own, as with other masks."""
+    """Losses of Markov tables by order; empty if rows are scored on different positions, as with different masks."""
     found = [baselines for row in rows if (baselines := row.baselines(prefix))]
     same = all(
         one.keys() == found[0].keys() and all(abs(one[order] - found[0][order]) < _SAME_LOSS for order in one)
@@ -67,7 +67,7 @@ def shared_baselines(rows: Sequence[Row], prefix: str = "") -> dict[int, float]:
 
 
 def collect(cells: Sequence[Cell]) -> list[Row]:
-    """What is on disk, row by row."""
+    """The rows, with the results and failures that are on disk."""
     rows: dict[str, Row] = {}
     for cell in cells:
         row = rows.setdefault(cell.row, Row(cell.row))

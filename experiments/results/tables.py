@@ -5,12 +5,12 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dnachunker.downstream.output_folder import write_text
 from dnachunker.experiments.config import SweepConfig
-from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE
+from dnachunker.foundations.atomic_files import write_text
+from dnachunker.pretrain.data.headline import MASKED, NEXT_BASE, stages_of
 
 from .rows import Row, headline, shared_baselines
 
@@ -36,27 +36,27 @@ _RESULTS = {
     "trunk_unmasked": Column("trunk, unmasked (of L)", ".3f"),
     "trunk_mean_cost": Column("trunk by its mean costs", "+.4f"),
 }
+# Of metrics named `masked_stage0` and so on; a stage's number completes the title.
+_BY_STAGE = {
+    "masked": Column("stage {}, masked", ".3f"),
+    "unmasked": Column("stage {}, unmasked", ".3f"),
+    "forced_share": Column("forced, stage {}", ".2f"),
+}
 _COSTS = {
-    "masked_stage0": Column("stage 0, masked", ".3f"),
-    "masked_stage1": Column("stage 1, masked", ".3f"),
-    "unmasked_stage0": Column("stage 0, unmasked", ".3f"),
-    "unmasked_stage1": Column("stage 1, unmasked", ".3f"),
-    "forced_share_stage0": Column("forced, stage 0", ".2f"),
-    "forced_share_stage1": Column("forced, stage 1", ".2f"),
     "bases_per_second": Column("kb/s", ",.1f", 1e3),
     "peak_memory_gb": Column("peak memory, GB", ".2f"),
     "parameters": Column("parameters, M", ".2f", 1e6),
     "flops_per_base": Column("MFLOP a base", ".2f", 1e6),
     "flops": Column("TFLOP spent", ",.1f", 1e12),
 }
-COLUMNS = {**_RESULTS, **_COSTS}
 _SPECIES = {f".{found.key}_loss": f"{found.title} loss" for found in (MASKED, NEXT_BASE)}
 _SHARE, _ANY = Column("", ".3f"), Column("", "#.3g")
-# in the CSV files alone
+# only in the CSV files
 _HIDDEN = {
     "order0_loss", "order3_loss", "order5_loss", "masked_accuracy", "next_base_accuracy", "repeat_loss", "unique_loss",
-    "steps", "bases", "trunk_shuffle_cost", "shift_overlap_stage0", "shift_overlap_stage1",
+    "steps", "bases", "trunk_shuffle_cost",
 }  # fmt: skip
+_HIDDEN_BY_STAGE = "shift_overlap_stage"
 
 
 def write_tables(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> list[Path]:
@@ -67,35 +67,51 @@ def write_tables(output: Path, sweep: SweepConfig, rows: Sequence[Row]) -> list[
     return [output / name for name in texts]
 
 
+def column_of(metric: str) -> Column | None:
+    """How a metric of pretraining is shown; None for those of analyses, probes and species."""
+    name, _, stage = metric.rpartition("_stage")
+    if name in _BY_STAGE and stage.isdigit():
+        return replace(_BY_STAGE[name], title=_BY_STAGE[name].title.format(stage))
+    return _RESULTS.get(metric) or _COSTS.get(metric)
+
+
 def metrics_of(rows: Sequence[Row]) -> list[str]:
     """Every metric that some cell has: known ones in their order, then the others as they come."""
     found = {metric: None for row in rows for result in row.results.values() for metric in result["metrics"]}
-    return [*(name for name in COLUMNS if name in found), *(name for name in found if name not in COLUMNS)]
+    by_stage = [f"{name}_stage{stage}" for name in _BY_STAGE for stage in stages_of(found, f"{name}_stage")]
+    known = [name for name in (*_RESULTS, *by_stage, *_COSTS) if name in found]
+    return [*known, *(name for name in found if name not in known)]
 
 
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
-    """Those of the tables for people; cells.csv and table.csv have all."""
+    """The metrics of table.md; cells.csv and table.csv have all."""
 
     def shown(name: str) -> bool:
         if name.startswith("probe."):
             return name.endswith(".mcc")
         if name.startswith("species."):
             return name.endswith(tuple(_SPECIES))
-        return name not in _HIDDEN
+        return name not in _HIDDEN and not name.startswith(_HIDDEN_BY_STAGE)
 
     return [name for name in metrics_of(rows) if shown(name)]
 
 
 def title_of(metric: str) -> str:
     """A column's heading."""
-    if metric in COLUMNS:
-        return COLUMNS[metric].title
+    if column := column_of(metric):
+        return column.title
     if metric.startswith("probe."):
         return metric.removeprefix("probe.").removesuffix(".mcc") + ", MCC"
     for suffix, title in _SPECIES.items():
         if metric.startswith("species.") and metric.endswith(suffix):
             return f"{metric.removeprefix('species.').removesuffix(suffix)}, {title}"
     return metric.replace(".", " ")
+
+
+def unit_of(metric: str) -> float:
+    """What a metric's numbers are divided by where they are shown."""
+    column = column_of(metric)
+    return column.unit if column else 1.0
 
 
 Table = tuple[list[str], list[list[str]]]  # header and lines
@@ -105,8 +121,8 @@ def tables_of(rows: Sequence[Row]) -> dict[str, Table]:
     """The tables for people by title: results, each species where there are several, analyses, and what it took."""
     metrics = [metric for metric in shown_metrics(rows) if not metric.startswith("species.")]
     results = [metric for metric in metrics if metric in _RESULTS or metric.startswith("probe.")]
-    analyses = [metric for metric in metrics if metric not in COLUMNS and metric not in results]
-    costs = [metric for metric in metrics if metric in _COSTS]
+    analyses = [metric for metric in metrics if not column_of(metric) and metric not in results]
+    costs = [metric for metric in metrics if column_of(metric) and metric not in _RESULTS]
     tables = {"Results": _results(rows, results), **_species_tables(rows)}
     if analyses:  # they may be many, and of any magnitude: a line each
         lines = [[title_of(metric), *(_shown(metric, row.moments(metric)) for row in rows)] for metric in analyses]
@@ -129,9 +145,13 @@ def _species_tables(rows: Sequence[Row]) -> dict[str, Table]:
     for order in sorted({order for of_species in markov.values() for order in of_species}):
         values = [format(markov[name][order], ".4f") if order in markov[name] else "" for name in names]
         lines.append([f"Markov, order {order}", "", *values])
-    stages = [f"species.{name}.compression.stage{stage}" for name in names for stage in (0, 1)]
-    header, cuts = _moments_table(rows, stages)
-    header[2:] = [f"{name}, stage {stage}" for name in names for stage in (0, 1)]
+    shares = {
+        f"species.{name}.compression.stage{stage}": f"{name}, stage {stage}"
+        for name in names
+        for stage in stages_of(metrics_of(rows), f"species.{name}.compression.stage")
+    }
+    header, cuts = _moments_table(rows, list(shares))
+    header[2:] = shares.values()
     return {
         f"Held-out {found.title} loss of each species": (["", "n", *names], lines),
         "Chunks per position of each species, unmasked": (header, cuts),
@@ -209,7 +229,7 @@ def _cell_text(text: str) -> str:
 
 def _shown(metric: str, moments: tuple[float, float, int]) -> str:
     mean, spread, count = moments
-    column = COLUMNS.get(metric, _SHARE if metric.startswith(("probe.", "species.")) else _ANY)
+    column = column_of(metric) or (_SHARE if metric.startswith(("probe.", "species.")) else _ANY)
     if not count:
         return ""
     return column.show(mean) if math.isnan(spread) else f"{column.show(mean)} ± {column.show(spread).lstrip('+')}"

@@ -1,4 +1,4 @@
-"""Cells as Ray tasks, here or on a cluster whose machines all see the output folder and the corpus."""
+"""Run cells as Ray tasks, here or on a cluster whose machines all see the output folder and the corpus."""
 
 import shutil
 import uuid
@@ -19,17 +19,17 @@ _STOP = "stop"
 def run_on_ray(
     sweep: SweepConfig, cells: Sequence[Cell], output: Path, *, workdir: Path, address: str, jobs: int
 ) -> Iterator[bool]:
-    """Whether each cell has a result, in the order in which they end.
+    """Run cells and yield whether each has a result, in the order in which they end.
 
     Args:
-        address: `local` for a private Ray of `jobs` workers, else that of a cluster, which decides how many run.
+        address: `local` for a private Ray of `jobs` workers; else the address of a cluster, which decides how many run.
 
     Raises:
-        Failure: Ray cannot be reached, or a cell's folder was made with other options; the others have saved.
-        KeyboardInterrupt: stopped by a signal after the running commands have saved; a second does not wait for them.
+        Failure: Ray cannot be reached, or a cell's folder was made with other options; the other cells have saved.
+        KeyboardInterrupt: stopped by a signal; the running steps have saved, unless a second signal came.
     """
     shared = {"OMP_NUM_THREADS": str(threads_of_a_task(address, jobs))} if address == LOCAL_RAY else {}
-    begun = output / f".ray-{uuid.uuid4().hex}"  # Ray passes no signal on to what a task has started
+    begun = output / f".ray-{uuid.uuid4().hex}"  # files for starts and the stop request: Ray passes no signal on
     begun.mkdir()
 
     def stop() -> set[int]:
@@ -38,7 +38,7 @@ def run_on_ray(
 
     tasks = [(number, begun, sweep, cell, output, workdir, shared) for number, cell in enumerate(cells)]
     try:
-        # signals second: Ray has handlers of its own
+        # signals after Ray, which sets handlers of its own
         with (
             ray_session(address, jobs, asked_by=f"--on ray:{address}"),
             interrupted_by_signals(),
@@ -52,7 +52,7 @@ def _run(
     number: int, begun: Path, sweep: SweepConfig, cell: Cell, output: Path, workdir: Path, shared: dict[str, str]
 ) -> bool:
     running = Running()
-    (begun / str(number)).touch()  # before looking for the request: whoever makes it looks for this afterwards
+    (begun / str(number)).touch()  # before the check of the stop file: `stop` lists these files afterwards
     if (begun / _STOP).exists():
         raise Interrupted(STOPPED)
     with on_file(begun / _STOP, running):

@@ -1,4 +1,4 @@
-"""A sweep as a SLURM array, one task for each missing cell, and a job after it that writes the tables."""
+"""Run a sweep as a SLURM array with one task for each missing cell; a job after the array writes the tables."""
 
 import os
 import shlex
@@ -20,10 +20,10 @@ _LONGEST_ARRAY = 1001  # SLURM's default MaxArraySize
 
 
 def submit(cells: Sequence[Cell], output: Path, config: Path, cluster: ClusterConfig, jobs: int) -> str:
-    """Write the scripts into `output` and hand them to SLURM; returns a line for the user.
+    """Write the scripts into `output` and submit them to SLURM; return a line for the user.
 
     Args:
-        config: the config of this submission, which its tasks read.
+        config: file of the sweep config that the tasks of this submission read.
         jobs: tasks at a time.
 
     Raises:
@@ -32,11 +32,11 @@ def submit(cells: Sequence[Cell], output: Path, config: Path, cluster: ClusterCo
     if len(cells) > _LONGEST_ARRAY:
         raise BadInput(f"{len(cells)} cells are more than an array's {_LONGEST_ARRAY} tasks; run fewer seeds at a time")
     where = cluster.workdir or os.getcwd()
-    (output / LOGS).mkdir(parents=True, exist_ok=True)  # sbatch does not make it
+    (output / LOGS).mkdir(parents=True, exist_ok=True)  # sbatch does not create it
     (output / SCRIPT).write_text(array_script(cells, output, config, cluster, jobs, workdir=where))
     (output / TABLES_SCRIPT).write_text(tables_script(output, config, cluster, workdir=where))
     variables = passed_variables(os.environ, (*BASE_VARIABLES, *cluster.pass_environment))
-    log = str(output / LOGS).replace("%", "%%")  # SLURM shall find no pattern of its own in the path
+    log = str(output / LOGS).replace("%", "%%")  # SLURM replaces % patterns in a path
     start = ["sbatch", "--parsable", f"--chdir={where}"]
     array = submit_job([*start, f"--output={log}/%A_%a.log", str(output / SCRIPT)], variables)
     after = [f"--dependency=afterany:{array}", f"--output={log}/tables-%j.log", str(output / TABLES_SCRIPT)]
@@ -64,7 +64,7 @@ def array_script(
 
 
 def tables_script(output: Path, config: Path, cluster: ClusterConfig, *, workdir: str) -> str:
-    """The script of the last job."""
+    """The script of the job that writes the tables."""
     wanted = resources(cluster.slurm, 0) | {"gres": None, "cpus-per-task": None, "mem": None, "time": "30"}
     options = {"job-name": f"{job_name(output)}-tables", "nodes": 1, "ntasks": 1, **wanted}
     return _script(options, cells=(), config=config, output=output, cluster=cluster, workdir=workdir)

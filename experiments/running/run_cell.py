@@ -1,4 +1,4 @@
-"""Run one cell: its commands in order, each only if it is not done, then its result; safe to kill anywhere."""
+"""Run one cell: its unfinished steps in order, then its result. A cell may be killed at any time."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnachunker.downstream.output_folder import OPTIONS, check_options, claim_folder, write_json
+from dnachunker.downstream.output_folder import OPTIONS, check_options, claim_folder
 from dnachunker.downstream.tasks.task_folders import find_task
 from dnachunker.experiments.cells import (
     FAILURE,
@@ -19,15 +19,16 @@ from dnachunker.experiments.cells import (
     RESULT,
     Cell,
     Step,
+    argv_prefix,
     corpus_step,
     identity,
-    launcher,
     probe_folder,
     steps,
 )
 from dnachunker.experiments.config import SweepConfig
 from dnachunker.experiments.results.measured import read_cell
 from dnachunker.experiments.results.mlflow_runs import cell_overrides
+from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput, Failure, Interrupted
 
 from .stopping import STOPPED, Running
@@ -42,9 +43,10 @@ class CellRunner:
 
     Attributes:
         output: the sweep's folder.
-        workdir: what relative paths of the commands mean.
-        shared: variables that give each of several cells its part of the machine.
-        say: takes lines for the user.
+        workdir: current folder of the steps.
+        running: the processes of the steps.
+        say: prints a line for the user.
+        shared: environment variables that give the cell its share of the machine.
     """
 
     sweep: SweepConfig
@@ -55,19 +57,19 @@ class CellRunner:
     shared: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, cell: Cell) -> bool:
-        """Bring a cell to its result; returns whether it has one. A failure is written beside it and told.
+        """Run a cell and return whether it has a result. A failure is written to its folder and printed.
 
         Raises:
             BadInput: the cell was begun with other options; the message names them.
-            Interrupted: a signal came; the same command continues.
+            Interrupted: stopped by a signal; the same command continues.
         """
         check_identity(self.sweep, cell)
         if cell.is_finished():
             return True
         with self._locked(cell.folder, cell.name) as lock:
-            if cell.is_finished():  # another process has done it meanwhile
+            if cell.is_finished():  # another process has finished it meanwhile
                 return True
-            check_identity(self.sweep, cell)  # again, now that nobody else can begin it
+            check_identity(self.sweep, cell)  # again, because another process may have begun the cell before the lock
             if not (cell.folder / _OPTIONS / OPTIONS).is_file():
                 claim_folder(cell.folder / _OPTIONS, identity(self.sweep, cell))
             (cell.folder / FAILURE).unlink(missing_ok=True)
@@ -87,11 +89,11 @@ class CellRunner:
             return True
 
     def build_corpus(self) -> None:
-        """Build the cells' corpus, unless it is there or another cell is at it.
+        """Build the corpus of the cells if it does not exist.
 
         Raises:
-            Failure: the command failed.
-            Interrupted: a signal came.
+            Failure: the step failed.
+            Interrupted: stopped by a signal.
         """
         built = corpus_step(self.sweep, self.output)
         if built and not built.done():
@@ -104,22 +106,22 @@ class CellRunner:
         if self.running.stopped:
             raise Interrupted(STOPPED)
         self.say(f"{name}: {step.name}")
-        command = [*launcher(self.sweep), *step.arguments]
+        argv = [*argv_prefix(self.sweep), *step.argv]
         variables = {**os.environ, **self.shared, **self.sweep.chosen.environment}
         with log.open("ab") as out:
-            out.write(f"$ {' '.join(step.arguments)}\n".encode())
+            out.write(f"$ {' '.join(step.argv)}\n".encode())
             out.flush()
             began = out.tell()
             try:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.workdir, env=variables,
-                    start_new_session=True,  # Ctrl-C must reach it once, as a request to save, through `running`
-                    pass_fds=(lock,),  # should we be killed, the cell stays locked for as long as the command runs
+                    argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.workdir, env=variables,
+                    start_new_session=True,  # Ctrl-C must not reach it directly; `running` asks it to save
+                    pass_fds=(lock,),  # if this process is killed, the lock stays until the step ends
                 )  # fmt: skip
             except OSError as error:
-                raise Failure(f"{command[0]}: cannot be started: {error.strerror}") from error
+                raise Failure(f"{argv[0]}: cannot be started: {error.strerror}") from error
             self.running.processes.add(process)
-            if self.running.stopped:  # the signal came between the check and the start
+            if self.running.stopped:  # a signal came between the check and the start
                 self.running.stop()
             code = process.wait()
             self.running.processes.discard(process)
@@ -128,11 +130,11 @@ class CellRunner:
         if code:
             raise Failure(f"{step.name} ended with exit code {code}: {_last_line(log, began)}")
         if not step.done():
-            raise Failure(f"{step.name} ended well and left nothing behind; see {log}")
+            raise Failure(f"{step.name} ended with exit code 0 and its output is missing; see {log}")
 
     @contextlib.contextmanager
     def _locked(self, folder: Path, name: str) -> Iterator[int]:
-        """Hold `folder` alone; waits for whoever does, such as a command that outlived a killed sweep."""
+        """Hold the lock of `folder`; wait while another process has it, such as a step that outlived a killed sweep."""
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -145,7 +147,7 @@ class CellRunner:
                     if self.running.stopped:
                         raise Interrupted(STOPPED) from None
                     if not said:
-                        self.say(f"{name}: another process is at it; waiting")
+                        self.say(f"{name}: waiting for another process that works on it")
                         said = True
                     time.sleep(_POLL_SECONDS)
             yield descriptor
@@ -158,8 +160,8 @@ def _read(sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
         return read_cell(sweep, cell)
     except Failure:
         raise
-    except Exception as error:  # a file that is not as expected is this cell's failure: the others go on
-        raise Failure(f"its results cannot be read: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a file with unexpected content is this cell's failure; other cells go on
+        raise Failure(f"the results cannot be read: {type(error).__name__}: {error}") from error
 
 
 def check_identity(sweep: SweepConfig, cell: Cell) -> None:
@@ -172,13 +174,13 @@ def check_identity(sweep: SweepConfig, cell: Cell) -> None:
     if stored.is_file():
         before, everything = json.loads(stored.read_text("utf-8")), identity(sweep, cell, with_defaults=True)
         everything = json.loads(json.dumps(everything))
-        # a key at its default may stand there or not
+        # a stored key at its default is the same as a key that `identity` leaves out
         same = {key: everything[key] for key, value in before.items() if key in everything and everything[key] == value}
         check_options(cell.folder / _OPTIONS, before, json.loads(json.dumps(identity(sweep, cell))) | same)
 
 
 def check_probe_data(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
-    """Refuse probes of other data under the same task names; the test file is known by its size alone, see `Task`.
+    """Refuse earlier probes whose tasks have the same name and other data; `Task.identity` compares the data.
 
     Raises:
         BadInput: naming the probe's folder.
@@ -188,7 +190,7 @@ def check_probe_data(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
         data = Path(probe.folder or "", task)
         stored = [probe_folder(sweep, cell) / task / probe.method / RESULT for cell in cells]
         made_of = {path: json.loads(path.read_text("utf-8")).get("data") for path in stored if path.is_file()}
-        if not any(made_of.values()) or not data.is_dir():  # tables are also made where the data is not
+        if not any(made_of.values()) or not data.is_dir():  # tables can be written without the data
             continue
         wanted = find_task(data).identity()
         for path, found in made_of.items():
@@ -201,4 +203,4 @@ def _last_line(log: Path, began: int) -> str:
         file.seek(max(began, log.stat().st_size - 4096))
         lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     ours = [line.removeprefix("dnachunker: ") for line in lines if line.startswith("dnachunker: ")]
-    return ((ours or lines or ["it said nothing"])[-1])[:300]
+    return ((ours or lines or ["no output"])[-1])[:300]

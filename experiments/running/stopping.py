@@ -1,4 +1,4 @@
-"""A sweep that is asked to stop: running commands save and end, on this machine or wherever Ray runs them."""
+"""Stop a sweep on request: the running steps save and end, on this machine or on others of a Ray cluster."""
 
 import contextlib
 import signal
@@ -17,23 +17,23 @@ _POLL_SECONDS = 0.5
 
 @dataclass
 class Running:
-    """The commands that run now, so that a request to stop can reach them."""
+    """The processes of the running steps, and the request to stop them."""
 
     stopped: bool = False
     processes: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _asked: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
     def stop(self, again: bool = False) -> None:
-        """Ask all of them to save and end, each once, and start no others; `again` tells them to end without saving."""
+        """Ask each process once to save and end, and let no other start; `again` tells all to end without saving."""
         self.stopped = True
         for process in set(self.processes) if again else self.processes - self._asked:
             self._asked.add(process)
-            process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+            process.send_signal(signal.SIGTERM)  # does nothing to a process that has ended
 
 
 @contextlib.contextmanager
 def on_signals(stop: Callable[[bool], None]) -> Iterator[None]:
-    """While entered, a signal calls `stop(False)`, and one that comes more than seconds later `stop(True)`."""
+    """Inside the block, the first signal calls `stop(False)`; each signal some seconds later calls `stop(True)`."""
     requests = StopRequests()
 
     def heed(_number: int, _frame: FrameType | None) -> None:
@@ -52,9 +52,9 @@ def on_signals(stop: Callable[[bool], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """While entered, a signal raises KeyboardInterrupt in the main thread, and so does one seconds later.
+    """Inside the block, a signal raises KeyboardInterrupt in the main thread; so does each signal some seconds later.
 
-    Ray's calls wait in C++ and let no other exception of a handler out.
+    Ray's calls wait in C++; no other exception of a signal handler gets out of them.
     """
 
     def interrupt(_again: bool) -> None:
@@ -66,7 +66,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_file(path: Path, running: Running) -> Iterator[None]:
-    """While entered, stop `running` once `path` is there: how another machine asks for it."""
+    """Inside the block, stop `running` once the file `path` exists; another machine creates it to ask for that."""
     left = threading.Event()
 
     def watch() -> None:
@@ -79,7 +79,7 @@ def on_file(path: Path, running: Running) -> Iterator[None]:
     watcher.start()
     try:
         yield
-    except BaseException:  # such as the end of this Ray worker: nobody else would stop its command
+    except BaseException:  # such as the end of this Ray worker, which must not leave its step running
         running.stop()
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Copies of checkpoints in another place, made in the background so that training never waits for a network."""
+"""Copies checkpoints to another folder or URL in the background, so that training never waits for a network."""
 
 import shutil
 from collections.abc import Callable
@@ -6,15 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dnachunker.dataprep import storage
+from dnachunker.foundations.atomic_files import new_file
 
 from .saving import MANIFEST
 from .state import CHECKPOINTS
 
-_HELD = ".copying"  # links to the files being copied, which outlive the removal of old checkpoints
+_HELD = ".copying"  # hard links to the files being copied, so that removing an old checkpoint does not stop its copy
 
 
 class RemoteCopies:
-    """Copies one finished checkpoint after the other; the manifest goes last, and only a copy with one is complete.
+    """Copies finished checkpoints one after the other. The manifest goes last: a copy without a manifest is incomplete.
 
     Args:
         target: a folder or an fsspec URL; copies appear under `target`/step-NNNNNNNN.
@@ -30,7 +31,7 @@ class RemoteCopies:
         self._latest: Future[None] | None = None
 
     def add(self, checkpoint: Path) -> None:
-        """Copy a complete checkpoint soon; one that is still waiting is left out in favour of this newer one."""
+        """Copy a complete checkpoint soon, in place of an older one that still waits for its copy."""
         if self._latest is not None:
             self._latest.cancel()
         held = self._held / checkpoint.name
@@ -40,7 +41,7 @@ class RemoteCopies:
         self._latest.add_done_callback(lambda _: shutil.rmtree(held, ignore_errors=True))
 
     def close(self) -> None:
-        """Finish the copy under way and the last one asked for."""
+        """Wait for the copy under way and for the last one that `add` asked for."""
         self._pool.shutdown(wait=True)
 
     def _copy(self, held: Path) -> None:
@@ -48,7 +49,7 @@ class RemoteCopies:
             files = sorted(path for path in held.rglob("*") if path.is_file() and path.name != MANIFEST)
             for path in [*files, held / MANIFEST]:
                 self._copy_file(path, f"{held.name}/{path.relative_to(held).as_posix()}")
-        except Exception as error:  # a copy must never take training down with it
+        except Exception as error:  # a failed copy must not stop training
             self._announce(f"checkpoint.copy_to: {held.name} is not copied to {self._target}: {error}")
 
     def _copy_file(self, path: Path, name: str) -> None:
@@ -56,10 +57,8 @@ class RemoteCopies:
         if storage.is_url(target):
             storage.upload(path, target)
             return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(f"{target}.partial")
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        with new_file(Path(target)) as partial:
+            shutil.copyfile(path, partial)
 
 
 def _link(source: str, target: str) -> None:

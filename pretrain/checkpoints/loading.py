@@ -1,7 +1,7 @@
-"""Finds the checkpoint a run continues from and loads it, at the same number of ranks or another. Collective.
+"""Finds the checkpoint that a run continues from, and loads it at the same or another number of ranks. Collective.
 
-ZeRO saves each rank's slice of the optimizer; DeepSpeed's universal format has one file for each parameter and kind of
-state instead, which any number of ranks can cut anew.
+ZeRO saves each rank's slice of the optimizer states. DeepSpeed's universal format has one file for each parameter and
+kind of state instead, which any number of ranks can slice again.
 """
 
 import io
@@ -21,7 +21,7 @@ from .state import RunState
 
 
 def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
-    """What `newest_whole_checkpoint` finds; rank 0 reads and verifies for all, who share its file system.
+    """What `newest_whole_checkpoint` finds. Rank 0 reads and verifies for all ranks, which share its file system.
 
     Raises:
         BadInput: on every rank, when all checkpoints are damaged.
@@ -40,15 +40,15 @@ def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
 
 
 def needs_resharding(state: RunState | None, rank: Rank) -> bool:
-    """Whether other ranks wrote the state than will load it; at stage 0 each holds everything anyway."""
+    """Whether another number of ranks wrote the state; never at ZeRO stage 0, where each rank holds everything."""
     return state is not None and bool(state.zero_stage) and state.world_size != rank.world_size
 
 
 def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState, rank: Rank) -> None:
-    """Restore a verified checkpoint, through its universal form where that is needed.
+    """Restore a verified checkpoint, through its universal form if `needs_resharding`.
 
     Raises:
-        BadInput: what was loaded is not what the checkpoint says it holds.
+        BadInput: the engine counts other updates than the checkpoint.
     """
     if needs_resharding(state, rank):
         universal = checkpoint.with_name(f".{checkpoint.name}.universal")
@@ -63,7 +63,7 @@ def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState, r
         engine.load(checkpoint)
     if engine.updates != state.updates:
         raise BadInput(
-            f"{checkpoint}: the engine counts {engine.updates} updates where the checkpoint says {state.updates}; "
+            f"{checkpoint}: the engine has loaded {engine.updates} updates and the checkpoint says {state.updates}; "
             f"remove this checkpoint folder to use the one before it"
         )
 
@@ -79,7 +79,7 @@ def write_universal(checkpoint: Path, folder: Path) -> None:
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
-        inject_missing_state=True,  # its tensor-parallel metadata: none here
+        inject_missing_state=True,  # tensor-parallel metadata, which these checkpoints do not have
     )
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it tells of every parameter
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints every parameter
         ds_to_universal.main(arguments)

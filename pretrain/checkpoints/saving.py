@@ -1,9 +1,9 @@
 """Checkpoints that are complete or absent.
 
-Every rank writes into a staging folder; rank 0 then writes a manifest with the sha256 of each file, renames the
-folder to `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts: loading takes the
-newest checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the files
-are whole, not who wrote them: DeepSpeed's state is pickled, so only resume and export runs you trust.
+Every rank writes into a partial. Rank 0 then writes a manifest with the sha256 of each file, renames the partial to
+`step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading takes the newest
+checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the files are whole,
+not who wrote them: DeepSpeed's state is pickled, so only resume and export runs you trust.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.pretrain.config import CheckpointSettings
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
@@ -40,7 +41,7 @@ def save_checkpoint(
 
     Args:
         probe: named tensors (inputs and the logits they gave) that an export is checked against.
-        settings: which older ones to remove once the new one is complete.
+        settings: which older checkpoints to remove once the new one is complete.
 
     Returns:
         The checkpoint's folder.
@@ -49,34 +50,32 @@ def save_checkpoint(
         Failure: too little space is left for a checkpoint as large as the last; nothing was written.
     """
     final = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
-    staging = run / CHECKPOINTS / f".{final.name}.partial"
+    partial = run / CHECKPOINTS / f".{final.name}.partial"
     short = ""
     if rank.is_main:
         for stale in (run / CHECKPOINTS).glob(".step-*.partial"):
-            shutil.rmtree(stale)  # of saves that were cut short
+            shutil.rmtree(stale)  # of interrupted saves
         short = _lack_of_space(run)
         if not short:
-            staging.mkdir(parents=True)
+            partial.mkdir(parents=True)
     if rank.any(bool(short)):
         raise Failure(short or f"{run}: rank 0 has too little space for a checkpoint")
     rank.barrier()
     try:
-        engine.save(staging)
+        engine.save(partial)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise Failure(f"{staging}: cannot be written: {reason}; older checkpoints are intact") from error
+        raise Failure(f"{partial}: cannot be written: {reason}; older checkpoints are intact") from error
     rank.barrier()
     if rank.is_main:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}, staging / PROBE)
-        (staging / STATE).write_text(state.model_dump_json(indent=1) + "\n")
-        (staging / MANIFEST).write_text(json.dumps(_digests(staging), indent=1, sort_keys=True) + "\n")
-        _sync_tree(staging)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}, partial / PROBE)
+        (partial / STATE).write_text(state.model_dump_json(indent=1) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(_digests(partial), indent=1, sort_keys=True) + "\n")
+        _sync_tree(partial)
         shutil.rmtree(final, ignore_errors=True)  # the same step saved again after a roll-back
-        staging.rename(final)
+        partial.rename(final)
         _sync(final.parent)
-        pointer = run / CHECKPOINTS / f".{_LATEST}.partial"
-        pointer.write_text(final.name + "\n")
-        pointer.replace(run / CHECKPOINTS / _LATEST)
+        write_text(run / CHECKPOINTS / _LATEST, final.name + "\n")
         for old in superseded(complete_checkpoints(run), settings):
             shutil.rmtree(old)
     rank.barrier()
@@ -105,10 +104,11 @@ def _lack_of_space(run: Path) -> str:
 
 
 def require_space(run: Path, parameters: int) -> None:
-    """Refuse to start training whose first checkpoint would not fit.
+    """Refuse to start a run whose checkpoints would not fit.
 
     Raises:
-        BadInput: too little is free for the weights and both moments in fp32, twice: the next one is written aside.
+        BadInput: too little space for two checkpoints, since the old one stays while the next is a partial; each holds
+            the weights and both moments in fp32.
     """
     needed, free = 2 * 12 * parameters, shutil.disk_usage(run).free
     if free < needed:
@@ -122,7 +122,7 @@ def choose_checkpoint(run: Path, step: int | None = None) -> Path:
     """The newest complete checkpoint, or the one of `step`, with its manifest verified.
 
     Raises:
-        BadInput: there is none, or a file is missing or does not match its sha256.
+        BadInput: there is no such checkpoint, or a file is missing or does not match its sha256.
     """
     found = complete_checkpoints(run)
     if step is not None:

@@ -1,5 +1,6 @@
-"""What a checkpoint says about its run, and whether a config may continue it. Torch-free."""
+"""What a checkpoint says about its run, and whether a config may continue that run. Torch-free."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,17 @@ from dnachunker.pretrain.config import PretrainConfig
 
 CHECKPOINTS = "checkpoints"
 STATE = "run_state.json"
+FORMAT = 2  # of the run state; grows when an older one cannot be read
 _NAME = re.compile(r"step-(\d{8})")
 
-# A change here would make another run of it: other samples, other weights or another loss.
-_IDENTITY = ("seed", "model", "segmentation", "data", "masking", "optimizer", "schedule", "steps")
+# A change of one of these would make it another run: other samples, other weights or another loss.
+_IDENTITY = ("seed", "model", "tokenization", "data", "masking", "optimizer", "schedule", "steps")
 
 
 class RunState(Config):
     """Small, readable part of a checkpoint; the weights lie beside it."""
 
-    format: int = 1
+    format: int = FORMAT
     steps_done: int
     samples_seen: int
     updates: int  # optimizer updates: steps, less those whose gradients were not finite
@@ -32,12 +34,12 @@ class RunState(Config):
     device: str
     corpus_fingerprint: str
     identity: dict[str, Any]
-    merges: str = ""  # byte pairs, with segmentation.kind=bpe
+    merges: str = ""  # byte pairs, with tokenization.kind=bpe
     versions: dict[str, str]
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first; staging folders of interrupted saves are not among them."""
+    """The run's checkpoints, oldest first; partials of interrupted saves are not among them."""
     folder = run / CHECKPOINTS
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
@@ -51,18 +53,23 @@ def read_state(checkpoint: Path) -> RunState:
     """The run state of a checkpoint.
 
     Raises:
-        BadInput: it is missing or not readable.
+        BadInput: the run state is missing, not readable, or of another format.
     """
+    path = checkpoint / STATE
     try:
-        return RunState.model_validate_json((checkpoint / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{checkpoint / STATE}: not readable; remove this checkpoint to use the one before it"
-        ) from error
+        stored = json.loads(path.read_text())
+        if stored["format"] == FORMAT:
+            return RunState.model_validate(stored)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not readable; remove this checkpoint to use the one before it") from error
+    raise BadInput(
+        f"{path}: has format {stored['format']}, and this version of dnachunker reads format {FORMAT}; "
+        "continue the run with the version that made it"
+    )
 
 
 def identity_of(config: PretrainConfig) -> dict[str, Any]:
-    """The part of a config that a resume must not change; where the corpus lies may."""
+    """The part of a config that a resume must not change; the location of the corpus may change."""
     values = config.model_dump(mode="json", include=set(_IDENTITY))
     values["data"].pop("corpus")
     return values
@@ -92,7 +99,7 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
 
 
 def _with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
-    """A stored identity with the defaults of settings that this version has and the one that wrote it had not."""
+    """A stored identity, with defaults for settings that the version that stored it did not have."""
     known = {**identity, "run": "", "data": {**identity["data"], "corpus": ""}}
     return identity_of(PretrainConfig.model_validate(known))
 

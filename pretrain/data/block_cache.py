@@ -1,4 +1,4 @@
-"""Decoded blocks in a fixed piece of memory, shared by reader threads: each block is decoded once however many ask."""
+"""Decoded blocks in memory of fixed size, shared by reader threads: a block is decoded once for all threads."""
 
 import threading
 from collections import OrderedDict
@@ -24,7 +24,7 @@ class _Entry:
 class BlockCache:
     """The most recently used blocks, each in a slot of one array that is allocated once.
 
-    Memory therefore stays where it is after the first round, and no time goes into fresh pages.
+    So memory does not grow after the first round, and no time goes into fresh pages.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class BlockCache:
     ) -> None:
         """
         Args:
-            load: writes block i into the (bases,) uint8 array it is given; called without any lock held.
+            load: writes block i into a (bases,) uint8 array; called while no lock is held.
             block_bases: (n,) bases of each block.
-            slots: blocks kept, unless `threads` that hold at the same time need more.
+            slots: blocks kept; raised to `threads` * `MOST_HELD`, which all threads together may hold.
         """
         self._load = load
         self._bases = block_bases
@@ -45,21 +45,21 @@ class BlockCache:
         self._lock = threading.Lock()
 
     def missing(self, blocks: Iterable[int]) -> list[int]:
-        """Those of `blocks` that are neither here nor being decoded."""
+        """Those of `blocks` that are neither in the cache nor being decoded."""
         with self._lock:
             return [block for block in blocks if block not in self._entries]
 
     @property
     def memory(self) -> UInt8Array:
-        """(slots, bases) uint8: where blocks lie while they are held."""
+        """(slots, bases) uint8: the decoded block of each slot, valid while the slot is held."""
         return self._memory
 
     @contextmanager
     def hold(self, blocks: Sequence[int]) -> Iterator[list[int]]:
-        """The slots of at most `MOST_HELD` distinct blocks, decoded; not to be written to, valid inside the `with`.
+        """The slots of at most `MOST_HELD` distinct blocks, decoded; read-only, and valid inside the `with`.
 
         Raises:
-            Exception: whatever `load` raised for one of them.
+            Exception: whatever `load` raised for one of the blocks.
         """
         entries: list[_Entry] = []
         try:
@@ -93,13 +93,13 @@ class BlockCache:
             if entry.users == 0:
                 del self._entries[block]
                 return entry.slot
-        raise RuntimeError("more blocks are held at the same time than the cache was made for")
+        raise RuntimeError("more blocks are held at the same time than the cache has slots")
 
     def _fill(self, entry: _Entry, block: int) -> None:
         try:
             self._load(block, self._memory[entry.slot, : int(self._bases[block])])
         except BaseException as error:
-            with self._lock:  # the next one to ask tries again; the slot is free once all who wait have left
+            with self._lock:  # the next `hold` tries again; the slot is free when all waiting threads have left
                 del self._entries[block]
             entry.ready.set_exception(error)
         else:

@@ -1,4 +1,4 @@
-"""Stored blocks as bytes: straight from a local disk; from a server ahead of need, through a disk cache if wanted."""
+"""Reads frames, the compressed blocks of a shard: from a local disk, or early from a server through a disk cache."""
 
 import contextlib
 import os
@@ -13,22 +13,22 @@ from pathlib import Path
 from dnachunker.dataprep.corpus.index import BlockTable, Corpus
 from dnachunker.dataprep.storage import is_url
 
-_REMOTE_REQUESTS = 16  # at the same time; a request is mostly waiting
+_REMOTE_REQUESTS = 16  # at the same time; a request mostly waits
 _MOST_PENDING = 1024
-_FULL_TO = 0.9  # an eviction makes this much room, so that it does not come with every block
-_LOOK_AGAIN = 0.02  # share of the limit this process adds before it looks at what the others have added
+_FULL_TO = 0.9  # share of the limit that an eviction leaves, so that not every new frame evicts
+_LOOK_AGAIN = 0.02  # share of the limit this process adds before it measures the folder, to which others add too
 
 
 class FrameCache:
-    """Frames by name; the least recently used go first. Safe between threads and processes, and safe to delete.
+    """Frames by name in a folder; the least recently used are removed first. Safe between threads and processes.
 
-    Whoever reads a frame checks it against the corpus index, so nothing here is trusted.
+    Every frame from the cache is checked against the corpus index, and the folder may be deleted at any time.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit = limit_bytes
-        self._added = limit_bytes  # look at once: an earlier run may have left it full under another limit
+        self._added = limit_bytes  # measure at the first `put`: an earlier run may have had a larger limit
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> bytes | None:
@@ -42,19 +42,19 @@ class FrameCache:
         return frame
 
     def put(self, name: str, frame: bytes) -> None:
-        """Keep a frame; a full disk is no failure, only no cache."""
+        """Keep a frame; if the disk is full, the frame is not kept and nothing fails."""
         with contextlib.suppress(OSError):
-            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".")
+            handle, partial = tempfile.mkstemp(dir=self._folder, prefix=".")
             with os.fdopen(handle, "wb") as file:
                 file.write(frame)
-            os.replace(temporary, self._folder / name)
+            os.replace(partial, self._folder / name)
         self._added += len(frame)
         if self._added > self._limit * _LOOK_AGAIN:
             self._added = 0
             self._evict()
 
     def drop(self, name: str) -> None:
-        """Forget a frame that turned out damaged."""
+        """Remove a damaged frame."""
         (self._folder / name).unlink(missing_ok=True)
 
     def _evict(self) -> None:
@@ -80,14 +80,14 @@ class FrameReader:
         self._blocks = blocks
         self._cache = cache
         self._lock = threading.Lock()
-        # rows are in canonical order, which within a shard is the order of offsets: the last row stays
+        # shard -> its last row: within a shard rows are ordered by offset, and the dict keeps the last
         self._unchecked = dict(zip(blocks.shard.tolist(), range(len(blocks)), strict=True))
         self._is_remote = is_url(corpus.path)
         self._pool = ThreadPoolExecutor(_REMOTE_REQUESTS, "frame-reader") if self._is_remote else None
         self._pending: OrderedDict[int, Future[bytes]] = OrderedDict()
 
     def prefetch(self, rows: Iterable[int]) -> None:
-        """Ask the server for frames that will be read soon; on a local disk the system does that itself."""
+        """Ask the server for frames that will be read soon; does nothing for a corpus on a local disk."""
         if self._pool is None:
             return
         with self._lock:
@@ -102,18 +102,18 @@ class FrameReader:
 
         Raises:
             CorruptBlock: the shard is missing or too short; names shard, block and offset.
-            BadInput: it cannot be read now (permissions, network).
+            BadInput: the shard cannot be read at the moment (permissions, network).
         """
         with self._lock:
             pending = self._pending.pop(row, None)
         return self._fetch(row) if pending is None else pending.result()
 
     def check_end(self, row: int) -> None:
-        """The first time a shard is touched, check that it ends where the index says; costs one short read a shard.
+        """Before the first block of a shard, check with one short read that the shard ends where the index says.
 
         Raises:
-            CorruptBlock: it is missing, shorter or longer, or its end is damaged.
-            BadInput: it cannot be read now.
+            CorruptBlock: the shard is missing, shorter or longer, or its end is damaged.
+            BadInput: the shard cannot be read at the moment.
         """
         with self._lock:
             last_row = self._unchecked.pop(str(self._blocks.shard[row]), None)
@@ -135,7 +135,7 @@ class FrameReader:
                 return kept
             self._cache.drop(name)
         frame = self._corpus.read_frame(self._blocks, row)
-        if not self._is_sound(frame, row):  # once more: damage on the way differs from damage at rest
+        if not self._is_sound(frame, row):  # read once more: the damage may have happened in transit
             frame = self._corpus.read_frame(self._blocks, row)
         elif self._cache is not None:
             self._cache.put(name, frame)

@@ -1,10 +1,13 @@
-"""The figure a run is judged by, and its names in events and on pages."""
+"""Keys that events share: those of the headline, and those of each stage."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+Value = TypeVar("Value")
 
 
 class Headline(NamedTuple):
-    """The figure a run is judged by. `{key}` counts positions, `{key}_loss` and `{key}_accuracy` average over them."""
+    """The positions a run is judged by: `{key}` counts them, `{key}_loss` and `{key}_accuracy` are means over them."""
 
     key: str
     title: str
@@ -15,5 +18,15 @@ NEXT_BASE = Headline("next_base", "next-base")
 
 
 def headline_of(evaluation: dict[str, Any]) -> Headline:
-    """Which one an `evaluation` event holds."""
+    """The headline of an `evaluation` event."""
     return NEXT_BASE if f"{NEXT_BASE.key}_loss" in evaluation else MASKED
+
+
+def by_stage(values: Iterable[Value]) -> dict[str, Value]:
+    """`stage0`, `stage1`, ... and the value of each stage, outermost first."""
+    return {f"stage{stage}": value for stage, value in enumerate(values)}
+
+
+def stages_of(names: Iterable[str], prefix: str) -> range:
+    """The stages whose names `{prefix}0`, `{prefix}1`, ... are among `names`."""
+    return range(sum(name.removeprefix(prefix).isdigit() for name in names if name.startswith(prefix)))

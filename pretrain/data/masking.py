@@ -3,9 +3,9 @@
 Paper: 15 % of the A/C/G/T positions are selected; of these 80 % become [MASK], 10 % a random base, 10 % stay.
 N, pads and special tokens are never selected. Soft-masked (repeat) bases count less in the loss.
 
-With `span` above 1 whole spans are selected, and what becomes of one becomes of all its bases, as in SpanBERT
-(arXiv 1907.10529): a base kept inside a masked span would break it in two. Each window is tiled by spans from a phase
-of its own and each tile is selected with the same share, so that every base is selected as often as without spans.
+With `span` above 1 whole spans are selected, and all bases of a span are treated alike, as in SpanBERT (arXiv
+1907.10529): a kept base inside a masked span would break the span in two. Spans tile each window from an offset of its
+own, and each span is selected with the same probability, so every base is selected as often as without spans.
 """
 
 import math
@@ -37,13 +37,15 @@ class MaskingRates:
 
     @property
     def thresholds(self) -> tuple[int, int, int]:
-        """A 31-bit random word below the first selects a base; below the others it is masked, or else random."""
+        """Limits for a 31-bit word: below the first a base is selected, below the second masked, else below the third
+        replaced by a random base.
+        """
         shares = (1.0, self.mask, self.mask + self.random)
         below_select, below_mask, below_random = (round(self.select * share * 2**31) for share in shares)
         return below_select, below_mask, below_random
 
     def most_selected(self, positions: int) -> float:
-        """A share of so many positions that the selected ones do not exceed: eight standard deviations of chance."""
+        """An upper bound of the selected share of so many positions: the mean and eight standard deviations."""
         share = self.select + 8 * math.sqrt(self.select * (1 - self.select) * self.span / positions)
         return min(1.0, max(share, 1 / positions))
 
@@ -60,7 +62,7 @@ class Batch:
 
     @classmethod
     def empty(cls, windows: int, length: int) -> Self:
-        """Room on the CPU for a batch yet to be written."""
+        """A batch on the CPU whose values are not set yet."""
         kinds = (torch.int64, torch.bool, torch.int64, torch.float32, torch.bool)
         return cls(*(torch.empty(windows, length, dtype=kind) for kind in kinds))
 
@@ -70,7 +72,7 @@ class Batch:
 
     @property
     def weight_sum(self) -> torch.Tensor:
-        """() float64: what the masked-LM loss of these windows is divided by."""
+        """() float64: sum of the loss weights, by which the loss is normalised."""
         return self.loss_weights.sum(dtype=torch.float64)
 
 
@@ -80,7 +82,7 @@ def corrupt(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRates, *, ou
     Args:
         packed: (B, L) uint8, base codes with the repeat bit, `CODE_PAD` beyond a window's end.
         keys: (B,) int64, the bits of each window's uint64 key.
-        out: a CPU batch of that shape to write over; fresh memory costs more than filling it.
+        out: a CPU batch of that shape to overwrite; fresh memory would cost more than the corruption itself.
 
     Returns:
         The batch, on the device of `packed`; the same keys and bases give the same batch on any device.
@@ -104,12 +106,12 @@ def corrupt_tensors(packed: torch.Tensor, keys: torch.Tensor, rates: MaskingRate
     is_pad = codes == CODE_PAD
     ids = torch.where(is_pad, PAD_ID, codes + FIRST_BASE_ID)
 
-    # the high bits of a span's word decide whether and how, the low two bits of a base's by which base
+    # high bits of a span's word decide whether and how it is corrupted; low two bits of a base's word choose a base
     bits = hash_positions(keys, packed.shape[1])
     share = bits >> 1
     if rates.span > 1:
         positions = torch.arange(packed.shape[1], device=packed.device)
-        share = hash_at(keys, (positions + span_phase(keys, rates.span)) // rates.span) >> 1
+        share = hash_at(keys, (positions + span_offset(keys, rates.span)) // rates.span) >> 1
     below_select, below_mask, below_random = rates.thresholds
     selected = (share < below_select) & (codes < CODE_N)
     masked = selected & (share < below_mask)
@@ -126,8 +128,8 @@ def repeats_of(packed: torch.Tensor) -> torch.Tensor:
     return (packed & PACKED_REPEAT_BIT) != 0
 
 
-def span_phase(keys: torch.Tensor, span: int) -> torch.Tensor:
-    """(B, 1) int64 in [0, span): how many bases of each window's first span lie before its start."""
+def span_offset(keys: torch.Tensor, span: int) -> torch.Tensor:
+    """(B, 1) int64 in [0, span): how many bases of each window's first span lie before the window."""
     return hash_at(keys, torch.full((1, 1), -1, device=keys.device)) % span
 
 

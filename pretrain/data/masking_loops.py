@@ -42,12 +42,12 @@ def corrupt_rows(
         high = np.uint32(keys[row] >> np.uint64(32))
         bases, ids, valid = packed[row], input_ids[row], attention_mask[row]
         targets, weights, repeats = labels[row], loss_weights[row], is_repeat[row]
-        phase = _hash(low, high, np.uint32(0xFFFFFFFF)) % span
+        offset = _hash(low, high, np.uint32(0xFFFFFFFF)) % span
         for i in range(len(bases)):
             letter = np.uint32(bases[i])
             code = letter & _CODE_BITS
             bits = _hash(low, high, np.uint32(i))
-            word = bits if span == 1 else _hash(low, high, np.uint32(np.uint32(i) + phase) // span)
+            word = bits if span == 1 else _hash(low, high, np.uint32(np.uint32(i) + offset) // span)
             share = word >> np.uint32(1)
             selected = (share < below_select) & (code < _N)
             clean = _PAD if code == _PAD_CODE else code + _FIRST_BASE

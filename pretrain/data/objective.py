@@ -1,4 +1,4 @@
-"""What a run learns to predict: masked bases from both sides, or each base from those before it."""
+"""The objective of a run: predict masked bases from both sides, or each base from the bases before it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnachunker.model.alphabet import BOS_ID, MASK_ID, N_ID, PAD_ID
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import MaskingSettings
 
 from .headline import MASKED, NEXT_BASE, Headline
 from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, repeats_of, uncorrupted_ids
@@ -18,8 +18,8 @@ from .masking import IGNORED_LABEL, Batch, MaskingRates, corrupt, repeats_of, un
 class Judged:
     """How a batch was predicted. All (B, L), aligned with the windows' bases."""
 
-    losses: Tensor  # float32 nats, 0 where nothing was to be predicted
-    labels: Tensor  # int64 token ids, IGNORED_LABEL likewise
+    losses: Tensor  # float32 nats, 0 where there is no label
+    labels: Tensor  # int64 token ids, IGNORED_LABEL where there is no label
     correct: Tensor  # bool
     selected: Tensor  # bool, positions of the training loss
     scored: Tensor  # bool, positions of the headline
@@ -27,7 +27,7 @@ class Judged:
 
 
 class Objective(Protocol):
-    """How windows become batches, and how a model's answers are judged."""
+    """How windows become batches, and how a model's predictions are judged."""
 
     headline: Headline
     leading: int  # tokens before a window's first base
@@ -36,17 +36,17 @@ class Objective(Protocol):
         """Inputs and labels of (B, L) uint8 packed windows; `out` may be written over, as in `masking.corrupt`."""
 
     def label_capacity(self, bases: int) -> float | None:
-        """As in `DNAChunkerConfig`, for batches of so many bases."""
+        """`label_capacity` of `DNAChunkerConfig`, for batches of so many bases."""
 
     def plain_inputs(self, packed: Tensor) -> dict[str, Tensor]:
-        """Input and mask of windows as they are, nothing hidden."""
+        """Inputs of the model for uncorrupted windows."""
 
     def judge(self, batch: Batch, logits: Tensor) -> Judged:
         """Compare the logits of a batch with its labels."""
 
 
 class MaskedBases:
-    """BERT's objective; the headline is over [MASK] positions only, for those left unchanged flatter."""
+    """BERT's objective. The headline is over [MASK] positions only: selected bases that are not hidden are easier."""
 
     headline, leading = MASKED, 0
 
@@ -68,7 +68,7 @@ class MaskedBases:
 
 
 class NextBase:
-    """Every A, C, G and T from the bases before it in its window, the first one from [BOS]; nothing is corrupted."""
+    """Predict every A, C, G and T from the bases before it in its window, and the first from [BOS]; no corruption."""
 
     headline, leading = NEXT_BASE, 1
 
@@ -76,7 +76,7 @@ class NextBase:
         self._repeat_weight = repeat_weight
 
     def batch(self, packed: Tensor, keys: Tensor, *, out: Batch | None = None) -> Batch:
-        """(B, L + 1), [BOS] first; labels lie in the places of the inputs, as the model's class takes them."""
+        """A (B, L + 1) batch with [BOS] first. Labels are aligned with the inputs; the model's class shifts them."""
         ids, is_repeat = _after_bos(uncorrupted_ids(packed)), F.pad(repeats_of(packed), (1, 0))
         known = (ids != BOS_ID) & (ids != PAD_ID) & (ids != N_ID)
         weights = torch.where(is_repeat, self._repeat_weight, 1.0) * known
@@ -94,11 +94,9 @@ class NextBase:
         return _judged(logits[:, :-1], labels, labels != IGNORED_LABEL, batch.is_repeat[:, 1:])
 
 
-def objective_of(config: PretrainConfig) -> Objective:
-    """The objective that fits the model of a run."""
-    if config.model.causal:
-        return NextBase(config.masking.repeat_weight)
-    return MaskedBases(MaskingRates(**config.masking.model_dump()))
+def objective_of(masking: MaskingSettings, *, causal: bool) -> Objective:
+    """The objective of a run; a causal model predicts the next base."""
+    return NextBase(masking.repeat_weight) if causal else MaskedBases(MaskingRates(**masking.model_dump()))
 
 
 def _after_bos(ids: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Which windows of a step share a forward pass, where ranks wait for each other after every one: those of like work.
+"""Gives windows of similar work to the same pass on all ranks, where ranks wait for each other after every pass.
 
-From ZeRO stage 2 on every backward pass reduces gradients, and at stage 3 every pass gathers parameters: it takes as
-long as that of the slowest rank. Chunks are learned, and windows differ in work; if every rank begins with the windows
-that will cost most, those that meet are alike. Which windows a rank has, what is masked in them and what is summed over
-a step stay the same.
+From ZeRO stage 2 on every backward pass reduces gradients, and at ZeRO stage 3 every pass gathers parameters, so a pass
+takes as long as on the slowest rank. Chunks are learned, so windows differ in work. If every rank starts with its
+windows of most work, simultaneous passes cost about the same. The windows of a rank, their masks and the sums over a
+step stay the same.
 """
 
 from collections.abc import Callable
@@ -13,45 +13,48 @@ import torch
 import torch.nn.functional as F
 
 from dnachunker.model.alphabet import MASK_ID
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import DataSettings, EngineSettings, ModelSettings
 
 from .masking import Batch
 
 
-def pass_order(config: PretrainConfig, world_size: int) -> Callable[[Batch], torch.Tensor] | None:
-    """How the windows of a rank's step are put in order before they fill its passes; None: as they come.
+def pass_order(
+    engine: EngineSettings, model: ModelSettings, *, world_size: int, accumulation: int
+) -> Callable[[Batch], torch.Tensor] | None:
+    """The function that orders a rank's windows of a step before they fill its passes; None: keep their order.
 
-    Where places for chunks are foreseen, all passes are of one size already, and the fullest decides how large.
+    With `engine.foresee_chunks` all passes have the same capacity, which the fullest pass decides: no order helps.
     """
-    alone = world_size == 1 or config.accumulation(world_size) == 1
-    if alone or config.engine.zero_stage < 2 or config.engine.foresee_chunks:
+    if world_size == 1 or accumulation == 1 or engine.zero_stage < 2 or engine.foresee_chunks:
         return None
-    model = config.model
     return partial(by_expected_chunks, target_ratio=model.target_ratios[0], mask_protection=model.mask_protection)
 
 
-def bases_of_chance(config: PretrainConfig, world_size: int) -> int:
-    """Bases over which what is masked in a pass evens out: those of the pass, but of a window where these are in order.
+def bases_of_chance(data: DataSettings, *, passes: int, ordered: bool) -> int:
+    """The number of bases over which the share of masks must be bounded.
 
-    The first passes then hold the windows with most masks; only a bound that holds for each of them holds for all.
+    Normally it is the bases of one forward pass. If windows are ordered, the first passes hold the windows with most
+    masks, and only a bound on each window bounds them: then it is the bases of one window.
+
+    Args:
+        passes: forward passes of all ranks in one optimizer step.
     """
-    if pass_order(config, world_size):
-        return min(stage.seq_len for stage in config.data.stages)
-    passes = world_size * config.accumulation(world_size)
-    return min(stage.global_batch * stage.seq_len for stage in config.data.stages) // passes
+    if ordered:
+        return min(phase.seq_len for phase in data.phases)
+    return min(phase.global_batch * phase.seq_len for phase in data.phases) // passes
 
 
 def by_expected_chunks(batch: Batch, target_ratio: float, *, mask_protection: bool) -> torch.Tensor:
-    """(B,) int64: rows, the one of most `expected_chunks` first, equals as they came; the host waits for nothing."""
+    """(B,) int64: rows from most to fewest `expected_chunks`, ties in order; does not wait for the device."""
     chunks = expected_chunks(batch, target_ratio, mask_protection=mask_protection)
     return torch.argsort(chunks, descending=True, stable=True)
 
 
 def expected_chunks(batch: Batch, target_ratio: float, *, mask_protection: bool) -> torch.Tensor:
-    """Chunks of each window at stage 0, by what is known before the network runs.
+    """Chunks of each window at stage 0, estimated before the network runs.
 
-    How a router will cut is not known before it has spoken. What masks force is, and the rest is near its target:
-    f + alpha (L - f) chunks of L bases, f of which are masks or follow one.
+    Masks tell the forced boundaries. The router's boundaries are not known yet, but their share is near its target. So
+    L bases, of which f are masks or follow a mask, give about f + alpha (L - f) chunks.
 
     Args:
         target_ratio: alpha of stage 0, natural chunks a base.

@@ -1,8 +1,8 @@
 """The training data of each step, read ahead by threads.
 
-Threads do what worker processes do elsewhere: reading, checksums, decompression and the compiled loops all leave the
-interpreter lock free, and nothing needs to be shipped. A unit of work is as many steps as make up about two million
-bases, in compact form (a byte a base); ids, corruption and the way to the device are the training thread's.
+Threads are enough: reading, checksums, decompression and the compiled loops release the interpreter lock, and threads
+need not send data to another process. They read stretches of steps, about two million bases at one byte a base. The
+training thread copies these bytes to the device, and turns them into token ids and masks.
 """
 
 import contextlib
@@ -11,18 +11,23 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy as np
 import torch
 
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.pretrain.config import DataSettings, LoaderSettings
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.order.curriculum import Curriculum
+from dnachunker.pretrain.order.mixing import mixture_of
 from dnachunker.pretrain.order.sample_order import Windows
 
+from .frame_reader import FrameCache
 from .masking import Batch
 from .objective import Objective
-from .window_reader import WindowReader
+from .window_reader import BadBlockPolicy, WindowReader
 
 _BASES_TOGETHER = 2**21
 _MOST_STEPS_TOGETHER = 256
@@ -30,9 +35,9 @@ _MOST_STEPS_TOGETHER = 256
 
 @dataclass(frozen=True)
 class StepData:
-    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw may write over them.
+    """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw may overwrite them.
 
-    `windows` are in the order of the samples, also where the micro-batches are not.
+    `windows` are in the order of the samples, even if the micro-batches are not.
     """
 
     micro_batches: list[Batch]
@@ -44,7 +49,7 @@ class StepData:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Some steps of one stage, read together."""
+    """Some steps of one phase, read together."""
 
     steps: range
     windows: Windows  # of all steps, step after step
@@ -52,7 +57,7 @@ class _Stretch:
 
 
 class TrainingData:
-    """Draws step after step, from any step on; no state but the number of the next step."""
+    """Draws step after step, from any step on; the number of the next step is its only state."""
 
     def __init__(
         self,
@@ -70,9 +75,9 @@ class TrainingData:
         """
         Args:
             accumulation: micro-batches of a step.
-            end_step: nothing is read for steps from here on.
-            workers: threads that read ahead; with 0 a step reads when it is drawn.
-            order: in which a step's windows fill its micro-batches, as rows; None: as they come.
+            end_step: the first step for which nothing is read.
+            workers: threads that read ahead; with 0, `draw` reads.
+            order: gives the rows of a step's windows in the order that fills the micro-batches; None: keep their order.
         """
         self._curriculum = curriculum
         self._reader = reader
@@ -88,20 +93,62 @@ class TrainingData:
         self._next_step = self._next_unread = first_step
         self._steps_together = 1  # grows from stretch to stretch: the first batch should not wait for many others
         self._pin_memory = rank.device.type == "cuda"
-        self._spare: SimpleQueue[torch.Tensor] = SimpleQueue()  # memory of stretches that are done with
-        self._room: list[Batch] = []  # on the CPU: memory of the last step's micro-batches
+        self._spare: SimpleQueue[torch.Tensor] = SimpleQueue()  # buffers of stretches that are used up
+        self._buffers: list[Batch] = []  # on the CPU: the last step's micro-batches, to be overwritten
+
+    @classmethod
+    def of(
+        cls,
+        corpus: Corpus,
+        data: DataSettings,
+        loader: LoaderSettings,
+        objective: Objective,
+        rank: Rank,
+        *,
+        seed: int,
+        batch_of: Callable[[int], int],
+        accumulation: int,
+        first_step: int,
+        end_step: int,
+        order: Callable[[Batch], torch.Tensor] | None,
+    ) -> "TrainingData":
+        """The training data of a config; arguments as in `__init__`, `Curriculum` and `PretrainConfig`."""
+        blocks = corpus.blocks(data.train_split)
+        mixture = mixture_of(blocks, corpus.sources, data.mixing, data.corpus)
+        reader = WindowReader(
+            corpus,
+            data.train_split,
+            # for each stream of this rank: the blocks whose windows are shuffled together, and the next block
+            cached_blocks=data.streams // rank.world_size * (data.shuffle_blocks + 1),
+            threads=loader.workers + 1,
+            frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
+            bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
+        )
+        return cls(
+            Curriculum.of(data, blocks.bases, mixture, seed=seed, batch_of=batch_of), reader, objective, rank,
+            accumulation=accumulation, first_step=first_step, end_step=end_step, workers=loader.workers, order=order,
+        )  # fmt: skip
+
+    @property
+    def reader(self) -> WindowReader:
+        """Reads the blocks of the training split."""
+        return self._reader
+
+    def samples_before(self, step: int) -> int:
+        """Number of windows of all ranks before `step`, left-out batches included."""
+        return self._curriculum.samples_before(step)
 
     def draw(self) -> StepData:
-        """This rank's windows of the next step, corrupted, on its device.
+        """This rank's micro-batches of the next step, on its device.
 
         Raises:
             BadInput: a block is missing or corrupt.
         """
         began = time.perf_counter()
-        stage = self._curriculum.stage(self._next_step)
+        phase = self._curriculum.phase(self._next_step)
         windows, packed = self.draw_packed()
         wait = time.perf_counter() - began
-        return StepData(self._corrupted(windows, packed), windows, stage.global_batch, stage.seq_len, wait)
+        return StepData(self._corrupted(windows, packed), windows, phase.global_batch, phase.seq_len, wait)
 
     def draw_packed(self) -> tuple[Windows, torch.Tensor]:
         """This rank's windows of the next step as read: (windows, L) uint8 on the CPU, valid until the next draw.
@@ -113,7 +160,7 @@ class TrainingData:
             if self._current is not None and not self._pin_memory:
                 self._spare.put(self._current.packed)
             self._current = self._next_stretch()
-        per_rank = self._curriculum.stage(self._next_step).global_batch // self._rank.world_size
+        per_rank = self._curriculum.phase(self._next_step).global_batch // self._rank.world_size
         begin = (self._next_step - self._current.steps.start) * per_rank
         rows = slice(begin, begin + per_rank)
         self._next_step += 1
@@ -132,7 +179,7 @@ class TrainingData:
     def _next_stretch(self) -> _Stretch:
         if self._pool is None:
             return self._read(self._following())
-        # one stretch in work for each thread, and one ready
+        # each thread reads one stretch, and one more is ready
         while len(self._pending) <= self._workers and self._next_unread < max(self._end_step, self._next_step + 1):
             self._pending.append(self._pool.submit(self._read, self._following()))
         stretch = self._pending.popleft().result()
@@ -141,8 +188,8 @@ class TrainingData:
         return stretch
 
     def _following(self) -> range:
-        stage = self._curriculum.stage(self._next_unread)
-        step_bases = stage.global_batch // self._rank.world_size * stage.seq_len
+        phase = self._curriculum.phase(self._next_unread)
+        step_bases = phase.global_batch // self._rank.world_size * phase.seq_len
         most = min(
             self._steps_together, max(1, _BASES_TOGETHER // step_bases), max(1, self._end_step - self._next_unread)
         )
@@ -153,18 +200,18 @@ class TrainingData:
 
     def _read(self, steps: range) -> _Stretch:
         windows = self._curriculum.windows(steps, rank=self._rank.rank, world_size=self._rank.world_size)
-        shape = (len(windows), self._curriculum.stage(steps.start).seq_len)
-        packed = self._room_for(shape)
+        shape = (len(windows), self._curriculum.phase(steps.start).seq_len)
+        packed = self._packed_buffer(shape)
         self._reader.read(windows, shape[1], out=packed.numpy())
         return _Stretch(steps, windows, packed)
 
-    def _room_for(self, shape: tuple[int, int]) -> torch.Tensor:
+    def _packed_buffer(self, shape: tuple[int, int]) -> torch.Tensor:
         while not self._pin_memory and not self._spare.empty():
             with contextlib.suppress(Empty):  # another reader was faster
                 spare = self._spare.get_nowait()
                 if spare.shape == shape:
                     return spare
-        # the allocator of pinned memory keeps it until the copies out of it are done: that is the double buffer
+        # torch reuses pinned memory only after the copies out of it are done, which makes this a double buffer
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
 
     def _corrupted(self, windows: Windows, packed: torch.Tensor) -> list[Batch]:
@@ -172,19 +219,19 @@ class TrainingData:
         keys = window_keys(windows)
         parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
         if self._order is not None:
-            if device.type == "cpu" and not (self._room and self._room[0].input_ids.shape == packed.shape):
-                self._room = [Batch.empty(*packed.shape)]
-            room = self._room[0] if self._room else None
-            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device), out=room)
+            if device.type == "cpu" and not (self._buffers and self._buffers[0].input_ids.shape == packed.shape):
+                self._buffers = [Batch.empty(*packed.shape)]
+            buffer = self._buffers[0] if self._buffers else None
+            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device), out=buffer)
             rows = self._order(whole)
             return [whole.take(rows[part]) for part in parts]
         if device.type != "cpu":
             return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part].to(device))
                     for part in parts]  # fmt: skip
-        if not self._room or self._room[0].input_ids.shape != packed[parts[0]].shape:
-            self._room = [Batch.empty(size, packed.shape[1]) for _ in parts]
-        return [self._objective.batch(packed[part], keys[part], out=room)
-                for part, room in zip(parts, self._room, strict=True)]  # fmt: skip
+        if not self._buffers or self._buffers[0].input_ids.shape != packed[parts[0]].shape:
+            self._buffers = [Batch.empty(size, packed.shape[1]) for _ in parts]
+        return [self._objective.batch(packed[part], keys[part], out=buffer)
+                for part, buffer in zip(parts, self._buffers, strict=True)]  # fmt: skip
 
 
 def window_keys(windows: Windows) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The compiled loops that read windows: unpacking a block, copying windows out of it.
+"""The compiled loops that unpack blocks and copy windows out of them.
 
 They run at memory speed and release the GIL, so that reader threads work beside the training thread. numba keeps the
 machine code on disk: only the first process on a machine compiles.
@@ -15,7 +15,7 @@ from dnachunker.model.alphabet import CODE_N, CODE_PAD
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _LOW_BITS = np.uint64(0x0101010101010101)
-# the four codes of a byte of 2-bit bases, first base first in memory
+# the four codes in each byte of 2-bit bases, the first base first in memory
 _FOUR_BASES = np.array([[byte >> shift & 3 for shift in (6, 4, 2, 0)] for byte in range(256)], np.uint8).view(
     np.uint32
 )[:, 0]
@@ -28,7 +28,7 @@ def unpack_block(sequence: Array, n_runs: Array, soft_runs: Array, out: Array) -
     """Write packed codes (a base a byte, soft-mask bit set) of a stored block into `out`.
 
     Args:
-        sequence: (ceil(n / 4),) uint8, 2 bits a base, the first in the high bits.
+        sequence: (ceil(n / 4),) uint8, 2 bits a base, the first base in the high bits.
         n_runs, soft_runs: (k, 2) uint32 start,end inside the block.
         out: (n,) uint8.
     """
@@ -50,11 +50,11 @@ def unpack_block(sequence: Array, n_runs: Array, soft_runs: Array, out: Array) -
 def copy_windows(
     blocks: Array, slots: Array, starts: Array, ends: Array, reverse: Array, rows: Array, out: Array
 ) -> None:
-    """Copy windows out of decoded blocks, as the reverse complement where asked, with pads after short ones.
+    """Copy windows out of decoded blocks, reverse-complemented where `reverse` is set, with pads after short windows.
 
     Args:
         blocks: (S, bases) uint8 packed codes.
-        slots, starts, ends, reverse: (n,) of each window: row of `blocks`, span in it, strand.
+        slots, starts, ends, reverse: (n,) of each window: row of `blocks`, start and end in it, other strand.
         rows: (n,) rows of `out` to write to.
         out: (B, L) uint8.
     """

@@ -1,4 +1,4 @@
-"""Windows out of a corpus: opens only the blocks it is asked for and keeps the recent ones decoded."""
+"""Reads windows of a corpus: opens only the blocks they need and keeps recent blocks decoded."""
 
 import sys
 import threading
@@ -20,7 +20,7 @@ from .window_loops import copy_windows, unpack_block
 
 @dataclass(frozen=True)
 class BadBlockPolicy:
-    """What to do with a block that is missing or damaged: stop, or read it as N (no loss) up to `most` times."""
+    """What to do with a missing or damaged block: stop, or read the block as N (no loss), at most `most` times."""
 
     skip: bool = False
     most: int = 16
@@ -42,7 +42,7 @@ class WindowReader:
         """
         Args:
             cached_blocks: decoded blocks kept, one byte a base each.
-            threads: how many may read at the same time.
+            threads: most threads that read at the same time.
             frame_cache: keeps the frames of a remote corpus on a local disk.
 
         Raises:
@@ -62,14 +62,14 @@ class WindowReader:
         return self._blocks.bases
 
     def read(self, windows: Windows, seq_len: int, out: UInt8Array | None = None) -> UInt8Array:
-        """The given windows as (B, seq_len) uint8 codes with the repeat bit, `CODE_PAD` after a short one.
+        """The given windows as (B, seq_len) uint8 codes with the repeat bit, `CODE_PAD` after a short window.
 
         Args:
             out: (B, seq_len) uint8 to write into instead of fresh memory.
 
         Raises:
             CorruptBlock: a block is missing or corrupt and the policy does not allow it; names shard and offset.
-            BadInput: it cannot be read now (permissions, network).
+            BadInput: a block cannot be read at the moment (permissions, network).
         """
         out = np.empty((len(windows), seq_len), np.uint8) if out is None else out
         blocks, place = np.unique(windows.block, return_inverse=True)
@@ -93,7 +93,7 @@ class WindowReader:
             return self._cache.memory[slot, : int(self._blocks.bases[index])].copy()
 
     def locate(self, windows: Windows) -> list[str]:
-        """Where windows lie, for people: `contig:start-end(strand)`, 0-based half-open."""
+        """Coordinates of windows, for messages: `contig:start-end(strand)`, 0-based half-open."""
         begin = self._blocks.start[windows.block]
         contigs, strands = self._blocks.contig[windows.block], np.where(windows.reverse, "-", "+")
         spans = zip(contigs, begin + windows.start, begin + windows.end, strands, strict=True)
@@ -107,7 +107,7 @@ class WindowReader:
         try:
             self._frames.check_end(index)
         except CorruptBlock as error:
-            self._skip(self._blocks.shard[index], error)  # the block itself may be sound
+            self._skip(self._blocks.shard[index], error)  # the block itself may be undamaged
         try:
             frame = self._frames.read(index)
             unpack_block(*self._corpus.decode_frame(self._blocks, index, frame), out)

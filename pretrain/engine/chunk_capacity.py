@@ -1,40 +1,35 @@
-"""Places for chunks chosen from what recent steps needed, so that nobody waits for the device to count them.
+"""Chooses the capacity of chunk buffers from recent steps, so that the host does not wait until chunks are counted.
 
-Only filler depends on how many places there are. A batch with more chunks than places has the loss NaN, which the
-guards keep from every rank's weights; the steps after it count their chunks, and so do the first ones.
+Capacity changes only the filler in a buffer. If a batch has more chunks than the capacity, its loss is NaN and no rank
+applies the step. In the steps after it, as in the first steps of a run, chunks are counted.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
-from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-
-_STEPS = 32  # looked back on
-_FEWEST = 8  # steps counted before any is foreseen
-_HEADROOM = 1.05  # beside the largest rise from one recent step to the next
-_BUCKETS = 64  # per base: few different shapes, for allocators and whatever is compiled or captured for a shape
+_STEPS = 32  # recent steps that the choice uses
+_FEWEST = 8  # steps counted before the first choice
+_HEADROOM = 1.05  # factor; the largest rise from one recent step to the next is added
+_BUCKETS = 64  # capacities are multiples of 1/64: few shapes, for allocators and code compiled or captured for a shape
 
 
-class ChunkPlaces:
-    """Decides before each step, from values that are the same on every rank; its state is part of a checkpoint."""
+class ChunkCapacity:
+    """Chooses before each step, from values that are the same on every rank; its state is part of a checkpoint."""
 
-    def __init__(self, network: DNAChunkerConfig, *, foresee: bool, shares: Sequence[Sequence[float]] = ()) -> None:
+    def __init__(self, *, foresee: bool, shares: Sequence[Sequence[float]] = ()) -> None:
         """
         Args:
-            network: of the model that trains; its `chunk_capacity` is set while `applied`.
-            foresee: otherwise chunks are always counted.
-            shares: what `state` said.
+            foresee: choose a capacity; if false, chunks are always counted.
+            shares: `state()` of the run that is resumed.
         """
-        self._network = network
         self._foresee = foresee
         self._shares: deque[tuple[float, ...]] = deque((tuple(share) for share in shares), maxlen=_STEPS)
 
     @property
-    def places(self) -> list[float] | None:
-        """Per stage, places per base in the coming step; None to count."""
+    def per_base(self) -> list[float] | None:
+        """Per stage, the capacity of the next step's buffers in chunks per base; None to count chunks."""
         if not self._foresee or len(self._shares) < _FEWEST:
             return None
         wanted = []
@@ -43,29 +38,20 @@ class ChunkPlaces:
             wanted.append(_HEADROOM * max(stage) + max(rise, 0.0))
         return [min(1.0, math.ceil(share * _BUCKETS) / _BUCKETS) for share in wanted]
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """While entered, the model makes so many places; other passes, such as evaluation, count."""
-        self._network.chunk_capacity = self.places
-        try:
-            yield
-        finally:
-            self._network.chunk_capacity = None
-
     def learn(self, needed: Sequence[float]) -> bool:
-        """Note a step's chunks per base, by stage, in the fullest micro-batch of all ranks.
+        """Record a step's chunks per base, by stage, in the fullest micro-batch of all ranks.
 
         Returns:
-            Whether its places were full, so that chunks may have been lost.
+            Whether the buffers were full, so that chunks may have been lost.
         """
-        places = self.places
-        full = places is not None and any(n >= p for n, p in zip(needed, places, strict=True) if p < 1)
+        capacity = self.per_base
+        full = capacity is not None and any(n >= c for n, c in zip(needed, capacity, strict=True) if c < 1)
         if full:
-            self._shares.clear()  # counted up to the places only: it says too little of what is needed
+            self._shares.clear()  # the count stops at the capacity, so the chunks needed are unknown
         else:
             self._shares.append(tuple(needed))
         return full
 
     def state(self) -> tuple[tuple[float, ...], ...]:
-        """What `__init__` takes back."""
+        """What a checkpoint stores, and `__init__` takes as `shares`."""
         return tuple(self._shares)

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration, made from ours and from the raw keys a user adds."""
+"""The DeepSpeed configuration, made from our settings and from the raw keys that a user adds."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ValidationError
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import EngineSettings
 
-# Raw keys are handed to DeepSpeed, which takes an unknown top-level key in silence: so these are all there are.
+# DeepSpeed silently ignores an unknown top-level key, so only these raw keys are passed on.
 _SECTIONS: dict[str, type[BaseModel]] = {"zero_optimization": DeepSpeedZeroConfig, "comms_logger": CommsLoggerConfig}
 _SCALARS: dict[str, type | tuple[type, ...]] = {
     "communication_data_type": str,
@@ -37,31 +37,41 @@ _OURS = {
 }
 
 
-def deepspeed_config(config: PretrainConfig, world_size: int, *, load_universal: bool = False) -> dict[str, Any]:
+def deepspeed_config(
+    engine: EngineSettings,
+    *,
+    global_batch: int,
+    accumulation: int,
+    world_size: int,
+    clip_grad_norm: float,
+    load_universal: bool = False,
+) -> dict[str, Any]:
     """The dict `deepspeed.initialize` takes.
 
+    Args:
+        global_batch: windows of an optimizer step, over all ranks.
+        accumulation: forward passes of one rank in one optimizer step.
+
     Raises:
-        ValueError: batch sizes do not divide; see `PretrainConfig.accumulation`.
-        BadInput: engine.deepspeed holds a key or value that DeepSpeed does not take, or one that has a key of ours.
+        BadInput: engine.deepspeed holds a key or value that DeepSpeed does not take, or a key of another setting.
     """
-    accumulation = config.accumulation(world_size)
     settings: dict[str, Any] = {
-        "train_batch_size": config.data.global_batch,
-        "train_micro_batch_size_per_gpu": config.data.global_batch // world_size // accumulation,
+        "train_batch_size": global_batch,
+        "train_micro_batch_size_per_gpu": global_batch // world_size // accumulation,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.clip_grad_norm,
-        "bf16": {"enabled": config.engine.precision == "bf16"},
-        "zero_optimization": {"stage": config.engine.zero_stage},
-        # our AdamW has the no-decay groups; DeepSpeed's own CPU Adam would need a compiler and replace them
+        "gradient_clipping": clip_grad_norm,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "zero_optimization": {"stage": engine.zero_stage},
+        # DeepSpeed's own CPU Adam would need a compiler, and would replace our AdamW and its no-decay groups
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
         "checkpoint": {"load_universal": load_universal},
     }
-    if config.engine.offload_optimizer:
+    if engine.offload_optimizer:
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-    _require_valid(config.engine.deepspeed)
-    for key, value in config.engine.deepspeed.items():
+    _require_valid(engine.deepspeed)
+    for key, value in engine.deepspeed.items():
         settings[key] = {**settings.get(key, {}), **value} if isinstance(value, Mapping) else value
     return settings
 
@@ -77,7 +87,7 @@ def _require_valid(raw: Mapping[str, Any]) -> None:
     for key in named:
         ours = _OURS.get(key) or _OURS.get(key.partition(".")[0])
         if ours:
-            raise BadInput(f"engine.deepspeed.{key}: set {ours} instead, which it would contradict")
+            raise BadInput(f"engine.deepspeed.{key}: set {ours} instead; this key would contradict it")
         if key not in valid:
             nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise BadInput(f"engine.deepspeed: DeepSpeed has no key {key!r}; nearest valid key: {nearest!r}")

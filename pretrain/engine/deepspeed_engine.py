@@ -1,4 +1,4 @@
-"""The only place that drives DeepSpeed: start the process group, take a step, save and load the sharded state."""
+"""The only module that trains with DeepSpeed: start the process group, take a step, save and load the sharded state."""
 
 import datetime
 import logging
@@ -11,25 +11,25 @@ import deepspeed
 import torch
 from deepspeed.utils import logger as deepspeed_logger
 
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import EngineSettings
 
 from .deepspeed_config import deepspeed_config
 from .ranks import Rank
 
-# What DeepSpeed itself writes lies in one folder of the checkpoint, under a name that never changes.
+# The folder of a checkpoint that DeepSpeed writes.
 ENGINE_STATE = "engine"
 
 
 def start_process_group(rank: Rank) -> None:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs.
 
-    From here on the rank's GPU is the current one. Object collectives put their bytes on the current GPU, and NCCL
-    refuses them where that is not the GPU that DeepSpeed bound the process group to.
+    The rank's GPU becomes the current one first: object collectives put their bytes on the current GPU, and NCCL fails
+    if DeepSpeed has bound the process group to another GPU.
     """
     if rank.device.type == "cuda":
         torch.cuda.set_device(rank.device)
     deepspeed_logger.setLevel(logging.ERROR)
-    # DeepSpeed's calls, not ours; one line a rank that a user can do nothing about
+    # they are about calls inside DeepSpeed, which a user cannot change
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # Only DeepSpeed's inference all-reduce uses this op, yet every CPU start would compile it: 30-50 s, a compiler
     # needed, and a race between hosts that share the cache.
@@ -45,13 +45,18 @@ class TrainingEngine:
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        config: PretrainConfig,
+        settings: EngineSettings,
         rank: Rank,
         *,
+        global_batch: int,
+        accumulation: int,
+        clip_grad_norm: float,
         load_universal: bool = False,
     ) -> None:
         """
         Args:
+            global_batch: windows of an optimizer step, over all ranks.
+            accumulation: forward passes of one rank in one optimizer step.
             load_universal: `load` will be given a universal checkpoint, which any world size can load.
 
         Raises:
@@ -59,12 +64,19 @@ class TrainingEngine:
         """
         self._rank = rank
         self._universal = load_universal
-        self._zero_stage = config.engine.zero_stage
-        self._accumulation = config.accumulation(rank.world_size)
+        self._zero_stage = settings.zero_stage
+        self._accumulation = accumulation
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(config, rank.world_size, load_universal=load_universal),
+            config=deepspeed_config(
+                settings,
+                global_batch=global_batch,
+                accumulation=accumulation,
+                world_size=rank.world_size,
+                clip_grad_norm=clip_grad_norm,
+                load_universal=load_universal,
+            ),
         )
 
     def forward(self, **inputs: Any) -> Any:
@@ -77,7 +89,7 @@ class TrainingEngine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients of a loss that is this rank's share of a sum over ranks and micro-batches."""
-        # DeepSpeed averages over both; the loss is already normalised over the global batch
+        # DeepSpeed averages over ranks and micro-batches; the loss is already normalised over the global batch
         self._engine.backward(loss * (self._rank.world_size * self._accumulation))
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
@@ -85,19 +97,19 @@ class TrainingEngine:
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear the gradients; call once after the last micro-batch of a step.
 
-        Gradients that are not finite are thrown away on every rank: `updates` then stays as it was.
+        If gradients are not finite, every rank drops them and `updates` stays as it was.
 
         Returns:
             The gradients' 2-norm over all ranks before clipping.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._zero_stage:  # ZeRO looks for itself, and skips
+        if self._zero_stage:  # ZeRO itself checks the gradients and skips the update
             self._engine.step()
-            # bf16 and fp32 gradients that overflow leave no norm, or that of the step before
+            # after an overflow the reported norm is missing, or that of the step before
             skipped = bool(getattr(self._optimizer, "overflow", False))
             return float("nan") if skipped else float(self._engine.get_global_grad_norm())
-        # at stage 0 DeepSpeed reports no norm and applies anything, but every rank holds all gradients
+        # at ZeRO stage 0 DeepSpeed reports no norm and applies any gradients, but every rank holds all of them
         norm = self._whole_gradient_norm()
         if math.isfinite(norm):
             self._engine.step()
@@ -106,7 +118,7 @@ class TrainingEngine:
         return norm
 
     def _skip_update(self) -> None:
-        """What DeepSpeed does at stages 1 to 3 when gradients are not finite, for stage 0."""
+        """Do at ZeRO stage 0 what DeepSpeed does at the others when gradients are not finite."""
         self._optimizer.zero_grad()
         self._engine.zero_grad()
         self._engine.micro_steps += 1
@@ -123,7 +135,7 @@ class TrainingEngine:
         self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, with the same ZeRO stage; at another world size from its universal form.
+        """Restore what `save` wrote at the same ZeRO stage; for another world size, `folder` is the universal form.
 
         Raises:
             RuntimeError: DeepSpeed found nothing to load.
@@ -133,20 +145,20 @@ class TrainingEngine:
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
         if self._universal:
-            # stage 3 gives every group the first one's settings, and with them its weight decay, and all parameters
-            # one and the same step counter, which AdamW would then advance once for each
+            # ZeRO stage 3 gives every group the settings of the first group, weight decay included, and all parameters
+            # one shared step counter, which AdamW would advance once for each parameter
             for group, settings in zip(self._optimizer.param_groups, chosen, strict=True):
                 group.update(settings)
             for state in self._optimizer.optimizer.state.values():
                 state["step"] = state["step"].clone()
 
     def close(self) -> None:
-        """Let go of the model, so that another engine may take its place."""
+        """Free the model, so that another engine can be made."""
         self._engine.destroy()
 
     @property
     def network(self) -> torch.nn.Module:
-        """The model to call for measurements; gathers its parameters as it goes where ZeRO-3 has scattered them."""
+        """The model to call for measurements; at ZeRO stage 3 it gathers its parameters as it runs."""
         return self._engine
 
     @property
@@ -156,11 +168,11 @@ class TrainingEngine:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions worth writing down with a run."""
+        """Versions to record with a run."""
         return {"deepspeed": deepspeed.__version__, "torch": torch.__version__}
 
 
 def stop_process_group(rank: Rank) -> None:
-    """Leave together; keeps one rank's early exit from looking like a failure to the others."""
+    """Leave the process group together, so that no rank's exit looks like a failure to the others."""
     rank.barrier()
     deepspeed.comm.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The frozen facts of this process's place among the ranks, and the few collectives the loop needs."""
+"""This process as one of the ranks, and the few collectives that training needs."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Rank:
-    """Where this process stands; `device` is where its tensors live."""
+    """This process among the ranks; `device` holds its tensors."""
 
     rank: int
     world_size: int
@@ -25,7 +25,7 @@ class Rank:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> "Rank":
-        """Read what every launcher (DeepSpeed, torchrun, SLURM wrappers) sets."""
+        """From the variables that every launcher (DeepSpeed, torchrun, SLURM wrappers) sets."""
         local_rank = int(environment.get("LOCAL_RANK", "0"))
         use_gpu = torch.cuda.is_available() and environment.get("DS_ACCELERATOR", "cuda") == "cuda"
         device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")

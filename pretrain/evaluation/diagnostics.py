@@ -1,8 +1,8 @@
-"""The ways this architecture fails in silence, measured on held-out windows: each a number, a threshold, a warning.
+"""Known silent failures of this architecture, measured on held-out windows: each has a number, a threshold, a warning.
 
-*Mask leakage*: predictions at [MASK] that owe nothing to the trunk. *Cascading boundaries*: one base more on the left
-moves every cut. *Over-compression*: a stage that cuts almost nowhere or almost everywhere, or skims over repeats.
-A causal model is asked the same of all its bases: it has no masks that could leak, but its trunk may stand *idle*.
+*Mask leakage*: predictions at [MASK] do not need the trunk. *Cascading boundaries*: one base more on the left moves
+every boundary. *Over-compression*: a stage cuts almost nowhere or almost everywhere, or makes too few chunks of
+repeats. Of a causal model, all bases are predicted and none is masked: when they do not need the trunk, it is *idle*.
 Everything is a sum over windows, so that neither batch size nor the number of ranks changes a result.
 """
 
@@ -17,27 +17,21 @@ from torch import Tensor, nn
 
 from dnachunker.model.alphabet import FIRST_BASE_ID
 from dnachunker.model.routing import Segmentation
-from dnachunker.pretrain.data.headline import MASKED, Headline, headline_of
+from dnachunker.pretrain.data.headline import MASKED, Headline, headline_of, stages_of
 from dnachunker.pretrain.data.masking import IGNORED_LABEL, Batch, MaskingRates
 from dnachunker.pretrain.data.objective import Judged, MaskedBases, Objective
 from dnachunker.pretrain.order.counter_random import hash_positions
 
 from .trunk_replacement import Replacement, trunk_replaced
 
-LEARNT_NATS = 0.02  # below order 0 by this much, a model has learnt something that the trunk could be asked about
-LEAST_TRUNK_NATS = 0.01  # what taking the trunk away must cost a model that has
+LEARNT_NATS = 0.02  # a model whose loss is lower than order 0 by this much has learnt more than base frequencies
+LEAST_TRUNK_NATS = 0.01  # such a model must lose this much without its trunk
 LEAST_SHIFT_OVERLAP = 0.5
 COMPRESSION_RANGE = (0.05, 0.95)
 LEAST_REPEAT_CHUNKS = 0.5  # chunks per base in repeats, as a share of those elsewhere
 
 _BASES = 4
 _MASKED_BASES = MaskedBases(MaskingRates())
-# One row a window.
-_COLUMNS = (
-    "scored", "loss", "mean_loss", "shuffled_loss", *(f"scored_{base}" for base in range(_BASES)),
-    "repeat_scored", "repeat_loss", "bases", "chunks0", "chunks1", "repeat_bases", "repeat_chunks0", "repeat_chunks1",
-    "shift_common0", "shift_either0", "shift_common1", "shift_either1",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,27 +55,31 @@ def diagnose(
         sum_over_ranks: elementwise sum of a float64 vector over all ranks.
 
     Returns:
-        Over all windows: `order0` (nats of the scored bases' own frequencies), their loss `masked_loss`, and
-        `trunk_mean_cost`, `trunk_shuffle_cost` (nats these predictions lose when the trunk's output is replaced by
-        its mean, or shuffled, over the chunks of the same sequence that hold a mask and over those that do not); per
-        stage `compression` (chunks per position of unmasked sequence) and `shift_overlap` (Jaccard index of the
-        boundaries of a window and of the same window without its first base); `repeat_loss`, `unique_loss` and per
-        stage `repeat_chunks`, `unique_chunks` (chunks per base); NaN where there is nothing to average.
+        Averages over all windows; NaN where there is nothing to average. `order0`: nats of the scored bases' own
+        frequencies; `masked_loss`: the model's. `trunk_mean_cost`, `trunk_shuffle_cost`: nats that the predictions
+        lose when the trunk's output is replaced by its mean, or shuffled, among the chunks of the same sequence that
+        hold a mask, and among those that do not. Per stage, with `_stage0` and so on: `compression`, chunks per
+        position of unmasked sequence; `shift_overlap`, Jaccard index of the boundaries of a window and of the same
+        window without its first base; `repeat_chunks`, `unique_chunks`, chunks per base inside and outside of
+        repeats. `repeat_loss`, `unique_loss`: likewise.
     """
-    sums = torch.zeros(len(_COLUMNS), dtype=torch.float64)
+    names: tuple[str, ...] = ()
+    sums: Tensor | float = 0.0
     for batch in batches:
-        sums = sums.to(batch.input_ids.device) + window_sums(model, batch).sum(0)
-    return summarise(sum_over_ranks(sums))
+        names, rows = window_sums(model, batch)
+        sums = sums + rows.sum(0)
+    assert isinstance(sums, Tensor), "there is at least one batch"
+    return summarise(names, sum_over_ranks(sums))
 
 
-def window_sums(model: nn.Module, batch: Batch, objective: Objective = _MASKED_BASES) -> Tensor:
+def window_sums(model: nn.Module, batch: Batch, objective: Objective = _MASKED_BASES) -> tuple[tuple[str, ...], Tensor]:
     """What each window of a batch adds to the diagnostics; for callers that must leave windows out.
 
     Args:
         batch: made by `objective`, and judged by it.
 
     Returns:
-        (B, K) float64; its sum over windows is what `summarise` takes.
+        K names and (B, K) float64; `summarise` takes the names and the sum over windows.
     """
     was_training = model.training
     model.eval()
@@ -97,31 +95,38 @@ def window_sums(model: nn.Module, batch: Batch, objective: Objective = _MASKED_B
     in_repeat = batch.is_repeat & batch.attention_mask
     scored, losses = judged.scored, judged.losses
     repeat = scored & judged.is_repeat
-    columns = [
-        scored, *(answers.losses * scored for answers in (judged, *without_trunk)),
-        *(scored & (judged.labels == FIRST_BASE_ID + base) for base in range(_BASES)),
-        repeat, losses * repeat, batch.attention_mask, *plain, in_repeat, *(cuts & in_repeat for cuts in plain),
-    ]  # fmt: skip
-    for cuts, later in zip(plain, shifted, strict=True):
-        # the first token of either window starts a chunk whatever the model thinks of it
-        columns += [cuts[:, 2:] & later[:, 1:], cuts[:, 2:] | later[:, 1:]]
-    return torch.stack([column.double().sum(1) for column in columns], dim=1)
+    trunk_mean, trunk_shuffled = (answers.losses * scored for answers in without_trunk)
+    columns = {
+        "scored": scored, "loss": losses * scored, "mean_loss": trunk_mean, "shuffled_loss": trunk_shuffled,
+        **{f"scored_{base}": scored & (judged.labels == FIRST_BASE_ID + base) for base in range(_BASES)},
+        "repeat_scored": repeat, "repeat_loss": losses * repeat,
+        "bases": batch.attention_mask, **{f"chunks{stage}": cuts for stage, cuts in enumerate(plain)},
+        "repeat_bases": in_repeat, **{f"repeat_chunks{stage}": cuts & in_repeat for stage, cuts in enumerate(plain)},
+    }  # fmt: skip
+    for stage, (cuts, later) in enumerate(zip(plain, shifted, strict=True)):
+        # the first token of either window starts a chunk whatever the router says
+        columns[f"shift_common{stage}"] = cuts[:, 2:] & later[:, 1:]
+        columns[f"shift_either{stage}"] = cuts[:, 2:] | later[:, 1:]
+    return tuple(columns), torch.stack([column.double().sum(1) for column in columns.values()], dim=1)
 
 
-def summarise(sums: Tensor, headline: Headline = MASKED) -> dict[str, float]:
-    """Averages, as `diagnose` returns them, from the (K,) sums over all windows of all ranks.
+def summarise(names: Iterable[str], sums: Tensor, headline: Headline = MASKED) -> dict[str, float]:
+    """Averages, as `diagnose` returns them, from what `window_sums` returns.
 
     Args:
+        sums: (K,), over all windows of all ranks.
         headline: names the loss.
     """
-    total = dict(zip(_COLUMNS, sums.tolist(), strict=True))
+    total = dict(zip(names, sums.tolist(), strict=True))
 
     def ratio(part: float, whole: float) -> float:
         return part / whole if whole else math.nan
 
     letters = [ratio(total[f"scored_{base}"], total["scored"]) for base in range(_BASES)]
     loss = ratio(total["loss"], total["scored"])
-    unique = {name: total[name] - total[f"repeat_{name}"] for name in ("scored", "loss", "bases", "chunks0", "chunks1")}
+    stages = stages_of(total, "chunks")
+    counted = ("scored", "loss", "bases", *(f"chunks{stage}" for stage in stages))
+    unique = {name: total[name] - total[f"repeat_{name}"] for name in counted}
     metrics = {
         "order0": -sum(share * math.log(share) for share in letters if share),
         f"{headline.key}_loss": loss,
@@ -131,7 +136,7 @@ def summarise(sums: Tensor, headline: Headline = MASKED) -> dict[str, float]:
         "unique_loss": ratio(unique["loss"], unique["scored"]),
     }
     positions = total["bases"]
-    for stage in range(2):
+    for stage in stages:
         chunks = total[f"chunks{stage}"]
         metrics[f"compression_stage{stage}"] = ratio(chunks, positions)
         metrics[f"shift_overlap_stage{stage}"] = ratio(total[f"shift_common{stage}"], total[f"shift_either{stage}"])
@@ -145,7 +150,7 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
     """The failures that the metrics of `diagnose` show; empty for a healthy model.
 
     Args:
-        learned: whether routers chose the boundaries; a fixed segmentation is as it was asked for.
+        learned: routers chose the boundaries. Nothing is said about boundaries that a tokenizer chose.
     """
     found = []
     headline = headline_of(metrics)
@@ -155,8 +160,8 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
         found.append(
             TrainingWarning(
                 "idle_trunk",
-                f"next-base predictions are {learnt:.3f} nats better than order 0, yet without the trunk lose only "
-                f"{owed:.4f} (at least {LEAST_TRUNK_NATS} expected): so far the layers around it do the work",
+                f"next-base predictions are {learnt:.3f} nats better than order 0, yet without the trunk they lose "
+                f"only {owed:.4f} (at least {LEAST_TRUNK_NATS} expected): so far the layers around it do the work",
             )
         )
     elif learnt >= LEARNT_NATS and owed < LEAST_TRUNK_NATS:
@@ -164,12 +169,12 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
             TrainingWarning(
                 "mask_leakage",
                 f"[MASK] predictions are {learnt:.3f} nats better than order 0, yet without the trunk they lose only "
-                f"{owed:.4f} (at least {LEAST_TRUNK_NATS} expected): they do not go through the chunks. "
+                f"{owed:.4f} (at least {LEAST_TRUNK_NATS} expected): they do not need the chunks. "
                 "Check model.mask_protection and model.residual_gating",
             )
         )
     low, high = COMPRESSION_RANGE
-    for stage in range(2 if learned else 0):
+    for stage in stages_of(metrics, "compression_stage") if learned else ():
         compression = metrics[f"compression_stage{stage}"]
         if not low <= compression <= high:
             found.append(
@@ -185,7 +190,7 @@ def warnings_of(metrics: dict[str, float], *, learned: bool = True) -> list[Trai
                 TrainingWarning(
                     "cascading_boundaries",
                     f"stage {stage} keeps {overlap:.2f} of its boundaries when a window loses its first base (at least "
-                    f"{LEAST_SHIFT_OVERLAP} expected): where it cuts depends on where the window starts",
+                    f"{LEAST_SHIFT_OVERLAP} expected): its boundaries depend on where the window starts",
                 )
             )
         repeats, others = metrics[f"repeat_chunks_stage{stage}"], metrics[f"unique_chunks_stage{stage}"]

@@ -7,18 +7,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.model.strands import complement, complement_logits
+from dnachunker.pretrain.config import DataSettings, EvaluationSettings
 from dnachunker.pretrain.data.block_cache import UInt8Array
-from dnachunker.pretrain.data.headline import Headline
+from dnachunker.pretrain.data.headline import Headline, by_stage, stages_of
 from dnachunker.pretrain.data.masking import Batch
 from dnachunker.pretrain.data.objective import Objective
 from dnachunker.pretrain.data.training_data import window_keys
 from dnachunker.pretrain.data.window_reader import WindowReader
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.order.sample_order import Windows
+from dnachunker.pretrain.order.sample_order import Windows, held_out_windows
 
 from .diagnostics import (
     COMPRESSION_RANGE,
@@ -32,11 +34,6 @@ from .diagnostics import (
 from .markov import ORDERS, MarkovTables
 
 _SEGMENT_BASES = 1000  # shown in a report
-# One row a window: exact sums, so that any grouping and any number of ranks gives the same averages.
-_COLUMNS = (
-    "bases", "scored", "scored_loss", "scored_correct", "repeat", "repeat_loss", "selected", "selected_loss",
-    *(f"order{order}_loss" for order in ORDERS), "pretraining_chunks0", "pretraining_chunks1", "chunks0", "chunks1",
-)  # fmt: skip
 
 
 class HeldOut:
@@ -81,34 +78,74 @@ class HeldOut:
         self._average_strands = average_strands
         self._learned_boundaries = learned_boundaries
 
+    @classmethod
+    def of(
+        cls,
+        corpus: Corpus,
+        data: DataSettings,
+        settings: EvaluationSettings,
+        train_reader: WindowReader,
+        objective: Objective,
+        rank: Rank,
+        *,
+        micro_batch: int,
+        learned_boundaries: bool,
+    ) -> "HeldOut":
+        """The evaluation that a config asks for.
+
+        Args:
+            train_reader: reads the training split, on which the baselines are counted.
+            micro_batch, learned_boundaries: as in `__init__`.
+        """
+        reader = WindowReader(corpus, settings.split)
+        windows = held_out_windows(reader.block_bases, seq_len=data.seq_len, count=settings.windows)
+        species = corpus.blocks(settings.split).species
+        # blocks are in the order of contigs, so that every n-th block samples the whole corpus
+        stride = -(-int(train_reader.block_bases.sum()) // settings.baseline_bases)
+        tables = MarkovTables.cached(
+            f"{corpus.fingerprint[:16]}-{data.train_split}-{stride}",
+            lambda: (train_reader.block(index) & 7 for index in range(0, len(train_reader.block_bases), stride)),
+        )
+        return cls(
+            reader, windows, species[windows.block], objective, tables, rank,
+            seq_len=data.seq_len, micro_batch=micro_batch, average_strands=settings.average_strands,
+            learned_boundaries=learned_boundaries,
+        )  # fmt: skip
+
     def evaluate(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Losses (nats per position), accuracy and compression (chunks per base and per chunk); collective.
 
-        `on_batch` is called before each forward pass: a long evaluation is no hang.
+        For masked bases, `masked_loss` is over [MASK] positions only. `selected_loss` is over all selected positions,
+        and lower, since some of them were left unchanged. For a causal model, `next_base_loss` is over all A, C, G and
+        T. `compression` is of sequence in which nothing is masked, `pretraining_compression` of masked sequence. Where
+        there are several species, `species` has all of this for each, whether or not training saw it.
 
-        Of masked bases, `masked_loss` is over [MASK] positions only; `selected_loss` over all selected ones, which the
-        positions left unchanged flatter. Of a causal model, `next_base_loss` is over all A, C, G and T.
-        `compression` is of sequence in which nothing is masked, `pretraining_compression` of the model's batches. Where
-        there are several species, `species` has all of it for each, whether or not training saw it.
+        Args:
+            on_batch: called before each forward pass, so that a long evaluation is not taken for a hang.
         """
         engine.train(False)
-        table = torch.zeros(self._count, len(_COLUMNS), dtype=torch.float64)
+        names: tuple[str, ...] = ()
+        scores = []
         with torch.no_grad():
             for begin in range(0, len(self._mine), self._micro_batch):
                 on_batch()
                 rows = slice(begin, begin + self._micro_batch)
-                table[self._mine[rows]] = self._score(engine, self._packed[rows], self._windows.take(rows))
+                names, of_batch = self._score(engine, self._packed[rows], self._windows.take(rows))
+                scores.append(of_batch)
         engine.train()
-        # a window repeated to fill up a rank must count once: only its owner keeps the row
+        table = torch.zeros(self._count, len(names), dtype=torch.float64)
+        table[self._mine] = torch.cat(scores)
+        # a window repeated to fill up a rank must count once: only the rank that owns the window keeps its row
         owner = torch.arange(self._count) % self._rank.world_size == self._rank.rank
         table = self._rank.sum_tensor((table * owner[:, None]).to(self._rank.device)).cpu()
-        return self._summarise(table.numpy())
+        return self._summarise(names, table.numpy())
 
     def segment(self, engine: TrainingEngine) -> dict[str, Any]:
-        """Where the model cuts the start of this rank's first window when nothing is masked; collective.
+        """The chunks at the start of this rank's first window when nothing is masked; collective.
 
         Returns:
-            `where`, `sequence` (letters, lower case where soft-masked) and the chunk starts of each stage.
+            `where`, `sequence` (letters, lower case where soft-masked) and, as `stage0` and so on, the positions in
+            `sequence` at which each stage starts a chunk.
         """
         engine.train(False)
         with torch.no_grad():
@@ -117,31 +154,31 @@ class HeldOut:
         packed = self._packed[0, :_SEGMENT_BASES]
         valid = int(((packed & 7) != CODE_PAD).sum())
         cuts = [stage[0, -self._packed.shape[1] :][:valid] for stage in output.boundaries]  # without a [BOS]
-        stages = [np.flatnonzero(stage.cpu().numpy()).tolist() for stage in cuts]
+        starts = [np.flatnonzero(stage.cpu().numpy()).tolist() for stage in cuts]
         return {
             "where": self._reader.locate(self._windows.take(slice(1)))[0],
             "sequence": packed[:valid].tobytes().translate(LETTERS).decode("ascii"),
-            "stage0": stages[0],
-            "stage1": stages[1],
+            **by_stage(starts),
         }
 
     def diagnose(self, engine: TrainingEngine, on_batch: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Figures of the known silent failures and the names of the thresholds they cross; collective.
+        """Measures the known silent failures; collective.
 
         Returns:
-            Those of `diagnostics.diagnose`, `warnings` (names), `messages` (lines for people) and `thresholds`.
+            What `diagnostics.diagnose` measures, `warnings` (names), `messages` (lines for people) and `thresholds`.
         """
+        names: tuple[str, ...] = ()
         total: torch.Tensor | float = 0.0
         for begin in range(0, len(self._mine), self._micro_batch):
             on_batch()
             rows = slice(begin, begin + self._micro_batch)
-            sums = window_sums(
+            names, sums = window_sums(
                 engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)), self._objective
             )
             owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
             total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
         assert isinstance(total, torch.Tensor), "there is at least one window"
-        metrics = summarise(self._rank.sum_tensor(total), self._objective.headline)
+        metrics = summarise(names, self._rank.sum_tensor(total), self._objective.headline)
         found = warnings_of(metrics, learned=self._learned_boundaries)
         return {
             **metrics,
@@ -165,7 +202,13 @@ class HeldOut:
     def _plain_inputs(self, packed: UInt8Array) -> dict[str, torch.Tensor]:
         return self._objective.plain_inputs(torch.from_numpy(packed).to(self._rank.device))
 
-    def _score(self, engine: TrainingEngine, packed: UInt8Array, windows: Windows) -> torch.Tensor:
+    def _score(
+        self, engine: TrainingEngine, packed: UInt8Array, windows: Windows
+    ) -> tuple[tuple[str, ...], torch.Tensor]:
+        """K names and (B, K) float64 on the CPU, a row for each window.
+
+        Rows are sums, so that averages are the same however windows are grouped and spread over ranks.
+        """
         batch = self._corrupt(packed, windows)
         output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         logits = output.logits.float()
@@ -175,23 +218,28 @@ class HeldOut:
         losses, scored, selected = judged.losses.double(), judged.scored, judged.selected
         repeat = scored & judged.is_repeat
         plain = engine.forward(**self._plain_inputs(packed))
-        baselines = []
+        columns = {
+            "bases": batch.attention_mask.sum(1),
+            "scored": scored.sum(1), "scored_loss": (losses * scored).sum(1),
+            "scored_correct": (judged.correct & scored).sum(1),
+            "repeat": repeat.sum(1), "repeat_loss": (losses * repeat).sum(1),
+            "selected": selected.sum(1), "selected_loss": (losses * selected).sum(1),
+        }  # fmt: skip
         for order in ORDERS:
             nats = np.stack([self._tables.losses(row & 7, order) for row in packed])
-            baselines.append(torch.from_numpy(np.where(scored.cpu().numpy(), nats, 0.0).sum(axis=1)))
-        columns = [
-            batch.attention_mask.sum(1), scored.sum(1), (losses * scored).sum(1), (judged.correct & scored).sum(1),
-            repeat.sum(1), (losses * repeat).sum(1), selected.sum(1), (losses * selected).sum(1),
-            *baselines, *output.chunk_counts, *plain.chunk_counts,
-        ]  # fmt: skip
-        return torch.stack([column.detach().to("cpu", torch.float64) for column in columns], dim=1)
+            columns[f"order{order}_loss"] = torch.from_numpy(np.where(scored.cpu().numpy(), nats, 0.0).sum(axis=1))
+        columns |= {f"pretraining_chunks{stage}": count for stage, count in enumerate(output.chunk_counts)}
+        columns |= {f"chunks{stage}": count for stage, count in enumerate(plain.chunk_counts)}
+        rows = torch.stack([column.detach().to("cpu", torch.float64) for column in columns.values()], dim=1)
+        return tuple(columns), rows
 
-    def _summarise(self, table: Any) -> dict[str, Any]:
+    def _summarise(self, names: Sequence[str], table: Any) -> dict[str, Any]:
         headline = self._objective.headline
-        summary = _averages(table, headline)
+        summary = _averages(names, table, headline)
         summary["windows"] = self._count
         by_species = {
-            name: _averages(table[self._species == name], headline) for name in sorted(set(self._species.tolist()))
+            species: _averages(names, table[self._species == species], headline)
+            for species in sorted(set(self._species.tolist()))
         }
         if len(by_species) > 1:
             summary["species"] = by_species
@@ -199,16 +247,20 @@ class HeldOut:
 
 
 def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
-    """(B, L, V) float32: what the model says of each base when it reads the windows' other strand."""
+    """(B, L, V) float32: the logits of each base when the model reads the windows' other strand."""
     ids, mask = complement(batch.input_ids).flip(1), batch.attention_mask.flip(1)
     return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
 
 
-def _averages(table: Any, headline: Headline) -> dict[str, Any]:
-    total = dict(zip(_COLUMNS, np.asarray(table).sum(axis=0).tolist(), strict=True))
+def _averages(names: Sequence[str], table: Any, headline: Headline) -> dict[str, Any]:
+    total = dict(zip(names, np.asarray(table).sum(axis=0).tolist(), strict=True))
 
     def ratio(part: str, whole: str) -> float:
         return total[part] / total[whole] if total[whole] else float("nan")
+
+    def compression(chunks: str) -> dict[str, float]:
+        parts = [f"{chunks}{stage}" for stage in stages_of(names, chunks)]
+        return by_stage(ratio(part, whole) for part, whole in zip(parts, ["bases", *parts], strict=False))
 
     unique = {
         "scored": total["scored"] - total["repeat"],
@@ -221,11 +273,8 @@ def _averages(table: Any, headline: Headline) -> dict[str, Any]:
         "repeat_loss": ratio("repeat_loss", "repeat"),
         "unique_loss": unique["loss"] / unique["scored"] if unique["scored"] else float("nan"),
         "selected_loss": ratio("selected_loss", "selected"),
-        "compression": {"stage0": ratio("chunks0", "bases"), "stage1": ratio("chunks1", "chunks0")},
-        "pretraining_compression": {
-            "stage0": ratio("pretraining_chunks0", "bases"),
-            "stage1": ratio("pretraining_chunks1", "pretraining_chunks0"),
-        },
+        "compression": compression("chunks"),
+        "pretraining_compression": compression("pretraining_chunks"),
         "bases": total["bases"],
         headline.key: total["scored"],
     }

@@ -1,8 +1,9 @@
-"""Order-k Markov baselines: what a table of k preceding bases achieves on the positions the model must guess.
+"""Order-k Markov baselines: how well the k preceding bases alone predict the positions that a model is scored on.
 
-They see only the left context, uncorrupted. A model that does not beat order 0 has learned nothing.
+Baselines see only the left context, with nothing masked. A model that does not beat order 0 has learned nothing.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+
+from dnachunker.foundations.atomic_files import new_file
 
 ORDERS = (0, 3, 5)
 _LONGEST = max(ORDERS)
@@ -53,22 +56,18 @@ class MarkovTables:
 
     @classmethod
     def cached(cls, name: str, blocks: Callable[[], Iterable[npt.NDArray[np.integer]]]) -> "MarkovTables":
-        """Tables kept in the user's cache folder under `name`, which must stand for the content of `blocks`."""
+        """Tables kept in the user's cache folder under `name`; other `blocks` need another name."""
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         path = root / "dnachunker" / f"markov-{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return cls([stored[f"order{k}"] for k in range(_LONGEST + 1)])
         except (OSError, ValueError, KeyError, BadZipFile):
-            pass  # absent, or cut short: count
+            pass  # absent or cut short, so count
         tables = cls.counted(blocks())
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        # a home that cannot be written to costs the time to count, next time too
+        with contextlib.suppress(OSError), new_file(path) as partial:
             np.savez(partial, allow_pickle=False, **{f"order{k}": table for k, table in enumerate(tables._counts)})
-            partial.replace(path)
-        except OSError:
-            pass  # nowhere to keep them
         return tables
 
     def losses(self, codes: npt.NDArray[np.integer], order: int) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Put something else in the place of what the trunk says, to measure how much the predictions owe to it."""
+"""Replaces the trunk's output during forward passes, to measure how much the predictions need the trunk."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dnachunker.model.hierarchy import Hierarchy
 from dnachunker.model.routing import Segmentation
 
-# Trunk output (C, D) and the cut that made its C chunks (which sequence each is in, which hold a mask) -> (C, D).
+# From the trunk's output (C, D) and the last stage's segmentation, which made its C chunks, to (C, D).
 Replacement = Callable[[Tensor, Segmentation], Tensor]
 
 

@@ -1,8 +1,7 @@
-"""A checkpoint of any ZeRO stage -> a Hugging Face folder, proven to load elsewhere before it appears."""
+"""A checkpoint of any ZeRO stage -> a Hugging Face folder, which appears only after a fresh process has loaded it."""
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,9 @@ import transformers
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from yaml import safe_dump
 
+from dnachunker.foundations.atomic_files import new_folder
 from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.version import __version__
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import (
@@ -26,23 +27,23 @@ from dnachunker.model.modeling_dnachunker import (
 from dnachunker.model.tokenization_dnachunker import DNATokenizer
 from dnachunker.pretrain.checkpoints.saving import PROBE, choose_checkpoint
 from dnachunker.pretrain.checkpoints.state import RunState, read_state
-from dnachunker.pretrain.config import ModelSettings, SegmentationSettings
+from dnachunker.pretrain.config import ModelSettings, TokenizationSettings
 from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE
 from dnachunker.pretrain.engine.network import network_config
 
 from .fresh_load import RESULT
 from .model_card import model_card
 
-RECORD = "export.json"  # which step the folder holds and how its logits compared
+RECORD = "export.json"  # the step of the checkpoint, and how far the folder's logits differ
 
 _FRESH_LOAD = Path(__file__).with_name("fresh_load.py")
-# With the same boundaries, what remains is rounding: of the order of sums on a GPU, of 8-bit mantissas in bf16.
+# With the same boundaries logits differ only by rounding: by the order of sums on a GPU, by 8-bit mantissas in bf16.
 _TOLERANCE = {("fp32", "cpu"): 1e-5, ("fp32", "cuda"): 1e-3, ("bf16", "cpu"): 0.25, ("bf16", "cuda"): 0.25}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where the folder is, which step it holds, and how far its logits are from the training model's."""
+    """The exported folder, the step of its checkpoint, and how far its logits are from the training model's."""
 
     path: Path
     step: int
@@ -60,34 +61,29 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
     if output.exists() and not overwrite:
         raise BadInput(f"{output}: already exists; choose another folder or pass --overwrite")
     if output.exists() and not (output / RECORD).is_file():
-        raise BadInput(f"{output}: not an earlier export, so --overwrite does not touch it; choose another folder")
+        raise BadInput(f"{output}: not an earlier export, so --overwrite does not replace it; choose another folder")
     state = read_state(checkpoint)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.partial-") as name:
-        staging = Path(name) / output.name
-        _write_folder(staging, network_of(state), checkpoint)
-        # what the weights depend on, and no more: paths and tracking servers are nobody else's business
-        (staging / "pretraining.yaml").write_text(safe_dump(state.identity, sort_keys=False))
-        (staging / "README.md").write_text(model_card(run, state, output.name))
-        found = _load_elsewhere(staging, checkpoint / PROBE)
+    with new_folder(output) as folder:
+        _write_folder(folder, network_of(state), checkpoint)
+        # only settings that the weights depend on: paths and tracking servers stay private
+        (folder / "pretraining.yaml").write_text(safe_dump(state.identity, sort_keys=False))
+        (folder / "README.md").write_text(model_card(run, state, output.name))
+        found = _load_elsewhere(folder, checkpoint / PROBE)
         difference = found["max_abs_diff"]
         if not difference <= _TOLERANCE[state.precision, state.device]:
             raise RuntimeError(f"the export's logits differ from the training model's by {difference}")
-        record = {"step": state.steps_done, **found, "versions": state.versions}
-        (staging / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        for path in staging.iterdir():
+        record = {"step": state.steps_done, **found, "versions": state.versions, "exported_by": __version__}
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        for path in folder.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only
-        if output.exists():
-            shutil.rmtree(output)
-        staging.rename(output)
     return Exported(output, state.steps_done, difference)
 
 
 def network_of(state: RunState) -> DNAChunkerConfig:
     """The configuration of the network that a checkpoint holds."""
     model = ModelSettings.model_validate(state.identity["model"])
-    segmentation = SegmentationSettings.model_validate(state.identity.get("segmentation", {}))
-    return network_config(model, segmentation, merges=state.merges)
+    tokenization = TokenizationSettings.model_validate(state.identity.get("tokenization", {}))
+    return network_config(model, tokenization, merges=state.merges)
 
 
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
@@ -105,13 +101,13 @@ def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> N
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The model's weights in fp32, gathered from the shards of all ranks, of a verified checkpoint."""
+    """The weights of a verified checkpoint in fp32, gathered from the files of all ranks."""
     if read_state(checkpoint).zero_stage == 0:
         # the manifest has been verified: this run wrote the file
         path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
         states = torch.load(path, map_location="cpu", weights_only=False)
         return {name: tensor.float() for name, tensor in states["module"].items()}
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed tells of every shard
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed prints every file
         return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
 
 

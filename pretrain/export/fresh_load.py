@@ -1,9 +1,9 @@
-"""Run as a script: load an exported folder as a stranger would and compare its logits with recorded ones.
+"""Run as a script: load an exported folder without this project and compare its logits with recorded ones.
 
     python -I fresh_load.py FOLDER PROBE.safetensors SCRATCH
 
-Imports of this project are refused, so that the folder has to stand on its own. SCRATCH receives the copies of the
-model code that transformers makes, and the answer as result.json (stdout is the libraries' to write to).
+Imports of this project are refused, which proves that the folder does not need it. SCRATCH receives the copies of the
+model code that transformers makes, and the result as result.json (libraries may print to stdout).
 """
 
 import importlib.abc
@@ -27,8 +27,9 @@ def compare(folder: str, probe: str) -> dict[str, float]:
     """How the folder's logits compare with the recorded ones at valid positions.
 
     Returns:
-        `max_abs_diff`, with the recorded chunk boundaries, since a probability near 1/2 may round the other way on
-        another device or precision; and `boundary_flips`, the share of positions where it did.
+        `max_abs_diff` of the logits, computed with the recorded chunk boundaries: on another device or in another
+        precision, a boundary probability near 1/2 may round the other way. `boundary_flips`: the share of positions
+        where a boundary differs, at the stage where most do.
     """
     import torch
     from safetensors.torch import load_file
@@ -44,7 +45,8 @@ def compare(folder: str, probe: str) -> dict[str, float]:
         raise SystemExit("the tokenizer does not give back the ids it decoded")
     valid = recorded["attention_mask"]
     inputs = {"input_ids": recorded["input_ids"], "attention_mask": valid}
-    cuts = tuple(recorded[f"boundaries{stage}"] for stage in range(2))
+    stages = sum(name.startswith("boundaries") for name in recorded)
+    cuts = tuple(recorded[f"boundaries{stage}"] for stage in range(stages))
     with torch.no_grad():
         logits = loaded(**inputs, boundaries=cuts).logits
         own = loaded(**inputs).boundaries

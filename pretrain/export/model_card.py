@@ -8,7 +8,7 @@ from dnachunker.pretrain.evaluation.markov import ORDERS
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.run_folder import read_config
 
-_CARD = """---
+_TEXT = """---
 library_name: transformers
 pipeline_tag: {task}
 tags: [dna, genomics, dnachunker]
@@ -16,8 +16,8 @@ tags: [dna, genomics, dnachunker]
 
 # {name}
 
-A DNACHUNKER {what} language model of DNA (arXiv 2601.03019), pretrained with dnachunker. It needs torch, transformers
-and safetensors; numba makes it fast on a CPU.
+A DNACHUNKER {what} language model of DNA (arXiv 2601.03019), pretrained with dnachunker {version}. It needs torch,
+transformers and safetensors; numba makes it fast on a CPU.
 
 ```python
 import torch
@@ -58,9 +58,10 @@ def model_card(run: Path, state: RunState, name: str) -> str:
     """Markdown text about the checkpoint `state` of `run`, exported as `name`."""
     config = read_config(run)
     found = [e for e in read_events(run) if e["event"] == "evaluation" and e["steps_done"] <= state.steps_done]
-    return _CARD.format(
+    return _TEXT.format(
         **(_CAUSAL if config.model.causal else _MASKED),
         name=name,
+        version=state.versions.get("dnachunker", "of an unknown version"),
         steps=state.steps_done,
         batch=config.data.global_batch,
         length=config.data.seq_len,
@@ -75,6 +76,6 @@ def _evaluation(event: dict[str, float]) -> str:
     key, title = headline_of(event)
     values = " | ".join(f"{event[f'order{order}_loss']:.4f}" for order in ORDERS)
     return (
-        f"Held-out loss after step {event['steps_done']}, nats per {title} position; baselines on the same ones:\n\n"
+        f"Held-out loss after step {event['steps_done']}, nats per {title} position, beside baselines on the same:\n\n"
         f"| model | {header} |\n|{'---|' * (len(ORDERS) + 1)}\n| {event[f'{key}_loss']:.4f} | {values} |"
     )

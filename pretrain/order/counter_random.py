@@ -1,8 +1,8 @@
 """Randomness as a pure function of counters: the same key gives the same bits on any machine, rank or resume.
 
-The order of samples is planned on the host with 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood,
-OOPSLA 2014), and a keyed permutation built of it, which shuffles without a list. Corruption needs a word for every base
-and takes 32 bits: one word decides whether, how and by what a base is replaced.
+The sample order uses 64-bit words on the host: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and a
+keyed permutation built from this finaliser, which shuffles without storing a list. Corruption needs one word for every
+base and uses 32 bits: the word decides whether and how the base is replaced.
 """
 
 import numba
@@ -21,7 +21,7 @@ Int64Array = npt.NDArray[np.int64]
 
 @numba.vectorize(["uint64(uint64, uint64)"], cache=True)
 def absorb(state, word):  # type: ignore[no-untyped-def]  # a numpy ufunc after decoration
-    """The state after one more 64-bit counter."""
+    """The hash state after one more 64-bit counter."""
     state = state + (word + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -51,13 +51,13 @@ def hash_positions(keys: torch.Tensor, length: int) -> torch.Tensor:
 def hash_at(keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """32 random bits for some positions of every window, on the device of `keys`.
 
-    A 32-bit finaliser (Wellons, "Prospecting for hash functions", 2018: lowbias32) over the position, stepped by the
-    golden ratio from the low half of the key and then crossed with the high half. `masking_loops` has the same
-    function compiled; a test holds them together.
+    The finaliser lowbias32 (Wellons, "Prospecting for hash functions", 2018) is applied to
+    (low half of the key + (position + 1) * golden ratio) XOR high half of the key. `masking_loops` has the same
+    function compiled; a test compares the two.
 
     Args:
         keys: (B,) int64, the bits of a uint64 key for each window.
-        positions: (B, L) or (1, L) int64 from -1 on.
+        positions: (B, L) or (1, L) int64, at least -1.
 
     Returns:
         (B, L) int64 in [0, 2**32).
@@ -73,15 +73,15 @@ def hash_at(keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 @numba.vectorize(["int64(int64, int64, uint64)"], cache=True)
 def permute(index, size, key):  # type: ignore[no-untyped-def]  # a numpy ufunc after decoration
-    """Where an index goes under the permutation of [0, size) that a key names; a ufunc, so it broadcasts.
+    """The image of an index under the permutation of [0, size) that a key selects; a ufunc, so it broadcasts.
 
-    A balanced Feistel network permutes the smallest even number of bits that covers `size`. An index that leaves
-    [0, size) is sent through again until it returns (cycle walking, Black and Rogaway, CT-RSA 2002).
+    A balanced Feistel network permutes the smallest even number of bits that covers `size`. A result outside
+    [0, size) goes through the network again until it falls inside (cycle walking, Black and Rogaway, CT-RSA 2002).
 
     Args:
         index: int64, 0 <= index < size.
         size: int64, at least 1 and below 2**62.
-        key: uint64; equal keys and sizes name the same permutation.
+        key: uint64; equal keys and sizes select the same permutation.
 
     Returns:
         int64 in [0, size); distinct for distinct indices of one key and size.

@@ -1,8 +1,8 @@
-"""Which windows each optimizer step takes, when window length and global batch may change on the way.
+"""Which windows each optimizer step takes. Window length and global batch may change from phase to phase.
 
-A change of window length starts a new pass over the corpus under an order of its own: within a stage every base is
-seen once an epoch. Batches are numbered as an undisturbed run takes them, one a step; a run that leaves batches out
-(see `SkippedBatches`) takes at step s the s-th that is left.
+Each phase starts a new pass over the corpus in a sample order of its own, so within a phase every base is seen once an
+epoch. Batch s is the batch of step s in a run that leaves no batch out. A run that leaves batches out (see
+`SkippedBatches`) takes at step s the s-th of the other batches.
 """
 
 import bisect
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.config import DataSettings
 
@@ -24,8 +25,8 @@ _SKIPPED = "skipped_batches.json"  # in the run folder
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Batches from `first_batch` on, until the next stage begins."""
+class Phase:
+    """Batches from `first_batch` on, until the next phase begins."""
 
     first_batch: int
     seq_len: int  # bases in a window
@@ -34,15 +35,15 @@ class Stage:
 
 
 class Curriculum:
-    """The stages of a run, in order; a run without a schedule has one."""
+    """The phases of a run, in order; without `data.curriculum` there is one."""
 
-    def __init__(self, stages: Sequence[Stage], batch_of: Callable[[int], int] = int) -> None:
+    def __init__(self, phases: Sequence[Phase], batch_of: Callable[[int], int] = int) -> None:
         """
         Args:
-            batch_of: the batch that an optimizer step takes; grows with the step.
+            batch_of: gives the batch that an optimizer step takes; strictly increasing.
         """
-        self._stages = list(stages)
-        self._first_batches = [stage.first_batch for stage in stages]
+        self._phases = list(phases)
+        self._first_batches = [phase.first_batch for phase in phases]
         self._batch_of = batch_of
 
     @classmethod
@@ -55,9 +56,9 @@ class Curriculum:
         seed: int,
         batch_of: Callable[[int], int] = int,
     ) -> "Curriculum":
-        """The stages a config asks for."""
-        stages = [
-            Stage(
+        """The curriculum of a config."""
+        phases = [
+            Phase(
                 spec.from_step,
                 spec.seq_len,
                 spec.global_batch,
@@ -71,40 +72,40 @@ class Curriculum:
                     reverse_complement=settings.reverse_complement,
                 ),
             )
-            for number, spec in enumerate(settings.stages)
+            for number, spec in enumerate(settings.phases)
         ]
-        return cls(stages, batch_of)
+        return cls(phases, batch_of)
 
-    def stage(self, step: int) -> Stage:
-        """The stage of optimizer step `step` (0-based)."""
-        return self._stages[bisect.bisect_right(self._first_batches, self._batch_of(step)) - 1]
+    def phase(self, step: int) -> Phase:
+        """The phase of optimizer step `step` (0-based)."""
+        return self._phases[bisect.bisect_right(self._first_batches, self._batch_of(step)) - 1]
 
     def steps_together(self, step: int, most: int) -> range:
-        """At most `most` steps from `step` on, of one stage."""
-        stage, end = self.stage(step), step + 1
-        while end < step + most and self.stage(end) is stage:
+        """At most `most` steps from `step` on, all in one phase."""
+        phase, end = self.phase(step), step + 1
+        while end < step + most and self.phase(end) is phase:
             end += 1
         return range(step, end)
 
     def windows(self, steps: range, *, rank: int, world_size: int) -> Windows:
-        """What one rank takes in some steps of one stage, step after step: the samples n with n mod W = rank."""
-        stage = self.stage(steps.start)
-        batches = np.array([self._batch_of(step) for step in steps]) - stage.first_batch
-        samples = batches[:, None] * stage.global_batch + np.arange(rank, stage.global_batch, world_size)
-        return stage.order.windows(samples.ravel())
+        """The windows of one rank in some steps of one phase, in order: the samples n with n mod world_size = rank."""
+        phase = self.phase(steps.start)
+        batches = np.array([self._batch_of(step) for step in steps]) - phase.first_batch
+        samples = batches[:, None] * phase.global_batch + np.arange(rank, phase.global_batch, world_size)
+        return phase.order.windows(samples.ravel())
 
     def samples_before(self, step: int) -> int:
-        """Windows of all ranks before those of `step`, left-out batches included."""
+        """Number of windows of all ranks before `step`, left-out batches included."""
         batch = self._batch_of(step)
         ends = [*self._first_batches[1:], batch]
         return sum(
-            max(0, min(batch, end) - stage.first_batch) * stage.global_batch
-            for stage, end in zip(self._stages, ends, strict=True)
+            max(0, min(batch, end) - phase.first_batch) * phase.global_batch
+            for phase, end in zip(self._phases, ends, strict=True)
         )
 
 
 class SkippedBatches:
-    """Numbers of left-out batches, kept in the run folder: a later roll-back must leave out the earlier ones too.
+    """The numbers of the batches that a run leaves out, kept in the run folder, so that every resume leaves them out.
 
     Raises:
         BadInput: the file is not readable.
@@ -129,6 +130,4 @@ class SkippedBatches:
     def add(self, batch: int) -> None:
         """Leave one more batch out, from now on and after every resume."""
         self.numbers = sorted({*self.numbers, batch})
-        partial = self._path.with_name(f".{_SKIPPED}.partial")
-        partial.write_text(json.dumps(self.numbers) + "\n")
-        partial.replace(self._path)
+        write_json(self._path, self.numbers)

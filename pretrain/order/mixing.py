@@ -1,4 +1,4 @@
-"""How often an epoch sees each genome: natural shares, or flattened by a temperature, or weighted by name."""
+"""How often an epoch sees each genome: shares are natural, flattened by a temperature, or weighted by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.config import MixingSettings
 
 _WHOLE = 1e-9  # repeats this close to a whole number are that number
-_FIELD = {"source": "name", "species": "species", "clade": "clade"}  # of a source's record
+_FIELD = {"source": "name", "species": "species", "clade": "clade"}  # `mixing.by` -> attribute of SourceRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +28,20 @@ class Mixture:
 
 
 def mixture_of(blocks: BlockTable, sources: Sequence[SourceRecord], settings: MixingSettings, corpus: str) -> Mixture:
-    """The mixture a config asks for.
+    """The mixture of a config.
 
-    A source s of group g (its own, its species or its clade) gets the share
+    The share of source s in an epoch is proportional to
 
-        bases(s) * weight * bases(g) ** (1 / temperature - 1)
+        bases(s) * weight(s) * bases(g) ** (1 / temperature - 1)
 
-    of an epoch, divided by the sum over sources. An epoch has as many bases as the sources of positive weight, so
-    that without weights and at temperature 1 it sees each base exactly once.
+    where g is the group of s: s itself, its species or its clade. An epoch has as many bases as the sources of positive
+    weight. Without weights and at temperature 1 it therefore sees each base exactly once.
 
     Args:
-        corpus: where the blocks come from, for messages.
+        corpus: location of the corpus, for messages.
 
     Raises:
-        BadInput: a weight names no group of the corpus, or nothing is left to train on.
+        BadInput: a weight names no group of the corpus, or every source has weight 0.
     """
     names = [source.name for source in sources]
     group_of = {source.name: str(getattr(source, _FIELD[settings.by])) for source in sources}

@@ -1,15 +1,15 @@
 """Which window is the n-th sample of a run: a pure function of (seed, corpus, streams, window length).
 
-Nothing here depends on the world size, on loader workers or on what was read before, so a resume needs only
-the number of samples seen, and any number of ranks draws the same global batches.
+Nothing here depends on the world size, on loader workers or on what was read before. So a resume needs only the
+number of samples seen, and any number of ranks draws the same global batches.
 
-An epoch, for E = (seed, epoch):
-  1. Blocks (with whole repeats and a hashed fraction where genomes are mixed by weight) are permuted by E.
-  2. Each gets a phase drawn from (E, block): its windows are [0, phase), [phase, phase + S), ..., remainder,
+An epoch of windows of S bases in V streams, for E = (seed, epoch):
+  1. Blocks are permuted by E. If genomes are mixed by weight, blocks occur several times, once or not at all.
+  2. Each block gets an offset drawn from (E, block). Its windows are [0, offset), [offset, offset + S), ..., remainder,
      so every base is seen exactly once an epoch and window borders move from epoch to epoch.
-  3. The windows of the permuted blocks, in line, are cut into V streams whose counts differ by at most one.
+  3. The list of windows of the permuted blocks is cut into V streams whose counts differ by at most one.
   4. Within a stream, the windows of `shuffle_blocks` consecutive blocks are shuffled together.
-The n-th sample of the run is drawn from stream n mod V. Epochs follow each other without a gap.
+Sample n of the run comes from stream n mod V. Epochs follow each other without a gap.
 """
 
 import threading
@@ -21,16 +21,16 @@ import numpy.typing as npt
 from .counter_random import Int64Array, UInt64Array, hash_counters, permute
 from .mixing import Mixture
 
-# Domains keep the uses of one seed apart: two draws never share a counter tuple.
-_PERMUTE, _PHASE, _FRACTION, _SHUFFLE, _WINDOW, _STRAND = range(1, 7)
+# The first counter of every hash says what it is for, so two kinds of choice never hash the same tuple.
+_PERMUTE, _OFFSET, _FRACTION, _SHUFFLE, _WINDOW, _STRAND = range(1, 7)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """n samples as columns: half-open `[start, end)` in bases within a block, and the key of all random choices."""
+    """n samples as columns: half-open `[start, end)` in bases within a block, and the key of their random choices."""
 
     epoch: Int64Array
-    block: Int64Array  # index into the blocks the order was made from
+    block: Int64Array  # index into `block_bases`
     start: Int64Array
     end: Int64Array
     key: UInt64Array
@@ -46,15 +46,15 @@ class Windows:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The plan of one epoch: m block visits in permuted order, and the run of windows each stream gets."""
+    """The plan of one epoch: m blocks in permuted order, repeats included, and the windows that each stream gets."""
 
     number: int
-    offset: int  # samples of all earlier epochs
+    first_sample: int  # samples of all earlier epochs
     blocks: Int64Array  # (m,) block index
-    phases: Int64Array  # (m,)
+    offsets: Int64Array  # (m,) of the block's window grid, in bases
     copies: Int64Array  # (m,) which repeat of the block
     first_window: Int64Array  # (m + 1,) cumulative windows
-    stream_begin: Int64Array  # (V + 1,) first window of each stream's run
+    stream_begin: Int64Array  # (V + 1,) first window of each stream
     stream_first: Int64Array  # (V,) position in the epoch of each stream's first sample
 
     @property
@@ -79,16 +79,16 @@ class SampleOrder:
         """
         Args:
             block_bases: (n,) length of each block in bases, in the corpus's canonical order.
-            mixture: how often an epoch sees which blocks; without it, every block once.
+            mixture: how often an epoch sees each block; default: once.
 
         Raises:
-            ValueError: no blocks, an empty block, or a non-positive size.
+            ValueError: no blocks, an empty block, a non-positive size, or only weights of 0.
         """
         self._bases = np.asarray(block_bases, np.int64)
         if not len(self._bases) or int(self._bases.min()) < 1:
-            raise ValueError("the order needs at least one block, and no empty ones")
+            raise ValueError("the order needs at least one block, and no block may be empty")
         if min(seq_len, streams, shuffle_blocks) < 1:
-            raise ValueError("seq_len, streams and shuffle_blocks are at least 1")
+            raise ValueError("seq_len, streams and shuffle_blocks must be at least 1")
         self._mixture = Mixture.natural(len(self._bases)) if mixture is None else mixture
         if not (self._mixture.repeats[self._mixture.group] > 0).any():
             raise ValueError("all blocks have weight 0")
@@ -97,16 +97,16 @@ class SampleOrder:
         self._streams = streams
         self._shuffle_blocks = shuffle_blocks
         self._reverse_complement = reverse_complement
-        self._planning = threading.RLock()  # reader threads draw from one order: none may count an epoch twice
+        self._planning = threading.RLock()  # reader threads share one order, and only one may add an epoch
         self._recent: dict[int, _Epoch] = {}
-        self._offsets = [0]  # offsets[e]: samples before epoch e, as far as computed
+        self._first_samples = [0]  # by epoch, as far as computed: samples of all earlier epochs
 
     def windows(self, samples: range | Int64Array) -> Windows:
         """The windows of the given sample numbers (0-based, over the whole run)."""
         wanted = np.asarray(samples, np.int64)
         if len(wanted):
-            self.epoch_of(int(wanted.max()))  # so that the offsets reach far enough
-        epochs = np.searchsorted(self._offsets, wanted, side="right") - 1
+            self.epoch_of(int(wanted.max()))  # extends _first_samples far enough
+        epochs = np.searchsorted(self._first_samples, wanted, side="right") - 1
         parts = [(rows, self._draw(self._epoch(e), wanted[rows])) for e in np.unique(epochs).tolist()
                  for rows in [np.flatnonzero(epochs == e)]]  # fmt: skip
         if len(parts) == 1:
@@ -120,22 +120,24 @@ class SampleOrder:
         return Windows(**columns) if columns else _no_windows()
 
     def epoch_windows(self, epoch: int) -> int:
-        """Number of windows in `epoch`: it varies a little, since phases make blocks start with a short window."""
+        """Number of windows in `epoch`; varies a little, since an offset makes a block start with a short window."""
         return self._epoch(epoch).windows
 
     def epoch_of(self, sample: int) -> int:
         """The epoch a sample belongs to."""
         with self._planning:
-            while sample >= self._offsets[-1]:
-                self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
-            return int(np.searchsorted(self._offsets, sample, side="right")) - 1
+            while sample >= self._first_samples[-1]:
+                self._first_samples.append(self._first_samples[-1] + self._epoch(len(self._first_samples) - 1).windows)
+            return int(np.searchsorted(self._first_samples, sample, side="right")) - 1
 
     def _epoch(self, number: int) -> _Epoch:
         with self._planning:
             if number not in self._recent:
-                while len(self._offsets) <= number:
-                    self._offsets.append(self._offsets[-1] + self._epoch(len(self._offsets) - 1).windows)
-                while len(self._recent) > 1:  # the current epoch and the one it flows into
+                while len(self._first_samples) <= number:
+                    self._first_samples.append(
+                        self._first_samples[-1] + self._epoch(len(self._first_samples) - 1).windows
+                    )
+                while len(self._recent) > 1:  # two stay: the current epoch and its neighbour
                     del self._recent[min(self._recent, key=lambda e: abs(e - number))]
                 self._recent[number] = self._plan(number)
             return self._recent[number]
@@ -147,25 +149,26 @@ class SampleOrder:
         copies = np.arange(len(blocks)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         shuffled = np.lexsort((blocks, hash_counters(_PERMUTE, self._seed, number, blocks, copies)))
         blocks, copies = blocks[shuffled], copies[shuffled]
-        bits = hash_counters(_PHASE, self._seed, number, blocks, copies)
-        phases = (bits % np.uint64(self._seq_len)).astype(np.int64)
+        bits = hash_counters(_OFFSET, self._seed, number, blocks, copies)
+        offsets = (bits % np.uint64(self._seq_len)).astype(np.int64)
         lengths = self._bases[blocks]
-        head = np.minimum(phases, lengths)
+        head = np.minimum(offsets, lengths)
         counts = (head > 0) + -(-(lengths - head) // self._seq_len)
         first_window = np.concatenate([[0], np.cumsum(counts)])
 
-        # Stream v takes the positions k of the epoch with (offset + k) mod V = v: turn v - offset (mod V) of a round.
-        offset, streams = self._offsets[number], self._streams
-        turn = (np.arange(streams) - offset) % streams
+        # Stream v takes the positions k of the epoch with (first_sample + k) mod V = v. In each round of V positions
+        # its turn is therefore (v - first_sample) mod V.
+        first_sample, streams = self._first_samples[number], self._streams
+        turn = (np.arange(streams) - first_sample) % streams
         each, extra = divmod(int(first_window[-1]), streams)
         stream_begin = np.concatenate([[0], np.cumsum(each + (turn < extra))])
-        return _Epoch(number, offset, blocks, phases, copies, first_window, stream_begin, turn)
+        return _Epoch(number, first_sample, blocks, offsets, copies, first_window, stream_begin, turn)
 
     def _repeats(self, number: int) -> Int64Array:
-        """(n,) times epoch `number` sees each block: whole repeats, and for the fraction blocks drawn by hash.
+        """(n,) how often epoch `number` sees each block: whole repeats, and once more for blocks drawn by hash.
 
-        They are drawn until they hold the fraction of the group's bases, so an epoch misses a weight by less than a
-        block, not by the chance of independent draws.
+        In each group, blocks are drawn until they hold the fractional part of the group's repeats. An epoch therefore
+        misses a weight by less than one block; independent draws would miss it by chance.
         """
         group, wanted = self._mixture.group, self._mixture.repeats
         repeats = np.floor(wanted).astype(np.int64)[group]
@@ -182,15 +185,16 @@ class SampleOrder:
     def _draw(self, epoch: _Epoch, samples: Int64Array) -> Windows:
         stream = samples % self._streams
         begin, end = epoch.stream_begin[stream], epoch.stream_begin[stream + 1]
-        ordinal = begin + (samples - epoch.offset - epoch.stream_first[stream]) // self._streams
+        ordinal = begin + (samples - epoch.first_sample - epoch.stream_first[stream]) // self._streams
         ordinal = self._shuffle(epoch, stream, begin, end, ordinal)
 
         place = np.searchsorted(epoch.first_window, ordinal, side="right") - 1
-        block, phase = epoch.blocks[place], epoch.phases[place]
+        block, offset = epoch.blocks[place], epoch.offsets[place]
         index = ordinal - epoch.first_window[place]
-        # with a phase, window 0 is the short one before it
-        start = np.where(phase > 0, np.where(index > 0, phase + (index - 1) * self._seq_len, 0), index * self._seq_len)
-        stop = np.where(phase > 0, phase + index * self._seq_len, (index + 1) * self._seq_len)
+        # if the offset is not 0, window 0 is the short window [0, offset)
+        later = np.where(index > 0, offset + (index - 1) * self._seq_len, 0)
+        start = np.where(offset > 0, later, index * self._seq_len)
+        stop = np.where(offset > 0, offset + index * self._seq_len, (index + 1) * self._seq_len)
         key = hash_counters(_WINDOW, self._seed, epoch.number, block, epoch.copies[place], start)
         reverse = (hash_counters(_STRAND, key) & np.uint64(1)).astype(bool) & self._reverse_complement
         number = np.full(len(samples), epoch.number)
@@ -213,7 +217,7 @@ class SampleOrder:
 def held_out_windows(block_bases: Int64Array, *, seq_len: int, count: int) -> Windows:
     """Up to `count` whole windows spread evenly over held-out blocks, forward strand, the same in every run.
 
-    Blocks shorter than `seq_len` give their only window short. The key depends on the window's place alone.
+    A block shorter than `seq_len` gives one short window. The key depends only on block and start.
     """
     bases = np.asarray(block_bases, np.int64)
     first = np.concatenate([[0], np.cumsum(np.maximum(bases // seq_len, 1))])

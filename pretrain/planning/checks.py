@@ -1,4 +1,4 @@
-"""Everything about a run that can be refused before a process is started or a GPU is billed. Torch-free."""
+"""Refuses a run that cannot work, before a process is started or a GPU is billed. Torch-free."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     """Refuse a run that cannot work.
 
     Raises:
-        BadInput: no corpus, a split without blocks, weights that fit no source, sizes that do not divide, or a
-            run folder that is something else.
+        BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, or a folder that
+            is no run folder.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
@@ -34,9 +34,9 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     run = Path(config.run)
     if run.exists() and not run.is_dir():
         raise BadInput(f"{run}: the run folder is a file; choose another path with --run")
-    # hidden names are ours: a lock, or what other ranks of this job note already
+    # hidden names are ours: the lock, and the watchdog's files of ranks that have started already
     if run.is_dir() and any(path.name[0] != "." for path in run.iterdir()) and not (run / CONFIG).exists():
-        raise BadInput(f"{run}: holds files but no {CONFIG}, so it is no run folder; choose another path with --run")
+        raise BadInput(f"{run}: has files but no {CONFIG}, so it is no run folder; choose another path with --run")
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
         require_same_run(_newest_state(checkpoints), config, corpus.fingerprint)
@@ -55,5 +55,5 @@ def _newest_state(checkpoints: list[Path]) -> RunState:
         try:
             return read_state(checkpoint)
         except BadInput:
-            continue  # damaged: the resume uses the one before it, and says so
+            continue  # damaged: the resume uses an older checkpoint, and says so
     return read_state(checkpoints[0])

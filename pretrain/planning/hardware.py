@@ -1,17 +1,17 @@
-"""Accelerators by name, as their makers' data sheets give them: dense rates, without sparsity."""
+"""GPUs by name, with the rates of their makers' data sheets: dense, without sparsity."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One GPU and its share of what connects it.
+    """One GPU and its share of the links.
 
     Attributes:
         bf16, fp32: FLOP per second of matrix products.
         memory: bytes.
         within_node: bytes per second and direction to the GPUs of the same machine.
-        between_nodes: bytes per second and direction over the network, for each GPU when all of a machine send.
+        between_nodes: bytes per second and direction over the network, for each GPU while all GPUs of a machine send.
     """
 
     name: str

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PLAN_HELP = "parameters, memory, time and network of a pretraining config on N GPUs"
 
-# Chunks per base at stages 0 and 1 with the masks of pretraining, as a trained model makes them; see docs/model.md.
+# Chunks per base of a trained model at stages 0 and 1, with the masks of pretraining; see docs/model.md.
 _CHUNKS_PER_BASE = (0.56, 0.31)
 _STORED_BITS_PER_BASE = 2.02  # of a soft-masked genome; see docs/data_format.md
 _LOADER_RATE = 260e6  # bases a second of one process with one reader thread; see docs/loader.md
@@ -37,16 +37,18 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs of the run (default: %(default)s)")
-    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="of a machine (default: %(default)s)")
-    parser.add_argument("--hardware", default="h100", metavar="NAME", help="a100, h100, h200, b200 or l40s")
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=8, metavar="N", help="GPUs of a machine (default: %(default)s)"
+    )
+    parser.add_argument("--hardware", default="h100", metavar="NAME", help="GPU: a100, h100, h200, b200 or l40s")
     parser.add_argument("--corpus", help="corpus folder, to count epochs")
     for name, meaning in (
-        ("utilisation", "share of the matrix rate that training reaches by model FLOPs"),
+        ("utilisation", "share of the data sheet's matrix rate that training reaches, by model FLOPs"),
         ("overlap", "share of the collectives hidden behind computing"),
         ("window-variation", "standard deviation over mean of a window's work"),
         ("storage", "bytes a second that all ranks together write"),
-        ("hours-between-failures", "of one GPU"),
-        ("restart-seconds", "from a failure to the next step"),
+        ("hours-between-failures", "mean hours between two failures of one GPU"),
+        ("restart-seconds", "seconds from a failure to the next step"),
     ):
         parser.add_argument(f"--{name}", type=float, metavar="X", help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys")
@@ -61,7 +63,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from .hardware import HARDWARE
     from .step_time import Assumptions
 
-    # what a config may leave to the command line of `pretrain`, and costs nothing
+    # required keys that `pretrain` may take from its own options; they do not change the plan
     settings = {"data.corpus": arguments.corpus or "", "run": ""}
     config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="pretrain", settings=settings)
     if arguments.hardware not in HARDWARE:
@@ -79,7 +81,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
             raise BadInput(f"--{name.replace('_', '-')} {given[name]}: must lie between 0 and {largest:g}")
     gpus, per_node = arguments.gpus, arguments.gpus_per_node
     if gpus < 1 or per_node < 1:
-        raise BadInput("--gpus and --gpus-per-node count GPUs, from 1 on")
+        raise BadInput("--gpus and --gpus-per-node must be at least 1")
     try:
         config.accumulation(gpus)
     except ValueError as error:
@@ -87,15 +89,15 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     from dnachunker.pretrain.engine.network import network_config
 
-    longest = max(config.data.stages, key=lambda stage: stage.seq_len)
-    if len(config.data.stages) > 1:
+    longest = max(config.data.phases, key=lambda phase: phase.seq_len)
+    if len(config.data.phases) > 1:
         print(
-            f"data.curriculum: every figure is of the stage with the longest windows, {longest.seq_len:,} bases from "
-            f"step {longest.from_step:,} on, as if the whole run were like it\n"
+            f"data.curriculum: every figure is for the phase with the longest windows, {longest.seq_len:,} bases from "
+            f"step {longest.from_step:,} on, as if the whole run were this phase\n"
         )
         sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch}
         config = config.model_copy(update={"data": config.data.model_copy(update=sizes)})
-    network = network_config(config.model, config.segmentation)
+    network = network_config(config.model, config.tokenization)
     hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
     sections = [
         _parameters(network),
@@ -111,8 +113,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def chunks_per_base(config: "PretrainConfig") -> tuple[float, float]:
-    """Chunks of each stage per base of masked input that figures are worked out with."""
-    fixed = config.segmentation.chunks_per_base
+    """Chunks per base of masked input at each stage, from which the figures are computed."""
+    fixed = config.tokenization.chunks_per_base
     if fixed is None:
         return _CHUNKS_PER_BASE
     forced = config.masking.forced_share if config.model.mask_protection else 0.0
@@ -174,7 +176,7 @@ def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, ha
 def workload(
     config: "PretrainConfig", network: "DNAChunkerConfig", ranks: int, windows: int, passes: int
 ) -> "Workload":
-    """What a step asks of one of `ranks` ranks."""
+    """The work of one of `ranks` ranks in a step."""
     from dnachunker.model.cost import flops_per_base, parameters
 
     from .memory import checkpoint_bytes
@@ -239,7 +241,7 @@ def _grid(
         try:
             passes = config.accumulation(gpus)
         except ValueError:
-            continue  # these ranks do not divide the batch
+            continue  # this number of ranks does not divide the batch
         work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
         step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
         hours = step.total * config.steps / 3600

@@ -1,4 +1,4 @@
-"""What the ranks of a job find out together before a run.
+"""Checks that the ranks of a job make together before a run.
 
 Started like training, as `python -m dnachunker.pretrain.planning.rank_check`.
 Each rank names its device and kernel backends and decodes some blocks of the corpus; all of them time all-reduces.
@@ -28,11 +28,11 @@ from dnachunker.pretrain.engine.ranks import Rank
 
 _BLOCKS = 16
 _ROUNDS = 5
-_LARGE, _LARGE_CPU = 1 << 28, 1 << 24  # bytes of the all-reduce whose rate is taken
+_LARGE, _LARGE_CPU = 1 << 28, 1 << 24  # bytes of the all-reduce that gives the bandwidth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, and write what was found."""
+    """Check, and write the findings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--corpus")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sample(location: str, seed: int) -> str:
-    """Decode blocks drawn at random, other ones on each rank; empty when all were sound."""
+    """Decode random blocks, others on each rank. Returns the first error, or nothing if all blocks are undamaged."""
     try:
         corpus = Corpus.open(location)
         table = corpus.blocks()
@@ -91,4 +91,4 @@ def _time_collectives(rank: Rank) -> dict[str, float]:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # freeing DeepSpeed's world takes seconds
+    os._exit(code)  # freeing DeepSpeed's objects takes seconds

@@ -1,7 +1,7 @@
 """How long a run takes on N GPUs: a model of compute, ZeRO's collectives, stragglers, checkpoints and failures.
 
-The step waits for its slowest rank, then for the part of the collectives that does not hide behind computing. Beside
-the steps, time goes into checkpoints and into what failures undo. docs/operations.md derives the terms and says which
+A step waits for its slowest rank, then for the part of the collectives that does not overlap with computing. Further
+time goes into checkpoints and into the steps that failures undo. docs/operations.md derives the terms and says which
 numbers are assumptions.
 """
 
@@ -17,15 +17,15 @@ _HASH_RATE = 1.0e9  # bytes a second: rank 0 writes the sha256 of every file int
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a plan takes for granted, to be replaced by what you measure.
+    """The assumptions of a plan; replace them by what you measure.
 
     Attributes:
         utilisation: share of the data sheet's matrix rate that a rank's own computing reaches, by model FLOPs.
-        overlap: share of the collectives that hides behind computing.
+        overlap: share of the collectives that overlaps with computing.
         window_variation: standard deviation over mean of the work of one window; see `benchmarks/stragglers.py`.
         storage: bytes a second that all ranks together write to the run folder.
-        hours_between_failures: of one GPU with its share of everything around it.
-        restart_seconds: from a failure until the first step after it.
+        hours_between_failures: mean, of one GPU with its share of the machine and the network.
+        restart_seconds: from a failure to the next step.
     """
 
     utilisation: float = 0.40
@@ -38,17 +38,17 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one optimizer step asks of a rank.
+    """The work of one rank in one optimizer step.
 
     Attributes:
         parameters: of the model.
         value_bytes: of a parameter or gradient in the collectives: 2 in bf16, 4 in fp32.
         flops: model FLOPs of one rank's windows in one step.
         windows: of a rank, in one step.
-        passes: forward passes they are cut into.
+        passes: forward passes of a rank in one step.
         zero_stage: 0 to 3.
         checkpoint_bytes: of one checkpoint, over all ranks.
-        checkpoint_steps: steps from one to the next.
+        checkpoint_steps: steps from one checkpoint to the next.
     """
 
     parameters: int
@@ -77,15 +77,15 @@ class StepTime:
 
     @property
     def efficiency(self) -> float:
-        """Share of the time that a rank computes; 1 if it were alone and nothing failed."""
+        """Share of the time in which a rank computes; 1 for a single rank without checkpoints and failures."""
         return self.compute / self.total
 
 
 def collective_bytes(work: Workload, ranks: int) -> float:
-    """Bytes a rank sends in one optimizer step (and as many come in), with ring collectives.
+    """Bytes that a rank sends (and receives) in one optimizer step, with ring collectives.
 
-    Stages 0 and 1 reduce gradients once a step and share out parameters once; stage 2 reduces in every forward pass of
-    an accumulation; stage 3 also gathers the parameters twice in each (Rajbhandari et al. 2020, arXiv 1910.02054).
+    ZeRO stages 0 and 1 reduce gradients and gather parameters once a step. ZeRO stage 2 reduces gradients in every
+    pass; ZeRO stage 3 also gathers the parameters twice in every pass (Rajbhandari et al. 2020, arXiv 1910.02054).
     """
     if ranks == 1:
         return 0.0
@@ -101,10 +101,10 @@ def expected_maximum(ranks: int) -> float:
 def step_time(
     work: Workload, hardware: Hardware, precision: str, ranks: int, per_node: int, given: Assumptions
 ) -> StepTime:
-    """Seconds of a step on `ranks` GPUs, `per_node` of them in a machine."""
+    """Seconds of a step on `ranks` GPUs, `per_node` of them in each machine."""
     compute = work.flops / (hardware.rate(precision) * given.utilisation)
-    # At stages 0 and 1 ranks meet once a step: the sums of a rank's windows compete. From stage 2 on every pass reduces
-    # gradients and waits for the slowest rank
+    # At ZeRO stages 0 and 1 ranks wait for each other once a step, so work averages over all windows of a rank. From
+    # ZeRO stage 2 on every pass reduces gradients and waits for the slowest rank.
     meetings = work.passes if work.zero_stage >= 2 else 1
     together = work.windows / meetings
     stragglers = compute * given.window_variation / math.sqrt(together) * expected_maximum(ranks)
@@ -113,7 +113,7 @@ def step_time(
     bandwidth = hardware.between_nodes if nodes > 1 else hardware.within_node
     hops = 2 * math.ceil(math.log2(max(2, ranks))) * (work.passes if work.zero_stage >= 2 else 1)
     sending = collective_bytes(work, ranks) / bandwidth + (hops * _LATENCY if ranks > 1 else 0.0)
-    collectives = sending - min(given.overlap * sending, 0.5 * compute)  # only backward passes have room to hide it
+    collectives = sending - min(given.overlap * sending, 0.5 * compute)  # overlaps with backward only
 
     checkpoints = save_seconds(work, given) / work.checkpoint_steps
     undisturbed = compute + stragglers + collectives + checkpoints
@@ -124,12 +124,12 @@ def step_time(
 
 
 def save_seconds(work: Workload, given: Assumptions) -> float:
-    """Seconds that training stands still for one checkpoint."""
+    """Seconds that training stops for one checkpoint."""
     return work.checkpoint_bytes * (1 / given.storage + 1 / _HASH_RATE)
 
 
 def best_checkpoint_steps(work: Workload, step: StepTime, ranks: int, given: Assumptions) -> int:
-    """Steps between checkpoints that lose least time (Young 1974): sqrt(2 x saving x time between failures)."""
+    """The steps between checkpoints that lose least time (Young 1974): sqrt(2 x saving x time between failures)."""
     saving = save_seconds(work, given)
     between = given.hours_between_failures * 3600 / ranks
     undisturbed = step.compute + step.stragglers + step.collectives

@@ -1,4 +1,4 @@
-"""events.jsonl: the complete, append-only record of a run, one JSON object a line."""
+"""The event log, events.jsonl: the complete record of a run, append-only, one JSON object a line."""
 
 import json
 import math
@@ -17,7 +17,7 @@ class EventLog:
         cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a", encoding="utf-8", buffering=1)
         if cut:
-            self._file.write("\n")  # a crash cut the last line: what follows must not be lost with it
+            self._file.write("\n")  # a crash cut the last line short; the next event needs a line of its own
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
         """Append one event and return it. NaN and infinities are stored as null: they are not JSON."""
@@ -31,7 +31,7 @@ class EventLog:
 
 
 def read_events(run: Path) -> list[dict[str, Any]]:
-    """The run's history as if never interrupted: what a resume took back is left out.
+    """The run's events as if it had never been interrupted: without those that a resume took back.
 
     A line cut short by a crash is ignored. A `resume` at step k takes back the `step`, `evaluation` and `checkpoint`
     events of later steps that stand before it; a `start` takes back everything.
@@ -44,7 +44,7 @@ def read_events(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
         if event["event"] == "start":
-            events = []  # started over before anything was saved
+            events = []  # the run started over, since nothing had been saved
         if event["event"] == "resume":
             events = [e for e in events if e.get("steps_done", 0) <= event["steps_done"]]
         events.append(event)

@@ -1,6 +1,7 @@
 """The curves of a report, as SVG text for inlining."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,8 +14,9 @@ from dnachunker.pretrain.evaluation.markov import ORDERS
 
 Events = Sequence[dict[str, Any]]
 
-# One hue for the model, one for its second stage, greys for what it is compared with.
+# One hue for the model and its first stage, others for further stages, greys for what the model is compared with.
 _MODEL, _FAINT, _SECOND = "#1f6feb", "#a9c7f7", "#c2410c"
+_STAGES = (_MODEL, _SECOND, "#15803d", "#7e22ce")
 
 
 def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
@@ -33,36 +35,27 @@ def loss_figure(steps: Events, evaluations: Events, marks: Events) -> str:
     if evaluations:
         done = [event["steps_done"] for event in evaluations]
         key, title = headline_of(evaluations[-1])
-        told = [event[f"{key}_loss"] for event in evaluations]
-        axes.plot(done, told, "o-", color=_MODEL, lw=2, ms=4, label=f"held out, {title}")
+        losses = [event[f"{key}_loss"] for event in evaluations]
+        axes.plot(done, losses, "o-", color=_MODEL, lw=2, ms=4, label=f"held out, {title}")
         for order in ORDERS:
             value = evaluations[-1][f"order{order}_loss"]
             axes.axhline(value, color=MUTED, lw=1, ls=MARKOV_LINES[order], label=f"order-{order} Markov")
-        low = min(*told, *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
+        low = min(*losses, *(evaluations[-1][f"order{o}_loss"] for o in ORDERS))
         axes.set_ylim(low - 0.05, evaluations[-1]["order0_loss"] + 0.12)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     return inline_svg(figure, "Loss against steps")
 
 
 def compression_figure(steps: Events, evaluations: Events) -> str:
-    """Chunks per base (stage 0) and per chunk (stage 1): masked as trained, and without masks."""
+    """Chunks per position of each stage: of masked sequence as in training, and without masks."""
     figure, axes = _figure("Compression (chunks kept per input position)")
     x = [event["steps_done"] for event in steps]
     done = [event["steps_done"] for event in evaluations]
-    for stage, colour in (("stage0", _MODEL), ("stage1", _SECOND)):
-        name = f"stage {stage[-1]}"
-        axes.plot(
-            x, [event["compression"][stage] for event in steps], color=colour, lw=1, alpha=0.45, label=f"{name}, masked"
-        )
-        axes.plot(
-            done,
-            [e["compression"][stage] for e in evaluations],
-            "o-",
-            color=colour,
-            lw=2,
-            ms=4,
-            label=f"{name}, unmasked",
-        )
+    for stage, name, colour in _stages(steps):
+        share = [event["compression"][stage] for event in steps]
+        axes.plot(x, share, color=colour, lw=1, alpha=0.45, label=f"{name}, masked")
+        share = [event["compression"][stage] for event in evaluations]
+        axes.plot(done, share, "o-", color=colour, lw=2, ms=4, label=f"{name}, unmasked")
     axes.set_ylim(0, 1.05)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return inline_svg(figure, "Compression against steps")
@@ -72,10 +65,10 @@ def chunk_length_figure(steps: Events) -> str:
     """Lengths of the chunks of the masked input: the median, and the middle four fifths."""
     figure, axes = _figure("Chunk length as trained (bases: median, 10th to 90th percentile)")
     x = [event["steps_done"] for event in steps]
-    for stage, colour in (("stage0", _MODEL), ("stage1", _SECOND)):
+    for stage, name, colour in _stages(steps):
         low, middle, high = ([event["chunk_length"][stage][p] for event in steps] for p in ("p10", "p50", "p90"))
         axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
-        axes.plot(x, middle, color=colour, lw=1.5, label=f"stage {stage[-1]}")
+        axes.plot(x, middle, color=colour, lw=1.5, label=name)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return inline_svg(figure, "Chunk length against steps")
@@ -117,6 +110,13 @@ def gradient_figure(steps: Events) -> str:
     axes.plot([e["steps_done"] for e in steps], norms, color=_MODEL, lw=1.2)
     axes.set_yscale("log")
     return inline_svg(figure, "Gradient norm against steps")
+
+
+def _stages(steps: Events) -> Iterator[tuple[str, str, str]]:
+    """Of each stage its key in events, its name and its colour."""
+    keys: Iterable[str] = steps[-1]["compression"] if steps else ()
+    for key, colour in zip(keys, cycle(_STAGES), strict=False):
+        yield key, key.replace("stage", "stage "), colour
 
 
 def _figure(title: str) -> tuple[Figure, Axes]:

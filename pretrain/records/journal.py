@@ -1,39 +1,55 @@
-"""Everything a run says about itself, in one place: event log, MLflow mirror and progress line.
+"""Writes what a run says about itself to each kind of record: event log, MLflow mirror and live line.
 
-Only rank 0 keeps a journal; on the other ranks every call does nothing.
+Only rank 0 keeps records; on the other ranks every call does nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import TrackingSettings
 from dnachunker.pretrain.data.headline import headline_of
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.markov import ORDERS
 
 from .event_log import EventLog
-from .live_line import Progress
+from .live_line import LiveLine
 from .mlflow_mirror import MlflowMirror
 
 
 class Journal:
-    """Writes an event to all places it belongs."""
+    """Writes an event to every record it belongs to."""
 
-    def __init__(self, run: Path, config: PretrainConfig, rank: Rank, *, steps_done: int) -> None:
+    def __init__(
+        self,
+        run: Path,
+        tracking: TrackingSettings,
+        parameters: Mapping[str, Any],
+        rank: Rank,
+        *,
+        steps: int,
+        steps_done: int,
+    ) -> None:
+        """
+        Args:
+            parameters: as in `MlflowMirror`.
+            steps: of the whole run.
+            steps_done: of them, those before this process.
+        """
         self._active = rank.is_main
         self._mirror: MlflowMirror | None = None
         if self._active:
             self._log = EventLog(run)
-            self._progress = Progress(config.steps, steps_done)
-            if config.tracking.enabled:
-                self._mirror = MlflowMirror(run, config, self._progress.say, fresh=not steps_done)
+            self._live_line = LiveLine(steps, steps_done)
+            if tracking.enabled:
+                self._mirror = MlflowMirror(run, tracking, parameters, self._live_line.say, fresh=not steps_done)
 
     def write(self, event: str, *, say: str | None = None, **values: Any) -> None:
         """Record an event; `say` also prints a line."""
         if self._active:
             record = self._log.write(event, **values)
             if event == "step":
-                self._progress.step(record)
+                self._live_line.step(record)
             if self._mirror is not None:
                 self._mirror.wake()
         self.say(say)
@@ -41,12 +57,12 @@ class Journal:
     def say(self, line: str | None) -> None:
         """Print a line for the user."""
         if self._active and line:
-            self._progress.say(line)
+            self._live_line.say(line)
 
     def close(self) -> None:
-        """Flush everything; waits a bounded time for MLflow."""
+        """Flush everything; waits for MLflow for a bounded time."""
         if self._active:
-            self._progress.close()
+            self._live_line.close()
             if self._mirror is not None:
                 self._mirror.close()
             self._log.close()

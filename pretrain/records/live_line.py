@@ -1,4 +1,4 @@
-"""What a person sees of a running job: one live line on a terminal, plain lines elsewhere."""
+"""The live line: how far a run is, as one line on a terminal that is updated in place, or as plain lines elsewhere."""
 
 import sys
 import time
@@ -6,10 +6,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-_PLAIN_SECONDS = 15.0  # between plain lines when nobody watches live
+_PLAIN_SECONDS = 15.0  # between plain lines, where stderr is no terminal
 
 
-class Progress:
+class LiveLine:
     """Steps, loss, speed, compression and time left."""
 
     def __init__(self, steps: int, steps_done: int, stream: TextIO | None = None) -> None:
@@ -45,7 +45,7 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the last state of the line standing."""
+        """Stop updating; the last state stays on the terminal."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,42 +1,61 @@
-"""MLflow as a replay of the event log: by a background thread, so that training never waits for a server.
+"""The MLflow mirror: a background thread sends the event log to MLflow, so that training never waits for a server.
 
-The thread reads events.jsonl and sends what the server does not have yet. A server that fails is tried again, later
-and later; once it answers, everything is caught up, in this process or in the next.
+The thread reads events.jsonl and sends what the server does not have yet. When the server fails, the thread tries
+again after longer and longer pauses. Once the server answers, it gets everything it missed, from this process or from
+the one that resumes the run.
 """
 
 import json
-import logging
-import os
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.foundations.atomic_files import write_json
+from dnachunker.foundations.mlflow_client import (
+    METRICS_A_CALL,
+    PARENT_TAG,
+    Point,
+    connect,
+    error_line,
+    experiment_id,
+    log_batch,
+    tracking_uri,
+)
+from dnachunker.pretrain.config import TrackingSettings
 
 from .event_log import EVENTS
 
 _CURSOR = "mlflow.json"  # run id and, by kind of event, the last step mirrored, so that a resume repeats no point
 _MIRRORED = {"step": "train/", "evaluation": "valid/", "diagnostics": "diagnostics/"}
-# What tells, by kind of event, how far the server has got when the answer to a call was lost.
+# By kind of event, a metric whose history shows how far the server has got when the answer to a call was lost.
 _WITNESS = {"step": "train/loss", "evaluation": "valid/order0_loss"}
-_METRICS_A_CALL = 900  # the server takes 1000
 _RETRY_SECONDS = (2.0, 60.0)  # the first wait after a failure, and the longest
 
 
 class MlflowMirror:
-    """Sends events to MLflow; a failing or slow server costs log lines, never training time.
+    """Sends events to MLflow; a failing or slow server costs log lines, never training time."""
 
-    Args:
-        run: the run folder; holds the sqlite store where no tracking URI is configured.
-        fresh: training starts from nothing: open a new MLflow run, and leave out what the log holds already.
-        announce: called with a line for the user when tracking fails, and when it works again.
-    """
-
-    def __init__(self, run: Path, config: PretrainConfig, announce: Callable[[str], None], *, fresh: bool) -> None:
+    def __init__(
+        self,
+        run: Path,
+        settings: TrackingSettings,
+        parameters: Mapping[str, Any],
+        announce: Callable[[str], None],
+        *,
+        fresh: bool,
+    ) -> None:
+        """
+        Args:
+            run: the run folder; holds the sqlite store where no tracking URI is configured.
+            parameters: logged once for the run; of nested mappings, the keys are joined by dots.
+            announce: called with a line for the user when MLflow fails, and when it works again.
+            fresh: training starts from nothing: open a new MLflow run, and send nothing that the log holds already.
+        """
         self._run = run
-        self._config = config
+        self._settings = settings
+        self._parameters = parameters
+        self._uri = tracking_uri(settings.uri, run)
         self._announce = announce
         self._client: Any = None
         self._offset = (run / EVENTS).stat().st_size if fresh else 0  # bytes of the log that were sent
@@ -59,7 +78,7 @@ class MlflowMirror:
         self._news.set()
         self._thread.join(5.0 if self._failing else timeout)
         if self._thread.is_alive() or self._failing:
-            self._announce("tracking: MLflow has not got everything; events.jsonl has, and a resume sends the rest")
+            self._announce("tracking: MLflow lacks the last events; events.jsonl has them, and a resume sends them")
 
     def _work(self) -> None:
         wait, longest = _RETRY_SECONDS
@@ -70,11 +89,10 @@ class MlflowMirror:
                 self._catch_up()
                 if closing:
                     self._finish()
-            except Exception as error:  # the mirror must never take training down with it
+            except Exception as error:  # a server must never stop training
                 self._client = None
                 if not self._failing:
-                    line = redacted(f"{type(error).__name__}: {error}")[:300]
-                    self._announce(f"tracking: MLflow fails ({line}); trying again in the background")
+                    self._announce(f"tracking: MLflow fails ({error_line(error)}); trying again in the background")
                 self._failing = True
                 if closing:
                     return
@@ -97,14 +115,7 @@ class MlflowMirror:
             write_cursor(self._run, self._cursor)
 
     def _connect(self) -> None:
-        # MLflow's own defaults retry for four minutes within one call
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.tracking import MlflowClient
-
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # not: every table it creates
-        client = MlflowClient(tracking_uri=tracking_uri(self._run, self._config))
+        client = connect(self._uri)
         self._cursor = {**dict.fromkeys(_MIRRORED, 0), **read_cursor(self._run)}
         if "run_id" not in self._cursor:
             self._cursor["run_id"] = self._create_run(client)
@@ -116,7 +127,7 @@ class MlflowMirror:
         self._client = client
 
     def _unsent(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """Events after the offset, a call's worth at a time, each with the offset behind its last one."""
+        """Events after the offset, in groups that fit one call, each with the offset after its last event."""
         batch: list[dict[str, Any]] = []
         size = 0
         with (self._run / EVENTS).open("rb") as file:
@@ -132,28 +143,24 @@ class MlflowMirror:
                     continue  # cut short by a crash
                 batch.append(event)
                 size += len(_numbers(event)) if event["event"] in _MIRRORED else 0
-                if size > _METRICS_A_CALL - 100:
+                if size > METRICS_A_CALL - 100:
                     yield batch, end
                     batch, size = [], 0
         if batch:
             yield batch, end
 
     def _send(self, events: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        metrics: list[Metric] = []
+        metrics: list[Point] = []
         tags: dict[str, str] = {}
         for event in events:
             kind, step = event["event"], event.get("steps_done", 0)
             self._status = {"finish": "FINISHED", "interrupt": "KILLED", "resume": "FAILED"}.get(kind, self._status)
             tags |= _tags(event)
-            if kind in _MIRRORED and step > self._cursor[kind]:  # each point once, whatever a resume repeats
+            if kind in _MIRRORED and step > self._cursor[kind]:  # a resume repeats steps; the server gets each once
                 self._cursor[kind] = step
                 stamp = int(event["time"] * 1000)
-                metrics += [Metric(name, value, stamp, step) for name, value in _numbers(event)]
-        if metrics or tags:
-            run_id = self._cursor["run_id"]
-            self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(*item) for item in tags.items()])
+                metrics += [(name, value, stamp, step) for name, value in _numbers(event)]
+        log_batch(self._client, self._cursor["run_id"], metrics=metrics, tags=tags)
 
     def _finish(self) -> None:
         run_id = self._cursor["run_id"]
@@ -165,33 +172,12 @@ class MlflowMirror:
                 self._client.log_artifact(run_id, str(path))
 
     def _create_run(self, client: Any) -> str:
-        from mlflow.entities import Param
-
-        settings = self._config.tracking
-        experiment = client.get_experiment_by_name(settings.experiment)
-        local = tracking_uri(self._run, self._config).startswith("sqlite:")
-        artifacts = (self._run / "mlartifacts").absolute().as_uri() if local else None
-        experiment_id = (
-            experiment.experiment_id if experiment else client.create_experiment(settings.experiment, artifacts)
-        )
-        tags = {"mlflow.parentRunId": settings.parent_run} if settings.parent_run else {}
-        run = client.create_run(experiment_id, run_name=settings.run_name or self._run.name, tags=tags)
-        parameters = [
-            Param(key, redacted(str(value))[:6000]) for key, value in _flat(self._config.model_dump(mode="json"))
-        ]
-        client.log_batch(run.info.run_id, params=parameters)
+        settings = self._settings
+        experiment = experiment_id(client, settings.experiment, self._uri, self._run)
+        tags = {PARENT_TAG: settings.parent_run} if settings.parent_run else {}
+        run = client.create_run(experiment, run_name=settings.run_name or self._run.name, tags=tags)
+        log_batch(client, run.info.run_id, parameters=dict(_flat(self._parameters)))
         return str(run.info.run_id)
-
-
-def redacted(text: str) -> str:
-    """`text` without the user names and passwords of URLs."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
-
-
-def tracking_uri(run: Path, config: PretrainConfig) -> str:
-    """Where this run is tracked: the config's URI, else MLFLOW_TRACKING_URI, else sqlite in the run folder."""
-    local = f"sqlite:///{(run / 'mlflow.db').absolute()}"
-    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or local
 
 
 def read_cursor(run: Path) -> dict[str, Any]:
@@ -201,13 +187,11 @@ def read_cursor(run: Path) -> dict[str, Any]:
 
 
 def write_cursor(run: Path, cursor: dict[str, Any]) -> None:
-    partial = run / f".{_CURSOR}.partial"
-    partial.write_text(json.dumps(cursor) + "\n")
-    partial.replace(run / _CURSOR)
+    write_json(run / _CURSOR, cursor)
 
 
 def _tags(event: dict[str, Any]) -> dict[str, str]:
-    """What an event says about the run as a whole."""
+    """The part of an event that describes the whole run."""
     if event["event"] in ("start", "resume"):
         names = ("world_size", "zero_stage", "device", "versions", "corpus", "code", "machines")
         return {name: json.dumps(event[name]) for name in names if name in event}
@@ -225,7 +209,7 @@ def _numbers(event: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]
     found = []
     for key, value in event.items():
         if isinstance(value, dict):
-            # MLflow's page shows names that begin with "system/" apart
+            # MLflow's page has a tab of its own for names that begin with "system/"
             found += _numbers(value, "system/" if key == "system" else f"{prefix}{_legal(key)}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("time", "steps_done"):
             found.append((prefix + _legal(key), float(value)))
@@ -236,7 +220,7 @@ def _legal(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat = []
     for key, value in values.items():
         flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(prefix + key, value)]

@@ -1,4 +1,4 @@
-"""Where a run comes from: the code's commit and the machines it runs on."""
+"""Provenance of a run: the code's commit, the machines it runs on, and their load."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ def code_version() -> dict[str, Any]:
         return {}
 
     def git(*arguments: str) -> str:
-        # a read-only query must not take the lock of a person's own git command
+        # a read-only query must not block a git command of the user
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, env=environment)
         return done.stdout.strip() if done.returncode == 0 else ""
@@ -49,7 +49,7 @@ def machines(rank: Rank) -> list[dict[str, Any]]:
 
 
 def load_of_machines(rank: Rank) -> dict[str, dict[str, float]]:
-    """What each machine of the job is busy with, by `node0`, `node1` ...: percentages and gigabytes; collective."""
+    """Load of each machine of the job, as `node0`, `node1` ...: percentages and gigabytes; collective."""
     memory = psutil.virtual_memory()
     mine: dict[str, Any] = {
         "host": platform.node(),

@@ -1,4 +1,4 @@
-"""`dnachunker report`: a run as one self-contained HTML page, made from its events alone."""
+"""`dnachunker report`: a run as one self-contained HTML page, made from its event log alone."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml
-from dnachunker.pretrain.data.headline import MASKED, headline_of
+from dnachunker.pretrain.data.headline import MASKED, headline_of, stages_of
 from dnachunker.pretrain.evaluation.markov import ORDERS
 from dnachunker.pretrain.run_folder import read_config
 
@@ -69,13 +70,13 @@ def write_report(run: Path) -> Path:
         ],
         segmentation=segmentations[-1] if segmentations else None,
         rows=_chunk_rows(segmentations[-1]) if segmentations else [],
+        last_stage=len(steps[-1]["compression"]) - 1,
         diagnostics=diagnostics[-1] if diagnostics else None,
         checks=_checks(diagnostics[-1]) if diagnostics else [],
         history=[{"event": e["event"], "steps_done": e["steps_done"], "what": _what(e)} for e in events if _notable(e)],
     )
-    partial = run / f".{REPORT}.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(run / REPORT)
+    write_text(run / REPORT, page)
+    return run / REPORT
 
 
 def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,7 +87,7 @@ def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
         (f"{failure}: nats lost without the trunk (mean)", "trunk_mean_cost", limits["trunk_cost"], None),
         (f"{failure}: nats lost without the trunk (shuffled)", "trunk_shuffle_cost", limits["trunk_cost"], None),
     ]
-    for stage in range(2):
+    for stage in stages_of(found, "compression_stage"):
         low, high = limits["least_compression"], limits["most_compression"]
         rows += [
             (f"boundaries kept after a shift by one base, stage {stage}", f"shift_overlap_stage{stage}",
@@ -114,8 +115,9 @@ def _what(event: dict[str, Any]) -> str:
 
 
 def _chunk_rows(segmentation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines of bases, each cut into pieces at stage-0 boundaries; stage-1 chunks alternate in colour."""
-    sequence, inner, outer = segmentation["sequence"], set(segmentation["stage0"]), set(segmentation["stage1"])
+    """Lines of bases, each cut into pieces at stage-0 boundaries; the last stage's chunks alternate in colour."""
+    sequence, stages = segmentation["sequence"], stages_of(segmentation, "stage")
+    inner, outer = (set(segmentation[f"stage{stage}"]) for stage in (stages[0], stages[-1]))
     rows, colour = [], 0
     for begin in range(0, len(sequence), _BASES_PER_ROW):
         pieces: list[dict[str, Any]] = []

@@ -1,6 +1,9 @@
-"""How fast a run is: bases a second, and model-FLOPs utilisation of what the device can multiply."""
+"""How fast a run is: bases a second, and model-FLOPs utilisation (model FLOPs as a share of what devices can do)."""
 
 import time
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
 
 import torch
 
@@ -22,22 +25,20 @@ class Speed:
     def __init__(self, network: DNAChunkerConfig, rank: Rank, matrix_rate: float) -> None:
         self._network, self._world_size, self._matrix_rate = network, rank.world_size, matrix_rate
 
-    def of_step(self, bases: float, seq_len: int, compression: dict[str, float], seconds: float) -> dict[str, float]:
+    def of_step(self, bases: float, seq_len: int, compression: Sequence[float], seconds: float) -> dict[str, float]:
         """Rates of a step.
 
         Args:
             bases: over all ranks.
             seq_len: bases of a window.
-            compression: per stage, chunks per position of that stage.
+            compression: per stage, outermost first, chunks per position of that stage.
+            seconds: the step took.
 
         Returns:
-            `bases_per_second`, the same `_per_device`, and `utilisation`: model FLOPs (see `model/cost.py`) over what
-            all devices could have multiplied meanwhile.
+            `bases_per_second`, `bases_per_second_per_device`, and `utilisation`: model FLOPs (see `model/cost.py`) as a
+            share of the FLOPs that all devices reach in matrix products in the same time.
         """
-        per_base, chunks_per_base = 1.0, []
-        for share in compression.values():
-            per_base *= share
-            chunks_per_base.append(per_base)
+        chunks_per_base = list(accumulate(compression, mul))
         flops = bases * flops_per_base(self._network, seq_len, chunks_per_base).total
         return {
             "bases_per_second": bases / seconds,

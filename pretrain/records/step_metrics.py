@@ -1,71 +1,125 @@
-"""Adds up one optimizer step over micro-batches and ranks."""
+"""Step metrics: what one optimizer step measured, added up over its micro-batches and over all ranks."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from dnachunker.pretrain.data.headline import by_stage
 from dnachunker.pretrain.data.masking import Batch
 from dnachunker.pretrain.engine.ranks import Rank
 
-_STAGES = ("stage0", "stage1")
 _LOSSES = ("loss", "mlm_loss", "next_base_loss", "ratio_loss")  # an output has three of them
 _LONGEST = 64  # bases; longer chunks count as this long in the percentiles
-_PERCENTILES = (10, 50, 90)
 
 
-class StepTally:
-    """Sums of what each micro-batch contributes; losses arrive normalised over the global batch."""
+class ChunkLengths(NamedTuple):
+    """Percentiles of the lengths of a stage's chunks, in bases; 64 stands for longer ones too."""
+
+    p10: float
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One step over all ranks. Of the sequences as the model read them, masks included; tuples have a value per stage.
+
+    Attributes:
+        losses: by name, normalised over the global batch.
+        bases: without pads.
+        compression: chunks per position of the stage.
+        forced_share: of the chunks, those that start only because of mask protection.
+        natural_rate: share of positions where the router itself starts a chunk.
+        chunk_length: in bases.
+        most_chunks: chunks per base, pads included, of the micro-batch of any rank that has most.
+    """
+
+    losses: Mapping[str, float]
+    bases: float
+    compression: tuple[float, ...]
+    forced_share: tuple[float, ...]
+    natural_rate: tuple[float, ...]
+    chunk_length: tuple[ChunkLengths, ...]
+    most_chunks: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """The loss that was minimised."""
+        return self.losses["loss"]
+
+    def as_event(self) -> dict[str, Any]:
+        """What a `step` event says of these metrics."""
+        return {
+            **self.losses,
+            "bases": self.bases,
+            "compression": by_stage(self.compression),
+            "forced_share": by_stage(self.forced_share),
+            "natural_rate": by_stage(self.natural_rate),
+            "chunk_length": by_stage(lengths._asdict() for lengths in self.chunk_length),
+            "most_chunks": by_stage(self.most_chunks),
+        }
+
+
+class StepSums:
+    """Sums of what each micro-batch contributes, in one tensor on the device, for any number of stages."""
 
     def __init__(self) -> None:
-        self._sums: torch.Tensor | None = None
+        self._sums: torch.Tensor | None = None  # (K,) float64
+        self._parts: dict[str, slice] = {}  # of `_sums`
         self._losses: list[str] = []
-        self._most: torch.Tensor | None = None  # chunks per place of a base, by stage, in the fullest micro-batch
+        self._most: torch.Tensor | None = None  # (stages,) chunks per base in the fullest micro-batch
 
     def add(self, batch: Batch, output: Any) -> None:
-        """Count one micro-batch; stays on the device."""
-        # per stage: chunks, those only mask protection starts, and the routers' own rates summed over sequences
+        """Count one micro-batch; does not wait for the device.
+
+        Args:
+            output: of the model; its losses are normalised over the global batch.
+        """
         self._losses = [name for name in _LOSSES if name in output]
-        counts = (*output.chunk_counts, *output.forced_counts, *output.natural_rates)
-        values = [
-            *(output[name] for name in self._losses),
-            batch.attention_mask.sum(), batch.input_ids.new_tensor(len(batch.input_ids)),
-            *(stage.sum() for stage in counts),
-        ]  # fmt: skip
+        numbers: dict[str, Sequence[torch.Tensor]] = {
+            "losses": [output[name] for name in self._losses],
+            "bases": [batch.attention_mask.sum()],
+            "sequences": [batch.input_ids.new_tensor(len(batch.input_ids))],
+            "chunks": [stage.sum() for stage in output.chunk_counts],
+            "forced": [stage.sum() for stage in output.forced_counts],
+            "natural": [stage.sum() for stage in output.natural_rates],  # each sequence's rate
+        }
         lengths = [_length_histogram(ids) for ids in output.chunk_ids]
-        row = torch.cat([torch.stack([value.detach().double() for value in values]), *lengths])
+        flat = torch.stack([number.detach().double() for part in numbers.values() for number in part])
+        row = torch.cat([flat, *lengths])
+        self._parts = _slices({name: len(part) for name, part in numbers.items()} | {"lengths": len(row) - len(flat)})
         self._sums = row if self._sums is None else self._sums + row
         share = torch.stack([stage.sum() for stage in output.chunk_counts]).double() / batch.input_ids.numel()
         self._most = share if self._most is None else torch.maximum(self._most, share)
 
-    def over_all(self, rank: Rank) -> dict[str, Any]:
-        """The step's metrics over all ranks (collective).
-
-        Losses; `bases`; and by stage `compression` (chunks per position of the masked input), `forced_share` (of
-        the chunks, those only mask protection starts), `natural_rate` (positions where the router itself does),
-        `chunk_length` (percentiles in bases, 64 standing for longer ones too) and `most_chunks` (per base, pads
-        included, in the micro-batch of any rank that has most).
-        """
+    def over_all(self, rank: Rank) -> StepMetrics:
+        """The step's metrics over all ranks; collective, and waits for the device once."""
         assert self._sums is not None, "no micro-batch was added"
         assert self._most is not None
-        most = self._sums.new_zeros(rank.world_size, len(_STAGES))
-        most[rank.rank] = self._most  # each rank's own row: their sum over ranks is the rows of all
-        total = rank.sum_tensor(torch.cat((self._sums, most.flatten()))).tolist()
-        most_chunks = np.array(total[len(self._sums) :]).reshape(-1, len(_STAGES)).max(0).tolist()
-        total = total[: len(self._sums)]
-        losses, (bases, sequences), per_stage = total[:3], total[3:5], total[5:]
-        chunks, forced, natural = per_stage[0:2], per_stage[2:4], per_stage[4:6]
-        histograms = np.array(per_stage[6:]).reshape(len(_STAGES), _LONGEST + 1)
-        positions = [bases, chunks[0]]
-        return {
-            **dict(zip(self._losses, losses, strict=True)),
-            "bases": bases,
-            "compression": {stage: chunks[i] / positions[i] for i, stage in enumerate(_STAGES)},
-            "forced_share": {stage: forced[i] / chunks[i] for i, stage in enumerate(_STAGES)},
-            "natural_rate": {stage: natural[i] / sequences for i, stage in enumerate(_STAGES)},
-            "chunk_length": {stage: _percentiles(histograms[i]) for i, stage in enumerate(_STAGES)},
-            "most_chunks": dict(zip(_STAGES, most_chunks, strict=True)),
-        }
+        stages = len(self._most)
+        most = self._sums.new_zeros(rank.world_size, stages)
+        most[rank.rank] = self._most  # each rank fills its own row, so that the sum over ranks has the rows of all
+        flat = rank.sum_tensor(torch.cat((self._sums, most.flatten()))).tolist()
+        total = {name: flat[part] for name, part in self._parts.items()}
+        (bases,), (sequences,), chunks = total["bases"], total["sequences"], total["chunks"]
+        return StepMetrics(
+            losses=dict(zip(self._losses, total["losses"], strict=True)),
+            bases=bases,
+            compression=tuple(inner / outer for inner, outer in zip(chunks, [bases, *chunks[:-1]], strict=True)),
+            forced_share=tuple(forced / count for forced, count in zip(total["forced"], chunks, strict=True)),
+            natural_rate=tuple(rates / sequences for rates in total["natural"]),
+            chunk_length=tuple(_percentiles(counts) for counts in np.array(total["lengths"]).reshape(stages, -1)),
+            most_chunks=tuple(np.array(flat[len(self._sums) :]).reshape(-1, stages).max(0).tolist()),
+        )
+
+
+def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Where each part lies when parts of these sizes stand one after the other."""
+    return {name: slice(end - sizes[name], end) for name, end in zip(sizes, accumulate(sizes.values()), strict=True)}
 
 
 def _length_histogram(chunk_ids: torch.Tensor) -> torch.Tensor:
@@ -80,7 +134,6 @@ def _length_histogram(chunk_ids: torch.Tensor) -> torch.Tensor:
     return histogram.scatter_add_(0, lengths.clamp(max=_LONGEST), (lengths > 0).double())
 
 
-def _percentiles(histogram: Any) -> dict[str, float]:
+def _percentiles(histogram: Any) -> ChunkLengths:
     reached = np.cumsum(histogram)
-    wanted = [reached[-1] * share / 100 for share in _PERCENTILES]
-    return {f"p{p}": float(np.searchsorted(reached, w)) for p, w in zip(_PERCENTILES, wanted, strict=True)}
+    return ChunkLengths(*(float(np.searchsorted(reached, reached[-1] * percent / 100)) for percent in (10, 50, 90)))

@@ -1,4 +1,4 @@
-"""Judges the losses of a run: values that are not finite, and spikes."""
+"""Guards: find losses and gradients that are not finite, and loss spikes."""
 
 import math
 import statistics
@@ -8,13 +8,13 @@ from typing import Any
 
 from dnachunker.pretrain.config import GuardSettings
 
-_FEWEST = 8  # losses a score needs to stand on
+_FEWEST = 8  # losses that a score needs at least
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a guard has to say about a step."""
+    """What a guard found at a step."""
 
     kind: str  # "nonfinite" or "spike"
     detail: str
@@ -22,13 +22,13 @@ class Verdict:
 
 
 class RollBack(Exception):
-    """A spike is to be undone: go back to the last checkpoint and leave this batch out."""
+    """Asks to undo a spike: go back to the last checkpoint and leave the spike's batch out."""
 
 
 class LossGuards:
     """Judges each step by values that are the same on every rank, so that all ranks come to the same verdict.
 
-    Its state is part of a checkpoint: a resumed run judges as an uninterrupted one would.
+    The state is part of a checkpoint: a resumed run judges like an uninterrupted one.
     """
 
     def __init__(self, settings: GuardSettings, state: dict[str, Any] | None = None) -> None:
@@ -46,7 +46,7 @@ class LossGuards:
             applied: whether the optimizer made the update.
 
         Returns:
-            With `stop`: NaN or infinity in `nonfinite_limit` steps in a row, or an update made in spite of one.
+            With `stop` set after `nonfinite_limit` steps in a row with NaN or infinity, or if one of them was applied.
         """
         if math.isfinite(loss) and math.isfinite(grad_norm) and applied:
             self._in_a_row = 0
@@ -56,18 +56,19 @@ class LossGuards:
         stop = ""
         if applied:
             stop = (
-                f"step {step}: {found}, and the update was made; nothing is saved since the last checkpoint. Run the "
-                f"same command again to continue from it, with a lower optimizer.lr if this repeats"
+                f"step {step}: {found}, and the update was made but not saved. Run the same command again to continue "
+                f"from the last checkpoint; if this repeats, start a new run with a lower optimizer.lr"
             )
         elif self._in_a_row >= self._settings.nonfinite_limit:
             stop = (
                 f"step {step}: {found}; {self._in_a_row} steps in a row were not finite (guards.nonfinite_limit) and "
-                f"no rank applied them. Look at their windows in dumps/, lower optimizer.lr, run the command again"
+                f"no rank applied them. Look at their windows in dumps/, or start a new run with a lower optimizer.lr"
             )
-        return Verdict("nonfinite", f"{found}; no rank applied the step ({self._in_a_row} in a row)", stop)
+        outcome = "the update was made" if applied else "no rank applied the step"
+        return Verdict("nonfinite", f"{found}; {outcome} ({self._in_a_row} in a row)", stop)
 
     def state(self) -> dict[str, Any]:
-        """What `__init__` takes back."""
+        """What a checkpoint stores, and `__init__` takes as `state`."""
         return {"nonfinite_in_a_row": self._in_a_row, "losses": list(self._losses)}
 
     def _judge_height(self, loss: float) -> Verdict | None:
@@ -75,7 +76,7 @@ class LossGuards:
         if len(self._losses) >= _FEWEST:
             median = statistics.median(self._losses)
             spread = _MAD_TO_SIGMA * statistics.median(abs(value - median) for value in self._losses)
-            # losses that hardly vary must not make a tremor a spike
+            # if the losses hardly vary, a small rise must not count as a spike
             score = (loss - median) / max(spread, 0.01 * abs(median), 1e-12)
             if score >= self._settings.spike_score:
                 verdict = Verdict("spike", f"loss {loss:.4f} is {score:.1f} deviations above the median {median:.4f}")

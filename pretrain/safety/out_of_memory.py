@@ -1,17 +1,16 @@
-"""What to say when memory runs out: what to lower, in the order in which it costs least."""
+"""The message when memory runs out: which settings to change, the cheapest first."""
 
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import EngineSettings
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that device or host memory ran out. Torch's class is known by name: no import here."""
+    """Whether an exception says that device or host memory ran out; knows torch's class by name, without torch."""
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return by_name or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def out_of_memory_line(config: PretrainConfig, rank: int, phase: str, step: int) -> str:
-    """Where memory ran out, and which keys to change; none of them changes the run's results but for rounding."""
-    engine = config.engine
+def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) -> str:
+    """Where memory ran out, and which keys to change; they change the run's results only by rounding."""
     advice = [f"lower engine.micro_batch (now {engine.micro_batch or 'all windows of a rank'})"]
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
@@ -23,6 +22,6 @@ def out_of_memory_line(config: PretrainConfig, rank: int, phase: str, step: int)
         advice.append("set engine.offload_optimizer=true")
     advice.append("use more ranks")
     return (
-        f"rank {rank} ran out of memory in {phase} of step {step}; the last checkpoint is intact. "
-        f"In this order: {', '.join(advice)}"
+        f"rank {rank} ran out of memory in {call} of step {step}; the last checkpoint is intact. "
+        f"Try in this order: {', '.join(advice)}"
     )

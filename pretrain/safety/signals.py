@@ -1,4 +1,4 @@
-"""Requests to stop: signals on any rank become one agreed stop at the next step border."""
+"""Requests to stop: a signal on any rank becomes a stop of all ranks at the end of the step."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ from types import FrameType
 
 from dnachunker.pretrain.engine.ranks import Rank
 
-# Schedulers signal every process of a job, and the supervisor passes its own signal on: within this time it is one
-# request that arrived several times; later it is a person who wants the process gone.
+# Schedulers signal every process of a job, and the supervisor passes its own signal on: signals within this time are
+# one request. After this time, another signal means that somebody wants the process to end at once.
 _ONE_REQUEST_SECONDS = 5.0
 
 
 class StopSignals:
-    """Turns SIGTERM, SIGINT and SIGUSR1 on any rank into one agreed stop at the next step border."""
+    """Turns SIGTERM, SIGINT and SIGUSR1 on any rank into a stop of all ranks at the end of the step."""
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -30,7 +30,7 @@ class StopSignals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and time.monotonic() - self._first_time > _ONE_REQUEST_SECONDS:
-            os._exit(128 + number)  # the last complete checkpoint is what remains
+            os._exit(128 + number)  # the last complete checkpoint stays
         self.request(signal.Signals(number).name)
 
     def agreed(self, rank: Rank) -> bool:
@@ -38,9 +38,9 @@ class StopSignals:
         return rank.any(self.received is not None)
 
     def ignore(self) -> None:
-        """From now on let nothing interrupt this process: it is about to end anyway.
+        """Ignore signals from now on, because this process is about to end.
 
-        The launcher terminates the other ranks as soon as one has ended with a code other than 0.
+        The launcher terminates the other ranks as soon as one rank has ended with a code other than 0.
         """
         for number in self._SIGNALS:
             signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,9 @@
-"""Ends a job that hangs, and says which rank hangs where. Needs no collective: those are what hangs.
+"""Ends a job that hangs, and says which rank hangs in which call. Uses no collectives, since they hang too.
 
-Every rank writes what it is doing into a small file of the run folder, from a thread of its own. A rank that makes no
-progress for too long looks at all the files: the one to blame is the rank that has fallen silent (stopped, swapped out,
-its machine gone) or, if all are alive, the one that is behind the others, which wait for it.
+Every rank has a thread that writes the rank's current call into a small file of the run folder. A call is what a rank
+does inside a step: draw, forward, backward, step, evaluate, save. A rank that is in one call for too long reads the
+files of all ranks. It blames a silent rank (stopped, swapped out, its machine gone) or, if all ranks are alive, the
+rank that is behind the others, which wait for it.
 """
 
 import contextlib
@@ -17,17 +18,19 @@ from typing import Any
 
 import psutil
 
+from dnachunker.foundations.atomic_files import write_json
+
 _FOLDER = ".ranks"
 HUNG = 1  # exit code: a restart continues from the last checkpoint
 
 
 class Watchdog:
-    """Notes this rank's phase and, from a thread, watches all ranks'.
+    """Notes this rank's call, and watches the calls of all ranks from a thread.
 
     Args:
-        limit: seconds one phase of one step may take.
+        limit: seconds one call of one step may take.
         supervisor: process id of the command that asked for the ranks; 0 when there is none on this machine.
-        orphaned: called when that process or the one that started this rank is gone.
+        orphaned: called when the supervisor or the process that started this rank is gone.
         leave: ends this process with an exit code.
     """
 
@@ -47,20 +50,20 @@ class Watchdog:
         self._orphaned, self._leave = orphaned, leave
         self._parent, self._supervisor = os.getppid(), supervisor
         self._beat = min(5.0, limit / 8)
-        self._place: tuple[int, str, int, float] = (0, "start", 0, time.monotonic())
+        self._place: tuple[int, str, int, float] = (0, "start", 0, time.monotonic())  # calls so far, call, step, since
         self._closed = threading.Event()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file(rank).unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
-    def enter(self, phase: str, step: int) -> None:
-        """Say what this rank does from now on."""
-        self._place = (self._place[0] + 1, phase, step, time.monotonic())
+    def enter(self, call: str, step: int) -> None:
+        """Note the call that this rank begins."""
+        self._place = (self._place[0] + 1, call, step, time.monotonic())
 
     @property
     def place(self) -> tuple[str, int]:
-        """This rank's phase and step."""
+        """This rank's call and step."""
         return self._place[1:3]
 
     def close(self) -> None:
@@ -71,10 +74,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(self._beat):
-            number, phase, step, since = self._place
+            number, call, step, since = self._place
             stuck = time.monotonic() - since
-            with contextlib.suppress(OSError):  # a full disk is reported by those who need it
-                self._report({"number": number, "phase": phase, "step": step, "stuck": round(stuck, 1)})
+            with contextlib.suppress(OSError):  # the save and the event log report a full disk
+                self._report({"number": number, "call": call, "step": step, "stuck": round(stuck, 1)})
             if os.getppid() != self._parent or (self._supervisor and not _lives(self._supervisor)):
                 self._orphaned("the process that started the ranks is gone")
             if stuck > self._limit:
@@ -82,16 +85,14 @@ class Watchdog:
                 if speaker in (self._rank, None):
                     print(f"dnachunker: watchdog: {line}; ending the job", file=sys.stderr, flush=True)
                 else:
-                    time.sleep(2 * self._beat)  # the speaker's line comes first
+                    time.sleep(2 * self._beat)  # let the speaker print its line first
                 self._leave(HUNG)
 
     def _report(self, place: dict[str, Any]) -> None:
-        partial = self._folder / f".rank-{self._rank}.partial"
-        partial.write_text(json.dumps(place))
-        partial.replace(self._file(self._rank))
+        write_json(self._file(self._rank), place)
 
     def _reports(self) -> dict[int, dict[str, Any]]:
-        """Every rank's last report and its age in seconds, by the clock of the file system they share."""
+        """Every rank's last report and its age in seconds, by the clock of the shared file system."""
         found = {}
         for rank in range(self._world_size):
             try:
@@ -108,21 +109,21 @@ class Watchdog:
 
 def _lives(process: int) -> bool:
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # dead, and nobody has asked how it died
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # a zombie is dead already
     except psutil.NoSuchProcess:
         return False
 
 
 def blame(reports: dict[int, dict[str, Any]], world_size: int, *, quiet_after: float) -> tuple[int | None, str]:
-    """Who hangs, from every rank's last report.
+    """Which rank hangs, from every rank's last report.
 
     Args:
-        reports: by rank: `number` of phases entered, `phase`, `step`, `stuck` (seconds in it) and `age` (seconds since
-            the report was written).
+        reports: by rank: `number` of calls so far, `call`, `step`, `stuck` (seconds in the call) and `age` (seconds
+            since the report was written).
         quiet_after: age from which a rank counts as silent.
 
     Returns:
-        The rank that should say so (the first that is alive), and the line.
+        The rank that should print the line (the first that is alive; None if no rank is), and the line.
     """
     alive = [rank for rank, report in reports.items() if report["age"] <= quiet_after]
     speaker = min(alive, default=None)
@@ -131,11 +132,11 @@ def blame(reports: dict[int, dict[str, Any]], world_size: int, *, quiet_after: f
             return speaker, f"rank {rank} has never reported"
         if rank not in alive:
             report = reports[rank]
-            where = f"it was last seen in {report['phase']} of step {report['step']}"
+            where = f"it was last seen in {report['call']} of step {report['step']}"
             return speaker, f"rank {rank} has been silent for {report['age']:.0f} s; {where}"
     behind = min(reports, key=lambda rank: (reports[rank]["number"], rank))
     report = reports[behind]
-    line = f"rank {behind} has been in {report['phase']} of step {report['step']} for {report['stuck']:.0f} s"
+    line = f"rank {behind} has been in {report['call']} of step {report['step']} for {report['stuck']:.0f} s"
     if all(other["number"] == report["number"] for other in reports.values()) and world_size > 1:
         line = line.replace(f"rank {behind} has", "all ranks have", 1)
     return speaker, line

@@ -1,4 +1,4 @@
-"""A causal model's whole path: trained by processes, evaluated beside its baselines, reported, exported, writing."""
+"""The whole path of a causal model: trained, evaluated beside its baselines, reported, exported, generating."""
 
 import math
 from collections.abc import Callable

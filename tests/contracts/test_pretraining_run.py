@@ -14,7 +14,7 @@ import pytest
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.pretrain.records.event_log import read_events
 
-pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
+pytestmark = pytest.mark.timeout(3000)  # many runs; on a busy machine each start takes a minute
 
 STEPS = 10
 FAST = [
@@ -39,7 +39,7 @@ def train_until(step: int, number: int, command: list[str], run: Path) -> "tuple
     deadline = time.monotonic() + 600
     while not any(e["event"] == "step" and e["steps_done"] >= step for e in read_events(run)):
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the run never got that far"
+        assert time.monotonic() < deadline, "the run never logged that step"
         time.sleep(0.05)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=400)
@@ -104,13 +104,13 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
     quiet: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
     variants = {
-        "one rank, stage 0, micro-batches, places for chunks foreseen": [
+        "one rank, ZeRO stage 0, micro-batches, chunk capacity foreseen": [
             "launch.processes=1",
             "engine.zero_stage=0",
             "engine.micro_batch=2",
             "engine.foresee_chunks=true",
         ],
-        "two ranks, stage 3, windows in order of work": ["engine.zero_stage=3", "engine.micro_batch=2"],
+        "two ranks, ZeRO stage 3, windows in order of work": ["engine.zero_stage=3", "engine.micro_batch=2"],
     }
     for index, (name, overrides) in enumerate(variants.items()):
         run = tmp_path / str(index)

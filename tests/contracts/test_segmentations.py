@@ -1,4 +1,4 @@
-"""Runs whose segmentation is fixed, by real processes: what they record of each species, exact resume, export."""
+"""Runs with a fixed segmentation, as real processes: what they record of each species, exact resume, export."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ import pytest
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.pretrain.records.event_log import read_events
 
-pytestmark = pytest.mark.timeout(3000)  # many runs, each of whose starts takes a minute where others compute
+pytestmark = pytest.mark.timeout(3000)  # many runs; on a busy machine each start takes a minute
 
 STEPS = 6
 FAST = [
@@ -34,7 +34,7 @@ def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def two_species(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus that trains on H. pylori alone, and holds out a part of it and all mitochondria."""
+    """A corpus that trains on H. pylori alone, and holds out a part of H. pylori and all mitochondria."""
     folder = tmp_path_factory.mktemp("species")
     done = dnachunker(
         "shard", "--config", "sample", "--output", folder / "corpus", "workers=0",
@@ -46,14 +46,14 @@ def two_species(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_species_is_scored_and_one_held_out_whole_is_never_trained_on(two_species: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = [*FAST, "segmentation.kind=kmer", "segmentation.k=4", "launch.processes=1"]
+    settings = [*FAST, "tokenization.kind=kmer", "tokenization.k=4", "launch.processes=1"]
     done = dnachunker("pretrain", "--config", "tiny", "--corpus", two_species, "--run", run, *settings)
     assert done.returncode == 0, done.stderr
     found = of_kind(run, "evaluation")[-1]
     assert set(found["species"]) == {"Helicobacter pylori", "vertebrate mitochondria"}
     whole = 0.0
     for values in found["species"].values():
-        # windows of 256 bases and no pads: cut every 4 bases, and the trunk sees them all
+        # windows of 256 bases without pads: a chunk every 4 bases, and stage 1 keeps all of these chunks
         assert values["compression"] == {"stage0": 0.25, "stage1": 1.0}
         assert values["pretraining_compression"]["stage0"] > 0.35
         assert 1.0 < values["masked_loss"] < 4.0
@@ -68,7 +68,7 @@ def test_every_species_is_scored_and_one_held_out_whole_is_never_trained_on(two_
 
 @pytest.mark.slow
 def test_byte_pairs_survive_interruption_zero_3_and_export(two_species: Path, tmp_path: Path) -> None:
-    settings = [*FAST, "segmentation.kind=bpe", "segmentation.vocabulary=128", "segmentation.sample_bases=100000",
+    settings = [*FAST, "tokenization.kind=bpe", "tokenization.vocabulary=128", "tokenization.sample_bases=100000",
                 "engine.zero_stage=3", "launch.processes=2"]  # fmt: skip
     straight, broken = tmp_path / "straight", tmp_path / "broken"
 
@@ -86,9 +86,9 @@ def test_byte_pairs_survive_interruption_zero_3_and_export(two_species: Path, tm
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=400) == 3
-    refused = dnachunker(*command(broken, "segmentation.vocabulary=64"))
+    refused = dnachunker(*command(broken, "tokenization.vocabulary=64"))
     assert refused.returncode == 2
-    assert "segmentation.vocabulary was 128 and is now 64" in refused.stderr
+    assert "tokenization.vocabulary was 128 and is now 64" in refused.stderr
     done = dnachunker(*command(broken))
     assert done.returncode == 0, done.stderr
     losses = [[step["loss"] for step in of_kind(run, "step")] for run in (straight, broken)]

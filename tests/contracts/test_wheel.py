@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, used in a folder whose files are named like ours."""
+"""The wheel in an environment of its own, used in a folder whose files have the names of our modules."""
 
 import os
 import site
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `dnachunker` command of a fresh environment: the wheel, and the libraries of the one that runs this test."""
+    """The `dnachunker` command of a fresh environment: the wheel, and the libraries of this test's environment."""
     home = tmp_path_factory.mktemp("environment") / "venv"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -51,7 +51,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     packages = next((home / "lib").glob("python*/site-packages"))
-    # .pth files of a folder that is added like this are not read, so the editable install there stays unseen
+    # Python reads no .pth files in a folder that a .pth file adds, so an editable install in that folder stays unseen
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     return home / "bin" / "dnachunker"
 
@@ -83,7 +83,7 @@ def test_everything_runs_beside_files_of_the_same_names(installed: Path, hostile
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if python_path:
         environment["PYTHONPATH"] = str(hostile)
-    else:  # one that Python itself imports; on PYTHONPATH it would be the user's choice
+    else:  # a module that Python itself imports; on PYTHONPATH the user would have chosen to replace it
         (hostile / "random.py").write_text('raise SystemExit("a file of the user was imported")\n')
 
     def dnachunker(*arguments: Any) -> None:

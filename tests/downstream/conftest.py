@@ -1,4 +1,4 @@
-"""A small export with weights away from their start, and made-up tasks whose classes differ in composition."""
+"""A small export with perturbed weights, and synthetic tasks whose classes differ in base composition."""
 
 import gzip
 from pathlib import Path
@@ -30,7 +30,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported causal model whose predictions are far from even."""
+    """An exported causal model whose predictions are far from uniform."""
     torch.manual_seed(0)
     sizes = {"width": 16, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 1, "num_heads": 2}
     model = DNAChunkerForCausalLM(DNAChunkerConfig(**sizes, causal=True))

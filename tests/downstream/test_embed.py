@@ -94,9 +94,9 @@ def pc_equal(table, contig: str):
 
 def test_mistakes_leave_nothing(export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, more, message in (
-        ("a.npy", (), "name it .parquet or .zarr"),
+        ("a.npy", (), "must end in .parquet or .zarr"),
         ("a.zarr", ("--stage", "2"), "the model has the stages 0 to 1"),
-        ("a.parquet", ("--region", "nowhere"), "no contig of genome.fa"),
+        ("a.parquet", ("--region", "nowhere"), "neither a contig of genome.fa"),
     ):
         assert embed(export, fasta, tmp_path / name, *more) == 2
         assert message in capsys.readouterr().err

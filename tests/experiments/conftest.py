@@ -1,4 +1,4 @@
-"""Sweeps of a command that stands in for the real one."""
+"""Sweeps that run a stub in place of `dnachunker`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sweep(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Runs `dnachunker sweep` on it; in this process, so that what it imports is imported once."""
+    """Runs `dnachunker sweep` on that config in this process, so that its imports are loaded once."""
     monkeypatch.chdir(config.parent)
 
     def run(*arguments: object, **variables: str) -> Done:

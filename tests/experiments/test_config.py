@@ -1,4 +1,4 @@
-"""What a sweep file may say: one line for every mistake, names that cannot become anything else, equal budgets."""
+"""Sweep configs: every mistake gives one line, names are safe for paths and shells, and budgets are equal."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_a_grid_is_every_combination() -> None:
     }  # fmt: skip
 
 
-def test_budgets_are_equal_in_what_they_are_given_in() -> None:
+def test_budgets_are_equal_in_bases_or_in_flops() -> None:
     by_bases = cells_of("compression")
     assert {cell.config.steps for cell in by_bases} == {72}
     flops = 3e12

@@ -33,7 +33,7 @@ CELLS = [("plain", 0), ("conv", 0), ("plain", 1), ("conv", 1)]
 
 
 def commands(path: Path) -> Counter[str]:
-    """How often each command was given, by its verb and the cell it was about."""
+    """How often each command ran, by verb and cell."""
     given = [json.loads(line) for line in path.read_text().splitlines()]
     found = (next((m[0] for word in words if (m := re.search(r"cells/[^/]+/seed-\d+", word))), "") for words in given)
     return Counter(f"{words[0]} {cell}".strip() for words, cell in zip(given, found, strict=True))
@@ -51,7 +51,7 @@ def test_killed_twice_and_resumed_it_ends_in_the_same_tables(config: Path, sweep
             line = process.stderr.readline()
             assert line, "it has ended"
         time.sleep(pause.uniform(0, 0.4))
-        # first with everything it started, as a machine goes down; then alone, so that its commands outlive it
+        # first with all its processes, as when a machine goes down; then alone, so that its steps outlive it
         started = [] if alone else psutil.Process(process.pid).children(recursive=True)
         for victim in [psutil.Process(process.pid), *started]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -112,7 +112,7 @@ def test_a_changed_training_config_is_refused_by_name(sweep: Sweep, tmp_path: Pa
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_a_failed_cell_is_told_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_failed_cell_is_reported_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = sweep("--output", out, STUB_FAIL="model.mixer=conv")
     assert done.returncode == 1
@@ -192,7 +192,7 @@ def test_a_signal_stops_it_on_ray_too(
     command = sweep_command(config, "--output", out, "--on", "ray", "--jobs", "2")
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup has us ignore a hang-up
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup this process ignores SIGHUP
     )  # fmt: skip
     deadline = time.monotonic() + 300
     try:
@@ -270,7 +270,7 @@ def test_ray_runs_the_same_cells(sweep: Sweep, tmp_path: Path) -> None:
         assert (there / name).read_bytes() == (here / name).read_bytes(), name
 
 
-def test_mlflow_holds_one_run_with_the_cells_told_to_nest_in_it(sweep: Sweep, tmp_path: Path) -> None:
+def test_mlflow_has_one_run_in_which_the_cells_nest(sweep: Sweep, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     out, count = tmp_path / "out", tmp_path / "count"
@@ -290,7 +290,7 @@ def test_mlflow_holds_one_run_with_the_cells_told_to_nest_in_it(sweep: Sweep, tm
     assert all(f'tracking.parent_run=\\"{parent.info.run_id}\\"' in line for line in trained)
 
 
-def test_the_page_stands_alone(sweep: Sweep, tmp_path: Path) -> None:
+def test_the_page_is_self_contained(sweep: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep("--output", out, "seeds=[0]", "question='a <b>question</b>'").returncode == 0
     page = (out / "sweep.html").read_text()

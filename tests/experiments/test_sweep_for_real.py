@@ -1,4 +1,4 @@
-"""A sweep that trains: killed twice, it ends in the table of one that nothing interrupted."""
+"""A sweep that trains: killed twice, it ends with the same table as an uninterrupted one."""
 
 import contextlib
 import csv

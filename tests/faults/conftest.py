@@ -1,4 +1,4 @@
-"""Real ranks, started fast: see rank_server.py."""
+"""Fixtures that start real training ranks quickly, by rank_server.py."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SMALL = [
 
 
 class Job:
-    """Ranks under way."""
+    """The running ranks of one run."""
 
     def __init__(self, server: "Ranks", ranks: list[int], run: Path, log: Path) -> None:
         self._server, self.ranks, self._run, self._log = server, ranks, run, log
@@ -36,7 +36,7 @@ class Job:
         os.kill(self.ranks[rank], number)
 
     def wait_for(self, step: int) -> None:
-        """Until the run has logged `step`."""
+        """Wait until the run has logged `step`."""
         deadline = time.monotonic() + 120
         while not any(e["event"] == "step" and e["steps_done"] >= step for e in read_events(self._run)):
             assert time.monotonic() < deadline, f"the run never got to step {step}: {self.printed()}"
@@ -44,16 +44,16 @@ class Job:
             time.sleep(0.01)
 
     def end(self) -> list[int]:
-        """The ranks' exit codes, once all are gone."""
+        """Wait for the end of all ranks; returns their exit codes."""
         return self._server.answer()
 
     def printed(self) -> str:
-        """What the ranks printed."""
+        """The output of the ranks."""
         return self._log.read_text()
 
 
 class Ranks:
-    """Starts the ranks of runs."""
+    """Starts the ranks of runs, through a server process."""
 
     def __init__(self, corpus: Path) -> None:
         self._corpus = corpus
@@ -74,7 +74,14 @@ class Ranks:
         corpus: Path | None = None,
         **environment: str,
     ) -> Job:
-        """Start or continue a run, on the sample unless another corpus is given."""
+        """Start or continue a run.
+
+        Args:
+            overrides: of the run's config, as KEY=VALUE.
+            fault: the fault to inject, as rank_server.py describes it.
+            corpus: default: the embedded sample.
+            environment: variables of the ranks.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -91,7 +98,7 @@ class Ranks:
         return Job(self, self.answer(), run, log)
 
     def finish(self, run: Path, *overrides: str, world_size: int = 2) -> Job:
-        """Take a run to its end."""
+        """Start or continue a run, and check that it ends with success."""
         job = self.start(run, *overrides, world_size=world_size)
         assert job.end() == [0] * world_size, job.printed()
         return job
@@ -108,7 +115,7 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def ranks(sample_corpus: Path) -> Iterator[Ranks]:
-    """Starts training ranks in seconds."""
+    """The server that starts training ranks in seconds."""
     server = Ranks(sample_corpus)
     yield server
     server.close()
@@ -116,7 +123,7 @@ def ranks(sample_corpus: Path) -> Iterator[Ranks]:
 
 @pytest.fixture(scope="session")
 def quiet(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks that nothing disturbs."""
+    """A finished run of two ranks without any fault."""
     run = tmp_path_factory.mktemp("quiet") / "run"
     ranks.finish(run)
     return run
@@ -124,7 +131,7 @@ def quiet(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_corpus(tmp_path_factory: pytest.TempPathFactory, dnachunker: Any) -> Path:
-    """The embedded sample with another part of it held out."""
+    """A corpus of the embedded sample in which another part is held out."""
     corpus = tmp_path_factory.mktemp("other") / "corpus"
     done = dnachunker("shard", "--config", "sample", "--output", corpus, "split.valid=0.2")
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,11 @@
 """Run as a script: forks training ranks from a process that has imported everything, and injects faults into them.
 
-A rank takes many seconds to import torch and DeepSpeed, which a suite with fifty starts cannot afford. Each line on
-stdin is a job, {"arguments": [...], "world_size": W, "port": P, "log": FILE, "fault": {...}}; the answers are the
-ranks' process ids, and when all are gone their exit codes. Like a launcher, it ends the other ranks when one fails.
+A rank needs many seconds to import torch and DeepSpeed, and the tests start about fifty runs. Each line on stdin is a
+job: {"arguments": [...], "world_size": W, "port": P, "log": FILE, "fault": {...}}. The server answers with the process
+ids of the ranks, and after the end of all ranks with their exit codes. Like a launcher, it ends the other ranks when
+one fails.
 
-Faults patch or limit the one rank they name, from outside: the code under test knows nothing of them.
+A fault patches or limits the rank that it names (or all ranks) from outside; the code under test has no hooks for it.
 """
 
 import json
@@ -50,14 +51,14 @@ def kill_in_backward(step: int) -> None:
 
 
 def freeze_in_backward(step: int) -> None:
-    """The rank stops doing anything while it computes gradients, as with SIGSTOP or a lost machine."""
+    """The rank freezes while it computes gradients, as after SIGSTOP or on a lost machine."""
     from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 
     honest = TrainingEngine.backward
 
     def backward(self: Any, loss: Any) -> None:
         if self._engine.global_steps == step:
-            time.sleep(4)  # until the watchdog has noted where
+            time.sleep(4)  # until the watchdog has recorded where the rank is
             os.kill(os.getpid(), signal.SIGSTOP)
         honest(self, loss)
 
@@ -65,7 +66,7 @@ def freeze_in_backward(step: int) -> None:
 
 
 def watch_writes(log: str, kill_at: int) -> None:
-    """Note every write, rename and removal in checkpoints/; the rank is killed at number `kill_at` (1-based)."""
+    """Log every write, rename and removal in checkpoints/; the rank is killed at number `kill_at` (counted from 1)."""
     import safetensors.torch
     import torch
 
@@ -90,7 +91,7 @@ def watch_writes(log: str, kill_at: int) -> None:
         def wrapped(content: Any, path: Any, *rest: Any, **named: Any) -> None:
             boundary(f"before {Path(path).name}")
             save(content, path, *rest, **named)
-            with open(path, "r+b") as file:  # as if killed half-way
+            with open(path, "r+b") as file:  # as if the rank were killed in the middle of the write
                 half = os.path.getsize(path) // 2
                 whole = file.read()
                 file.truncate(half)
@@ -106,7 +107,7 @@ def watch_writes(log: str, kill_at: int) -> None:
 
 
 def spike(step: int, once: str) -> None:
-    """The guards see a loss that is far too high at `step`, the first time it comes by."""
+    """The guards see a loss that is far too high at `step`, but only the first time this step is taken."""
     from dnachunker.pretrain.safety.guards import LossGuards
 
     honest = LossGuards.judge
@@ -122,7 +123,7 @@ def spike(step: int, once: str) -> None:
 
 
 def keep_ledger(path: str) -> None:
-    """Write down the windows each step draws."""
+    """Write the windows that each step draws to a file."""
     from dnachunker.pretrain.data.training_data import TrainingData
 
     honest = TrainingData.draw
@@ -150,7 +151,7 @@ FAULTS: dict[str, Callable[..., None]] = {
 
 
 def be_rank(job: dict[str, Any], rank: int) -> None:
-    """In a forked child: become one rank of the job; does not return."""
+    """Become one rank of the job; called in a forked child, and does not return."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world_size"]), LOCAL_SIZE=str(job["world_size"]),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]), **job.get("environment", {}),
@@ -167,7 +168,7 @@ def be_rank(job: dict[str, Any], rank: int) -> None:
 
 
 def serve(job: dict[str, Any]) -> None:
-    """Start the ranks of a job and answer with their ids, then with their exit codes."""
+    """Start the ranks of a job; answer with their process ids, then with their exit codes."""
     ranks: dict[int, int] = {}
     for rank in range(job["world_size"]):
         if (pid := os.fork()) == 0:
@@ -192,7 +193,7 @@ if __name__ == "__main__":
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = "1"
     answers = os.dup(1)
-    os.dup2(2, 1)  # what the imports print is no answer
+    os.dup2(2, 1)  # imports may print to stdout, which is only for answers
     import dnachunker.pretrain.run
     import dnachunker.pretrain.trainer  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""A run under random faults ends where a quiet one does: the same weights, every window drawn exactly once."""
+"""A run with random faults ends like a run without faults: the same weights, and every window drawn exactly once."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(0)]
 
-# DNACHUNKER_SOAK_MINUTES=30 for a real one: the run is made to last about as long, with a fault about every minute.
+# Set DNACHUNKER_SOAK_MINUTES=30 for a real test: the run then lasts about 30 minutes, with a fault about every minute.
 MINUTES = float(os.environ.get("DNACHUNKER_SOAK_MINUTES", "1"))
 FAULT_SECONDS = min(60.0, 20 * MINUTES)
 
 
 def weights_hash(run: Path) -> str:
-    """Of the newest checkpoint's weights."""
+    """A hash of the newest checkpoint's weights."""
     newest = max((run / "checkpoints").glob("step-*"))
     states = torch.load(next(newest.rglob("mp_rank_00_model_states.pt")), weights_only=False)["module"]
     digest = hashlib.sha256()
@@ -32,7 +32,7 @@ def weights_hash(run: Path) -> str:
 
 
 def ledger(path: Path) -> dict[tuple[int, int], list[str]]:
-    """Windows by step and rank; what was drawn again after a resume replaces what it repeats."""
+    """Windows by (step, rank); windows that a rank drew again after a resume replace the earlier ones."""
     found = {}
     for rank in range(2):
         for line in Path(f"{path}-{rank}").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Every fault of a training run we can stage: afterwards the same command continues as if nothing had happened."""
+"""After each fault that a test can cause, the same command continues the training run as if there had been no fault."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ STEPS = 12
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Training loss by step, as if the run had never been interrupted."""
+    """Training loss by step; a step that was repeated after a resume counts once."""
     return {event["steps_done"]: event["loss"] for event in of_kind(run, "step")}
 
 
@@ -64,7 +64,7 @@ def test_a_kill_at_any_write_of_a_save_loses_no_complete_checkpoint(
         job = ranks.start(run, *at_each_step, fault=fault)
         codes = job.end()
         if codes == [0, 0]:
-            break  # all boundaries of a save are behind us
+            break  # the run has passed all boundaries of its saves
         assert codes[rank] == -signal.SIGKILL, job.printed()
         resumed = [event["steps_done"] for event in of_kind(run, "resume")]
         assert (resumed[-1] if resumed else 0) >= saved, "a complete checkpoint was lost"
@@ -105,7 +105,7 @@ def test_nan_on_one_rank_is_applied_by_none_at_any_stage(ranks: Any, tmp_path: P
         ranks.finish(run, override)
         assert of_kind(run, "resume")[-1]["steps_done"] == 8
         found[stage, rank] = losses(run)
-    # whichever rank it was and whatever ZeRO does about it, the same updates were left out
+    # the same updates were left out for every rank with the NaN and every ZeRO stage
     for steps in found.values():
         finite = {step: loss for step, loss in steps.items() if step not in (3, 7, 8)}
         assert finite == pytest.approx({step: found[0, 0][step] for step in finite}, abs=1e-4)

@@ -1,4 +1,4 @@
-"""How Ray is started."""
+"""Ray is started again when it is slow, and an unreachable cluster is bad input."""
 
 import pytest
 
@@ -9,7 +9,9 @@ pytest.importorskip("ray")
 
 
 @pytest.mark.parametrize(("late", "started"), [(0, True), (2, True), (3, False)])
-def test_a_node_that_comes_up_late_is_started_again(late: int, started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_starts_too_slowly_is_started_again(
+    late: int, started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempts = []
 
     def init(**_: object) -> None:
@@ -24,7 +26,7 @@ def test_a_node_that_comes_up_late_is_started_again(late: int, started: bool, mo
             assert len(attempts) == late + 1
     else:
         with (
-            pytest.raises(Failure, match=r"^--ray local: Ray did not come up in 3 attempts"),
+            pytest.raises(Failure, match=r"^--ray local: Ray did not start in 3 attempts"),
             ray_tasks.ray_session("local", 1, asked_by="--ray local"),
         ):
             pass

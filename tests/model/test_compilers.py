@@ -1,4 +1,4 @@
-"""What is compiled at run time gives the same results, and where nothing compiles, the model runs without."""
+"""Code compiled at run time gives the same results, and where nothing compiles, the model runs without it."""
 
 import functools
 import logging
@@ -44,7 +44,7 @@ def test_a_compiled_trunk_gives_the_same_losses_and_gradients(monkeypatch: pytes
         counted.append(graph)
         return graph.forward
 
-    # traced as for any backend, and run by torch itself: no compiler needed
+    # traced as for any backend, but run by torch itself: no compiler needed
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     plain, fused = trained("off"), trained("on")
     for a, b in zip(fused, plain, strict=True):
@@ -63,7 +63,7 @@ def test_without_a_compiler_a_line_is_said_and_the_model_runs(
         for a, b in zip(trained("on"), trained("off"), strict=True):
             assert torch.equal(a, b)
     assert [record.getMessage() for record in caplog.records] == [
-        "torch.compile does not work here (RuntimeError: Failed to find C compiler.): going without"
+        "torch.compile does not work here (RuntimeError: Failed to find C compiler.): continuing without it"
     ]
     assert not kernels.compiles("auto", "cpu")
 

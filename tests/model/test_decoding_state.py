@@ -1,4 +1,4 @@
-"""Reading one token at a time gives the logits of reading all at once, and remembers no more for it."""
+"""Reading one token at a time gives the logits of reading all at once, and only the trunk's memory grows."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fixed segmentations: what they cut, that they follow the ids alone, and that a saved folder cuts by itself."""
+"""Fixed segmentations: where they cut, that only the ids decide, and that a saved folder cuts without this project."""
 
 import subprocess
 import sys
@@ -32,10 +32,12 @@ def build(segmentation: dict, **changes) -> DNAChunkerForMaskedLM:
     return DNAChunkerForMaskedLM(DNAChunkerConfig(**sizes, router="fixed", segmentation=segmentation, **changes)).eval()
 
 
-def cuts(segmentation: dict, ids: torch.Tensor, **changes) -> list[str]:
+def cuts(
+    segmentation: dict, ids: torch.Tensor, *, chunk_capacity: tuple[float, float] | None = None, **changes
+) -> list[str]:
     """Stage 0's chunk starts as bars, after checking that stage 1 keeps every chunk."""
     with torch.no_grad():
-        output = build(segmentation, **changes)(ids)
+        output = build(segmentation, **changes)(ids, chunk_capacity=chunk_capacity)
     assert torch.equal(*output.boundaries)
     return ["".join(".|"[int(cut)] for cut in row) for row in output.boundaries[0]]
 
@@ -60,7 +62,7 @@ def test_byte_pairs_are_those_of_each_stretch_between_masks_and_n(text: str, bor
     border = min(border, len(text))
     expected = []
     for part in (text[:border], text[border:]):
-        for place, letter in enumerate(part):  # sentinels around everything but bases
+        for place, letter in enumerate(part):  # a mask starts a token, and so does a run of N
             expected.append(letter in "M" or (letter == "N" and part[place - 1 : place] != "N"))
         for stretch_start in [p for p, c in enumerate(part) if c in BASES and part[p - 1 : p] not in tuple(BASES)]:
             stretch = part[stretch_start:].split("N")[0].split("M")[0]
@@ -93,7 +95,7 @@ def test_pads_on_either_side_move_no_boundary() -> None:
 @pytest.mark.parametrize(
     "segmentation", [{"kind": "base"}, {"kind": "kmer", "k": 3}, {"kind": "bpe", "merges": MERGES}]
 )
-def test_places_counted_beforehand_change_no_boundary(segmentation: dict) -> None:
+def test_a_capacity_fixed_beforehand_changes_no_boundary(segmentation: dict) -> None:
     ids = ids_of("ACACGTACACMGTTNNNAAACC", "GTACACTT..............")
     assert cuts(segmentation, ids, chunk_capacity=(1.0, 1.0)) == cuts(segmentation, ids)
 

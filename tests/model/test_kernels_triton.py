@@ -1,7 +1,7 @@
 """Triton's kernels, run by Triton's interpreter, equal the plain-torch reference: results and every gradient.
 
 `tests/conftest.py` switches the interpreter on before anything can import triton. It is slow: shapes are as small as
-they can be and still have several programs along every axis, borders inside and across them, and unfilled places.
+they can be and still have several programs along every axis, borders inside and across them, and half-filled tiles.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ from dnachunker.model.routing import Router
 
 
 class Given(nn.Module):
-    """A router's probabilities, made beforehand."""
+    """Stands in for a router's probabilities: returns the given ones."""
 
     def __init__(self, probability: Tensor) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: 
 @pytest.mark.parametrize(
     ("lengths", "channels", "states", "tiling", "dtype"),
     [
-        ([5, 1, 0, 9], 6, 4, Tiling(chunk=4, tile=2, width=4, ahead=4), torch.float32),
-        ([14], 5, 3, Tiling(chunk=4, tile=4, width=8, ahead=4), torch.float32),  # three states: one is padding
-        ([2, 6], 4, 4, Tiling(chunk=4, tile=2, width=4, ahead=2), torch.bfloat16),
+        ([5, 1, 0, 9], 6, 4, Tiling(span=4, tile=2, width=4, ahead=4), torch.float32),
+        ([14], 5, 3, Tiling(span=4, tile=4, width=8, ahead=4), torch.float32),  # three states: one is padding
+        ([2, 6], 4, 4, Tiling(span=4, tile=2, width=4, ahead=2), torch.bfloat16),
     ],
 )
 def test_scan_of_both_directions(
@@ -102,7 +102,7 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs = [torch.rand(shape) for shape in shapes]
         inputs[5] = -inputs[5]
         inputs[which].view(-1)[1] = torch.nan
-        assert gated_scan(*inputs, packing.steps, Tiling(chunk=4, tile=2, width=2, ahead=2)).isnan().any(), which
+        assert gated_scan(*inputs, packing.steps, Tiling(span=4, tile=2, width=2, ahead=2)).isnan().any(), which
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -132,7 +132,7 @@ def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
         return torch.stack((gate, packing.shift(gate, 1.0, back=True)))
 
     def ours(z: Tensor, gate: Tensor) -> Tensor:
-        return smooth_both_ways(z, gates(gate), chunk=4, width=4, ahead=2)
+        return smooth_both_ways(z, gates(gate), span=4, width=4, ahead=2)
 
     def theirs(z: Tensor, gate: Tensor) -> Tensor:
         both = [kernels_reference.smooth(z.float(), gates(gate)[w], packing.cu_seqlens, w == 1) for w in (0, 1)]

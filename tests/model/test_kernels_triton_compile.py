@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# The sizes a CUDA run of the default model uses; the interpreter the other tests run under never sees the compiler.
+# The sizes of a CUDA run of the default model. The other tests use the interpreter, which never calls the compiler.
 COMPILE = """
     import sys
 
@@ -25,7 +25,7 @@ COMPILE = """
     )
     from dnachunker.model.kernels_triton_scan import Tiling
 
-    INTEGERS = {"T", "D", "row", "z_row", "x_row", "chunks", "places", "sequences"}
+    INTEGERS = {"T", "D", "row", "z_row", "x_row", "spans", "capacity", "sequences"}
     FLAGS = {"given", "holds_mask", "natural", "forced", "boundary", "chunk_holds_mask"}
     HALF = {"u", "raw", "B", "C", "z", "x", "out", "grad", "du", "draw", "dz", "dx", "values"}
 
@@ -50,8 +50,8 @@ COMPILE = """
         assert not spills, kernel.__name__
 
     t = Tiling()
-    scan = {"N": 16, "CHUNK": t.chunk, "WIDTH": t.width}
-    smooth = {"CHUNK": 16, "WIDTH": 64}
+    scan = {"N": 16, "SPAN": t.span, "WIDTH": t.width}
+    smooth = {"SPAN": 16, "WIDTH": 64}
     compile(kernels_triton_scan.reach, t.warps, **scan)
     compile(kernels_triton_scan.emit, t.warps, **scan)
     compile(kernels_triton_scan_backward.reach_back, t.warps, **scan)

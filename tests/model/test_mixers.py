@@ -1,4 +1,4 @@
-"""The other mixers: as large as BiMamba, exact inside their reach, blind to batch-mates, fit for saving."""
+"""The other mixers: as large as BiMamba, no wider reach than stated, independent of batch-mates, saved and loaded."""
 
 import pytest
 import torch

@@ -123,7 +123,7 @@ def test_a_chunk_with_a_mask_receives_no_residual() -> None:
 
 
 def test_a_masked_base_learns_nothing_from_its_own_residual_path() -> None:
-    """With the trunk silenced, logits at masked bases come from the decoders' view of their neighbours alone."""
+    """Without trunk and decoders, only the residual could bring anything to a masked base: its vector stays 0."""
     ids = torch.full((1, 21), 7)
     ids[0, 10] = MASK_ID
     found = []
@@ -185,7 +185,7 @@ def test_ratio_loss_alone_brings_both_stages_to_their_target() -> None:
         optimizer.zero_grad()
         rates.append(torch.stack(output.natural_rates).mean(1))
     assert (rates[0] > 0.4).all()
-    # a boundary is a threshold, so the rates swing about the target: their average is what settles
+    # a boundary is a threshold, so the rates swing about the target and only their average settles
     assert torch.stack(rates[50:]).mean(0).tolist() == pytest.approx([0.33, 0.33], abs=0.03)
 
 
@@ -303,15 +303,17 @@ def test_a_config_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> N
         DNAChunkerConfig(**{**SMALL, **wrong})
 
 
-def test_places_fixed_beforehand_change_nothing_but_the_places(model) -> None:
-    """With room to spare, counting chunks on the device alone gives the same losses, gradients and outputs."""
-    exact, fixed = build().eval(), build(chunk_capacity=(0.9, 0.8)).eval()
+def test_a_capacity_fixed_beforehand_changes_nothing_but_the_buffers(model) -> None:
+    """With capacity to spare, counting chunks on the device alone gives the same losses, gradients and outputs."""
+    exact, fixed = build().eval(), build().eval()
     ids = masked_bases((3, 60), 5)
     ids[1, 41:] = PAD_ID
     ids[2, 1:] = PAD_ID
     outputs = []
-    for network in (exact, fixed):
-        output = network(ids, labels=labels_for(ids), loss_normalizer=7.0, output_hidden_states=True)
+    for network, capacity in ((exact, None), (fixed, (0.9, 0.8))):
+        output = network(
+            ids, labels=labels_for(ids), loss_normalizer=7.0, output_hidden_states=True, chunk_capacity=capacity
+        )
         output.loss.backward()
         outputs.append(output)
     ours, theirs = outputs[1], outputs[0]
@@ -324,15 +326,18 @@ def test_places_fixed_beforehand_change_nothing_but_the_places(model) -> None:
         assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
 
 
-@pytest.mark.parametrize("changes", [{}, {"strand_symmetry": True}, {"chunk_capacity": (0.9, 0.8)}])
-def test_the_head_on_labelled_positions_alone_teaches_the_same(changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("capacity", [None, (0.9, 0.8)])
+@pytest.mark.parametrize("changes", [{}, {"strand_symmetry": True}])
+def test_the_head_on_labelled_positions_alone_teaches_the_same(
+    changes: dict[str, object], capacity: tuple[float, float] | None
+) -> None:
     whole, rows = build(**changes), build(**changes, label_capacity=0.3)
     ids = masked_bases((3, 60), 5)
     ids[1, 41:] = PAD_ID
     weights = torch.where(torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5, 0.1, 1.0)
     losses = []
     for network in (whole, rows):
-        output = network(ids, labels=labels_for(ids), loss_weights=weights)
+        output = network(ids, labels=labels_for(ids), loss_weights=weights, chunk_capacity=capacity)
         output.loss.backward()
         losses.append([output.loss.item(), output.mlm_loss.item()])
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
@@ -343,11 +348,13 @@ def test_the_head_on_labelled_positions_alone_teaches_the_same(changes: dict[str
         assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, float(b.grad.abs().max())), name
 
 
-@pytest.mark.parametrize("few", [{"label_capacity": 0.02}, {"chunk_capacity": (0.2, 0.1)}])
-def test_what_finds_no_place_makes_loss_and_gradients_nan(few: dict[str, object]) -> None:
-    model = build(**few)
+@pytest.mark.parametrize(("labels", "chunks"), [(0.02, None), (None, (0.2, 0.1))])
+def test_more_than_the_capacity_makes_loss_and_gradients_nan(
+    labels: float | None, chunks: tuple[float, float] | None
+) -> None:
+    model = build(label_capacity=labels)
     ids = masked_bases((2, 60), 5)
-    loss = model(ids, labels=labels_for(ids)).loss
+    loss = model(ids, labels=labels_for(ids), chunk_capacity=chunks).loss
     assert loss.isnan()
     assert gradients(model, [loss]).norm().isnan(), "gradients of zero would be applied"
 
@@ -355,4 +362,4 @@ def test_what_finds_no_place_makes_loss_and_gradients_nan(few: dict[str, object]
 @pytest.mark.parametrize("capacity", [(0.5,), (0.5, 0.0), (0.5, 1.5)])
 def test_a_capacity_that_makes_no_sense_is_refused(capacity: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="chunk_capacity"):
-        DNAChunkerConfig(chunk_capacity=capacity)
+        build()(masked_bases((2, 60), 5), chunk_capacity=capacity)

@@ -41,5 +41,5 @@ def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture
 def toy_folder(toy_corpus: Corpus) -> Path:
-    """Where the corpus lies."""
+    """The folder of the corpus."""
     return Path(toy_corpus.path)

@@ -7,7 +7,7 @@ import pytest
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import PRESETS, load_config, to_yaml
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.pretrain.checkpoints.state import RunState, identity_of, require_same_run
+from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.config import ModelSettings, PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 
@@ -96,7 +96,7 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
         ("seed=1", "seed was 0 and is now 1"),
         ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
         ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
-        ("segmentation.kind=kmer", "segmentation.kind was 'learned' and is now 'kmer'"),
+        ("tokenization.kind=kmer", "tokenization.kind was 'learned' and is now 'kmer'"),
         ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
     ]:
         with pytest.raises(BadInput, match=message):
@@ -107,37 +107,46 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
 
 def test_settings_that_came_later_do_not_refuse_an_older_run() -> None:
     config = tiny()
-    older = {key: value for key, value in identity_of(config).items() if key != "segmentation"}
+    older = {key: value for key, value in identity_of(config).items() if key != "tokenization"}
     state = RunState(
         steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1,
         precision="fp32", device="cpu", corpus_fingerprint="f", identity=older, versions={},
     )  # fmt: skip
     require_same_run(state, config, "f")
-    with pytest.raises(BadInput, match="segmentation.kind was 'learned' and is now 'base'"):
-        require_same_run(state, tiny("segmentation.kind=base"), "f")
+    with pytest.raises(BadInput, match="tokenization.kind was 'learned' and is now 'base'"):
+        require_same_run(state, tiny("tokenization.kind=base"), "f")
 
 
-def test_a_segmentation_has_the_settings_of_its_kind_and_no_others() -> None:
-    assert tiny("segmentation.kind=kmer").segmentation.k == 6
-    assert tiny("segmentation.kind=bpe").segmentation.vocabulary == 4096
-    assert tiny("segmentation.kind=bpe", "segmentation.vocabulary=64").segmentation.vocabulary == 64
+def test_a_checkpoint_of_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run_state.json").write_text('{"format": 1, "identity": {"segmentation": {"kind": "kmer"}}}')
+    with pytest.raises(BadInput, match="has format 1, and this version of dnachunker reads format 2"):
+        read_state(tmp_path)
+    (tmp_path / "run_state.json").write_text("[2]")
+    with pytest.raises(BadInput, match="not readable; remove this checkpoint"):
+        read_state(tmp_path)
+
+
+def test_a_tokenization_has_the_settings_of_its_kind_and_no_others() -> None:
+    assert tiny("tokenization.kind=kmer").tokenization.k == 6
+    assert tiny("tokenization.kind=bpe").tokenization.vocabulary == 4096
+    assert tiny("tokenization.kind=bpe", "tokenization.vocabulary=64").tokenization.vocabulary == 64
     for wrong, message in [
-        ("segmentation.k=6", "k belongs to kind kmer; kind learned has no such setting"),
-        ("segmentation.vocabulary=64", "vocabulary belongs to kind bpe"),
-        ("segmentation.kind=word", "key 'segmentation.kind'"),
+        ("tokenization.k=6", "k belongs to kind kmer; kind learned has no such setting"),
+        ("tokenization.vocabulary=64", "vocabulary belongs to kind bpe"),
+        ("tokenization.kind=word", "key 'tokenization.kind'"),
         ("model.router=fixed", "nearest valid key"),
     ]:
         with pytest.raises(BadInput, match=message):
             tiny(wrong)
     with pytest.raises(BadInput, match="cuts each strand its own way"):
-        tiny("segmentation.kind=kmer", "model.strand_symmetry=true")
+        tiny("tokenization.kind=kmer", "model.strand_symmetry=true")
     # stored resolved, read back equal
-    config = tiny("segmentation.kind=bpe")
+    config = tiny("tokenization.kind=bpe")
     assert PretrainConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_a_fixed_segmentation_leaves_the_network_as_it_is_but_for_the_routers() -> None:
-    learned, fixed = tiny(), tiny("segmentation.kind=kmer", "segmentation.k=4")
-    described = [network_config(config.model, config.segmentation).to_dict() for config in (learned, fixed)]
+    learned, fixed = tiny(), tiny("tokenization.kind=kmer", "tokenization.k=4")
+    described = [network_config(config.model, config.tokenization).to_dict() for config in (learned, fixed)]
     changed = {key: value for key, value in described[1].items() if described[0][key] != value}
     assert changed == {"router": "fixed", "segmentation": {"kind": "kmer", "k": 4}, "ratio_loss_weight": 0.0}

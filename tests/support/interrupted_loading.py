@@ -1,8 +1,9 @@
-"""A program: ranks load an epoch, are killed at random moments and go on with another world size; prints the ledger.
+"""Run as a script: ranks load an epoch, are killed at random moments, and continue with another world size.
 
     python interrupted_loading.py CORPUS WORKERS KILLS SEED STEPS
 
-A process of its own, so that it can fork ranks cheaply: it starts no thread itself.
+Prints the ledger, that is, what every step delivered. It is a process of its own because it forks ranks, which is safe
+only in a process without threads.
 """
 
 import json
@@ -22,7 +23,7 @@ FINE = {"seq_len": 96, "global_batch": 12}
 
 
 def live(corpus: Corpus, ledger: Path, *, rank: int, world_size: int, first: int, end: int, workers: int) -> None:
-    """Load steps and write each down with one system call, as a training step that is over."""
+    """Load steps, and write each finished step to the ledger with one system call."""
     data = loader(
         corpus, curriculum(corpus, **FINE), first_step=first, end_step=end, rank=rank, world_size=world_size,
         workers=workers, cached_blocks=3,
@@ -31,18 +32,18 @@ def live(corpus: Corpus, ledger: Path, *, rank: int, world_size: int, first: int
     for step in range(first, end):
         lines = ledger_lines(data, data.draw(), rank, world_size)
         os.write(out, (json.dumps([step, lines]) + "\n").encode())
-        time.sleep(0.03)  # longer than the driver may be held up, or the epoch is over before it has killed enough
+        time.sleep(0.03)  # long enough that `main` can kill the ranks before the epoch ends, even on a busy machine
     data.close()
 
 
 def finished_steps(ledger: Path) -> dict[int, dict[str, str]]:
-    """Steps with a whole line."""
+    """The steps whose line in the ledger is complete."""
     text = ledger.read_text() if ledger.exists() else ""
     return dict(json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n"))
 
 
 def wait_for_lines(ledger: Path, count: int, rank: int) -> None:
-    """Wait until a rank has finished so many steps, or all: how long it takes to start is the machine's affair."""
+    """Wait until a rank has finished `count` steps or has ended. Its start may take long on a busy machine."""
     while count and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= count):
         if os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
@@ -50,7 +51,7 @@ def wait_for_lines(ledger: Path, count: int, rank: int) -> None:
 
 
 def main(path: str, workers: int, kills: int, seed: int, steps: int) -> None:
-    """Drive lives until all steps are done; a step counts when every rank of its life has finished it."""
+    """Start groups of ranks until all steps are done; a step is done when every rank of a group has finished it."""
     corpus, chance = Corpus.open(path), random.Random(seed)
     done: list[dict[str, str]] = []
     sizes, resumed_at, killed = [], [], 0

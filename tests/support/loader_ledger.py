@@ -1,4 +1,4 @@
-"""What the loader tests share: a loader over a corpus, and what it delivers as plain values."""
+"""Shared by the loader tests: a loader over a corpus, and its output as plain values (the ledger)."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {"seq_len": 700, "global_batch": 12, "streams": 12, "
 
 
 def curriculum(corpus: Corpus, *, batch_of: Callable[[int], int] = int, **changes: Any) -> Curriculum:
-    """The order of a run over a corpus."""
+    """The curriculum of a run over a corpus: which windows each step takes."""
     settings = DataSettings(corpus=corpus.path, **{**SETTINGS, **changes})
     blocks = corpus.blocks("train")
     mixture = mixture_of(blocks, corpus.sources, settings.mixing, corpus.path)
@@ -41,7 +41,7 @@ def loader(
     pass_order: Callable[[Batch], torch.Tensor] | None = None,
     **reading: Any,
 ) -> TrainingData:
-    """A rank's loader from some step on."""
+    """The loader of one rank, from `first_step` up to `end_step`."""
     return TrainingData(
         order,
         WindowReader(corpus, "train", threads=workers + 1, **reading),
@@ -56,7 +56,7 @@ def loader(
 
 
 def ledger_lines(data: TrainingData, step: StepData, batch_rank: int, world_size: int) -> dict[int, str]:
-    """Sample of the step -> coordinates, strand and sha256 of every byte the model would get of that window."""
+    """By sample of the step: coordinates, strand, and sha256 of all bytes that the model gets of this window."""
     joined = {f.name: torch.cat([getattr(batch, f.name) for batch in step.micro_batches]) for f in fields(Batch)}
     lines = {}
     for row, where in enumerate(data.locate(step.windows)):

@@ -1,10 +1,11 @@
-"""Run as a script: peak memory of each rank of a training step, measured from outside torch.
+"""Run as a script: measures the peak memory of each rank in a training step by the kernel's counters, not by torch's.
 
     python measured_memory.py RANKS JSON
 
-JSON holds what a pretraining config's `model`, `data` and `engine` sections override. Prints, for each rank, a JSON
-object with the growth of its resident memory (bytes) from just before the model exists to the peak, and the chunks a
-base that the model made. The process has run a small model before, so that lazy imports and compiled kernels are there.
+JSON holds overrides of the sections `model`, `data` and `engine` of a pretraining config. Prints a JSON list with one
+object for each rank: the growth of its resident memory (bytes) from just before the model is built to the peak, and the
+chunks a base that the model made. Each rank first trains a small model, so that lazy imports and the compilation of
+kernels are not counted.
 """
 
 import json
@@ -31,12 +32,15 @@ SMALL = {"width": 32, "num_heads": 2, "trunk_layers": 1, "encoder_layers": [1, 1
 
 
 def train(values: dict[str, Any], rank: Rank, steps: int) -> list[float]:
-    """Take some optimizer steps on random bases; returns the chunks a base of each stage."""
+    """Take optimizer steps on random bases; returns the chunks a base of each stage."""
     config = validate_config(PretrainConfig, {"run": "r", "steps": 9, **values}, origin="test")
-    model = build_model(config)
+    model = build_model(config.model, config.tokenization, config.engine, seed=config.seed)
     optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
-    engine = TrainingEngine(model, optimizer, config, rank)
     accumulation = config.accumulation(rank.world_size)
+    engine = TrainingEngine(
+        model, optimizer, config.engine, rank, global_batch=config.data.global_batch, accumulation=accumulation,
+        clip_grad_norm=config.optimizer.clip_grad_norm,
+    )  # fmt: skip
     windows = config.data.global_batch // rank.world_size // accumulation
     torch.manual_seed(rank.rank)
     for _ in range(steps):
@@ -56,7 +60,7 @@ def train(values: dict[str, Any], rank: Rank, steps: int) -> list[float]:
 
 
 def resident(field: str) -> int:
-    """Bytes, from this process's status: VmRSS now, VmHWM at most since it was last reset."""
+    """Resident bytes of this process: `VmRSS` at this moment, `VmHWM` the peak since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -64,7 +68,7 @@ def resident(field: str) -> int:
 
 
 def measure(values: dict[str, Any]) -> dict[str, Any]:
-    """What one rank needs."""
+    """Measure one rank; returns `bytes` and `chunks`."""
     rank = Rank.from_environment()
     start_process_group(rank)
     small = {"data": {"corpus": "c", "global_batch": rank.world_size, "seq_len": 64}, "model": SMALL}
@@ -76,7 +80,7 @@ def measure(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(ranks: int, values: dict[str, Any]) -> None:
-    """Measure in forked processes, which need not import everything again."""
+    """Run `measure` on every rank, in forked processes, so that nothing is imported again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

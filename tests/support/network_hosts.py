@@ -1,7 +1,7 @@
-"""Machines of a test: network namespaces on a bridge, each with its own address, process tree and sshd.
+"""Simulated machines: network namespaces on a bridge, each with its own address, process tree and sshd.
 
-They share this machine's file system, as a cluster shares its storage. `down` kills every process of a host at once, as
-a power cut does; `cut` leaves them running and takes the link away.
+They share this machine's file system, like the machines of a cluster share their storage. `down` kills all processes of
+a host at once, like a power cut; `cut` takes the network link away and leaves the processes running.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-_LETTERS = itertools.cycle("abcdefghij")  # of one test process; devices of killed hosts live on for a moment
+_LETTERS = itertools.cycle("abcdefghij")  # new names for each test, because devices of killed hosts vanish late
 _NEEDED = ("sshd", "ssh", "ssh-keygen", "ip", "unshare")
 
 
 class NetworkHosts:
-    """`count` hosts, h1 h2 …, reached from this process's network by ssh with `ssh_options`."""
+    """`count` hosts named h1, h2, …, which this process can reach by ssh with `ssh_options`."""
 
     def __init__(self, folder: Path, count: int) -> None:
         missing = [name for name in _NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
@@ -61,7 +61,7 @@ class NetworkHosts:
         key = self._folder / "key"
         for file in (key, self._folder / "host_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file))
-        Path("/run/sshd").mkdir(exist_ok=True)  # sshd separates its privileges there
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs this folder for privilege separation
         (self._folder / "sshd_config").write_text(
             f"HostKey {self._folder}/host_key\nAuthorizedKeysFile {key}.pub\nStrictModes no\nPidFile none\n"
             "PermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\n"
@@ -82,14 +82,14 @@ class NetworkHosts:
 
     @property
     def ssh_options(self) -> list[str]:
-        """Values of cluster.hosts.ssh_options: the key, and names that only these hosts know."""
+        """Values for cluster.hosts.ssh_options: the key, and a list of known hosts for this test only."""
         return [
             f"IdentityFile={self._folder / 'key'}", "StrictHostKeyChecking=no", "LogLevel=ERROR",
             f"UserKnownHostsFile={self._folder / 'known'}",
         ]  # fmt: skip
 
     def up(self, name: str) -> None:
-        """Start a host: its init is an sshd."""
+        """Start a host; its first process is an sshd."""
         space = self._space(name)
         sshd = shutil.which("sshd", path="/usr/sbin:/sbin")
         self._processes[name] = subprocess.Popen(
@@ -112,15 +112,15 @@ class NetworkHosts:
         process.wait()
 
     def cut(self, name: str) -> None:
-        """Take a host's link away."""
+        """Disconnect a host from the network."""
         _run("ip", "link", "set", f"{self._space(name)}v", "down")
 
     def mend(self, name: str) -> None:
-        """Give it back."""
+        """Connect a host to the network again."""
         _run("ip", "link", "set", f"{self._space(name)}v", "up")
 
     def ranks(self, name: str) -> list[psutil.Process]:
-        """The training ranks that live on a host."""
+        """The training ranks that run on a host."""
         found = []
         for child in psutil.Process(self._processes[name].pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):

@@ -8,13 +8,17 @@ import pytest
 
 from dnachunker.foundations.ray_tasks import start_in_time
 
-# Without a token; and no warning about GPUs, no report to anybody.
+# No token, no usage reports, no warning about GPUs.
 QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 @contextlib.contextmanager
 def two_ray_nodes(**variables: str) -> Iterator[tuple[Any, Any]]:
-    """The cluster and its second node; `variables` are of the environment of both, and of this process meanwhile."""
+    """A context manager that gives the cluster and its second node.
+
+    Args:
+        variables: environment variables of both nodes, and of this process inside the context.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**QUIET, **variables}.items():
             patch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""A real SLURM on this machine: one controller, some node daemons and a munge of their own, all on loopback."""
+"""A real SLURM on this machine: one controller, several node daemons and their own munge, all on loopback."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class SlurmCluster:
-    """Commands find it through SLURM_CONF in `environment`."""
+    """A SLURM cluster; commands with the variables `environment` use it, through SLURM_CONF."""
 
     def __init__(self, folder: Path, nodes: int) -> None:
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -98,11 +98,11 @@ class SlurmCluster:
                 daemon.wait()
 
     def run(self, *command: str) -> str:
-        """What a SLURM command prints."""
+        """Run a SLURM command; returns its output."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout.strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What scontrol knows of a job."""
+        """The fields of `scontrol show job`."""
         shown = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(field.partition("=")[::2] for field in shown.split())
 
@@ -121,7 +121,7 @@ class SlurmCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports in a row that nothing listens on."""
+    """`count` consecutive free TCP ports."""
     for first in range(20000 + os.getpid() % 9000, 32000, count):
         with contextlib.ExitStack() as held:
             try:

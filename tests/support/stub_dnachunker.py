@@ -1,9 +1,12 @@
-"""Stands in for the `dnachunker` command in tests of sweeps: leaves what its verbs leave, in a second, without a model.
+"""Replaces the `dnachunker` command in tests of sweeps: writes the files its verbs write, in a second, without a model.
 
-Every number follows from the overrides alone. Like the real one, `pretrain` continues a run that was killed, and the
-other verbs leave their output complete or not at all. `STUB_FAIL=TEXT` makes a `pretrain` with that override fail;
-`STUB_COUNT=FILE` collects a line for every command; `STUB_SUMMARY=JSON` is what an analysis leaves;
-`STUB_STEP_SECONDS=S` makes it slower.
+Every number depends only on the overrides. Like the real command, `pretrain` continues a run that was killed, and the
+other verbs write their output completely or not at all. Environment variables:
+
+- STUB_FAIL=KEY=VALUE: `pretrain` fails if it gets this override.
+- STUB_COUNT=FILE: each call appends one line to the file.
+- STUB_SUMMARY=JSON: the result of an analysis.
+- STUB_STEP_SECONDS=S: duration of a step of `pretrain`.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ from pathlib import Path
 
 
 def number(*words: object) -> float:
-    """In [0, 1), from the words."""
+    """A number in [0, 1) that depends only on the words."""
     return int(hashlib.sha256(repr(words).encode()).hexdigest()[:8], 16) / 2**32
 
 
@@ -68,7 +71,7 @@ def pretrain() -> int:
 
 
 def leave(folder: Path, name: str, value: object) -> int:
-    """A folder with one file, all at once."""
+    """Write a folder with one file; the folder appears by one rename."""
     time.sleep(0.1)
     staging = folder.with_name(f".{folder.name}.{os.getpid()}")
     (staging / name).parent.mkdir(parents=True)

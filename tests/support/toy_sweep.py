@@ -1,4 +1,4 @@
-"""A sweep of a command that stands in for the real one, and how it is started."""
+"""A small sweep that runs stub_dnachunker.py in place of the real command, and the argv that starts it."""
 
 import sys
 from pathlib import Path
@@ -29,6 +29,6 @@ command: ["{sys.executable}", "{STUB}"]
 
 
 def sweep_command(config: Path, *arguments: object) -> list[str]:
-    """`dnachunker sweep` on the config beside which the tasks lie."""
+    """The argv of `dnachunker sweep` on a config; the folder `tasks` lies beside the config."""
     probed = f"probe.folder={config.parent / 'tasks'}"
     return [sys.executable, "-m", "dnachunker", "sweep", "--config", str(config), *map(str, arguments), probed]

@@ -35,19 +35,19 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_note)  # sees every file that Python opens in this process; cannot be removed, only ignored
 
 
-def command(export: Path, tasks: Path, output: Path, *more: str) -> list[str]:
+def evaluate_argv(export: Path, tasks: Path, output: Path, *more: str) -> list[str]:
     where = ["--model", str(export), "--suite", str(tasks), "--output", str(output)]
     return ["evaluate", *where, "--method", "full", "--method", "kmer", "--config", "quick", *more, *SMALL]
 
 
 @pytest.fixture(scope="module")
 def evaluated(export: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An evaluation that nothing interrupted, and the files opened meanwhile, in order."""
+    """An evaluation that nothing interrupted, and the files that it opened, in order."""
     global _opened
     output = tmp_path_factory.mktemp("evaluated") / "out"
     _opened = []
     try:
-        assert main(command(export, tasks, output, "--mlflow", "none")) == 0
+        assert main(evaluate_argv(export, tasks, output, "--mlflow", "none")) == 0
         return output, _opened
     finally:
         _opened = None
@@ -60,7 +60,7 @@ def test_no_test_file_is_opened_before_the_choice_is_written(evaluated: tuple[Pa
     trained = [number for number, path in enumerate(opened) if Path(path).name.startswith("train.csv")]
     assert len(tests) == 3 * 2  # tasks, methods; one seed
     assert trained[0] < choice < tests[0]
-    # and selection does without them: they may be somewhere else altogether
+    # selection reads no test file
     assert len(list(output.glob("cells/*/full/select-*.json"))) == 3 * 2 * 2
 
 
@@ -86,7 +86,7 @@ def test_killed_at_half_it_continues_to_the_same_table(
     evaluated: tuple[Path, list[str]], export: Path, tasks: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    arguments = [sys.executable, "-m", "dnachunker", *command(export, tasks, output, "--mlflow", "none")]
+    arguments = [sys.executable, "-m", "dnachunker", *evaluate_argv(export, tasks, output, "--mlflow", "none")]
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     total = len(list(evaluated[0].glob("cells/*/*/*.json")))
     while len(list(output.glob("cells/*/*/*.json"))) < total // 2:
@@ -96,12 +96,12 @@ def test_killed_at_half_it_continues_to_the_same_table(
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/*/[st]*.json")}
     assert not (output / "table.md").exists()
-    done = subprocess.run([*arguments[:3], *command(export, tasks, output)], capture_output=True, text=True)
+    done = subprocess.run([*arguments[:3], *evaluate_argv(export, tasks, output)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in ("table.md", "table.csv", "table.html", "selection.csv"):
         assert (output / name).read_text() == (evaluated[0] / name).read_text()
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # what was done was not done again
-    check_tracking(output)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # finished cells did not run again
+    check_mlflow(output)
 
 
 def test_other_data_under_the_same_names_are_refused(
@@ -113,18 +113,18 @@ def test_other_data_under_the_same_names_are_refused(
     monkeypatch.setattr(
         "dnachunker.downstream.classification.evaluate._run_missing", lambda found, *_: cells.extend(found)
     )
-    assert main(command(export, Path("data"), Path("out"), "--mlflow", "none")) == 2  # for nothing has run
+    assert main(evaluate_argv(export, Path("data"), Path("out"), "--mlflow", "none")) == 2  # for nothing has run
     assert {cell.result.is_absolute() and cell.train.is_absolute() for cell in cells if cell.train} == {True}
     train = tmp_path / "data" / "one" / "train.csv.gz"
     lines = gzip.decompress(train.read_bytes()).decode().splitlines()
     train.write_bytes(gzip.compress("\n".join([lines[0], *lines[:0:-1]]).encode()))  # the same in another order
     capsys.readouterr()
-    assert main(command(export, Path("data"), Path("out"), "--mlflow", "none")) == 2
+    assert main(evaluate_argv(export, Path("data"), Path("out"), "--mlflow", "none")) == 2
     assert "was made with data of one" in capsys.readouterr().err
 
 
-def check_tracking(output: Path) -> None:
-    """One parent, and nested in it a run for each task and method; a second send changes nothing."""
+def check_mlflow(output: Path) -> None:
+    """One parent, in which a run for each task and method is nested; sending the results again changes nothing."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
@@ -138,9 +138,9 @@ def check_tracking(output: Path) -> None:
 
 @pytest.mark.slow
 def test_ray_gives_the_same_table(export: Path, tasks: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as each of two workers on two cores has
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in each of two workers on two cores
     for name, ray in (("out", ("--ray", "local", "--workers", "2")), ("alone", ())):
-        one = command(export, tasks / "one", tmp_path / name, "--mlflow", "none", *ray)
+        one = evaluate_argv(export, tasks / "one", tmp_path / name, "--mlflow", "none", *ray)
         done = subprocess.run(
             [sys.executable, "-m", "dnachunker", *one], capture_output=True, text=True, env=environment
         )

@@ -1,4 +1,4 @@
-"""`dnachunker finetune`: methods side by side, repeatable, and classifiers that load elsewhere."""
+"""`dnachunker finetune`: methods in one table, results that repeat, and classifiers that other programs can load."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Published rows look other than measured ones in every table."""
+"""Published rows look different from measured ones in every table."""
 
 from pathlib import Path
 

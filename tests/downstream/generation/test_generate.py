@@ -1,4 +1,4 @@
-"""`dnachunker generate`: its draws follow the model, seeds and settings hold, and spectra tell sequences apart."""
+"""`dnachunker generate`: draws follow the model, seeds and options; spectra distinguish kinds of sequence."""
 
 import itertools
 import re
@@ -28,7 +28,7 @@ def records(path: Path) -> dict[str, str]:
     return found
 
 
-def test_a_sequence_is_its_seeds_alone(causal: Path, tmp_path: Path) -> None:
+def test_a_sequence_depends_on_its_seed_only(causal: Path, tmp_path: Path) -> None:
     def run(name: str, *more: str) -> list[str]:
         assert generate(causal, tmp_path / name, "--length", "90", *more) == 0
         return list(records(tmp_path / name).values())
@@ -46,7 +46,7 @@ def test_a_sequence_is_its_seeds_alone(causal: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompts_sequences_are_the_same_beside_other_prompts(causal: Path, tmp_path: Path) -> None:
-    """Also of letters that would be too long for the name of a file."""
+    """One prompt has more letters than a file name can have."""
     one, two = "ACGTT" * 60, "GATTACA"
     (tmp_path / "prompts.fa").write_text(f">one\n{one}\n>two\n{two}\n")
 
@@ -105,10 +105,10 @@ def test_draws_have_the_frequencies_that_temperature_top_k_and_top_p_leave() -> 
         (("--prompt", "HELLO"), "neither a FASTA file nor letters"),
         (("--length", "0"), "--length 0"),
         (("--length", "40", "--count", "50", "--compare", "FASTA"), "fewer than 150 pieces"),
-        (("--length", "7", "--compare", "FASTA"), "--length 7: --compare counts words of up to 8"),
+        (("--length", "7", "--compare", "FASTA"), "--length 7: --compare counts k-mers of up to 8"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(
+def test_impossible_options_give_one_line(
     causal: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
 ) -> None:
     more = tuple(str(fasta) if argument == "FASTA" else argument for argument in more)
@@ -154,11 +154,11 @@ def test_divergence_is_that_of_its_definition() -> None:
     assert divergence(np.array([2.0, 0]), np.array([1.0, 1])) == pytest.approx(expected)
 
 
-def test_words_are_those_of_both_strands_whatever_is_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kmers_of_both_strands_are_counted_whatever_the_piece_length(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "ACGTTGCANNGATTACAGGG"
     strands = (text, text[::-1].translate(str.maketrans("ACGT", "TGCA")))
     codes = spectrum._codes(text.lower())
-    assert codes.dtype == np.int8  # a byte a base: whole genomes are held
+    assert codes.dtype == np.int8  # a byte per base, because whole genomes are in memory
     for k in (1, 2, 5):
         words = ["".join(letters) for letters in itertools.product("ACGT", repeat=k)]
         expected = [sum(strand.startswith(word, at) for strand in strands for at in range(20)) for word in words]
@@ -168,7 +168,7 @@ def test_words_are_those_of_both_strands_whatever_is_counted_at_a_time(monkeypat
 
 
 def test_a_spectrum_puts_chains_and_copies_where_they_belong(tmp_path: Path) -> None:
-    """Real sequence of an order-1 kind: order 0 is far from k = 2 on, order 3 and real sequence close, evenness far."""
+    """Real sequence from an order-1 chain: order 0 is far from k = 2 on, order 3 and real sequence are close."""
     random = np.random.default_rng(0)
     step = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1], [0.1, 0.1, 0.1, 0.7], [0.1, 0.7, 0.1, 0.1]]).cumsum(1)
     base, letters = 0, []

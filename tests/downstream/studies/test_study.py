@@ -1,4 +1,4 @@
-"""The studies find what was planted, find nothing where nothing is, and run from the command line."""
+"""The studies find planted effects, find none where there are none, and run from the command line."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def random_cuts(length: int, share: float, seed: int) -> np.ndarray:
 
 
 class ContextCutter:
-    """Cuts in the middle of every six letters that hold no T: by sequence alone."""
+    """Cuts in the middle of every 6-mer without T, so cuts depend on the letters only."""
 
     def cut(self, letters: str) -> Cuts:
         starts = np.zeros(len(letters), bool)

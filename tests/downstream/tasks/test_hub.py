@@ -23,7 +23,7 @@ NT = "InstaDeepAI/nucleotide_transformer_downstream_tasks"
 
 
 class Server(ThreadingHTTPServer):
-    """Files by path; datasets as the hub lists and serves them."""
+    """Serves files by path, and datasets as the hub lists and serves them."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -95,7 +95,7 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     assert not (tmp_path / "nt" / "H3K4me1").exists()
     asked = len(server.asked)
     assert fetch("nt", tmp_path / "nt", *arguments) == 0
-    assert len(server.asked) == asked  # what is there is kept
+    assert len(server.asked) == asked  # existing tasks are kept
     assert fetch("nt", tmp_path / "nt", "--endpoint", server.url, "--task", "H4") == 2
     assert "has no train data" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "nt").iterdir()) == ["H3"]
@@ -108,7 +108,7 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     error = capsys.readouterr().err
     assert "run this again to continue" in error
     assert error.count("Traceback") == 0
-    # the other suite of these names has other data
+    # the other suite has tasks of the same names with other data
     capsys.readouterr()
     (tmp_path / "nt" / "H3").rename(tmp_path / "nt" / "H2AFZ")
     capsys.readouterr()

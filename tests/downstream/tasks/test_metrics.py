@@ -1,4 +1,4 @@
-"""Scores are scikit-learn's, of the whole set."""
+"""Scores equal those of scikit-learn on the whole set."""
 
 import numpy as np
 import pytest

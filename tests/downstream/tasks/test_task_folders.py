@@ -1,4 +1,4 @@
-"""Tasks from every kind of file, and what is said about files that are none."""
+"""Tasks from every format of file, and the messages about other files."""
 
 import gzip
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_parquet_and_named_classes(tmp_path: Path) -> None:
 
 
 def damaged(packed: bytes) -> bytes:
-    """With bits flipped behind the header, which zlib notices before the checksum does."""
+    """Bits after the header are flipped; zlib notices them before the checksum does."""
     return packed[:12] + bytes(255 - byte for byte in packed[12:])
 
 
@@ -99,7 +99,7 @@ def test_the_suites_hold_what_was_published() -> None:
         "nt-revised": 18,
         "genomic-benchmarks": 9,
     }
-    # the same name in both Nucleotide Transformer suites, other data
+    # both Nucleotide Transformer suites have this name, with other data
     assert suites["nt"].tasks["enhancers"].length == 200
     assert suites["nt-revised"].tasks["enhancers"].length == 400
     assert suites["nt"].repository != suites["nt-revised"].repository

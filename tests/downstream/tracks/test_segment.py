@@ -1,4 +1,4 @@
-"""`dnachunker segment`: tracks that tile the regions, equal the model's own chunks and open with others' tools."""
+"""`dnachunker segment`: tracks cover the regions, equal the model's chunks, and open in other tools."""
 
 import gzip
 import json
@@ -113,9 +113,9 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
     broken = tmp_path / "protein.fa"
     broken.write_text(">p\nACGTLLQ\n")
     cases = [
-        ((packed, "--region", "chr9:1-10"), "no contig of genome.fa.gz"),
+        ((packed, "--region", "chr9:1-10"), "neither a contig of genome.fa.gz"),
         ((packed, "--region", "b:290-310"), "does not lie in b, which has 300 bases"),
-        ((broken,), "'L' is no nucleotide letter"),
+        ((broken,), "'L' is not a nucleotide letter"),
         ((export / "config.json",), "not FASTA"),
         ((tmp_path / "none.fa",), "no such FASTA file"),
         ((packed, "--window", "100", "--flank", "50"), "longer than its two flanks"),

@@ -22,7 +22,7 @@ BROWSER = next(
 
 
 class Page:
-    """A tab, driven through the DevTools protocol as by hands on mouse and keyboard."""
+    """A tab whose mouse and keyboard are driven through the DevTools protocol."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -51,7 +51,7 @@ class Page:
         await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     async def place(self) -> tuple[int, int]:
-        """First and last base in view, as the page's own coordinate field says."""
+        """First and last base in view, read from the coordinate field of the page."""
         text = await self.value("document.getElementById('place').value")
         first, last = text.rpartition(":")[2].replace(",", "").split("-")
         return int(first), int(last)
@@ -81,7 +81,7 @@ def drive(viewer: Path, profile: Path, steps: Any) -> None:
     try:
         asyncio.run(_drive(profile / "DevToolsActivePort", steps))
     finally:
-        process.kill()  # its profile is thrown away
+        process.kill()  # its profile is deleted anyway
         process.wait()
 
 
@@ -110,7 +110,7 @@ def test_the_page_is_self_contained(viewer: Path) -> None:
     text = viewer.read_text()
     assert "src=" not in text
     assert "http" not in text.replace("http-equiv", "")
-    assert text.count("</script>") == 2  # what an annotation is called cannot end the data
+    assert text.count("</script>") == 2  # an annotation's name cannot end the data
     assert "\\u003c/script>GENE" in text
 
 
@@ -145,7 +145,7 @@ def test_zoom_pan_jump_and_hover(viewer: Path, tmp_path: Path) -> None:
         first, last = await page.place()
         assert 700 < last - first < 780
         assert abs((first + last) / 2 - 1200) < 3
-        # dragging moves the sequence with the hand
+        # dragging moves the sequence with the mouse
         await page.mouse("mousePressed", middle, row, button="left", buttons=1, clickCount=1)
         await page.mouse("mouseMoved", middle + 100, row, button="left", buttons=1)
         await page.mouse("mouseReleased", middle + 100, row, button="left", clickCount=1)
@@ -168,7 +168,7 @@ def test_zoom_pan_jump_and_hover(viewer: Path, tmp_path: Path) -> None:
             start, end = next((s, e) for s, e in bed if s <= 929 < e)
             assert line.startswith(f"{name}: {start + 1:,}-{end:,}, {end - start:,} bases")
         assert "genes.gtf: </script>GENE (exon) -" in lines
-        # the keyboard alone does as much
+        # the keyboard can do the same
         await page.value("strip.focus()")
         await page.key("+")
         assert (await page.place())[1] - (await page.place())[0] <= 41

@@ -61,7 +61,7 @@ def made_up_variants(contig: str, letters: str, count: int, seed: int) -> list[t
 
 
 def from_the_other_strand(contig: str, at: int, ref: str, alt: str, letters: str) -> tuple[str, int, str, str]:
-    """The same variant on the reverse complement, spelled as a VCF there would: with the base before as its anchor."""
+    """The same variant on the reverse complement, as a VCF writes it there: with the base before it as the anchor."""
     length = len(letters)
     if len(ref) == len(alt):
         return contig, length - (at - 1 + len(ref)) + 1, opposite(ref), opposite(alt)
@@ -109,7 +109,7 @@ def test_an_snv_is_the_masked_models_ratio(export: Path, fasta: Path, tmp_path: 
             float(logits[tokenizer.convert_tokens_to_ids(alt)] - logits[tokenizer.convert_tokens_to_ids(ref)])
         )
     assert float(read_scores(tmp_path / "out.vcf")[0]["DNC_LLR"][0]) == pytest.approx(np.mean(ratios), abs=1e-5)
-    # scoring a scored file replaces what it said
+    # scoring a scored file replaces its fields
     assert score(export, fasta, tmp_path / "out.vcf", tmp_path / "again.vcf", "--radius", "50") == 0
     first, again = ((tmp_path / name).read_text().splitlines() for name in ("out.vcf", "again.vcf"))
     assert len(first) == len(again)
@@ -118,13 +118,13 @@ def test_an_snv_is_the_masked_models_ratio(export: Path, fasta: Path, tmp_path: 
     assert made.endswith(',fasta="genome.fa",context=200,radius=50,longest=50>')
 
 
-def test_indels_mean_the_same_wherever_a_repeat_lets_them_be_written() -> None:
+def test_an_indel_in_a_repeat_scores_the_same_at_every_position() -> None:
     contig = "GATTACACACACAGGT"
 
     def fetch(start: int, end: int) -> str:
         return contig[start:end]
 
-    # deletion of one CA unit at any of its places, and an insertion of it
+    # deletion of one CA unit at every possible position, and insertion of one
     spellings = [(4, contig[4:7], contig[4]), (6, contig[6:9], contig[6]), (10, "ACA", "A")]
     found = {widen(*spelling, fetch, len(contig), 50) for spelling in spellings}
     assert found == {Alleles(4, 13, "ACACACACA", "ACACACA")}
@@ -197,7 +197,7 @@ def test_two_hundred_variants_of_human_chromosome_2(export: Path, real_genomes: 
     rows = [(c, at, ref.upper(), alt.upper()) for c, at, ref, alt in rows]
     expected = [["scored"]] * 180
     assert letters[9_999] == "N" != letters[10_000]
-    for at in range(10_001, 10_006):  # right behind ten thousand N, which fill less than half of the window
+    for at in range(10_001, 10_006):  # right after ten thousand N, which fill less than half of the window
         rows.append(("chr2", at, letters[at - 1].upper(), other(letters[at - 1])))
         expected.append(["scored"])
     for at in (10, 5_000):
@@ -255,7 +255,7 @@ def test_a_killed_command_continues_to_the_same_file(export: Path, fasta: Path, 
     letters = "".join(fasta.read_text().split(">")[1].split("\n")[1:])
     (tmp_path / "in.vcf").write_text(as_vcf(made_up_variants("a", letters, 40, seed=3)))
     assert score(export, fasta, tmp_path / "in.vcf", tmp_path / "whole.vcf") == 0
-    # dies in the middle of the third group's lines, as a full disk or a kill would have it
+    # dies in the middle of the third group's lines, as after a full disk or a kill
     code = f"""
 import os, sys
 from dnachunker.downstream import variants

@@ -1,4 +1,4 @@
-"""The tables of results: which loss is compared, and what it is compared with."""
+"""The tables of results: the loss that is compared, and its baselines."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`sweep --on slurm`: the scripts as they are handed over, and on a real SLURM where one can be started."""
+"""`sweep --on slurm`: the submitted scripts, and a real SLURM where one can be started."""
 
 import os
 import subprocess
@@ -100,10 +100,10 @@ def test_a_real_array_ends_in_the_tables_of_a_local_sweep(
     assert sweep("--output", here).returncode == 0
     folder.mkdir()
     with SlurmCluster(folder, 2) as slurm:
-        command = sweep_command(config, "--output", there, "--on", "slurm", "--jobs", 2, "cluster.slurm.gres=null")
+        argv = sweep_command(config, "--output", there, "--on", "slurm", "--jobs", 2, "cluster.slurm.gres=null")
         environment = {**slurm.environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
-            [*command, "cluster.pass_environment=[PYTHONPATH]"], cwd=config.parent, env=environment,
+            [*argv, "cluster.pass_environment=[PYTHONPATH]"], cwd=config.parent, env=environment,
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""How a request to stop reaches the commands of a sweep."""
+"""How a stop request reaches the running steps of a sweep."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from dnachunker.experiments.running.stopping import Running, on_file
 
 Start = Callable[[str, int], "subprocess.Popen[bytes]"]
 
-# Writes a byte for every SIGTERM, and ends after as many as it is told to wait for.
+# Writes a byte for every SIGTERM, and ends after the given number of them.
 SAVING = """
 import pathlib, signal, sys, time
 told = pathlib.Path(sys.argv[1])
@@ -22,13 +22,13 @@ while not told.exists():
     time.sleep(0.01)
 while len(told.read_text()) < int(sys.argv[2]):
     time.sleep(0.01)
-time.sleep(0.5)  # one too many would be seen
+time.sleep(0.5)  # so that one SIGTERM too many is seen
 """
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command that writes a byte to the file of that name for every SIGTERM and ends after so many."""
+    """Starts a process that writes a byte to the named file for every SIGTERM, and ends after the given number."""
     started = []
 
     def begin(name: str, times: int) -> "subprocess.Popen[bytes]":
@@ -55,7 +55,7 @@ def test_every_command_is_asked_once_until_the_user_asks_again(start: Start, tmp
         running.stop()  # as when another cell has ended, and its error stops the rest
         time.sleep(0.1)
     while not (tmp_path / "slow").exists() or not (tmp_path / "late").exists():
-        time.sleep(0.01)  # two signals that nobody has taken yet are one
+        time.sleep(0.01)  # two signals that are not handled yet count as one
     assert slow.poll() is late.poll() is None
     running.stop(again=True)
     assert slow.wait(60) == late.wait(60) == 0

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, which one a resume takes, and copies elsewhere."""
+"""Which checkpoints stay, which one a resume takes, and copies in another folder or object store."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from dnachunker.pretrain.config import CheckpointSettings
 
 
 def make(run: Path, step: int) -> Path:
-    """A checkpoint as far as files go: `run`/checkpoints/step-NNNNNNNN with a manifest."""
+    """The files of a checkpoint: `run`/checkpoints/step-NNNNNNNN with a manifest."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     (folder / "engine").mkdir(parents=True)
     (folder / "engine" / "weights.pt").write_bytes(bytes([step]) * 1000)
@@ -103,7 +103,7 @@ def test_copies_reach_an_object_store(tmp_path: Path, s3: str) -> None:
     assert store.exists("runs/yeast/step-00000004/manifest.json")
 
 
-def test_copies_outlive_the_removal_of_what_they_copy_and_failures_are_told(tmp_path: Path) -> None:
+def test_a_copy_outlives_the_removal_of_its_checkpoint_and_failures_are_told(tmp_path: Path) -> None:
     said: list[str] = []
     copies = RemoteCopies(tmp_path, str(tmp_path / "far"), said.append)
     folder = make(tmp_path, 4)

@@ -1,4 +1,4 @@
-"""Byte pairs of a run: learned from the training split alone, always the same, and blind to what masks hide."""
+"""Byte pairs of a run: learned from the training split alone, always the same, and independent of masked bases."""
 
 import numpy as np
 import torch
@@ -41,5 +41,5 @@ def test_bases_under_masks_move_no_boundary(toy_corpus: Corpus) -> None:
     other = torch.where(hidden, packed ^ 1, packed)  # A for C and G for T, under the masks only
     again = corrupt(other, keys, rates)
     assert (starts(merges, batch.input_ids) == starts(merges, again.input_ids)).all()
-    # cutting the sequence itself would have told
+    # byte pairs of the uncorrupted sequence would show the difference
     assert (starts(merges, uncorrupted_ids(packed)) != starts(merges, uncorrupted_ids(other))).any()

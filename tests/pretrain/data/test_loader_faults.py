@@ -40,7 +40,7 @@ def damaged(folder: Path, scratch: Path, damage: Callable[[Path], None]) -> Corp
 
 
 def read_until_refused(corpus: Corpus, expected: list[dict[int, str]]) -> str:
-    """What the loader says about a corpus; every batch before that must be right. Empty if it says nothing."""
+    """The error of the loader on a corpus, or nothing; every batch before the error must be right."""
     data = loader(corpus, curriculum(corpus), end_step=EPOCH)
     try:
         for step in range(EPOCH):
@@ -160,7 +160,7 @@ def test_skipping_reads_a_bad_block_as_n_and_stops_at_the_cap(
 
 
 class FlakyFiles(http.server.SimpleHTTPRequestHandler):
-    """A file server with byte ranges that fails in every way a network does, but not for ever."""
+    """A file server with byte ranges that fails in every way that a network fails, but not for ever."""
 
     protocol_version = "HTTP/1.1"
     chance = random.Random(3)
@@ -190,7 +190,7 @@ class FlakyFiles(http.server.SimpleHTTPRequestHandler):
         if fault == "short":
             data = data[: len(data) // 2]
         self.close_connection = fault == "cut"
-        with contextlib.suppress(BrokenPipeError):  # whom it kept waiting has left
+        with contextlib.suppress(BrokenPipeError):  # a client that waited too long has left
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

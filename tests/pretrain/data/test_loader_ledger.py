@@ -18,7 +18,7 @@ from dnachunker.dataprep.corpus.index import Corpus
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_the_ledger_of_an_epoch_survives_twenty_kills(toy_corpus: Corpus, workers: int) -> None:
     order = curriculum(toy_corpus, **interrupted_loading.FINE)
-    windows = order.stage(0).order.epoch_windows(0)
+    windows = order.phase(0).order.epoch_windows(0)
     steps = -(-windows // interrupted_loading.FINE["global_batch"])
     expected = drawn(loader(toy_corpus, order, end_step=steps), steps)
 

@@ -17,7 +17,7 @@ from dnachunker.pretrain.data.masking import (
     MaskingRates,
     corrupt,
     corrupt_tensors,
-    span_phase,
+    span_offset,
     uncorrupted_ids,
 )
 from dnachunker.pretrain.order.counter_random import hash_counters, hash_positions
@@ -122,9 +122,9 @@ def test_spans_keep_the_share_of_every_position_and_each_is_treated_as_one(span:
     for chosen, share in [(selected, 0.15), (batch.input_ids == MASK_ID, 0.12)]:
         error = 4 * (share * (1 - share) / windows) ** 0.5
         assert (chosen.double().mean(0) - share).abs().max() < error
-    # the treatment of a base is that of its span: selected together, masked together
-    tile = (torch.arange(length) + span_phase(keys, span)) // span
-    assert len(span_phase(keys, span).unique()) == span
+    # the bases of a span are selected together and masked together
+    tile = (torch.arange(length) + span_offset(keys, span)) // span
+    assert len(span_offset(keys, span).unique()) == span
     same = tile[:, 1:] == tile[:, :-1]
     for chosen in (selected, batch.input_ids == MASK_ID):
         assert not ((chosen[:, 1:] != chosen[:, :-1]) & same).any()
@@ -144,7 +144,7 @@ def test_spans_next_to_each_other_are_selected_independently() -> None:
 
 
 @pytest.mark.parametrize(("share", "span"), [(0.0, 1), (0.15, 1), (0.15, 6), (0.6, 1), (1.0, 1)])
-def test_room_for_the_selected_is_enough_and_not_much_more(share: float, span: int) -> None:
+def test_the_bound_on_selected_positions_holds_and_is_tight(share: float, span: int) -> None:
     rates = MaskingRates(select=share, span=span)
     for positions in (16, 1024):
         labels = corrupt(torch.zeros((2048, positions), dtype=torch.uint8), torch.arange(2048), rates).labels

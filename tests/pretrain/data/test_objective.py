@@ -1,4 +1,4 @@
-"""The next-base objective: what is fed, what is to be predicted, and which positions it is judged on."""
+"""The next-base objective: its inputs, its labels, and the positions on which it is judged."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch import Tensor
 from dnachunker.model.alphabet import BOS_ID, CODE_N, CODE_PAD, PAD_ID
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
-from dnachunker.pretrain.config import ModelSettings, PretrainConfig
+from dnachunker.pretrain.config import MaskingSettings, ModelSettings
 from dnachunker.pretrain.data.headline import NEXT_BASE, headline_of
 from dnachunker.pretrain.data.masking import IGNORED_LABEL
 from dnachunker.pretrain.data.objective import MaskedBases, NextBase, objective_of
@@ -21,7 +21,7 @@ OBJECTIVE = NextBase(repeat_weight=0.1)
 
 
 def windows() -> Tensor:
-    """Two of nine bases: one with an N and a repeat, one that ends early."""
+    """Two windows of nine bases: one with an N and a repeat, one that ends early."""
     rows = [[0, 1, 2, 3, CODE_N, 0 | REPEAT, 1 | REPEAT, 2, 3], [3, 3, 1, 0, 2, 2, CODE_PAD, CODE_PAD, CODE_PAD]]
     return torch.tensor(rows, dtype=torch.uint8)
 
@@ -76,7 +76,8 @@ def test_diagnostics_of_a_causal_model_speak_of_the_next_base_and_never_of_masks
     model = build()
     codes = torch.randint(0, 4, (3, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = OBJECTIVE.batch(codes, torch.zeros(3, dtype=torch.int64))
-    found = summarise(window_sums(model, batch, OBJECTIVE).sum(0), NEXT_BASE)
+    names, sums = window_sums(model, batch, OBJECTIVE)
+    found = summarise(names, sums.sum(0), NEXT_BASE)
     assert headline_of(found) == NEXT_BASE
     with torch.no_grad():
         output = model(batch.input_ids, labels=batch.labels)
@@ -91,9 +92,7 @@ def test_diagnostics_of_a_causal_model_speak_of_the_next_base_and_never_of_masks
 
 
 def test_the_objective_follows_from_the_model() -> None:
-    config = PretrainConfig.model_validate({"run": "r", "steps": 1, "data": {"corpus": "c"}})
-    assert isinstance(objective_of(config), MaskedBases)
-    causal = config.model_copy(update={"model": ModelSettings(causal=True)})
-    assert isinstance(objective_of(causal), NextBase)
+    assert isinstance(objective_of(MaskingSettings(), causal=False), MaskedBases)
+    assert isinstance(objective_of(MaskingSettings(), causal=True), NextBase)
     with pytest.raises(ValueError, match="looks ahead"):
         ModelSettings(causal=True, mixer="transformer")

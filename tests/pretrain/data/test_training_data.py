@@ -83,7 +83,7 @@ def test_a_longer_window_starts_a_pass_of_its_own_and_resumes_exactly(toy_corpus
         start, end = map(int, rest.split("(")[0].split("-"))
         if contig == "alpha0":
             bases[start:end] += 1
-    assert bases.max() - bases[bases > 0].min() <= 1, "within a stage the passes are whole"
+    assert bases.max() - bases[bases > 0].min() <= 1, "within a phase every epoch sees every base once"
 
 
 def test_a_batch_left_out_moves_all_later_ones_up(toy_corpus: Corpus) -> None:
@@ -117,16 +117,16 @@ def test_shares_follow_temperature_and_weights(toy_corpus: Corpus) -> None:
         shares(weights=dict.fromkeys(bases, 0))
 
 
-def test_stages_must_follow_each_other() -> None:
+def test_phases_must_follow_each_other() -> None:
     for steps in ([0], [5, 5], [7, 3]):
-        stages = [{"from_step": step, "seq_len": 8, "global_batch": 2} for step in steps]
+        phases = [{"from_step": step, "seq_len": 8, "global_batch": 2} for step in steps]
         with pytest.raises(ValueError, match="from_step must grow"):
-            DataSettings(corpus="c", curriculum=stages, **SETTINGS)
+            DataSettings(corpus="c", curriculum=phases, **SETTINGS)
 
 
 def test_memory_stays_flat_over_epochs(toy_corpus: Corpus) -> None:
     order = curriculum(toy_corpus)
-    epoch_steps = order.stage(0).order.epoch_windows(0) // 12
+    epoch_steps = order.phase(0).order.epoch_windows(0) // 12
     data = loader(toy_corpus, order, end_step=100 * epoch_steps, workers=2, cached_blocks=6)
     resident = []
     for _ in range(40):

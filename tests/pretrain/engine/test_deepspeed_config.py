@@ -1,18 +1,17 @@
-"""Raw DeepSpeed keys: passed on when DeepSpeed takes them, refused when it would ignore them or we contradict them."""
+"""Raw DeepSpeed keys: passed on if DeepSpeed takes them, refused if DeepSpeed ignores or a setting decides them."""
 
 from typing import Any
 
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.typed_config import validate_config
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import EngineSettings
 from dnachunker.pretrain.engine.deepspeed_config import deepspeed_config
 
 
 def build(raw: dict[str, Any], **engine: Any) -> dict[str, Any]:
-    values = {"run": "r", "steps": 1, "data": {"corpus": "c"}, "engine": {"deepspeed": raw, **engine}}
-    return deepspeed_config(validate_config(PretrainConfig, values, origin="x"), 2)
+    settings = EngineSettings.model_validate({"deepspeed": raw, **engine})
+    return deepspeed_config(settings, global_batch=8, accumulation=1, world_size=2, clip_grad_norm=1.0)
 
 
 def test_valid_keys_are_merged_into_ours() -> None:
@@ -35,6 +34,6 @@ def test_valid_keys_are_merged_into_ours() -> None:
         ({"prescale_gradients": "yes"}, "'yes' is not a value"),
     ],
 )
-def test_what_deepspeed_would_ignore_or_we_contradict_is_refused(raw: dict[str, Any], message: str) -> None:
+def test_a_key_that_deepspeed_ignores_or_a_setting_decides_is_refused(raw: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         build(raw)

@@ -1,4 +1,4 @@
-"""What the engine promises on a machine with GPUs, as far as it shows without one."""
+"""What the engine promises on a machine with GPUs, as far as a machine without GPUs can test it."""
 
 import deepspeed
 import pytest

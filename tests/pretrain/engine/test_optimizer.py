@@ -30,6 +30,6 @@ def test_cosine_and_constant() -> None:
     assert rates(ScheduleSettings(kind="constant", warmup=0.0)) == [1.0] * 100
 
 
-def test_overlapping_phases_are_refused() -> None:
+def test_a_warm_up_that_overlaps_the_decay_is_refused() -> None:
     with pytest.raises(BadInput, match="warmup \\+ decay"):
         validate_config(ScheduleSettings, {"warmup": 0.6, "decay": 0.6}, origin="x.yaml")

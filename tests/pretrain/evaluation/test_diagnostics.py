@@ -88,8 +88,8 @@ def test_metrics_are_what_a_direct_count_gives_however_windows_are_grouped() -> 
         pieces = [rows(batch, slice(i, i + size)) for i in range(0, 6, size)]
         assert diagnose(model, pieces) == pytest.approx(whole, rel=1e-5)
     # two ranks, three windows each: their sums are added elementwise
-    shares = [window_sums(model, rows(batch, slice(first, 6, 2))).sum(0) for first in range(2)]
-    assert summarise(shares[0] + shares[1]) == pytest.approx(whole, rel=1e-5)
+    (names, first), (_, second) = (window_sums(model, rows(batch, slice(rank, 6, 2))) for rank in range(2))
+    assert summarise(names, first.sum(0) + second.sum(0)) == pytest.approx(whole, rel=1e-5)
 
     truth = uncorrupted(batch)
     masked = batch.input_ids == MASK_ID

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint, read on a machine unlike the one that wrote them."""
+"""Weights of a checkpoint, read on a machine unlike the machine that wrote them."""
 
 from pathlib import Path
 

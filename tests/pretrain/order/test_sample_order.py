@@ -1,4 +1,4 @@
-"""The order is a permutation of every base, the same on any machine, and independent of how it is asked for."""
+"""The order is a permutation of all bases, the same on any machine and for any sequence of requests."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,7 @@ def test_a_sample_does_not_depend_on_history_or_world_size(
 
 @settings(max_examples=100, deadline=None)
 @given(size=st.integers(1, 600), key=st.integers(0, 2**64 - 1))
-def test_a_keyed_permutation_is_one(size: int, key: int) -> None:
+def test_a_keyed_permutation_is_a_permutation(size: int, key: int) -> None:
     keys, sizes = np.full(size, key, np.uint64), np.full(size, size)
     assert sorted(permute(np.arange(size), sizes, keys).tolist()) == list(range(size))
 
@@ -117,7 +117,7 @@ def test_a_fraction_is_made_of_other_blocks_each_epoch() -> None:
     assert len(set().union(*chosen)) > 48
 
 
-def test_threads_draw_from_one_order_what_one_would() -> None:
+def test_threads_that_share_an_order_draw_what_one_thread_draws() -> None:
     spec = {"seed": 5, "seq_len": 64, "streams": 4, "shuffle_blocks": 2}
     straight = rows(SampleOrder(np.full(30, 500), **spec).windows(range(3000)))
     interval = sys.getswitchinterval()

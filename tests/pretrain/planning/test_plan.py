@@ -39,7 +39,7 @@ def test_plan_counts_the_epochs_of_a_corpus(sample_corpus: Path, capsys: pytest.
     [
         (["--hardware", "abacus"], "known are a100"),
         (["--gpus", "3"], "3 ranks do not divide"),
-        (["--gpus", "0"], "from 1 on"),
+        (["--gpus", "0"], "must be at least 1"),
         (["--utilisation", "0"], "--utilisation 0.0"),
     ],
 )

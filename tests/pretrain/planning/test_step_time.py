@@ -1,4 +1,4 @@
-"""The model behind `dnachunker plan`: its parts against what is known of them."""
+"""The time model of `dnachunker plan`: its parts, compared with known and measured values."""
 
 import json
 import os
@@ -107,8 +107,8 @@ def test_the_planned_memory_is_what_a_rank_takes(ranks: int, batch: int, length:
         "engine": engine,
     }  # fmt: skip
     script = Path(__file__).parents[2] / "support" / "measured_memory.py"
-    # freed tensors go back to the system at once, and oneDNN keeps no compiled products with their scratch memory for
-    # shapes that never come again: resident memory is then what lives
+    # freed tensors go back to the system at once, and oneDNN keeps no compiled kernels with their scratch memory, so
+    # that resident memory is what the rank uses
     environment = {
         **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",

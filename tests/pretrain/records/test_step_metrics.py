@@ -11,7 +11,7 @@ from dnachunker.model.cost import flops_per_base
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.markov import MarkovTables
 from dnachunker.pretrain.records.speed import Speed
-from dnachunker.pretrain.records.step_metrics import _length_histogram, _percentiles
+from dnachunker.pretrain.records.step_metrics import ChunkLengths, _length_histogram, _percentiles
 
 TWO = Rank(0, 2, 0, torch.device("cpu"))
 
@@ -20,13 +20,13 @@ def test_chunk_lengths_leave_out_pads_and_keep_sequences_apart() -> None:
     ids = torch.tensor([[0, 0, 0, 1, 2, 2], [0, 1, 1, 1, -1, -1]])
     histogram = _length_histogram(ids)
     assert {length: int(n) for length, n in enumerate(histogram.tolist()) if n} == {1: 2, 2: 1, 3: 2}
-    assert _percentiles(histogram.numpy()) == {"p10": 1.0, "p50": 2.0, "p90": 3.0}
+    assert _percentiles(histogram.numpy()) == ChunkLengths(p10=1.0, p50=2.0, p90=3.0)
     assert _length_histogram(torch.zeros(1, 500, dtype=torch.long))[64] == 1
 
 
 def test_utilisation_is_model_flops_over_what_all_devices_can_do() -> None:
     network = DNAChunkerConfig()
-    rates = Speed(network, TWO, matrix_rate=1e12).of_step(1e6, 8192, {"stage0": 0.5, "stage1": 0.6}, seconds=4.0)
+    rates = Speed(network, TWO, matrix_rate=1e12).of_step(1e6, 8192, (0.5, 0.6), seconds=4.0)
     flops = flops_per_base(network, 8192, (0.5, 0.3)).total
     assert rates["utilisation"] == pytest.approx(flops * 1e6 / 4 / 2 / 1e12)
     assert rates["bases_per_second"] == 2 * rates["bases_per_second_per_device"] == 250_000

@@ -1,4 +1,4 @@
-"""What stops a run, what it leaves out, and what must not stop it twice."""
+"""What stops a run, which batches it leaves out, and what must not stop it twice."""
 
 import os
 import signal
@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.typed_config import validate_config
-from dnachunker.pretrain.config import GuardSettings, PretrainConfig
+from dnachunker.pretrain.config import EngineSettings, GuardSettings
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.order.curriculum import SkippedBatches
 from dnachunker.pretrain.run_folder import RunLock
@@ -82,8 +81,8 @@ def test_left_out_batches_shift_those_after_them_and_are_remembered(tmp_path: Pa
         SkippedBatches(tmp_path)
 
 
-def report(number: int, phase: str = "forward", age: float = 0.0) -> dict[str, object]:
-    return {"number": number, "phase": phase, "step": 7, "stuck": 61.0, "age": age}
+def report(number: int, call: str = "forward", age: float = 0.0) -> dict[str, object]:
+    return {"number": number, "call": call, "step": 7, "stuck": 61.0, "age": age}
 
 
 @pytest.mark.parametrize(
@@ -112,8 +111,7 @@ def test_running_out_of_memory_says_what_to_lower_first() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
-    values = {"run": "r", "steps": 1, "data": {"corpus": "c"}, "engine": {"activation_checkpointing": True}}
-    line = out_of_memory_line(validate_config(PretrainConfig, values, origin="x"), 3, "backward", 12)
+    line = out_of_memory_line(EngineSettings(activation_checkpointing=True), 3, "backward", 12)
     assert line.startswith("rank 3 ran out of memory in backward of step 12")
     assert line.index("engine.micro_batch") < line.index("zero_stage=2") < line.index("more ranks")
     assert "activation_checkpointing" not in line

@@ -1,0 +1,90 @@
+"""The fields that define a network: name, type, default and meaning of each, and which values go together.
+
+They are declared once, for the model's configuration and for the `model` section of a pretraining config. This file
+imports no library, so that a typo is refused before torch is loaded.
+"""
+
+from inspect import get_annotations
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+_AT_LEAST_ONE = ("width", "num_heads", "mlp_ratio", "local_window", "state_size", "conv_width", "expand")
+_CAUSAL_NEEDS = {"mixer": "bimamba", "chunk_pooling": "first", "strand_symmetry": False}
+
+
+class NetworkFields:
+    """Defaults: the 172M model of the paper (arXiv 2601.03019 v4). Tuples have one entry per stage, outermost first."""
+
+    causal: Annotated[bool, "read forward only and predict the next base; only such a model can generate"] = False
+    width: Annotated[int, "D, channels of every layer at every stage"] = 640
+    encoder_layers: Annotated[tuple[int, ...], "layers of each stage's encoder; one entry per stage"] = (2, 2)
+    decoder_layers: Annotated[tuple[int, ...], "layers of each stage's decoder; one entry per stage"] = (2, 2)
+    trunk_layers: Annotated[int, "layers of the trunk, the Transformer over the chunks of the last stage"] = 30
+    num_heads: Annotated[int, "attention heads of the trunk, and of mixer `transformer`"] = 10
+    mlp_ratio: Annotated[int, "inner channels of the trunk's MLPs, as a multiple of width"] = 4
+    rope_theta: Annotated[float, "base of the rotary position angles (arXiv 2104.09864)"] = 10_000.0
+    mixer: Annotated[
+        Literal["bimamba", "transformer", "conv"],
+        "layers of encoders and decoders; transformer (local attention) and conv (dilated) are as large as bimamba",
+    ] = "bimamba"
+    local_window: Annotated[int, "positions to either side that mixer `transformer` sees"] = 64
+    state_size: Annotated[int, "N, states of a Mamba channel"] = 16
+    conv_width: Annotated[int, "positions a Mamba convolution covers"] = 4
+    expand: Annotated[int, "inner channels of Mamba, as a multiple of width"] = 2
+    dt_rank: Annotated[int | None, "rank of Mamba's time-step projection; default: width / 16, rounded up"] = None
+    target_ratios: Annotated[
+        tuple[float, ...], "alpha of each stage: chunks per position that the ratio loss aims at"
+    ] = (0.33, 0.33)
+    ratio_loss_weight: Annotated[
+        float, "lambda, weight of the ratio loss; the default is H-Net's (arXiv 2507.07955)"
+    ] = 0.03
+    ratio_boundaries: Annotated[
+        Literal["natural", "forced"], "boundaries that the ratio loss counts: the routers' own, or forced ones too"
+    ] = "natural"
+    chunk_pooling: Annotated[
+        Literal["first", "mean"], "a chunk's vector: that of its first position, or the mean over its positions"
+    ] = "first"
+    mask_protection: Annotated[bool, "each masked base is a chunk of its own at every stage; off if causal"] = True
+    residual_gating: Annotated[bool, "no residual from the encoder where a chunk holds a mask; off if causal"] = True
+    strand_symmetry: Annotated[
+        bool, "read both strands, at twice the cost: exactly equivariant to the reverse complement"
+    ] = False
+
+
+def choices_of(owner: type) -> dict[str, tuple[Any, ...]]:
+    """The values that each field of type Literal may take, for the fields that `owner` itself declares."""
+    kinds = {name: get_args(kind)[0] for name, kind in get_annotations(owner).items() if get_origin(kind) is Annotated}
+    return {name: get_args(kind) for name, kind in kinds.items() if get_origin(kind) is Literal}
+
+
+def check_network(network: NetworkFields) -> None:
+    """Refuse values that fit no network.
+
+    Raises:
+        ValueError: a value outside its choices or range, or one that no causal model can have; lists of different
+            length; heads that do not divide the width.
+    """
+    for name, choices in choices_of(NetworkFields).items():
+        if getattr(network, name) not in choices:
+            raise ValueError(f"{name} is {getattr(network, name)!r}; it must be one of {', '.join(choices)}")
+    for name, needed in _CAUSAL_NEEDS.items():
+        if network.causal and getattr(network, name) != needed:
+            raise ValueError(f"causal needs {name}={needed}: {name}={getattr(network, name)} looks ahead")
+    stages, decoders, targets = map(len, (network.encoder_layers, network.decoder_layers, network.target_ratios))
+    if not stages or not stages == decoders == targets:
+        raise ValueError(
+            "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "
+            f"they have {stages}, {decoders} and {targets}"
+        )
+    for name in _AT_LEAST_ONE:
+        if getattr(network, name) < 1:
+            raise ValueError(f"{name} is {getattr(network, name)}; it must be at least 1")
+    if min(network.trunk_layers, *network.encoder_layers, *network.decoder_layers) < 0:
+        raise ValueError("trunk_layers, encoder_layers and decoder_layers must not be negative")
+    if any(not 0 < ratio < 1 for ratio in network.target_ratios):
+        raise ValueError(f"target_ratios are {network.target_ratios}; each must lie strictly between 0 and 1")
+    if network.width % (2 * network.num_heads):
+        raise ValueError(
+            f"width {network.width} does not divide into num_heads={network.num_heads} heads of even width"
+        )
+    if network.ratio_loss_weight < 0 or network.rope_theta <= 0 or (network.dt_rank or 1) < 1:
+        raise ValueError("ratio_loss_weight must be 0 or more, rope_theta more than 0 and dt_rank at least 1")
