@@ -1,7 +1,7 @@
 """The loops over every base of a genome, compiled by numba: letters to codes, codes to 2 bits, runs, GC.
 
-They hold no interpreter lock, so that threads of one process run them side by side. The first call after an install
-compiles them, once, into numba's cache.
+The loops release the interpreter lock, so threads of one process run them in parallel. The first call after an install
+compiles them into numba's cache.
 """
 
 from typing import Any
@@ -31,19 +31,18 @@ _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 def translate(
     letters: NDArray[np.uint8], table: NDArray[np.uint8], codes: NDArray[np.uint8], width: int, column: int
 ) -> tuple[int, int, int, int, int]:
-    """Look every byte up in the (256,) `table`, leaving out those that are `SKIPPED`.
+    """Look every byte up in the (256,) `table` and write its value, except where the value is `SKIPPED`.
 
-    Lines of A, C, G, T and N, all as long as the last one, are not looked up but computed, several letters at once:
-    `table` must hold `packed_codes` for these letters, and skip LF.
+    Fast path: where all lines have the length of the last one and hold only A, C, G, T and N, codes are computed,
+    several letters at once. Hence `table` must hold `packed_codes` for these letters, and skip LF.
 
     Args:
         codes: at least as long as `letters`; its start is overwritten.
-        width, column: the length of the last whole line, and of what was read of the one that goes on (0 and 0 at
-            the start of a sequence).
+        width: length of the last whole line, in letters; 0 at the start of a sequence.
+        column: letters already read of the current line; 0 at the start of a sequence.
 
     Returns:
-        How many codes were written, the bitwise or of all values looked up, how many line ends were met, and the next
-        width and column.
+        Number of codes written, bitwise or of all values looked up, number of line ends, next width, next column.
     """
     count = lines = 0
     seen = np.uint8(0)
@@ -51,7 +50,7 @@ def translate(
     for first in range(0, letters.size, _PIECE):
         piece = letters[first : first + _PIECE]
         others = _to_codes(piece, flat)
-        ends = 0  # line ends where they would be if this line and all that follow were as long as the last
+        ends = 0  # line ends found where they are if every line is `width` long
         end = width - column
         while 0 <= end < piece.size and piece[end] == _LINE_FEED:
             ends += 1
@@ -80,15 +79,15 @@ def translate(
 
 @_compiled
 def _to_codes(letters: NDArray[np.uint8], codes: NDArray[np.uint8]) -> int:
-    """The packed code of every letter in ACGTN, in either case; returns how many bytes are something else."""
+    """Write the packed code of every letter in ACGTN, in either case; returns how many other bytes there are."""
     for i in range(letters.size):
         letter = letters[i]
         upper = letter & np.uint8(0xDF)
-        two_bits = letter >> np.uint8(1) & np.uint8(3)  # of A, C, T and G: 0, 1, 2 and 3
+        two_bits = letter >> np.uint8(1) & np.uint8(3)  # A 0, C 1, T 2, G 3
         code = two_bits ^ two_bits >> np.uint8(1)
         is_n = upper == _N
         known = (upper == _A) | (upper == _C) | (upper == _G) | (upper == _T) | is_n
-        soft = letter >> np.uint8(2) & np.uint8(PACKED_REPEAT_BIT)  # the bit that makes a letter lower case
+        soft = letter >> np.uint8(2) & np.uint8(PACKED_REPEAT_BIT)  # ASCII bit 0x20 marks lower case
         codes[i] = (np.uint8(CODE_N) if is_n else code) | soft | (np.uint8(0) if known else np.uint8(_OTHER))
     others = np.uint64(0)
     words = codes[: letters.size // 8 * 8].view(np.uint64)
@@ -101,14 +100,14 @@ def _to_codes(letters: NDArray[np.uint8], codes: NDArray[np.uint8]) -> int:
 
 @_compiled
 def _copy(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> int:
-    for i in range(source.size):  # compiles to wide moves; assigning slices costs three times as much for a line
+    for i in range(source.size):  # compiles to wide moves; for a line, a slice assignment takes three times as long
         target[i] = source[i]
     return source.size
 
 
 @_compiled
 def count_gc(bases: NDArray[np.uint8]) -> int:
-    """Number of C and G in 2-bit bytes; N and the unused bits of the last byte are stored as A and do not count."""
+    """Number of C and G in 2-bit bytes; N and unused bits of the last byte are stored as A, so they do not count."""
     low = np.uint64(0x5555555555555555)  # a base is C or G if its two bits differ
     pairs, nibbles = np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
     total = np.uint64(0)
@@ -127,14 +126,15 @@ def count_gc(bases: NDArray[np.uint8]) -> int:
 
 @_compiled
 def pack(codes: NDArray[np.uint8], bases: NDArray[np.uint8], carry: int, carried: int) -> tuple[int, int, int]:
-    """Two bits a code, first base in the high bits, going on where an earlier call has stopped.
+    """Pack codes into 2 bits each, first base in the high bits; continues the unfinished byte of the last call.
 
     Args:
         bases: at least codes.size // 4 + 1 bytes; its start is overwritten.
-        carry, carried: the bits of the last, unfinished byte so far, and how many bases (0 to 3) they are.
+        carry: bits of the unfinished byte.
+        carried: number of bases in `carry`, 0 to 3.
 
     Returns:
-        How many bytes are finished, and the next carry and carried.
+        Number of finished bytes, next carry, next carried.
     """
     head = min((4 - carried) % 4, codes.size)
     for i in range(head):
@@ -165,21 +165,21 @@ def pack(codes: NDArray[np.uint8], bases: NDArray[np.uint8], carry: int, carried
 
 @_compiled
 def find_edges(codes: NDArray[np.uint8], start: int, flags: int, edges: NDArray[np.int64]) -> tuple[int, int]:
-    """Where N or soft-mask begins or ends.
+    """Find the positions where N or soft-mask begins or ends.
 
     Args:
-        codes: packed codes, of the bases from `start` on.
-        flags: of the base before the first: CODE_N, PACKED_REPEAT_BIT, both or 0.
+        codes: packed codes of the bases from position `start` on.
+        flags: CODE_N, PACKED_REPEAT_BIT, both or 0: the flags of the base before the first one.
         edges: at least as long as `codes`; its start is overwritten with `position << EDGE_FLAG_BITS | flags there`.
 
     Returns:
-        How many edges there are, and the flags of the last base.
+        Number of edges, and the flags of the last base.
     """
     count = 0
     last = np.uint8(flags)
     words = codes[: codes.size // 8 * 8].view(np.uint64)
     for w in range(words.size):
-        if words[w] & _FLAGS_OF_8 != np.uint64(last) * _ONES:  # eight bases that are not all like the one before
+        if words[w] & _FLAGS_OF_8 != np.uint64(last) * _ONES:  # at least one of eight bases has other flags
             for i in range(8 * w, 8 * w + 8):
                 if codes[i] & _FLAGS != last:
                     last = codes[i] & _FLAGS
@@ -195,7 +195,7 @@ def find_edges(codes: NDArray[np.uint8], start: int, flags: int, edges: NDArray[
 
 @_compiled
 def shift(bases: NDArray[np.uint8], skipped: int, shifted: NDArray[np.uint8]) -> None:
-    """2-bit bases without the first `skipped` (1 to 3); `shifted` may be a byte shorter than `bases`."""
+    """Write `bases` without the first `skipped` (1 to 3) bases; `shifted` may be a byte shorter than `bases`."""
     left = np.uint8(2 * skipped)
     right = np.uint8(8 - 2 * skipped)
     for i in range(min(shifted.size, bases.size - 1)):

@@ -1,4 +1,4 @@
-"""The verbs `genomes`, `shard` and `corpus`; importing this costs nothing, a verb imports what it needs."""
+"""The verbs `genomes`, `shard` and `corpus`; importing this module is cheap: a verb imports what it needs."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,10 @@ example:
   dnachunker shard --config sample --output corpora/sample
   dnachunker shard --config hg38 --output corpora/hg38 sources.hg38.path=/data/hg38.fa.gz split.path=/data/splits.bed
 
-A killed build continues where it stopped when the same command is run again; a finished one is recognised.
+After a kill, run the same command again: the build continues from its finished shards. A finished corpus is not built
+again.
 """
-CORPUS_HELP = "look into a corpus, or check every byte of it"
+CORPUS_HELP = "show what is in a corpus, or check every byte of it"
 CORPUS_EXAMPLE = """\
 example:
   dnachunker corpus info corpora/sample
@@ -49,17 +50,19 @@ def add_verbs(verbs: Any) -> None:
 
 def add_genomes_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dnachunker genomes list|fetch`."""
-    parser.description = "Genomes by name: what there is, and downloads that resume, are verified and pinned."
+    parser.description = "List genomes by name and download them. Downloads resume, are verified and pinned by sha256."
     parser.epilog = GENOMES_EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="genomes_verb", required=True, metavar="list|fetch")
-    listing = verbs.add_parser("list", help="the catalog, or a list of your own")
+    listing = verbs.add_parser("list", help="print the catalog, or a list of your own")
     listing.add_argument("--from", dest="listed", metavar="FILE", help="tab-separated list instead of the catalog")
-    listing.add_argument("--sources", action="store_true", help="print the `sources` of a corpus config instead")
+    listing.add_argument("--sources", action="store_true", help="print the genomes as `sources` of a corpus config")
     fetch = verbs.add_parser("fetch", help="download into the cache")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="a name in the catalog or list, or an NCBI accession")
-    fetch.add_argument("--from", dest="listed", metavar="FILE", help="tab-separated list; without NAMEs, all of it")
-    fetch.add_argument("--lock", metavar="FILE", help="pin sha256 sums in this file, not in the cache's genomes.lock")
+    fetch.add_argument("--from", dest="listed", metavar="FILE", help="tab-separated list; without NAME, fetch it all")
+    fetch.add_argument(
+        "--lock", metavar="FILE", help="file that pins sha256 sums (default: genomes.lock in the cache folder)"
+    )
 
 
 def run_genomes(args: argparse.Namespace) -> int:
@@ -80,7 +83,7 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = SHARD_EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
-    parser.add_argument("--output", metavar="DIR", help="folder of the new corpus")
+    parser.add_argument("--output", metavar="DIR", help="folder of the new corpus, or a URL such as s3://...")
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="tasks at a time (default: all cores; 0: one, in this process)"
     )
@@ -88,10 +91,10 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
         "--ray",
         metavar="local|none|ADDRESS",
         default="local",
-        help="where the work runs as Ray tasks: here (the default) or on the cluster at ADDRESS; none: threads of "
-        "this process, which start seconds sooner",
+        help="local: Ray tasks on this machine (default); ADDRESS: Ray tasks on that cluster; none: threads of this "
+        "process, which start some seconds sooner",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=c", help="config keys to change, such as block_bases=65536"
@@ -99,18 +102,18 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_shard(args: argparse.Namespace) -> int:
-    """Build a corpus and say what came of it; returns the exit code."""
+    """Build a corpus and print a summary; returns the exit code."""
     from dnachunker.foundations.failures import BadInput
-    from dnachunker.foundations.typed_config import load_config, to_yaml
+    from dnachunker.foundations.typed_config import explained_yaml, load_config
 
     from .config import CorpusConfig
 
     config = load_config(CorpusConfig, args.config, args.overrides, kind="corpus")
     if args.print_config:
-        print(to_yaml(config), end="")
+        print(explained_yaml(config), end="")
         return 0
     if not args.output:
-        raise BadInput("shard: name the new corpus's folder with --output DIR")
+        raise BadInput("shard: --output DIR is missing: the folder of the new corpus")
     from dnachunker.dataprep.build.build import build_corpus
 
     in_process = (args.workers if args.workers is not None else config.workers) == 0
@@ -123,23 +126,27 @@ def run_shard(args: argparse.Namespace) -> int:
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dnachunker corpus info|verify|show`."""
-    parser.description = "Look into a corpus; DIR may also be a URL (http, s3, gs)."
+    parser.description = "Show what is in a corpus, or check it. DIR is a folder or a URL (http, s3, gs)."
     parser.epilog = CORPUS_EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="corpus_verb", required=True, metavar="info|verify|show")
-    info = verbs.add_parser("info", help="totals and provenance")
-    verify = verbs.add_parser("verify", help="check every checksum and decode every block; exit 2 if any is bad")
+    info = verbs.add_parser("info", help="print totals and provenance")
+    verify = verbs.add_parser("verify", help="check every checksum and decode every block; exit code 2 if any is bad")
     verify.add_argument(
         "--fasta",
         action="append",
         default=[],
         metavar="[SOURCE=]FILE",
-        help="also compare every base with the FASTA a source was made from; may be repeated",
+        help="also compare every base with the FASTA file of the source; may be repeated",
     )
-    show = verbs.add_parser("show", help="print a stretch of a contig")
+    show = verbs.add_parser("show", help="print the bases of a region")
     for verb in (info, verify, show):
-        verb.add_argument("corpus", metavar="DIR")
-    show.add_argument("region", metavar="CONTIG:START-END", help="0-based, half-open; SOURCE/CONTIG if ambiguous")
+        verb.add_argument("corpus", metavar="DIR", help="corpus folder or URL")
+    show.add_argument(
+        "region",
+        metavar="CONTIG:START-END",
+        help="0-based, half-open; write SOURCE/CONTIG where several sources have such a contig",
+    )
 
 
 def run_corpus(args: argparse.Namespace) -> int:
@@ -168,8 +175,8 @@ def run_corpus(args: argparse.Namespace) -> int:
             raise BadInput(f"{faults[0]} ({len(faults)} faults in all)" if len(faults) > 1 else faults[0])
         blocks = sum(totals.blocks for totals in corpus.index.splits.values())
         print(
-            f"{args.corpus}: sound; {blocks:,} blocks in {len(corpus.index.shards)} shards verified"
-            + (f", and every base as in {', '.join(args.fasta)}" if args.fasta else "")
+            f"{args.corpus}: no faults; {blocks:,} blocks in {len(corpus.index.shards)} shards verified"
+            + (f"; every base equals {', '.join(args.fasta)}" if args.fasta else "")
         )
     return 0
 
@@ -183,7 +190,7 @@ def describe_build(summary: "BuildSummary") -> str:
     else:
         first = f"built {summary.corpus.path} in {summary.seconds:.1f} s ({summary.bases_per_second / 1e6:,.1f} Mbp/s)"
         if summary.resumed_shards:
-            first += f"; {summary.resumed_shards} shards taken over from an interrupted build"
+            first += f"; {summary.resumed_shards} shards were already finished by an interrupted build"
     return f"{first}\n{describe_corpus(summary.corpus)}"
 
 

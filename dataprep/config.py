@@ -1,4 +1,4 @@
-"""What a corpus is made of: genomes, how each is divided into splits, and how it is cut and stored."""
+"""The config of a corpus: its genomes, how each is divided into splits, and how it is cut and stored."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,38 +15,44 @@ Globs = tuple[str, ...]
 
 
 class ContigSplit(Config):
-    """Whole contigs to splits, by name or glob; a contig that no list names goes to `rest`."""
+    """Puts whole contigs into splits."""
 
-    kind: Literal["contigs"] = "contigs"
-    splits: dict[SplitName, Globs]
-    rest: SplitName | Literal["unused"] = "train"
+    kind: Literal["contigs"] = Field(default="contigs", description="this rule: whole contigs by name")
+    splits: dict[SplitName, Globs] = Field(description="split -> names or glob patterns of its contigs")
+    rest: SplitName | Literal["unused"] = Field(
+        default="train", description="split of every contig that `splits` does not name, or unused"
+    )
 
 
 class BedSplit(Config):
     """Intervals of a BED file whose 4th column is the split (the files of Basenji and Enformer).
 
-    `grow_to` lengthens each shorter interval about its centre, to that many bases or to the next power of two; at a
-    contig's end it is shifted inwards. Grown intervals of different splits may come to overlap: the build then stops.
+    A grown interval keeps its centre; at a contig's end it is shifted inwards. If grown intervals of different splits
+    overlap, the build stops.
     """
 
-    kind: Literal["bed"]
-    path: str
-    grow_to: Annotated[int, Field(ge=1)] | Literal["power_of_two"] | None = None
-    rest: SplitName | Literal["unused"] = "unused"  # where bases outside every interval go
+    kind: Literal["bed"] = Field(description="this rule: intervals listed in a BED file")
+    path: str = Field(description="BED file or URL with the split's name in column 4")
+    grow_to: Annotated[int, Field(ge=1)] | Literal["power_of_two"] | None = Field(
+        default=None, description="lengthen shorter intervals to this many bases, or to the next power of two"
+    )
+    rest: SplitName | Literal["unused"] = Field(
+        default="unused", description="split of the bases outside every interval, or unused"
+    )
 
 
 class HashSplit(Config):
-    """Fixed tiles of each contig, assigned by a hash of (seed, contig, tile); needs no list and no coordinates.
+    """Cuts each contig into fixed tiles and assigns a tile by a hash of (seed, contig, tile number)."""
 
-    `gap` bases between two tiles of different splits belong to neither, so that no window of one split continues
-    into the next; they are taken from the train side.
-    """
-
-    kind: Literal["hash"] = "hash"
-    tile: int = Field(default=2**20, ge=1)
-    valid: Fraction = 0.05
-    test: Fraction = 0.0
-    gap: int = Field(default=0, ge=0)
+    kind: Literal["hash"] = Field(default="hash", description="this rule: fixed tiles, assigned by hash")
+    tile: int = Field(default=2**20, ge=1, description="length of a tile in bases")
+    valid: Fraction = Field(default=0.05, description="share of the tiles for valid, 0 to 1")
+    test: Fraction = Field(default=0.0, description="share of the tiles for test, 0 to 1")
+    gap: int = Field(
+        default=0,
+        ge=0,
+        description="bases left unused between two splits, taken from the train side; keeps their windows apart",
+    )
 
     @model_validator(mode="after")
     def _fractions_leave_train(self) -> "HashSplit":
@@ -61,23 +67,25 @@ SplitRule = Annotated[ContigSplit | BedSplit | HashSplit, Field(discriminator="k
 
 
 class ContigSelection(Config):
-    """Which contigs of a source to use: names that match a pattern of `include` and none of `exclude`."""
+    """The contigs of a source to use: names that match a pattern of `include` and no pattern of `exclude`."""
 
-    include: Globs = ("*",)
-    exclude: Globs = ()
+    include: Globs = Field(default=("*",), description="names or glob patterns of the contigs to use")
+    exclude: Globs = Field(default=(), description="names or glob patterns of contigs to leave out")
 
 
 class RepeatCase(Config):
-    """Repeats by lower case, or none; written as one word."""
+    """Repeats from the case of the letters, or no repeats; a config file may write the word `kind` alone."""
 
-    kind: Literal["soft_mask", "none"] = "soft_mask"
+    kind: Literal["soft_mask", "none"] = Field(
+        default="soft_mask", description="soft_mask: lower-case letters are repeats; none: the case is ignored"
+    )
 
 
 class RepeatFile(Config):
-    """Repeats from a file instead of lower case: a BED, or RepeatMasker's `.out`; both may be gzip."""
+    """Repeats from a file; the case of the letters is ignored."""
 
-    kind: Literal["bed", "repeatmasker"]
-    path: str
+    kind: Literal["bed", "repeatmasker"] = Field(description="format of the file: BED, or RepeatMasker's .out")
+    path: str = Field(description="file or URL of the repeats, plain or compressed")
 
 
 Repeats = Annotated[
@@ -87,36 +95,39 @@ Repeats = Annotated[
 
 
 class SourceConfig(Config):
-    """One genome: a file of the user's, or the name of one in the catalog, or both.
+    """One genome: a file of the user's, the name of a genome in the catalog, or both.
 
-    Attributes:
-        path: FASTA (plain, gzip, bgzip or zstd) or .2bit; relative to the current directory, like every path on a
-            command line; `sample:FILE` is a file that ships with this package; a URL (http, s3, gs ...) is
-            downloaded once into a cache.
-        genome: a name `dnachunker genomes list` shows, or an NCBI accession such as GCF_000005845.2; without `path`
-            it is downloaded; it fills in whatever of species, clade, assembly and so on is not given here.
-        min_contig: contigs shorter than this many bases are left out, and counted.
-        repeats: `soft_mask` takes lower case as repeats; `none` ignores the case; `{kind: bed | repeatmasker, path}`
-            ignores it too and reads a file.
-        weight: how often training should draw from this genome, in any unit common to the corpus's sources; null
-            leaves it to the training config. Recorded in the index; decides nothing else.
-        split: overrides the corpus's rule for this genome.
-        provenance, licence, citation: where the sequence comes from, copied into the index and the card.
+    With `path` and `genome`, the sequence comes from `path`, and the catalog fills in the empty keys among species,
+    clade, assembly, licence and citation. With `genome` alone, the sequence is downloaded too.
     """
 
-    path: str = ""
-    genome: str = ""
-    species: str = ""
-    clade: str = ""
-    assembly: str = ""
-    contigs: ContigSelection = ContigSelection()
-    min_contig: int = Field(default=1, ge=1)
-    repeats: Repeats = RepeatCase()
-    weight: float | None = Field(default=None, gt=0)
-    split: SplitRule | None = None
-    provenance: str = ""
-    licence: str = ""
-    citation: str = ""
+    path: str = Field(
+        default="",
+        description="FASTA (plain, gzip, bgzip, zstd) or .2bit: a path, a URL, or sample:FILE for an embedded genome",
+    )
+    genome: str = Field(
+        default="",
+        description="name in `dnachunker genomes list` or NCBI accession; downloaded if `path` is empty",
+    )
+    species: str = Field(default="", description="species, for reports and sampling; default: the source's name")
+    clade: str = Field(default="", description="clade, for reports and sampling, such as mammals")
+    assembly: str = Field(default="", description="name or accession of the genome assembly")
+    contigs: ContigSelection = Field(default=ContigSelection(), description="contigs to use, by name")
+    min_contig: int = Field(
+        default=1, ge=1, description="least bases of a contig; shorter ones are left out and counted"
+    )
+    repeats: Repeats = Field(
+        default=RepeatCase(), description="soft_mask, none, or {kind: bed | repeatmasker, path: FILE}"
+    )
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="how often training draws from this genome, relative to the other sources; null: training decides",
+    )
+    split: SplitRule | None = Field(default=None, description="split rule of this genome; null: the corpus's rule")
+    provenance: str = Field(default="", description="where the sequence comes from, for the index and the card")
+    licence: str = Field(default="", description="licence of the sequence, for the index and the card")
+    citation: str = Field(default="", description="publication to cite, for the index and the card")
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceConfig":
@@ -126,34 +137,39 @@ class SourceConfig(Config):
 
 
 class CorpusConfig(Config):
-    """Everything that decides the bytes of a corpus, and `workers`, which decides none.
+    """Everything that decides the bytes of a corpus, and `workers`, which does not change them.
 
-    Attributes:
-        sources: by name; a mapping, so that one key is reachable from the command line:
-            `sources.hg38.path=/data/hg38.fa.gz`.
-        block_bases: longest block; windows are cut from blocks at load time and never cross one.
-        min_bases: blocks shorter than this are left out, and counted.
-        n_gap: runs of N of at least this many letters are left out, and blocks end there; 0 keeps them all.
-        max_n: blocks with a larger share of N are left out, and counted.
-        duplicates: what becomes of blocks with the same letters, on either strand. Within a split the first stays.
-            Across splits, `refuse` stops the build, `drop` leaves the training copy out; `keep` keeps all.
-        shard_bases: a shard is closed before it would exceed this many bases (2**26 is about 16 MiB). One worker
-            writes one shard at a time, so a genome has work for about bases / shard_bases of them.
-        compression_level: of zstd; bases hardly shrink below 2 bits, so a high level buys little.
-        workers: pieces of work at a time; 0 builds in this process, one at a time; null takes all cores.
+    `sources` is a mapping, so that the command line can reach one key: `sources.hg38.path=/data/hg38.fa.gz`. One
+    worker writes one shard at a time, so a genome gives work to at most about bases / shard_bases workers.
+
+    `duplicates`: equal blocks have the same letters on the same or the opposite strand. `refuse` and `drop` keep only
+    the first of equal blocks within a split; `keep` keeps all.
     """
 
-    sources: dict[str, SourceConfig] = Field(min_length=1)
-    split: SplitRule = HashSplit()
-    block_bases: int = Field(default=2**20, ge=16, le=2**26)
-    min_bases: int = Field(default=1, ge=1)
-    n_gap: int = Field(default=1000, ge=0)
-    max_n: float = Field(default=0.5, ge=0.0, le=1.0)
-    duplicates: Literal["refuse", "drop", "keep"] = "refuse"
-    shard_bases: int = Field(default=2**26, ge=1)
-    compression_level: int = Field(default=3, ge=1, le=19)
-    seed: int = Field(default=0, ge=0)
-    workers: int | None = Field(default=None, ge=0)
+    sources: dict[str, SourceConfig] = Field(min_length=1, description="genomes, each under a name of your choice")
+    split: SplitRule = Field(default=HashSplit(), description="split rule of every source without a rule of its own")
+    block_bases: int = Field(
+        default=2**20, ge=16, le=2**26, description="longest block in bases; a training window lies within one block"
+    )
+    min_bases: int = Field(default=1, ge=1, description="least bases of a block; shorter ones are left out and counted")
+    n_gap: int = Field(
+        default=1000, ge=0, description="runs of at least this many N are left out and end a block; 0 keeps all runs"
+    )
+    max_n: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="blocks with a larger share of N are left out and counted, 0 to 1"
+    )
+    duplicates: Literal["refuse", "drop", "keep"] = Field(
+        default="refuse",
+        description="equal blocks in two splits: refuse stops the build, drop omits the training copy, keep keeps all",
+    )
+    shard_bases: int = Field(default=2**26, ge=1, description="most bases in a shard; 2**26 is about 16 MiB")
+    compression_level: int = Field(
+        default=3, ge=1, le=19, description="zstd level; a high one saves little, since bases take 2 bits already"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the hash that assigns tiles to splits")
+    workers: int | None = Field(
+        default=None, ge=0, description="threads or Ray tasks at a time; 0: one, in this process; null: all cores"
+    )
 
     @field_validator("sources")
     @classmethod
@@ -169,7 +185,7 @@ class CorpusConfig(Config):
 
 
 def resolve_path(path: str) -> Path:
-    """The file a config's path means: `sample:FILE`, `~`, or relative to the current directory."""
+    """The absolute file that a config's path names; `sample:FILE` is embedded, `~` is the home folder."""
     if path.startswith(SAMPLE_PREFIX):
         return SAMPLE_FOLDER / Path(path.removeprefix(SAMPLE_PREFIX)).name
     return Path(path).expanduser().absolute()  # worker processes may have another current directory

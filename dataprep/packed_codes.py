@@ -1,7 +1,8 @@
-"""Packed codes: one uint8 a base that holds its code and its soft-mask bit; and the 2-bit form that shards store.
+"""Packed codes (one uint8 a base: its code and its soft-mask bit), and the 2-bit form that shards store.
 
-A packed code is `code | PACKED_REPEAT_BIT` where the base is soft-masked, with code 0-3 for ACGT and 4 for any
-other letter. Genomes are staged, cut and loaded in this form; it becomes 2 bits a base plus runs only inside shards.
+A packed code is the base's code, 0-3 for ACGT and 4 for any other letter, with PACKED_REPEAT_BIT set where the base is
+soft-masked. FASTA is read into packed codes and blocks are loaded as packed codes; prepared genomes and shards store 2
+bits a base, plus the runs of N and of soft-mask.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ RUN_DTYPE = np.dtype("<u4")  # start,end pairs, as stored
 
 # packed code -> FASTA letter, for bytes.translate
 LETTERS = bytes(b"ACGTNNNN"[i] if i < 8 else b"acgtnnnn"[i % 8] for i in range(16)).ljust(256, b"?")
-# the four codes of every byte; a (256,) uint32 view makes unpacking one `take`
+# the four codes of every byte; viewed as (256,) uint32, so that unpacking is one `take`
 _UNPACK = np.array([[byte >> 6 & 3, byte >> 4 & 3, byte >> 2 & 3, byte & 3] for byte in range(256)], dtype=np.uint8)
 _UNPACK_AS_WORD = _UNPACK.view(np.uint32).reshape(256)
 
@@ -30,7 +31,7 @@ def find_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
 
 
 def pack_bases(codes: NDArray[np.uint8]) -> bytes:
-    """(n,) codes, with or without the repeat bit -> ceil(n / 4) bytes; N is stored as A, its low bits being 0."""
+    """(n,) codes, with or without the repeat bit -> ceil(n / 4) bytes; N is stored as A, because its low bits are 0."""
     whole = codes.size // 4 * 4
     words = np.ascontiguousarray(codes[:whole]).view("<u4") & np.uint32(0x03030303)
     # bytes b0 b1 b2 b3 of a little-endian word, 2 bits each, land in its top byte as b0<<6|b1<<4|b2<<2|b3
@@ -72,10 +73,10 @@ def mark_n(codes: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
 def mark_runs(
     packed: NDArray[np.uint8], runs: NDArray[np.int64], start: int, *, bit: int = 0, value: int | None = None
 ) -> None:
-    """In a stretch from base `start` of a contig, set every base inside the contig's `runs` to `value`, or its `bit`.
+    """Set every base of `packed` that lies inside `runs` to `value`; without a `value`, set its `bit`.
 
     Args:
-        packed: (n,) uint8, changed in place.
+        packed: (n,) uint8, the bases of a contig from base `start` on; changed in place.
         runs: (k, 2) start,end on the contig, in order and disjoint.
     """
     end = start + packed.size
@@ -88,7 +89,7 @@ def mark_runs(
 
 
 def _few(runs: NDArray[np.uint32], size: int) -> bool:
-    # a Python step a run is cheaper than a pass over all bases only while runs are rare
+    # a Python loop over runs is cheaper than a pass over all bases only while runs are rare
     return len(runs) * 1024 < size
 
 

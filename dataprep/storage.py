@@ -1,8 +1,7 @@
-"""Where the bytes of a corpus come from and go to: local paths, or URLs (http, s3, gs, memory ...) through fsspec.
+"""Reads and writes the files of a corpus: local paths, or URLs (http, s3, gs, memory ...) through fsspec.
 
-A local path is read with plain system calls; fsspec is imported only when a URL is met. What fails at a URL, stalls or
-comes back short is tried again, a little later each time, unless the answer was that the file is not there or not ours
-to touch.
+A local path is read with plain system calls; fsspec is imported only for a URL. A request to a URL that fails, stalls
+or returns too few bytes is repeated with growing waits, unless the file is missing or access to it is denied.
 """
 
 import os
@@ -17,8 +16,8 @@ from dnachunker.foundations.failures import BadInput, Failure
 
 _T = TypeVar("_T")
 _RETRY_AFTER_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-_STALL_SECONDS = 20.0  # an HTTP answer that makes no progress for this long is given up and asked for again
-_PASSING_STATUS = (408, 425, 429)  # HTTP answers below 500 that mean: later
+_STALL_SECONDS = 20.0  # an HTTP request without progress for this long is repeated
+_PASSING_STATUS = (408, 425, 429)  # HTTP statuses below 500 that mean: try again later
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: `C:\` is not a scheme
 
 
@@ -27,7 +26,7 @@ class ShortRead(BadInput):
 
 
 class MissingFile(BadInput):
-    """A file that the index lists is not there."""
+    """A file that the index lists does not exist."""
 
 
 def is_url(location: str) -> bool:
@@ -41,7 +40,7 @@ def join(root: str, name: str) -> str:
 
 
 def exists(location: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     if not is_url(location):
         return os.path.exists(location)
     filesystem, path = _filesystem(location)
@@ -49,7 +48,7 @@ def exists(location: str) -> bool:
 
 
 def size_of(location: str) -> int:
-    """Bytes of a file; -1 if there is none."""
+    """Size of a file in bytes; -1 if it does not exist."""
     if not is_url(location):
         return os.path.getsize(location) if os.path.isfile(location) else -1
     filesystem, path = _filesystem(location)
@@ -71,31 +70,31 @@ def names_in(url: str) -> list[str]:
 
 
 def upload(path: Path, url: str) -> None:
-    """Copy a local file to a URL; object stores show it complete or not at all.
+    """Copy a local file to a URL; an object store shows the file complete or not at all.
 
     Raises:
-        Failure: it cannot be written there.
+        Failure: the file cannot be written there.
     """
     filesystem, target = _filesystem(url)
     try:
         _patiently(lambda: filesystem.put_file(str(path), target))
     except OSError as error:
-        raise Failure(f"{url}: cannot be written: {error.strerror or error}; mend that and run this again") from error
+        raise Failure(f"{url}: cannot be written: {error.strerror or error}; fix this and run again") from error
 
 
 def remove(url: str) -> None:
-    """Delete the file at a URL, if it is there."""
+    """Delete the file at a URL, if it exists."""
     filesystem, path = _filesystem(url)
     if filesystem.exists(path):
         filesystem.rm_file(path)
 
 
 def read_bytes(location: str) -> bytes:
-    """A whole small file.
+    """The content of a small file.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        BadInput: it is there but cannot be read.
+        FileNotFoundError: the file does not exist.
+        BadInput: the file exists but cannot be read.
     """
     try:
         if not is_url(location):
@@ -115,33 +114,35 @@ def read_range(location: str, offset: int, length: int) -> bytes:
     Raises:
         ShortRead: the file ends earlier.
         MissingFile: no such file.
-        BadInput: it cannot be read.
+        BadInput: the file cannot be read.
     """
     data = _read_up_to(location, offset, length, least=length)
     if len(data) != length:
         raise ShortRead(
-            f"{location}: {len(data)} bytes at offset {offset} where the index promises {length}; truncated"
+            f"{location}: {len(data)} bytes at offset {offset} where the index promises {length}; the file is truncated"
         )
     return data
 
 
 def read_to_end(location: str, offset: int, expected: int) -> bytes:
-    """The bytes from `offset` to the end of a file, of which there should be `expected`.
+    """The bytes from `offset` to the end of a file, which must be `expected` bytes.
 
     Raises:
-        ShortRead: the file ends earlier, or goes on after them.
+        ShortRead: there are fewer or more bytes.
         MissingFile: no such file.
-        BadInput: it cannot be read.
+        BadInput: the file cannot be read.
     """
     data = _read_up_to(location, offset, expected + 1, least=expected)
     if len(data) != expected:
         found = "more" if len(data) > expected else f"only {offset + len(data)}"
-        raise ShortRead(f"{location}: the index promises {offset + expected} bytes and there are {found}; altered")
+        raise ShortRead(
+            f"{location}: the index promises {offset + expected} bytes and there are {found}; the file was altered"
+        )
     return data
 
 
 def _read_up_to(location: str, offset: int, length: int, *, least: int) -> bytes:
-    """What a file has from `offset`, at most `length` bytes; a URL that gives fewer than `least` is asked again."""
+    """At most `length` bytes of a file from `offset`; a request to a URL that gives fewer than `least` is repeated."""
     try:
         if not is_url(location):
             return _read_local_range(location, offset, length)
@@ -157,7 +158,9 @@ def _read_up_to(location: str, offset: int, length: int, *, least: int) -> bytes
             if len(data) < least:
                 raise _Short(data)
             if len(data) > length:
-                raise BadInput(f"{location}: the server ignores byte ranges; copy the corpus to a disk or another one")
+                raise BadInput(
+                    f"{location}: the server ignores byte ranges; copy the corpus to a disk or to another server"
+                )
             return data
 
         try:
@@ -192,7 +195,7 @@ def _read_local_range(path: str, offset: int, length: int) -> bytes:
 
 
 def _patiently(call: Callable[[], _T]) -> _T:
-    """What `call` returns, tried again while it fails in a way that passes; other errors come as OSError."""
+    """The result of `call`, repeated after transient errors; HTTP errors are raised as OSError."""
     for seconds in (*_RETRY_AFTER_SECONDS, None):
         try:
             return call()
@@ -201,7 +204,7 @@ def _patiently(call: Callable[[], _T]) -> _T:
                 if isinstance(error, OSError) or not _is_of_http(error):
                     raise
                 raise OSError(f"{type(error).__name__}: {error}") from error
-            time.sleep(seconds * random.uniform(0.5, 1.0))  # so that many ranks do not return all at once
+            time.sleep(seconds * random.uniform(0.5, 1.0))  # so that many ranks do not retry at the same time
     raise AssertionError("unreachable")
 
 
@@ -215,11 +218,11 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _is_of_http(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] == "aiohttp"  # not all of its errors are OSErrors
+    return type(error).__module__.partition(".")[0] == "aiohttp"  # not all errors of aiohttp are OSErrors
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec  # here because a local corpus should not pay for it
+    import fsspec  # slow to import, and a local corpus does not need it
 
     try:
         if url.startswith(("http://", "https://")):
@@ -228,5 +231,5 @@ def _filesystem(url: str) -> tuple[Any, str]:
             timeout = aiohttp.ClientTimeout(total=None, connect=_STALL_SECONDS, sock_read=_STALL_SECONDS)
             return fsspec.core.url_to_fs(url, client_kwargs={"timeout": timeout})
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # an unknown scheme, or one whose package is not installed
+    except (ImportError, ValueError) as error:  # an unknown scheme, or the scheme's package is not installed
         raise BadInput(f"{url}: {error}") from error

@@ -1,1 +1,1 @@
-"""Builds a corpus: steps, tasks of workers, the folder that appears when it is complete."""
+"""Builds a corpus: the steps, the tasks of workers, and the partial folder that becomes the corpus."""

@@ -1,7 +1,7 @@
-"""Build a corpus: stage the genomes, plan, write the shards in parallel, publish.
+"""Builds a corpus: prepares the genomes, plans blocks and shards, writes the shards in parallel, publishes the folder.
 
-The steps run in threads of this process, or as Ray tasks on any number of machines. Each task writes what it makes to
-disk itself, so only plans and small results pass between processes.
+The steps run in threads of this process, or as Ray tasks on any number of machines. Each task writes its own files, so
+only plans and small results pass between processes.
 """
 
 import os
@@ -16,7 +16,7 @@ from dnachunker.dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dnachunker.dataprep.corpus.card import CARD_NAME, render_card
 from dnachunker.dataprep.corpus.index import BLOCKS_NAME, INDEX_NAME, Corpus
 from dnachunker.dataprep.downloads.cache import localise
-from dnachunker.dataprep.genomes.staging import glance, hash_file
+from dnachunker.dataprep.genomes.prepare import glance, hash_file
 from dnachunker.dataprep.layout.plan import identity, repeat_file_digest, split_file_digest
 from dnachunker.dataprep.layout.splits import read_bed
 from dnachunker.dataprep.storage import is_url, join, size_of
@@ -25,18 +25,18 @@ from dnachunker.foundations.ray_tasks import LOCAL_RAY, ray_session
 
 from .folder import BuildFolder, check_output, write_file
 from .index_builder import build_index
-from .steps import Pool, Threads, plan_build, stage_genomes, write_shards
+from .steps import Pool, Threads, plan_build, prepare_genomes, write_shards
 from .tasks import Outcome, attempt, no_room
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build did.
+    """The result of a build.
 
     Attributes:
-        reused: the corpus was already there, built from the same config and inputs.
-        resumed_shards: taken over from an interrupted build.
-        seconds: wall time from reading the first input to the finished corpus, start of Ray included.
+        reused: whether the corpus already existed, built from the same config and inputs.
+        resumed_shards: number of shards that an interrupted build had already finished.
+        seconds: wall time of the whole build, start of Ray included.
     """
 
     corpus: Corpus
@@ -66,18 +66,18 @@ def build_corpus(
     ray: str | None = None,
     quiet: bool = False,
 ) -> BuildSummary:
-    """Build the corpus of `config` in the folder `output`; running it again, or after a kill, is safe.
+    """Build the corpus of `config` in the folder `output`; it is safe to run this again, also after a kill.
 
     Args:
         output: a local folder, or a URL that fsspec can write to (s3, gs ...).
-        overwrite: replace a corpus that is there, even one of the same config and inputs.
-        workers: threads or Ray tasks at a time; overrides `config.workers`. With neither given, all cores.
+        overwrite: replace an existing corpus, even one of the same config and inputs.
+        workers: threads or Ray tasks at a time; None: `config.workers`, and if that is None too, all cores.
         ray: None for threads of this process; `local` for a private Ray instance; or the address of a Ray cluster,
-            of which `workers` then bounds the share (None: all of it).
+            where `workers` limits the tasks at a time (None: the whole cluster).
 
     Raises:
-        BadInput: nothing is left behind; an existing corpus is untouched.
-        Failure: a full disk or dying workers; finished shards are kept for the next run.
+        BadInput: the config or an input is wrong; no file is left behind, and an existing corpus is unchanged.
+        Failure: the disk is full or workers died; finished shards are kept for the next run.
     """
     started = time.monotonic()
     config = localise(config, quiet=quiet)
@@ -88,21 +88,21 @@ def build_corpus(
     _look_at_inputs(config)
     count = workers if workers is not None else config.workers
     with BuildFolder(destination) as folder, _one_line_if_full(), _pool(count, ray) as pool:
-        staged = stage_genomes(config, folder, pool, quiet)
-        plan = plan_build(config, staged, pool, quiet)
+        prepared = prepare_genomes(config, folder, pool, quiet)
+        plan = plan_build(config, prepared, pool, quiet)
         folder.make_way()
         manifests, resumed = write_shards(plan, folder, pool, quiet)
         index, table = build_index(plan, manifests, identity(config))
         write_file(folder.corpus / BLOCKS_NAME, table)
         write_file(folder.corpus / INDEX_NAME, index.to_json())
-        grown = Corpus(str(folder.corpus), index)
-        write_file(folder.corpus / CARD_NAME, render_card(index, grown.blocks(), grown.fingerprint))
+        written = Corpus(str(folder.corpus), index)
+        write_file(folder.corpus / CARD_NAME, render_card(index, written.blocks(), written.fingerprint))
         folder.publish([INDEX_NAME, BLOCKS_NAME, CARD_NAME, *(shard.name for shard in plan.shards)])
     return BuildSummary(Corpus(destination, index), False, resumed, time.monotonic() - started)
 
 
 def _look_at_inputs(config: CorpusConfig) -> None:
-    """Fail on what a glance can tell, before Ray starts and before gigabytes are read."""
+    """Check the start of every input, so that obvious mistakes fail before Ray starts and before gigabytes are read."""
     for name, source in config.sources.items():
         glance(resolve_path(source.path))
         rule = config.split_rule(name)
@@ -124,7 +124,7 @@ def _already_built(config: CorpusConfig, destination: str) -> Corpus | None:
     try:
         corpus = Corpus.open(destination)
     except BadInput:
-        return None  # nothing, or a broken or older corpus: `check_output` asks for --overwrite
+        return None  # no corpus, or a damaged or older one, for which `check_output` asks for --overwrite
     expected = [
         (name, hash_file(resolve_path(source.path))[0], split_file_digest(config, name), repeat_file_digest(source))
         for name, source in config.sources.items()
@@ -136,7 +136,7 @@ def _already_built(config: CorpusConfig, destination: str) -> Corpus | None:
 
 @dataclass(frozen=True)
 class _RayPool:
-    """Ray tasks: on a private instance of `workers` processes, or on a cluster (None: all of it)."""
+    """A pool of Ray tasks, on a private instance of `workers` processes or on a cluster (None: the whole cluster)."""
 
     address: str
     workers: int | None
@@ -157,13 +157,13 @@ class _RayPool:
                 outcome: Outcome = ray.get(done[0])
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
                 raise Failure(
-                    "a worker process died four times on one piece (out of memory?); finished shards are kept: "
+                    "a worker process died four times on the same task (out of memory?); finished shards are kept: "
                     "run this again with fewer --workers"
                 ) from error
             yield running.pop(done[0]), outcome.unwrap()
 
     def _at_once(self) -> int:
-        """Tasks handed out at a time: on a cluster that grows or shrinks, asked anew each time."""
+        """Most tasks at a time; on a cluster this is asked again for every task, since clusters grow and shrink."""
         if self.address == LOCAL_RAY:
             return 2 * (self.workers or 1)
         import ray

@@ -1,13 +1,13 @@
-"""The hidden folder a corpus grows in, and the last step that makes the finished corpus visible.
+"""The hidden partial folder of a build, and the last step that makes the finished corpus visible.
 
 .NAME.building/
     lock         held while a build runs
-    genomes/     staged genomes, by sha256
+    genomes/     prepared genomes, by sha256
     manifests/   one per finished shard
     corpus/      becomes NAME, by one rename
 
-A corpus at a URL grows in such a folder among the temporary files of this machine; its shards are uploaded one by one,
-and index.json, without which they are no corpus, last.
+For a corpus at a URL, the partial folder lies in the temporary folder of this machine. Shards are uploaded one by one,
+and index.json last: without it, the uploaded files are not a corpus.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dnachunker.dataprep.corpus.index import INDEX_NAME
-from dnachunker.dataprep.genomes.staged_sequence import close_files
+from dnachunker.dataprep.genomes.prepared_sequence import close_files
 from dnachunker.dataprep.storage import exists, is_url, join, names_in, remove, upload
 from dnachunker.foundations.failures import BadInput, Failure
 
@@ -30,13 +30,14 @@ _SHARD = re.compile(r"[a-z][a-z0-9_]*-\d{6,}\.tar\.zst")
 
 
 class BuildFolder:
-    """A context manager that holds the folder's lock.
+    """The partial folder; a context manager that holds its lock.
 
-    A failure the user must correct (`BadInput`) removes the folder; any other end (a kill, a full disk, Ctrl-C) keeps
-    it, and the next run continues from its finished pieces.
+    Success, and a failure that the user must correct (`BadInput`), remove the folder. After any other end (a kill, a
+    full disk, Ctrl-C) the folder stays, and the next run continues from its finished shards.
 
     Attributes:
-        url: of the finished corpus, if it will not be on a local disk.
+        url: where the finished corpus goes; None for a local corpus.
+        output: path or URL of the finished corpus.
     """
 
     def __init__(self, output: str) -> None:
@@ -58,7 +59,9 @@ class BuildFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.root / "lock", "wb")
         except OSError as error:
-            raise BadInput(f"{self.output}: cannot write beside it: {error.strerror}; choose another output") from error
+            raise BadInput(
+                f"{self.output}: the folder beside it cannot be written: {error.strerror}; choose another output"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -76,11 +79,11 @@ class BuildFolder:
             self._lock.close()
 
     def url_of(self, name: str) -> str | None:
-        """Where a file of the corpus is uploaded to, if anywhere."""
+        """The URL a file of the corpus is uploaded to; None for a local corpus."""
         return join(self.url, name) if self.url else None
 
     def make_way(self) -> None:
-        """At a URL, take a corpus that will be replaced out of sight before its shards are overwritten."""
+        """At a URL, remove the index of the corpus that will be replaced, before its shards are overwritten."""
         if self.url:
             try:
                 remove(join(self.url, INDEX_NAME))
@@ -88,7 +91,7 @@ class BuildFolder:
                 raise BadInput(f"{self.url}: cannot be written: {error.strerror or error}") from error
 
     def publish(self, names: Iterable[str]) -> None:
-        """Move the corpus to its place; `names` are its files, anything else (of an older attempt) is deleted."""
+        """Move the finished corpus to its place; files other than `names`, left by older attempts, are deleted."""
         wanted = set(names)
         for path in self.corpus.iterdir():
             if path.name not in wanted:
@@ -99,7 +102,7 @@ class BuildFolder:
         _sync(self.corpus)
         output = Path(self.output)
         if output.exists():
-            # two renames: no call swaps folders everywhere; the old corpus survives in the build folder in between
+            # two renames, since no portable call swaps folders; between them the old corpus is in the partial folder
             os.rename(output, self.root / "replaced")
         os.rename(self.corpus, output)
         _sync(output.parent)
@@ -110,20 +113,20 @@ class BuildFolder:
             if name not in wanted and _SHARD.fullmatch(name):
                 remove(join(url, name))
         if missing := sorted(name for name in wanted if _SHARD.fullmatch(name) and name not in there):
-            raise Failure(f"{join(url, missing[0])}: uploaded and gone again; run this again")
+            raise Failure(f"{join(url, missing[0])}: the shard was uploaded and is missing since; run this again")
         for path in sorted(self.corpus.iterdir(), key=lambda path: path.name == INDEX_NAME):
             upload(path, join(url, path.name))
 
 
 def check_output(output: str, *, overwrite: bool) -> None:
-    """Refuse to replace anything that is not a corpus, or a corpus without `overwrite`.
+    """Refuse to replace a corpus without `overwrite`, and to replace anything else at all.
 
     Raises:
-        BadInput: saying which of the two.
+        BadInput: the message says which of the two it is.
     """
     if is_url(output):
         names = names_in(output)
-        # shards without an index are what an interrupted build has uploaded
+        # shards without an index were uploaded by an interrupted build
         empty = all(_SHARD.fullmatch(name) for name in names if name)
     else:
         empty = not os.path.exists(output) or (os.path.isdir(output) and not os.listdir(output))
@@ -139,7 +142,7 @@ def check_output(output: str, *, overwrite: bool) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write and flush to disk; `path` is inside the build folder, so no rename is needed."""
+    """Write `data` and flush it to disk; `path` is inside the partial folder, so no rename is needed."""
     with open(path, "wb") as handle:
         handle.write(data)
         handle.flush()

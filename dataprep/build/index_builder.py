@@ -1,4 +1,4 @@
-"""The index of a build: plan and manifests in, index.json's values and blocks.parquet's bytes out."""
+"""Makes the index of a build: from plan and manifests to the values of index.json and the bytes of blocks.parquet."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .tasks import ShardManifest
 def build_index(
     plan: BuildPlan, manifests: Sequence[ShardManifest], config: dict[str, Any]
 ) -> tuple[CorpusIndex, bytes]:
-    """Index and encoded block table; `manifests` go with `plan.shards` one to one."""
+    """The index and the encoded block table; `manifests` are in the order of `plan.shards`."""
     columns = _block_columns(plan, manifests)
     table = encode_blocks_table(columns)
     shards = [
@@ -60,7 +60,7 @@ def build_index(
 
 def _block_columns(plan: BuildPlan, manifests: Sequence[ShardManifest]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    written: dict[str, int] = {}  # split -> blocks so far
+    written: dict[str, int] = {}  # split -> number of blocks so far
     for shard, manifest in zip(plan.shards, manifests, strict=True):
         for block, row in zip(shard.blocks, manifest.rows, strict=True):
             source = plan.sources[block.source]

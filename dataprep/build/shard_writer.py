@@ -1,4 +1,4 @@
-"""One shard file: blocks in, a seekable `.tar.zst` out that appears complete or not at all."""
+"""Writes blocks into one shard: a seekable `.tar.zst` file that appears complete or not at all."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Self
 
 from dnachunker.dataprep.base_loops import count_gc
 from dnachunker.dataprep.corpus.shard_format import encode_end_of_archive, encode_parts
-from dnachunker.dataprep.genomes.staged_sequence import Stretch
+from dnachunker.dataprep.genomes.prepared_sequence import Stretch
 from dnachunker.dataprep.packed_codes import run_bases
 
 
 class BlockRow(NamedTuple):
-    """What only the writer of a block knows: its letters, where its frame lies in the shard, the frame's CRC-32."""
+    """Facts about a written block: counts of its letters, and place and CRC-32 of its frame in the shard."""
 
     n_bases: int
     soft_masked: int
@@ -25,7 +25,7 @@ class BlockRow(NamedTuple):
 
 
 class ShardWriter:
-    """A context manager; the file takes its name only when the block ends without an exception."""
+    """Writes one shard; a context manager: the file gets its name only if the `with` body ends without an exception."""
 
     def __init__(self, path: Path, *, level: int) -> None:
         self.path = path
@@ -33,12 +33,12 @@ class ShardWriter:
         self.bytes = 0
         self._sha256 = hashlib.sha256()
         self._tar_bytes = 0
-        # the process id keeps a stray earlier attempt of the same task from writing into this file
+        # the process id keeps an earlier attempt of the same task, still running, from writing into this file
         self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._handle = open(self._part, "wb")  # noqa: SIM115 - closed by __exit__
 
     def add(self, stretch: Stretch, key: str, coordinates: dict[str, Any]) -> BlockRow:
-        """Append one block; `coordinates` are those of `shard_format.COORDINATES`."""
+        """Append one block; `coordinates` has the names of `shard_format.COORDINATES`."""
         _, bases, n_runs, soft_runs = stretch
         frame, tar_bytes = encode_parts(key, coordinates, bases.tobytes(), n_runs, soft_runs, self.level)
         counts = run_bases(n_runs), run_bases(soft_runs), count_gc(bases)
@@ -49,7 +49,7 @@ class ShardWriter:
 
     @property
     def sha256(self) -> str:
-        """Of everything written so far; of the file, once the context has ended."""
+        """sha256 of everything written so far; after the `with` body, of the whole file."""
         return self._sha256.hexdigest()
 
     def __enter__(self) -> Self:

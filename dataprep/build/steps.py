@@ -1,4 +1,4 @@
-"""The steps of a build, each shared out over a pool of workers: stage genomes, plan blocks, write shards."""
+"""The steps of a build, each divided over a pool of workers: prepare genomes, plan blocks, write shards."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.genomes.staging import StagedGenome
+from dnachunker.dataprep.genomes.prepare import PreparedGenome
 from dnachunker.dataprep.layout.blocks import DUPLICATE, TOO_MUCH_N, Dropped, PlannedBlock, plan_shards
 from dnachunker.dataprep.layout.plan import BuildPlan, PlannedSource, check_trainable, choose_sources, cut_source
 from dnachunker.dataprep.similarity.duplicates import choose_dropped, duplicate_groups
@@ -19,14 +19,14 @@ from dnachunker.foundations.progress import Progress
 
 from .folder import BuildFolder
 from .tasks import (
+    Prepared,
+    PrepareJob,
     ShardJob,
     ShardManifest,
-    Staged,
-    StageJob,
     attempt,
+    prepare_job,
+    prepare_task,
     shard_task,
-    stage_job,
-    stage_task,
     write_manifest,
 )
 
@@ -39,7 +39,7 @@ class Pool(Protocol):
 
 
 class Threads:
-    """A pool of this process: nearly all the work is done in compiled code that holds no interpreter lock."""
+    """A pool of threads of this process; nearly all the work is compiled code that releases the interpreter lock."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -51,36 +51,38 @@ class Threads:
                 for future in as_completed(running):
                     yield running[future], future.result().unwrap()
             finally:
-                pool.shutdown(cancel_futures=True)  # after a failure nobody wants the rest
+                pool.shutdown(cancel_futures=True)  # after a failure the other results are not needed
 
 
-def stage_genomes(config: CorpusConfig, folder: BuildFolder, pool: Pool, quiet: bool) -> dict[str, Staged]:
-    """Check every genome and give it random access; by source."""
-    wanted = {name: stage_job(source) for name, source in config.sources.items()}
+def prepare_genomes(config: CorpusConfig, folder: BuildFolder, pool: Pool, quiet: bool) -> dict[str, Prepared]:
+    """Check and prepare every genome; returns the prepared genomes by source."""
+    wanted = {name: prepare_job(source) for name, source in config.sources.items()}
     jobs = sorted(set(wanted.values()), key=str)
-    staged: dict[StageJob, Staged] = {}
+    prepared: dict[PrepareJob, Prepared] = {}
     if not quiet:
         size = sum(os.path.getsize(job.path) for job in jobs)
         print(f"reading {len(jobs)} genomes, {size / 1e6:,.1f} MB", file=sys.stderr, flush=True)
-    for number, result in pool.map(stage_task, jobs, (str(folder.genomes), config.n_gap)):
-        staged[jobs[number]] = result
+    for number, result in pool.map(prepare_task, jobs, (str(folder.genomes), config.n_gap)):
+        prepared[jobs[number]] = result
         if not quiet:
             print(_describe(result.genome), file=sys.stderr, flush=True)
-    return {name: staged[job] for name, job in wanted.items()}
+    return {name: prepared[job] for name, job in wanted.items()}
 
 
-def plan_build(config: CorpusConfig, staged: Mapping[str, Staged], pool: Pool, quiet: bool) -> BuildPlan:
-    """Decide every block and shard: split rules, runs of N, blocks of mostly N, duplicates; and measure leakage.
+def plan_build(config: CorpusConfig, prepared: Mapping[str, Prepared], pool: Pool, quiet: bool) -> BuildPlan:
+    """Plan every block and shard, and measure leakage.
+
+    Applies the split rules and leaves out long runs of N, blocks of mostly N, and duplicates.
 
     Raises:
-        BadInput: a rule that does not fit a genome, overlapping splits, duplicates across splits, nothing to train on.
+        BadInput: a rule does not fit its genome, splits overlap or share a duplicate, or the train split is empty.
     """
-    sources, intervals = choose_sources(config, {name: result.genome for name, result in staged.items()})
+    sources, intervals = choose_sources(config, {name: result.genome for name, result in prepared.items()})
     dropped = Dropped()
     blocks = [
         block
         for name, source in sources.items()
-        for block in cut_source(config, source, intervals[name], staged[name].gaps, dropped)
+        for block in cut_source(config, source, intervals[name], prepared[name].gaps, dropped)
     ]
     check_trainable(blocks)
     rate = corpus_rate(sum(block.end - block.start for block in blocks))
@@ -102,7 +104,10 @@ def plan_build(config: CorpusConfig, staged: Mapping[str, Staged], pool: Pool, q
 
 
 def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) -> tuple[list[ShardManifest], int]:
-    """Write every shard that an interrupted build has not left finished; manifests in order, and how many were left.
+    """Write every shard that an interrupted build has not finished.
+
+    Returns:
+        The manifests of all shards in order, and how many shards an interrupted build had finished.
 
     Raises:
         Failure: a worker wrote to a disk that this process cannot see.
@@ -125,8 +130,8 @@ def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) 
             path = folder.corpus / plan.shards[number].name
             if not folder.url and not path.is_file():
                 raise Failure(
-                    f"{path}: written by a worker on another machine, and not there on this one; put the corpus on a "
-                    "file system that all machines share, or at a URL"
+                    f"{path}: a worker on another machine wrote this file, but this machine cannot see it; put the "
+                    "corpus on a file system that all machines share, or at a URL"
                 )
             if folder.url and not (folder.manifests / f"{path.name}.json").exists():
                 write_manifest(folder.manifests / f"{path.name}.json", manifest)
@@ -163,12 +168,12 @@ def _in_order(pool: Pool, task: Callable[..., Any], jobs: Sequence[Any], shared:
     return [results[number] for number in range(len(jobs))]
 
 
-def _describe(genome: StagedGenome) -> str:
+def _describe(genome: PreparedGenome) -> str:
     bases = sum(contig.length for contig in genome.contigs)
     parts = [f"read {genome.file}: {bases / 1e6:,.2f} Mbp in {len(genome.contigs)} contigs"]
     if genome.ambiguous:
         letters = " ".join(f"{letter}:{count}" for letter, count in sorted(genome.ambiguous.items()))
-        parts.append(f"{sum(genome.ambiguous.values()):,} IUPAC letters count as N ({letters})")
+        parts.append(f"{sum(genome.ambiguous.values()):,} IUPAC letters other than ACGTN became N ({letters})")
     if genome.empty_records:
         parts.append(f"{genome.empty_records} records without sequence skipped")
     return "; ".join(parts)

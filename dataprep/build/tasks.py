@@ -1,4 +1,4 @@
-"""The two pieces of work a worker process does: stage one genome, write one shard. Both may be repeated safely."""
+"""The two main tasks of a worker: prepare one genome, write one shard. Both can be repeated safely."""
 
 import errno
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnachunker.dataprep.config import SourceConfig, resolve_path
+from dnachunker.dataprep.genomes.prepare import PreparedGenome, hash_file, prepare_genome
 from dnachunker.dataprep.genomes.repeats import RepeatSource
-from dnachunker.dataprep.genomes.staging import StagedGenome, hash_file, stage_genome
 from dnachunker.dataprep.layout.blocks import PlannedShard
 from dnachunker.dataprep.layout.plan import PlannedSource, repeat_source
 from dnachunker.dataprep.storage import size_of, upload
@@ -23,9 +23,14 @@ _OF_THE_SOURCE = ("species", "clade", "assembly")
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write: into `folder`/`shard.name`, with its manifest at `manifest`; `digest` names the content.
+    """One shard to write.
 
-    With a `url`, the finished file is uploaded there and does not stay in `folder`.
+    Attributes:
+        digest: of everything that decides the shard's bytes.
+        folder: the file is written here, under `shard.name`.
+        manifest: path of the shard's manifest.
+        level: zstd level.
+        url: if given, the finished file is uploaded there and does not stay in `folder`.
     """
 
     shard: PlannedShard
@@ -38,7 +43,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ShardManifest:
-    """A finished shard: its file, and a row per block in order; small enough to send between processes."""
+    """Facts about a finished shard: its file, and a row per block in order; small enough to send between processes."""
 
     digest: str
     bytes: int
@@ -60,7 +65,10 @@ class Outcome(NamedTuple):
 
 
 def attempt(task: Callable[..., Any], *arguments: Any) -> Outcome:
-    """Run a task; failures the user can act on become values, so that no process boundary decorates them."""
+    """Run a task and return failures that the user can fix as values.
+
+    A raised exception would reach the user wrapped in Ray's own message.
+    """
     try:
         return Outcome(task(*arguments))
     except BadInput as error:
@@ -72,53 +80,57 @@ def attempt(task: Callable[..., Any], *arguments: Any) -> Outcome:
 
 
 def no_room(error: OSError) -> Failure | None:
-    """The failure the user should read if a write found no room; None for any other error."""
+    """The failure to report if the disk is full or a limit is reached; None for any other error."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
     where = f"{error.filename}: " if error.filename else ""
     return Failure(
-        f"{where}the disk is full or a limit is reached ({error.strerror}); free space and run this again: what is "
-        "finished is kept"
+        f"{where}the disk is full or a limit is reached ({error.strerror}); finished shards are kept: free space and "
+        "run this again"
     )
 
 
-class StageJob(NamedTuple):
-    """One genome to stage: its file, and the file of repeats that replaces its soft-mask, if any."""
+class PrepareJob(NamedTuple):
+    """One genome to prepare: its file, and the file of repeats that replaces its soft-mask, if any."""
 
     path: str
     repeats: RepeatSource | None
 
 
-def stage_job(source: SourceConfig) -> StageJob:
-    """What staging this source takes; equal for sources that share a staged file."""
-    return StageJob(str(resolve_path(source.path)), repeat_source(source))
+def prepare_job(source: SourceConfig) -> PrepareJob:
+    """The job that prepares this source's genome; equal for sources that share one prepared genome."""
+    return PrepareJob(str(resolve_path(source.path)), repeat_source(source))
 
 
-class Staged(NamedTuple):
-    """A staged genome, and start,end of its long runs of N by contig."""
+class Prepared(NamedTuple):
+    """A prepared genome, and its long runs of N: contig -> start,end of each, ascending."""
 
-    genome: StagedGenome
+    genome: PreparedGenome
     gaps: dict[str, list[tuple[int, int]]]
 
 
-def stage_task(job: StageJob, place: tuple[str, int]) -> Staged:
-    """Check and stage one genome in a folder; runs of N of the given length are reported (none, if that is 0)."""
+def prepare_task(job: PrepareJob, place: tuple[str, int]) -> Prepared:
+    """Check and prepare one genome.
+
+    Args:
+        place: the folder for the prepared files, and the length from which runs of N are returned (0: none is).
+    """
     folder, n_gap = place
-    genome = stage_genome(Path(job.path), Path(folder), job.repeats)
+    genome = prepare_genome(Path(job.path), Path(folder), job.repeats)
     gaps: dict[str, list[tuple[int, int]]] = {}
     for contig in genome.contigs if n_gap else ():
         runs = genome.n_runs(contig)
         if len(long := runs[runs[:, 1] - runs[:, 0] >= n_gap]):
             gaps[contig.name] = [(start, end) for start, end in long.tolist()]
-    return Staged(genome, gaps)
+    return Prepared(genome, gaps)
 
 
 def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[ShardManifest, bool]:
-    """Write one shard, or recognise that it is already written; returns its manifest and whether it was there."""
+    """Write one shard unless it is already finished; returns its manifest, and whether it was already finished."""
     path = Path(job.folder) / job.shard.name
     if finished := _finished(job, path):
         return finished, True
-    path.parent.mkdir(parents=True, exist_ok=True)  # on another machine of a cluster nobody has made it yet
+    path.parent.mkdir(parents=True, exist_ok=True)  # on another machine of a cluster the folder may not exist
     rows: list[BlockRow] = []
     with ShardWriter(path, level=job.level) as writer:
         for planned in job.shard.blocks:
@@ -136,7 +148,7 @@ def shard_task(job: ShardJob, sources: Mapping[str, PlannedSource]) -> tuple[Sha
 
 
 def write_manifest(path: Path, manifest: ShardManifest) -> None:
-    """Keep a manifest for a later run; it takes its name only when it is complete."""
+    """Write a manifest for a later run; the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(asdict(manifest)), "ascii")
@@ -148,7 +160,7 @@ def _finished(job: ShardJob, path: Path) -> ShardManifest | None:
         values = json.loads(Path(job.manifest).read_text("ascii"))
         if values["digest"] != job.digest:
             return None
-        if job.url:  # an upload is there whole or not at all; reading it back would cost what writing it costs
+        if job.url:  # an upload is complete or absent, and reading it back would take as long as writing it
             there = size_of(job.url) == values["bytes"]
         else:
             there = hash_file(path) == (values["sha256"], values["bytes"])

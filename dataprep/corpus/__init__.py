@@ -1,1 +1,1 @@
-"""A corpus as it lies on disk: its format, its index, its card, its checks."""
+"""A finished corpus: the format on disk, the index, the corpus card, and the checks."""

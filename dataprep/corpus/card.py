@@ -1,6 +1,7 @@
-"""card.html: a corpus as one self-contained page to attach to a paper.
+"""card.html, the corpus card: describes a corpus on one self-contained page, for example as a supplement of a paper.
 
-Made from the index and the block table alone, so it is the same for the same corpus: no date, no host, no path.
+The card is made from the index and the block table alone and holds no date, host or path, so equal corpora have equal
+cards.
 """
 
 from functools import cache
@@ -16,8 +17,8 @@ from .card_figures import Pieces, contig_bar, histogram, split_colours, stacked_
 from .index import BlockTable, CorpusIndex, SourceRecord
 
 CARD_NAME = "card.html"
-_MAX_SOURCES = 24  # drawn one by one; tables hold all
-_MAX_CONTIGS = 25  # of a source
+_MAX_SOURCES = 24  # sources with drawings of their own; the tables list all sources
+_MAX_CONTIGS = 25  # contigs drawn for a source
 _REASONS = {
     "gap": "a long run of N, where blocks are cut apart",
     "too_much_n": "more N than the config allows in a block",
@@ -27,7 +28,7 @@ _REASONS = {
 
 
 def render_card(index: CorpusIndex, blocks: BlockTable, fingerprint: str) -> bytes:
-    """The page, as UTF-8; `blocks` is the whole block table."""
+    """The card as UTF-8; `blocks` is the whole block table."""
     colours = split_colours(tuple(index.splits))
     drawn = sorted(index.sources, key=lambda source: -source.bases_in_splits)[:_MAX_SOURCES]
     page = _template().render(
@@ -56,7 +57,7 @@ def _template() -> Template:
 
 
 def _species(index: CorpusIndex, blocks: BlockTable, colours: dict[str, str]) -> list[dict[str, Any]]:
-    """A row per species, the largest first: its bases in each split."""
+    """The bases of each species by split, one row a species, the largest first."""
     names = dict.fromkeys(source.species for source in index.sources)
     rows: list[dict[str, Any]] = []
     for name in names:
@@ -83,7 +84,7 @@ def _distributions(source: SourceRecord, blocks: BlockTable) -> dict[str, Any]:
 
 
 def _map(source: SourceRecord, blocks: BlockTable, colours: dict[str, str]) -> dict[str, Any]:
-    """The longest contigs of a source in the order of its file, each with a bar coloured by split."""
+    """The longest contigs of a source, in file order, each with a bar coloured by split."""
     own = blocks.select(blocks.source == source.name)
     longest = sorted(source.contigs.values(), reverse=True)[:_MAX_CONTIGS]
     rows: list[dict[str, Any]] = []

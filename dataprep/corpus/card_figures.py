@@ -1,6 +1,6 @@
-"""The drawings of a corpus card, as inline SVG text made by hand: the same bytes from the same numbers, everywhere.
+"""The drawings of a corpus card as inline SVG text; the same numbers give the same bytes on every machine.
 
-Words stay outside the drawings wherever they can, in HTML: a drawing may then be stretched to any screen.
+Most words stand in the HTML around a drawing, so that the drawing can be stretched to any screen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 UNUSED_COLOUR = "#e3e7ec"
 _SPLIT_COLOURS = {"train": "#2f6fdb", "valid": "#e08a1e", "test": "#0f9d76"}
 _OTHER_COLOURS = ("#8e5bd0", "#c2416b", "#6b7280", "#0e7490")
-_BINS = 400  # of a contig's bar
+_BINS = 400  # bins of a contig's bar
 _HISTOGRAM_BINS = 50
 
 
 def split_colours(splits: Sequence[str]) -> dict[str, str]:
-    """A colour for each split; train, valid and test keep theirs in every corpus."""
+    """A colour for each split; train, valid and test have the same colours in every corpus."""
     others = [split for split in splits if split not in _SPLIT_COLOURS]
     colours = {split: _OTHER_COLOURS[number % len(_OTHER_COLOURS)] for number, split in enumerate(others)}
     return {split: _SPLIT_COLOURS.get(split) or colours[split] for split in splits}
 
 
 def stacked_bar(parts: Mapping[str, int], whole: int, colours: Mapping[str, str], label: str) -> str:
-    """One bar of `parts` in order, as long as their share of `whole`; parts too small to see are drawn 1 wide."""
+    """A bar of `parts` in order; a part's length is its share of `whole`, at least 1 of 1000, so that it is visible."""
     rectangles, position = [], 0.0
     for name, value in parts.items():
         if value:
@@ -45,7 +45,10 @@ class Pieces:
 
 
 def contig_bar(pieces: Pieces, length: int, longest: int, colours: Mapping[str, str], label: str) -> str:
-    """A contig as long as its share of the longest, each bin in the colour of the split with most of its bases."""
+    """The bar of one contig; each bin has the colour of the split with most bases in it.
+
+    The bar's length is the contig's length relative to `longest`, the longest contig drawn.
+    """
     edges = np.linspace(0, length, _BINS + 1)
     covered = {split: _covered(pieces, split, edges) for split in colours}
     unused = np.diff(edges) - sum(covered.values())
@@ -64,7 +67,7 @@ def contig_bar(pieces: Pieces, length: int, longest: int, colours: Mapping[str, 
 
 
 def histogram(shares: NDArray[np.float64], weights: NDArray[np.int64], colour: str, label: str) -> str:
-    """How many bases lie in blocks of each share (0 to 1), with an axis in percent and the mean marked."""
+    """A histogram of blocks by `shares` (0 to 1), weighted by bases, with an axis in percent and the mean marked."""
     counts, _ = np.histogram(shares, bins=_HISTOGRAM_BINS, range=(0, 1), weights=weights)
     width, height, left, top = 300, 60, 10, 14
     step = width / _HISTOGRAM_BINS
@@ -93,7 +96,7 @@ def histogram(shares: NDArray[np.float64], weights: NDArray[np.int64], colour: s
 
 
 def _covered(pieces: Pieces, split: str, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(bins,) bases of `split` in each bin."""
+    """(bins,) number of bases of `split` in each bin."""
     own = pieces.split == split
     if not own.any():
         return np.zeros(edges.size - 1)

@@ -1,4 +1,4 @@
-"""A corpus against the FASTA files it was made from, letter by letter, through a reader that shares no code with it."""
+"""Compares a corpus with its FASTA files letter by letter; reads them with pyfaidx, which shares no code with us."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,21 +11,21 @@ from dnachunker.foundations.failures import BadInput
 
 from .index import Corpus, SourceRecord
 
-# letters as a corpus keeps them: A, C, G and T, anything else N, and the case
+# letters as a corpus stores them: A, C, G and T stay, any other letter becomes N, and the case is kept
 _KEPT = bytes(c if chr(c) in "ACGTacgt" else ord("n") if chr(c).islower() else ord("N") for c in range(256))
 
 
 def compare_with_fasta(corpus: Corpus, files: Sequence[str]) -> list[str]:
-    """One line per block that differs from its genome, in canonical order, each with its first wrong coordinate.
+    """One line per block that differs from its genome, in canonical order, with the first wrong coordinate.
 
-    The files are read by random access through pyfaidx, so they must be plain FASTA, or bgzip where Biopython is
-    installed; the index that takes goes to a temporary folder.
+    The files must allow random access: plain FASTA, or bgzip if Biopython is installed. pyfaidx writes its index into a
+    temporary folder.
 
     Args:
-        files: `SOURCE=PATH` of each genome to compare, or the path alone where the corpus has one source.
+        files: `SOURCE=PATH` of each genome to compare; the path alone is enough if the corpus has one source.
 
     Raises:
-        BadInput: no such source or file, not a file that allows random access, or a block cannot be read.
+        BadInput: no such source or file, a file without random access, or a block that cannot be read.
     """
     return [line for item in files for line in _differences(corpus, *_source_and_path(corpus, item))]
 
@@ -49,17 +49,19 @@ def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[s
             letters = fasta[block.contig][block.start : block.end] if block.contig in fasta else ""
             found = np.frombuffer(letters.encode("ascii", "replace").translate(_KEPT), np.uint8)
             stored = np.frombuffer(block.letters, np.uint8)
-            if source.repeats_file_sha256:  # its soft-mask is not that of the FASTA
+            if source.repeats_file_sha256:  # the soft-mask comes from another file: compare without case
                 found, stored = found & ~np.uint8(32), stored & ~np.uint8(32)
             if found.size != stored.size:
-                yield f"{path}: {source.name}/{block.contig} has {found.size} of the {stored.size} bases from " + (
-                    f"{block.start} on that the corpus holds"
+                yield (
+                    f"{path}: {source.name}/{block.contig} has {found.size} bases from {block.start} on where the "
+                    f"corpus has {stored.size}"
                 )
             elif (wrong := np.flatnonzero(found != stored)).size:
                 first = int(wrong[0])
                 yield (
-                    f"{path}: {source.name}/{block.contig}:{block.start + first} is {chr(found[first])}, and in the "
-                    f"corpus {chr(stored[first])}; {wrong.size} of the {stored.size} bases of block {block.key} differ"
+                    f"{path}: {source.name}/{block.contig}:{block.start + first} is {chr(found[first])} but "
+                    f"{chr(stored[first])} in the corpus; {wrong.size} of the {stored.size} bases of block {block.key} "
+                    "differ"
                 )
 
 
@@ -69,6 +71,6 @@ def _open(path: Path, folder: str) -> pyfaidx.Fasta:
     except (pyfaidx.FastaNotFoundError, FileNotFoundError) as error:
         raise BadInput(f"{path}: no such file") from error
     except (pyfaidx.UnsupportedCompressionFormat, ImportError) as error:
-        raise BadInput(f"{path}: gzip allows no random access; compare with the unpacked file") from error
+        raise BadInput(f"{path}: a gzip file has no random access; decompress it first") from error
     except (pyfaidx.FastaIndexingError, ValueError, OSError) as error:
         raise BadInput(f"{path}: pyfaidx cannot index it: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""A corpus in words, for the terminal: totals and provenance, and the letters of a region."""
+"""Describes a corpus as text for the terminal: totals and provenance, and the letters of a region."""
 
 import re
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from dnachunker.foundations.failures import BadInput
 from .index import BlockTable, Corpus, SourceRecord
 
 _LINE = 80  # bases a line
-_MAX_SHOWN = 1_000_000
-_MAX_RUNS = 12  # of a kind, named
+_MAX_SHOWN = 1_000_000  # bases of a region
+_MAX_RUNS = 12  # runs of N, and of soft-mask, that are listed
 
 
 def describe_corpus(corpus: Corpus) -> str:
-    """Sources and splits as aligned tables, what was left out or leaks, provenance, and the fingerprint."""
+    """Aligned tables of sources, splits, bases left out and leakage; then provenance and the fingerprint."""
     sources = [("source", "species", "assembly", "contigs", "bases", "in splits", "N %", "repeats %", "GC %")]
     for source in corpus.sources:
         used = source.bases_in_splits
@@ -69,12 +69,12 @@ def _provenance(source: SourceRecord) -> str:
 
 
 def show_region(corpus: Corpus, region: str) -> str:
-    """The letters of `[SOURCE/]CONTIG:START-END` (0-based, half-open), soft-mask in lower case, unused bases as `.`.
+    """The letters of `[SOURCE/]CONTIG:START-END` (0-based, half-open); lower case is soft-mask, `.` an unused base.
 
-    Above them: the blocks they come from, and the runs of N and of soft-mask.
+    The blocks of the region and its runs of N and of soft-mask are listed above the letters.
 
     Raises:
-        BadInput: not a region, no such contig, or outside it.
+        BadInput: `region` is malformed, names no contig, or lies outside the contig.
     """
     match = re.fullmatch(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)", region)
     if not match:
@@ -106,7 +106,7 @@ def show_region(corpus: Corpus, region: str) -> str:
 
 
 def _runs(what: str, text: str, pattern: str, start: int) -> str:
-    """A line with the places of the runs of `pattern`; empty if there are none."""
+    """A line with start and end of the runs that match `pattern`; "" if there are none."""
     places = [f"{start + run.start():,}-{start + run.end():,}" for run in re.finditer(pattern, text)]
     more = f" and {len(places) - _MAX_RUNS:,} more" if len(places) > _MAX_RUNS else ""
     return f"  {what} {' '.join(places[:_MAX_RUNS])}{more}" if places else ""
@@ -142,7 +142,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def align(rows: Sequence[tuple[str, ...]], *, text_columns: int) -> str:
-    """Rows as lines with aligned columns: the first `text_columns` to the left, the others to the right."""
+    """The rows as lines with aligned columns: the first `text_columns` to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

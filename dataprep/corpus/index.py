@@ -1,6 +1,6 @@
-"""A finished corpus: what index.json and blocks.parquet say, and single blocks by row.
+"""Opens a finished corpus: reads index.json and blocks.parquet, and single blocks by row.
 
-Light to import (no Ray, no torch; pyarrow only when blocks.parquet is read), since every loader worker does.
+The import is light (no Ray, no torch; pyarrow only when blocks.parquet is read), since every loader worker imports it.
 """
 
 import hashlib
@@ -25,14 +25,23 @@ BLOCKS_NAME = "blocks.parquet"
 
 
 class _Record(BaseModel):
-    # unknown keys are ignored: a later minor addition must not lock older readers out
+    # unknown keys are ignored, so that older readers can read an index with later additions
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class SourceRecord(_Record):
-    """One genome of the corpus. `contigs` maps each used contig to its length; other counts are in bases or records.
+    """One genome of the corpus.
 
-    `ambiguous` counts the letters stored as N that were not written N, by letter.
+    Attributes:
+        bytes, sha256: of `file`.
+        contigs: used contigs -> length in bases.
+        bases: of the used contigs.
+        bases_in_splits: bases in blocks; `n_bases`, `soft_masked` and `gc` count among these.
+        ambiguous: letters stored as N that were not written N -> how many.
+        empty_records: number of records without sequence.
+        contigs_left_out: number of contigs that the config does not use.
+        bases_too_short: bases in blocks that were left out because they were too short.
+        weight: how often training should draw from this source, relative to the other sources.
     """
 
     name: str
@@ -56,12 +65,12 @@ class SourceRecord(_Record):
     bases_too_short: int
     licence: str = ""
     citation: str = ""
-    weight: float | None = None  # how often training should draw from it, relative to the other sources
+    weight: float | None = None
     repeats_file_sha256: str | None = None
 
 
 class SplitTotals(_Record):
-    """Sums over one split; all but `shards`, `blocks` and `bytes` count bases."""
+    """Sums over one split; all fields but `shards`, `blocks` and `bytes` count bases."""
 
     shards: int
     blocks: int
@@ -99,7 +108,10 @@ class LeakageRow(_Record):
 
 
 class LeakageReport(_Record):
-    """How much of what is held out train has seen: exact k-mers, either strand; `sampled` is the share looked at."""
+    """How many k-mers of the held-out splits the train split holds too: exact matches, on either strand.
+
+    `sampled` is the share of all k-mers that was compared.
+    """
 
     k: int
     sampled: float
@@ -123,7 +135,7 @@ class ShardRecord(FileRecord):
 
 
 class CorpusIndex(_Record):
-    """index.json."""
+    """The content of index.json."""
 
     format: str
     format_version: int
@@ -136,7 +148,7 @@ class CorpusIndex(_Record):
     leakage: LeakageReport | None = None
 
     def to_json(self) -> bytes:
-        """The bytes of index.json: the same for the same corpus."""
+        """The bytes of index.json; equal corpora have equal bytes."""
         return (json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
 
@@ -162,10 +174,10 @@ class BlockTable:
     soft_masked: NDArray[np.int64]
     gc: NDArray[np.int64]  # number of G and C
     shard: NDArray[np.str_]  # file name
-    offset: NDArray[np.int64]  # of the block's frame in the shard, bytes
-    length: NDArray[np.int64]  # of the frame, bytes
+    offset: NDArray[np.int64]  # position of the block's frame in the shard, bytes
+    length: NDArray[np.int64]  # size of the frame, bytes
     first_sample: NDArray[np.int64]  # number of this block within its split, from 0, shard after shard
-    crc32: NDArray[np.int64]  # of the frame
+    crc32: NDArray[np.int64]  # CRC-32 of the frame
 
     def __len__(self) -> int:
         return int(self.start.size)
@@ -182,7 +194,7 @@ StoredBases = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]
 
 
 class Corpus:
-    """An opened corpus; immutable, cheap to pickle (it reopens nothing), safe to share between processes."""
+    """An opened corpus: immutable, cheap to pickle, safe to share between processes."""
 
     def __init__(self, path: str, index: CorpusIndex) -> None:
         self.path = path
@@ -193,7 +205,7 @@ class Corpus:
         """Read the index of the corpus at `path`, a folder or an fsspec URL.
 
         Raises:
-            BadInput: nothing there, not a corpus, or of a format this version does not read.
+            BadInput: nothing exists there, it is not a corpus, or this version does not read its format.
         """
         root = str(path)
         location = join(root, INDEX_NAME)
@@ -208,7 +220,7 @@ class Corpus:
         if values.get("format_version") != FORMAT_VERSION:
             raise BadInput(
                 f"{location}: format version {values.get('format_version')}, this program reads {FORMAT_VERSION}; "
-                "use the version of dnachunker that built it, or rebuild"
+                "use the version of dnachunker that built the corpus, or rebuild it"
             )
         try:
             return cls(root, CorpusIndex.model_validate(values))
@@ -219,7 +231,7 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the format version and the shards' sha256s: the content, wherever the folder lies."""
+        """sha256 over the format version and the shards' sha256s; it names the content, independent of the folder."""
         parts = [f"{FORMAT} {self.index.format_version}", *(shard.sha256 for shard in self.index.shards)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -251,8 +263,8 @@ class Corpus:
         """The stored bytes of the block at `row`.
 
         Raises:
-            CorruptBlock: the shard is missing or too short; names shard and offset.
-            BadInput: it cannot be read now (permissions, network).
+            CorruptBlock: the shard is missing or too short; the message names shard and offset.
+            BadInput: the shard cannot be read (permissions, network).
         """
         location = self.shard_location(str(blocks.shard[row]))
         try:
@@ -261,7 +273,7 @@ class Corpus:
             raise self._located(error, blocks, row) from error
 
     def check_shard_end(self, blocks: BlockTable, row: int) -> None:
-        """Check that the shard of the block at `row`, the last one in it, ends right after it as the format says.
+        """Check the end of a shard: after its last block, which is at `row`, only the end-of-archive frame may follow.
 
         Raises:
             CorruptBlock: the shard is longer or shorter than the index says, or its end frame is damaged.
@@ -278,27 +290,27 @@ class Corpus:
         """The decoded, verified block at `row`.
 
         Raises:
-            CorruptBlock: naming shard and offset.
+            CorruptBlock: the message names shard and offset.
         """
         frame = self.read_frame(blocks, row)
         try:
             block = decode_block(frame, crc32=int(blocks.crc32[row]))
             if block.key != blocks.key[row]:
-                raise CorruptBlock(f"it holds block {block.key}, not {blocks.key[row]}")
+                raise CorruptBlock(f"the frame holds block {block.key}, not {blocks.key[row]}")
         except CorruptBlock as error:
             raise self._located(error, blocks, row) from error
         return block
 
     def decode_frame(self, blocks: BlockTable, row: int, frame: bytes) -> StoredBases:
-        """The 2-bit bases, runs of N and soft-masked runs in the `frame` of the block at `row`; all promises checked.
+        """The 2-bit bases, runs of N and soft-masked runs in `frame`, the frame of the block at `row`; all verified.
 
         Raises:
-            CorruptBlock: naming shard and offset.
+            CorruptBlock: the message names shard and offset.
         """
         try:
             key, _, sequence, n_runs, soft_runs = decode_members(frame, int(blocks.crc32[row]))
             if key != blocks.key[row] or sequence.size != -(-int(blocks.bases[row]) // 4):
-                raise CorruptBlock(f"it holds block {key} of {sequence.size} bytes, not {blocks.key[row]}")
+                raise CorruptBlock(f"the frame holds block {key} of {sequence.size} bytes, not {blocks.key[row]}")
         except CorruptBlock as error:
             raise self._located(error, blocks, row) from error
         return sequence, n_runs, soft_runs
@@ -319,8 +331,8 @@ class Corpus:
         location = join(self.path, BLOCKS_NAME)
         data = read_range(location, 0, self.index.blocks.bytes)
         if hashlib.sha256(data).hexdigest() != self.index.blocks.sha256:
-            raise BadInput(f"{location}: its sha256 differs from the index; copy or build the corpus again")
-        # not `read_table`, which imports pandas wherever it is installed
+            raise BadInput(f"{location}: the sha256 differs from the index; copy or build the corpus again")
+        # not `read_table`, because it imports pandas if pandas is installed
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(COLUMNS), use_threads=False)
         arrays: dict[str, Any] = {  # through DLPack, because `to_numpy` imports pandas too
             name: np.array(column.to_pylist(), dtype=np.str_)
@@ -336,7 +348,7 @@ def encode_blocks_table(columns: dict[str, list[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # from buffers, because `pa.array` imports pandas wherever it is installed, which takes longer than all of this
+    # from buffers, because `pa.array` imports pandas if it is installed, which takes longer than this whole function
     arrays = []
     for name in COLUMNS:
         values = columns[name]

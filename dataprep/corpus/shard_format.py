@@ -1,4 +1,4 @@
-"""One block of a corpus as bytes: a zstd frame that holds four tar members, and back.
+"""Encodes one block of a corpus as bytes, a zstd frame that holds four tar members, and decodes it.
 
 The members of a block with key KEY, in this order:
 
@@ -36,16 +36,17 @@ from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_N
 
 MEMBER_SUFFIXES = ("seq", "n", "rep", "json")
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dot (WebDataset splits at the first), no slash
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dot (WebDataset splits names at the first one), no slash
 MAX_BLOCK_BASES = 2**26
 
 _TAR_RECORD = 512
-_TAR_BLOCKING = 10_240  # what `tar` pads an archive to
-_MAX_DECODED_BYTES = 6 * MAX_BLOCK_BASES  # worst case: runs of one base alternate, 4 bytes a base for each kind
+_TAR_BLOCKING = 10_240  # `tar` pads an archive to a multiple of this
+# 0.25 bytes a base, and 8 for a run: N and soft-mask may each have a run every second base
+_MAX_DECODED_BYTES = 9 * MAX_BLOCK_BASES
 
 
 class CorruptBlock(BadInput):
-    """The bytes of a block are not what the writer wrote; whoever read them adds the shard and the offset."""
+    """The bytes of a block are not what the writer wrote; the caller that read them adds shard and offset."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,13 +90,13 @@ class Block:
         return self.packed.tobytes().translate(LETTERS)
 
 
-# what identifies a block and goes into KEY.json; `key` is the member name itself
+# the fields of KEY.json; `key` is not among them, since it is the member name itself
 COORDINATES = tuple(field.name for field in fields(Block) if field.name not in ("key", "codes", "n_runs", "soft_runs"))
 _per_thread = threading.local()
 
 
 def block_from_packed(packed: NDArray[np.uint8], **coordinates: Any) -> Block:
-    """A block from (bases,) uint8 packed codes; `coordinates` are the other fields of `Block`, key included."""
+    """A block from (bases,) uint8 packed codes; `coordinates` are `key` and the fields in `COORDINATES`."""
     codes = packed & np.uint8(PACKED_REPEAT_BIT - 1)
     return Block(
         codes=codes,
@@ -106,10 +107,10 @@ def block_from_packed(packed: NDArray[np.uint8], **coordinates: Any) -> Block:
 
 
 def encode_block(block: Block, level: int = 3) -> tuple[bytes, int]:
-    """One zstd frame with checksum and content size, and the length of the tar stream inside it.
+    """One zstd frame with checksum and content size, and the length of the tar stream in it, in bytes.
 
     Raises:
-        ValueError: the key or the length is not one the format allows (a bug of the caller).
+        ValueError: the format does not allow the key or the length (a bug of the caller).
     """
     if block.codes.size != block.bases:
         raise ValueError(f"{block.key}: {block.codes.size} codes for {block.bases} bases")
@@ -125,7 +126,7 @@ def encode_parts(
     soft_runs: NDArray[np.uint32],
     level: int,
 ) -> tuple[bytes, int]:
-    """As `encode_block`, for a block whose 2-bit `sequence` is already at hand; `coordinates` are `COORDINATES`.
+    """As `encode_block`, for a block with a 2-bit `sequence`; `coordinates` has the names of `COORDINATES`.
 
     Raises:
         ValueError: as `encode_block`.
@@ -153,13 +154,13 @@ def encode_end_of_archive(tar_bytes: int, level: int = 3) -> bytes:
 
 
 def decode_block(frame: bytes, *, crc32: int | None = None) -> Block:
-    """The block in one frame, every promise of the format checked.
+    """The block in one frame; every rule of the format is checked.
 
     Args:
-        crc32: of the frame, from blocks.parquet; catches even the few flipped bits that zstd ignores.
+        crc32: of the frame, from blocks.parquet; detects flipped bits that zstd ignores.
 
     Raises:
-        CorruptBlock: truncated, altered, not a block at all.
+        CorruptBlock: the frame is truncated, altered, or not a block at all.
     """
     key, coordinates, bases, n_runs, soft_runs = decode_members(frame, crc32)
     length = coordinates["end"] - coordinates["start"]
@@ -169,14 +170,14 @@ def decode_block(frame: bytes, *, crc32: int | None = None) -> Block:
 
 
 def check_end_of_archive(frame: bytes) -> None:
-    """Check what `encode_end_of_archive` wrote.
+    """Check that a frame is an end of archive as `encode_end_of_archive` writes it.
 
     Raises:
-        CorruptBlock: it is something else.
+        CorruptBlock: the frame is something else.
     """
     stream = _decompress(frame)
     if len(stream) < 2 * _TAR_RECORD or any(stream):
-        raise CorruptBlock("what follows the last block is not the end of a tar archive")
+        raise CorruptBlock("the frame after the last block is not the end of a tar archive")
 
 
 def members_to_block(key: str, members: dict[str, bytes]) -> Block:
@@ -199,13 +200,13 @@ Members = tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.uint32], NDArray[n
 def decode_members(
     frame: bytes, crc32: int | None = None
 ) -> tuple[str, dict[str, Any], NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]:
-    """Key, coordinates, 2-bit bytes, runs of N, runs of soft-masked letters: all checked, the bases not yet unpacked.
+    """Key, coordinates, 2-bit bytes, runs of N, runs of soft-masked letters; all checked, but bases not unpacked.
 
     Raises:
         CorruptBlock: as `decode_block`.
     """
     if crc32 is not None and zlib.crc32(frame) != crc32:
-        raise CorruptBlock("the frame's CRC-32 differs from the index: altered, or another corpus's shard")
+        raise CorruptBlock("the frame's CRC-32 differs from the index: the shard was altered, or is of another corpus")
     stream = _decompress(frame)
     key, members = _split_tar(stream)
     return key, *_check_members(key, members)
@@ -215,7 +216,7 @@ def _decompress(frame: bytes) -> bytes:
     try:
         parameters = zstandard.get_frame_parameters(frame)
         if not parameters.has_checksum or not 0 < parameters.content_size <= _MAX_DECODED_BYTES:
-            raise CorruptBlock("not a block's frame: no checksum, or no sane content size")
+            raise CorruptBlock("not a block's frame: it has no checksum or no possible content size")
         if not hasattr(_per_thread, "decompressor"):  # a decompressor must not be shared between threads
             _per_thread.decompressor = zstandard.ZstdDecompressor()
         stream: bytes = _per_thread.decompressor.decompress(frame, allow_extra_data=False)
@@ -227,7 +228,7 @@ def _decompress(frame: bytes) -> bytes:
 
 
 def _split_tar(stream: bytes) -> tuple[str, list[bytes]]:
-    """Key and member contents; header checksums are not read, since the frame's checksum covers them."""
+    """The key and the contents of the members; the frame's checksum already covers the tar headers' checksums."""
     key = ""
     members: list[bytes] = []
     position = 0
@@ -254,7 +255,7 @@ def _check_members(key: str, members: list[bytes]) -> Members:
     sequence, n_bytes, soft_bytes, document = members
     try:
         coordinates = json.loads(document)
-        known = {name: coordinates[name] for name in COORDINATES}  # later versions may add names
+        known = {name: coordinates[name] for name in COORDINATES}  # ignores names that later versions may add
         if not isinstance(known["start"], int) or not isinstance(known["end"], int):
             raise ValueError("start and end must be whole numbers")
         length = known["end"] - known["start"]
@@ -271,7 +272,7 @@ def _check_runs(key: str, suffix: str, data: bytes, length: int) -> NDArray[np.u
     if len(data) % 8:
         raise CorruptBlock(f"block {key}: member {suffix} is not a list of uint32 pairs")
     edges = np.frombuffer(data, RUN_DTYPE)
-    # strictly increasing edges: every run is non-empty, in order, and apart from the next
+    # strictly increasing edges: every run is non-empty and ends before the next one starts
     if edges.size and (edges[-1] > length or not np.all(edges[1:] > edges[:-1])):
         raise CorruptBlock(f"block {key}: the runs of member {suffix} overlap or leave the block")
     return edges.reshape(-1, 2)

@@ -1,6 +1,6 @@
-"""Every byte of a corpus checked: file hashes, frame checksums, decoding, and agreement with the index.
+"""Checks every byte of a corpus: file hashes, frame checksums, decoding, and agreement with the index.
 
-Shards are checked in threads: reading, checksums and decompression leave the interpreter lock free.
+Shards are checked in threads: reading, checksums and decompression release the interpreter lock.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _REMOTE_THREADS = 16  # at a URL, waiting takes longer than checking
 
 
 def verify_corpus(corpus: Corpus, *, threads: int | None = None) -> list[str]:
-    """One line per fault, in canonical order, each naming the file and, where it can, the offset; [] if sound.
+    """One line per fault, in canonical order, with the file and, where known, the offset; [] without faults.
 
     Args:
-        threads: shards checked at the same time; by default as many as there are cores, more at a URL.
+        threads: shards checked at the same time; default: number of cores, or 16 for a corpus at a URL.
     """
     try:
         table = corpus.blocks()
@@ -71,9 +71,9 @@ def _verify_shard(corpus: Corpus, table: BlockTable, shard: ShardRecord, rows: N
     faults = [fault for row in rows.tolist() if (fault := _verify_block(corpus, table, row))]
     if size > shard.bytes:
         faults.append(
-            f"{location}: {size - shard.bytes} bytes too many at offset {shard.bytes}, where the index says it ends"
+            f"{location}: {size - shard.bytes} bytes too many at offset {shard.bytes}, where the shard should end"
         )
-    # a bad block explains a bad file; the file's hash speaks only for what lies between and after the blocks
+    # the file's hash is needed only if all blocks are good: it checks the bytes between and after them
     return faults or _verify_file(location, shard)
 
 
@@ -97,7 +97,7 @@ def _verify_block(corpus: Corpus, table: BlockTable, row: int) -> str | None:
     for name in ("key", *COORDINATES, "bases", "n_bases", "soft_masked", "gc"):
         listed = getattr(table, name)[row]
         if listed != found[name]:
-            return f"{where}: {name} is {found[name]}, blocks.parquet says {listed}"
+            return f"{where}: {name} is {found[name]} but {listed} in blocks.parquet"
     return None
 
 
@@ -108,4 +108,4 @@ def _verify_file(location: str, shard: ShardRecord) -> list[str]:
             digest.update(read_range(location, offset, min(_HASH_BYTES, shard.bytes - offset)))
     except BadInput as error:
         return [str(error)]
-    return [] if digest.hexdigest() == shard.sha256 else [f"{location}: its sha256 differs from the index"]
+    return [] if digest.hexdigest() == shard.sha256 else [f"{location}: the sha256 differs from the index"]

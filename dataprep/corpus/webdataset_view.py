@@ -1,7 +1,8 @@
-"""A split of a corpus as a stock `webdataset` pipeline, for training code that is not ours.
+"""Reads a split of a corpus through a stock `webdataset` pipeline, for training code that is not ours.
 
-webdataset does not open `.tar.zst` itself and takes a truncated shard for a shorter one; the two stages here supply the
-opener and check sizes and counts against the index. Order, shuffling and resumption are webdataset's.
+webdataset cannot open `.tar.zst`, and does not notice that a shard is truncated. The pipeline's first and last parts,
+defined here, open the shards and compare sizes and counts with the index. webdataset decides order, shuffling and
+resumption.
 """
 
 import os
@@ -25,7 +26,7 @@ def webdataset_split(corpus: Corpus, split: str, *, shuffle_shards: int = 0, see
         shuffle_shards: size of webdataset's shard shuffle buffer; 0 keeps the canonical order.
 
     Raises:
-        BadInput: no such split; while iterating, a shard that is missing, truncated, or short of samples.
+        BadInput: no such split; or, while iterating, a shard is missing, truncated, or has too few samples.
     """
     os.environ.setdefault("WDS_SECURE", "1")  # no `pipe:` commands, no pickles; read when webdataset is imported
     import webdataset
@@ -34,18 +35,20 @@ def webdataset_split(corpus: Corpus, split: str, *, shuffle_shards: int = 0, see
     if split not in corpus.splits:
         raise BadInput(f"{corpus.path}: no split {split!r}; it has {', '.join(corpus.splits)}")
     shards = {corpus.shard_location(s.name): s for s in corpus.index.shards if s.split == split}
-    stages: list[Any] = [_Shards(list(shards)), webdataset.split_by_node, webdataset.split_by_worker]
+    parts: list[Any] = [_Shards(list(shards)), webdataset.split_by_node, webdataset.split_by_worker]
     if shuffle_shards:
-        stages.append(webdataset.shuffle(shuffle_shards, initial=shuffle_shards, seed=seed))
-    stages += [_Open(shards), tar_file_expander, group_by_keys, _Decode(shards)]
-    return webdataset.DataPipeline(*stages)
+        parts.append(webdataset.shuffle(shuffle_shards, initial=shuffle_shards, seed=seed))
+    parts += [_Open(shards), tar_file_expander, group_by_keys, _Decode(shards)]
+    return webdataset.DataPipeline(*parts)
 
 
 def open_shard(location: str, expected_bytes: int | None = None) -> IO[bytes]:
-    """A shard, path or URL, as a plain tar stream; the size is checked first, since zstd ends a cut frame silently.
+    """A shard, at a path or URL, as a plain tar stream.
+
+    The size is checked first, since the zstd reader does not notice a truncated frame.
 
     Raises:
-        BadInput: missing, or not `expected_bytes` long.
+        BadInput: the shard is missing, or not `expected_bytes` long.
     """
     try:
         if is_url(location):
@@ -66,7 +69,7 @@ def open_shard(location: str, expected_bytes: int | None = None) -> IO[bytes]:
 
 
 class _Shards:
-    """First stage: one record per shard."""
+    """The first part of the pipeline: yields one record per shard."""
 
     def __init__(self, locations: list[str]) -> None:
         self.locations = locations
@@ -87,7 +90,7 @@ class _Open:
 
 
 class _Decode:
-    """Last stage: samples to blocks; a shard that ends early is an error."""
+    """The last part of the pipeline: turns samples into blocks, and raises if a shard ends early."""
 
     def __init__(self, shards: dict[str, ShardRecord]) -> None:
         self.shards = shards

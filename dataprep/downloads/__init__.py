@@ -1,1 +1,1 @@
-"""Genomes by name: the catalogue, and a cache of what was downloaded."""
+"""Genomes by name: the catalog, and a cache of downloaded files."""

@@ -1,10 +1,10 @@
-"""The cache of downloaded files, by content: fetched once, verified, pinned, shared by every build of this user.
+"""The cache of downloaded files: each file is fetched once, verified, pinned, and shared by all builds of this user.
 
 $DNACHUNKER_CACHE, or $XDG_CACHE_HOME/dnachunker, or ~/.cache/dnachunker
-  files/SHA256/NAME      whole, verified files
-  urls/KEY.json          which of them an address gave; KEY is the sha256 of the address
-  partial/KEY            downloads under way
-  genomes.lock           the sha256 of everything fetched; name another with --lock to keep it with a project
+  files/SHA256/NAME      complete, verified files
+  urls/KEY.json          which file a URL gave; KEY is the sha256 of the URL
+  partial/KEY            unfinished downloads
+  genomes.lock           the sha256 of every fetched file; --lock names another such file, to keep with a project
 """
 
 import fcntl
@@ -35,8 +35,8 @@ class Fetched:
     """A file in the cache.
 
     Attributes:
-        md5: as the provider publishes it, and verified; None where it publishes none.
-        new: whether this call downloaded it.
+        md5: the verified md5 that the provider publishes; None where the provider publishes none.
+        new: whether this call downloaded the file.
     """
 
     path: Path
@@ -48,20 +48,20 @@ class Fetched:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept."""
+    """The cache folder of this user, absolute; it may not exist yet."""
     if named := os.environ.get("DNACHUNKER_CACHE"):
         return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser().absolute() / "dnachunker"
 
 
 def fetch_genome(entry: GenomeEntry, *, lock: Path | None = None, quiet: bool = False) -> Fetched:
-    """A genome of the catalog, of a list, or of an accession, from the cache or the network.
+    """The file of a genome, from the cache or else from the network.
 
     Raises:
-        BadInput: the provider does not have it; its checksum or the pinned sha256 differs.
+        BadInput: the provider does not have the genome; or its checksum or the pinned sha256 differs.
         Failure: the network failed too often.
     """
-    # where an accession was found is remembered, so that what is in the cache needs no network
+    # the URL of an accession is remembered, so that a cached genome needs no network
     known = cache_folder() / "urls" / f"{_key(entry.accession)}.accession"
     url = entry.url or (known.read_text("utf-8") if known.is_file() else "")
     if url and (found := _cached(url, lock)):
@@ -74,11 +74,11 @@ def fetch_genome(entry: GenomeEntry, *, lock: Path | None = None, quiet: bool = 
 
 
 def fetch_url(url: str, *, checksums: str = "", lock: Path | None = None, quiet: bool = False) -> Fetched:
-    """The file behind a URL, from the cache or the network.
+    """The file behind a URL, from the cache or else from the network.
 
     Args:
-        checksums: URL of a list of md5 sums that names the file, if the provider publishes one.
-        lock: a file that pins the sha256 of each URL; the cache's own by default.
+        checksums: URL of the provider's list of md5 sums; "" if there is none.
+        lock: file that pins the sha256 of each URL; default: genomes.lock in the cache folder.
 
     Raises:
         BadInput: no such file, or its checksum differs from the published or the pinned one.
@@ -94,14 +94,14 @@ def fetch_url(url: str, *, checksums: str = "", lock: Path | None = None, quiet:
         listing = read_small(checksums) if checksums else None
         md5 = published_md5(listing.decode("utf-8", "replace"), _name(url)) if listing else None
         if checksums and md5 is None and not quiet:
-            print(f"{shown(url)}: no published checksum; pinning its sha256", file=sys.stderr)
+            print(f"{shown(url)}: the provider publishes no checksum; pinning the sha256", file=sys.stderr)
         download(url, part, quiet=quiet)
         sha256, found_md5, size = _digests(part)
         if md5 is not None and found_md5 != md5:
             part.unlink()
             raise BadInput(
-                f"{shown(url)}: its md5 is {found_md5}, the provider publishes {md5}: damaged on the way, or replaced "
-                "while its list was not; run this again"
+                f"{shown(url)}: its md5 is {found_md5}, the provider publishes {md5}: the download was damaged, or the "
+                "provider replaced the file and not its list of checksums; run this again"
             )
         try:
             _pin(lock or cache / LOCK_NAME, url, {"sha256": sha256, "bytes": size, "published_md5": md5})
@@ -117,7 +117,7 @@ def fetch_url(url: str, *, checksums: str = "", lock: Path | None = None, quiet:
 
 
 def localise(config: CorpusConfig, *, quiet: bool = False) -> CorpusConfig:
-    """The config with every catalog name and URL replaced by a local file; downloads what is not in the cache.
+    """The config with every catalog name and URL replaced by a local path; downloads files that are not in the cache.
 
     Raises:
         BadInput, Failure: see `fetch_genome`.
@@ -146,7 +146,7 @@ def _localise_source(name: str, source: SourceConfig, quiet: bool) -> SourceConf
 
 
 def _localise_file(part: Any, quiet: bool) -> Any:
-    """A split rule or a `repeats` value; only those that name a file by URL change."""
+    """`part` (a split rule or a `repeats` value) with a URL replaced by a local path; anything else is unchanged."""
     if isinstance(part, (BedSplit, RepeatFile)) and is_url(part.path):
         return part.model_copy(update={"path": str(fetch_url(part.path, quiet=quiet).path)})
     return part
@@ -166,10 +166,10 @@ def _cached(url: str, lock: Path | None) -> Fetched | None:
 
 
 def _pin(lock: Path, url: str, facts: dict[str, Any]) -> None:
-    """Record the file in the lock, or check it against what is recorded.
+    """Record the file's sha256 in the lock file, or compare it with the recorded one.
 
     Raises:
-        BadInput: the lock pins another sha256, or is not a lock.
+        BadInput: the lock file pins another sha256, or is not a lock file.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with _alone(lock.with_name(f".{lock.name}.lock"), str(lock)):
@@ -177,18 +177,18 @@ def _pin(lock: Path, url: str, facts: dict[str, Any]) -> None:
             pinned = json.loads(lock.read_text("utf-8")) if lock.exists() else {}
             known = pinned.get(_lock_key(url), facts)["sha256"]
         except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
-            raise BadInput(f"{lock}: not a lock of genomes; remove or repair it") from error
+            raise BadInput(f"{lock}: not a lock file of genomes; remove or repair it") from error
         if known != facts["sha256"]:
             raise BadInput(
                 f"{shown(url)}: its sha256 is {facts['sha256']}, but {lock} pins {known}: the provider replaced the "
-                "file; to accept the new one, remove its entry from the lock"
+                "file; to accept the new file, remove its entry from the lock file"
             )
         if _lock_key(url) not in pinned:
             _write_json(lock, dict(sorted((pinned | {_lock_key(url): facts}).items())))
 
 
 def _lock_key(url: str) -> str:
-    """The URL as it can be shown; a digest stands for parts that may hold secrets, so that files stay apart."""
+    """The URL without parts that may hold secrets; a digest of the whole URL keeps different files apart."""
     return shown(url) if shown(url) == url else f"{shown(url)}#{_key(url)[:16]}"
 
 
@@ -201,7 +201,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 @contextmanager
 def _alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock between processes; waits for whoever holds it."""
+    """Hold a lock between processes; waits while another process holds it."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
@@ -213,7 +213,7 @@ def _alone(lock: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print(f"{shown(what)}: another process is at it; waiting", file=sys.stderr, flush=True)
+            print(f"{shown(what)}: waiting for another process that uses it", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -221,10 +221,10 @@ def _alone(lock: Path, what: str) -> Iterator[None]:
 def _digests(path: Path) -> tuple[str, str, int]:
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     with open(path, "rb") as handle:
-        while chunk := handle.read(2**20):
-            sha256.update(chunk)
-            md5.update(chunk)
-            size += len(chunk)
+        while piece := handle.read(2**20):
+            sha256.update(piece)
+            md5.update(piece)
+            size += len(piece)
     return sha256.hexdigest(), md5.hexdigest(), size
 
 
@@ -233,6 +233,6 @@ def _key(url: str) -> str:
 
 
 def _name(url: str) -> str:
-    """A file name from the URL's path; never a path itself."""
+    """A safe file name from the URL's path: no slash, no leading dot."""
     last = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._+-]", "_", last).lstrip(".")[:200] or "download"

@@ -1,7 +1,7 @@
-"""Genomes by name: the catalog that ships with the package, lists of the user's, and NCBI assembly accessions.
+"""Genomes by name: the catalog that ships with the package, the user's own lists, and NCBI assembly accessions.
 
-`genomes.tsv` and a user's list have the same columns (docs/genomes.md). The catalog holds no checksum: providers
-publish md5 sums beside their files, and what has none is pinned when it is first fetched.
+The catalog `genomes.tsv` and a user's list have the same columns (docs/genomes.md). The catalog holds no checksum:
+providers publish md5 sums beside their files, and a file without a published sum is pinned when it is first fetched.
 """
 
 import csv
@@ -31,7 +31,10 @@ _MD5_LINE = re.compile(r"^([0-9a-fA-F]{32}) [ *]?(\S.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class GenomeEntry:
-    """One row: `url` of the sequence, or an NCBI `accession` that it is found by; `checksums` lists md5 sums."""
+    """One row of a list: the sequence is at `url`, or NCBI has it under `accession`.
+
+    `checksums` is the URL of a list of md5 sums; "" if there is none.
+    """
 
     name: str
     species: str = ""
@@ -56,7 +59,7 @@ def read_list(path: Path) -> list[GenomeEntry]:
     """The rows of a tab-separated list with a header line; `#` lines and blank lines are skipped.
 
     Raises:
-        BadInput: no such file, an unknown column, a row that names no sequence, the same name twice.
+        BadInput: no such file, an unknown column, a row without url and accession, the same name twice.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -77,16 +80,16 @@ def read_list(path: Path) -> list[GenomeEntry]:
             raise BadInput(f"{where}: {len(cells)} cells under {len(header)} columns")
         entry = _entry(dict(zip(header, map(str.strip, cells), strict=False)), where)
         if entry.name in entries:
-            raise BadInput(f"{where}: genome {entry.name} again; names must be unique")
+            raise BadInput(f"{where}: genome {entry.name} again; genome names must be unique")
         entries[entry.name] = entry
     return list(entries.values())
 
 
 def find_genome(name: str, entries: Iterable[GenomeEntry] = ()) -> GenomeEntry:
-    """The entry of `entries` or else of the catalog with this name; an accession is an entry of its own.
+    """The entry with this name in `entries` or the catalog, or else a new entry if the name is an NCBI accession.
 
     Raises:
-        BadInput: neither; the message lists the nearest names.
+        BadInput: no such name; the message lists the nearest ones.
     """
     known = {entry.name: entry for entry in [*read_catalog(), *entries]}
     if name in known:
@@ -94,7 +97,7 @@ def find_genome(name: str, entries: Iterable[GenomeEntry] = ()) -> GenomeEntry:
     if _ACCESSION.fullmatch(name):
         return GenomeEntry(name=name, accession=name, assembly=name, licence=NCBI_LICENCE)
     if name.startswith(("GCA_", "GCF_")):
-        raise BadInput(f"{name!r} is not an assembly accession with its version, such as GCF_000005845.2")
+        raise BadInput(f"{name!r} is not an assembly accession with its version; write it like GCF_000005845.2")
     near = get_close_matches(name, known, n=3, cutoff=0.0)
     raise BadInput(
         f"no genome {name!r} in the catalog; nearest: {', '.join(near)}; `dnachunker genomes list` shows all, and an "
@@ -103,13 +106,13 @@ def find_genome(name: str, entries: Iterable[GenomeEntry] = ()) -> GenomeEntry:
 
 
 def locate(entry: GenomeEntry) -> tuple[str, str]:
-    """URLs of the entry's sequence and of the md5 list beside it ("" if it has none).
+    """URLs of the entry's sequence and of its list of md5 sums ("" if there is none).
 
-    An accession's folder is genomes/all/GCF/000/005/845/GCF_000005845.2_ASM584v2: the three triples of its digits,
-    then accession and assembly name, which only the server knows; files in it start with the folder's name.
+    An accession's folder is genomes/all/GCF/000/005/845/GCF_000005845.2_ASM584v2: three triples of digits, then the
+    accession and the assembly name. Only the server knows the assembly name. Files in the folder start with its name.
 
     Raises:
-        BadInput: NCBI has no such assembly, or not this version of it.
+        BadInput: NCBI has no such assembly, or not this version.
         Failure: the network failed too often.
     """
     if entry.url:
@@ -123,13 +126,13 @@ def locate(entry: GenomeEntry) -> tuple[str, str]:
     own = [folder for folder in folders if folder.startswith(f"{entry.accession}_")]
     if not own:
         there = ", ".join(folder for folder in folders) or "nothing"
-        raise BadInput(f"{entry.accession}: NCBI has no such assembly under {parent} (it has {there})")
+        raise BadInput(f"{entry.accession}: NCBI has no such assembly under {parent} (the folder has {there})")
     folder = urljoin(parent, f"{own[0]}/")
     return f"{folder}{own[0]}_genomic.fna.gz", f"{folder}md5checksums.txt"
 
 
 def published_md5(listing: str, file_name: str) -> str | None:
-    """The md5 of a file by a list of lines `MD5  NAME`, in which NAME may start with `./`."""
+    """The md5 of a file in a list of lines `MD5  NAME`, where NAME may start with `./`; None if it is not listed."""
     found = {match[2].strip().removeprefix("./"): match[1].lower() for match in _MD5_LINE.finditer(listing)}
     return found.get(file_name)
 

@@ -1,4 +1,4 @@
-"""One URL into one local file: resumed by byte range, retried with back-off, never taken for whole when it is not."""
+"""Downloads one URL into one local file: resumes by byte range, retries with back-off, detects incomplete files."""
 
 import errno
 import http.client
@@ -21,15 +21,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.progress import Progress
 
-_ATTEMPTS = 6  # in a row without progress
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; doubled at each attempt
+_ATTEMPTS = 6  # most attempts in a row without progress
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, doubled each time
 _TIMEOUT = 30.0  # seconds without a byte
 _READ_BYTES = 2**20
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _Transient(Exception):
-    """Worth another attempt, after `wait` seconds if the server named a time."""
+    """An error after which another attempt makes sense; `wait` is the server's own waiting time in seconds, if any."""
 
     def __init__(self, what: object, wait: float | None = None) -> None:
         super().__init__(str(what))
@@ -38,7 +38,12 @@ class _Transient(Exception):
 
 @dataclass(frozen=True)
 class _Version:
-    """Which content a partial file is the beginning of; `tag` is the server's name for it, if it gives one."""
+    """The version of the file on the server that a partial file belongs to.
+
+    Attributes:
+        tag: the server's ETag or date of change; "" if the server gives none.
+        total: size of the whole file in bytes, if the server gives it.
+    """
 
     tag: str = ""
     total: int | None = None
@@ -52,14 +57,14 @@ class _Answer:
 
 
 def download(url: str, part: Path, *, quiet: bool = False) -> None:
-    """Complete the file `part`, continuing what an earlier call left there.
+    """Complete the partial file `part`; continues a download that an earlier call left unfinished.
 
-    Beside it, `part` + `.version` remembers what it is the beginning of: a file that changed on the server in between
-    is fetched anew, not spliced.
+    The file `part` + `.version` records which version of the server's file `part` is the beginning of. If the server's
+    file has changed since, the download starts over.
 
     Raises:
-        BadInput: there is no such file, or the server refuses to give it.
-        Failure: the server or the network failed too often in a row, or the disk is full; what came is kept.
+        BadInput: there is no such file, or the server denies access to it.
+        Failure: the server or the network failed too often in a row, or the disk is full; the partial file is kept.
     """
     failed = 0
     with _progress(url, part, quiet) as progress:
@@ -73,17 +78,18 @@ def download(url: str, part: Path, *, quiet: bool = False) -> None:
                 failed = 1 if _size(part) > before else failed + 1
                 if failed >= _ATTEMPTS:
                     raise Failure(
-                        f"{shown(url)}: {error}, {failed} times in a row; what came is kept: run this again to continue"
+                        f"{shown(url)}: {error}, {failed} times in a row; the partial file is kept: run this again to "
+                        "continue"
                     ) from error
                 wait = min(_FIRST_WAIT * 2 ** (failed - 1) if error.wait is None else error.wait, _LONGEST_WAIT)
-                wait *= 1 + random.random() / 4  # many clients that failed together should not return together
+                wait *= 1 + random.random() / 4  # many clients that failed together should not retry together
                 if not quiet:
-                    print(f"{shown(url)}: {error}; again in {wait:.0f} s", file=sys.stderr, flush=True)
+                    print(f"{shown(url)}: {error}; trying again in {wait:.0f} s", file=sys.stderr, flush=True)
                 time.sleep(wait)
 
 
 def read_small(url: str, limit: int = 2**24) -> bytes | None:
-    """A small text such as a list of checksums; None where there is none.
+    """The first `limit` bytes of a small file such as a list of checksums; None if there is no such file.
 
     Raises:
         Failure: the server or the network failed too often in a row.
@@ -93,7 +99,7 @@ def read_small(url: str, limit: int = 2**24) -> bytes | None:
             with _open(url, 0, _Version()) as answer:
                 data = _read(answer.body, limit)
                 total = answer.version.total
-                if total is not None and len(data) < min(total, limit):  # else its last checksums would go unchecked
+                if total is not None and len(data) < min(total, limit):  # a truncated list would lack checksums
                     raise _Transient(f"the connection ended after {len(data):,} of {total:,} bytes")
                 return data
         except BadInput:
@@ -106,7 +112,7 @@ def read_small(url: str, limit: int = 2**24) -> bytes | None:
 
 
 def shown(url: str) -> str:
-    """The URL for messages and records: without user, password, query and fragment, which may hold secrets."""
+    """The URL for messages and records: without user, password, query and fragment, because they may hold secrets."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -117,7 +123,7 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
     if have and known.total is not None and have == known.total:
         return
     with _open(url, have, known) as answer:
-        # only a body that continues the very content we have is appended
+        # append only if the answer continues the same version of the file
         continues = answer.start == have and (not have or _same(known, answer.version))
         if answer.start and not continues:
             part.unlink(missing_ok=True)
@@ -126,9 +132,9 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
             _version_file(part).write_text(json.dumps(asdict(answer.version)), "ascii")
             with open(part, "ab" if answer.start else "wb") as target:
                 progress.reset(answer.start, answer.version.total)
-                while chunk := _read(answer.body, _READ_BYTES):
-                    target.write(chunk)
-                    progress.add(len(chunk))
+                while piece := _read(answer.body, _READ_BYTES):
+                    target.write(piece)
+                    progress.add(len(piece))
                 target.flush()
                 os.fsync(target.fileno())
         except OSError as error:
@@ -148,11 +154,11 @@ def _same(known: _Version, now: _Version) -> bool:
 
 @contextmanager
 def _open(url: str, offset: int, known: _Version) -> Iterator[_Answer]:
-    """The content from `offset`, or from 0 where the server cannot do that.
+    """The content from `offset`, or from 0 if the server does not support byte ranges.
 
     Raises:
-        BadInput: no such file, or no right to it.
-        _Transient: any other trouble.
+        BadInput: no such file, or access to it is denied.
+        _Transient: any other error.
     """
     scheme = urlsplit(url).scheme
     with _open_http(url, offset, known) if scheme in ("http", "https") else _open_fsspec(url, offset) as answer:
@@ -170,13 +176,13 @@ def _open_http(url: str, offset: int, known: _Version) -> Iterator[_Answer]:
     user, _, host = parts.netloc.rpartition("@")
     try:
         request = urllib.request.Request(urlunsplit(parts._replace(netloc=host, fragment="")), headers=headers)
-        if user:  # for this host alone, not for one it redirects to
+        if user:  # only for this host, not for a host it redirects to
             token = b64encode(unquote(user).encode()).decode()
             request.add_unredirected_header("Authorization", f"Basic {token}")
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing to give from that offset on: our beginning is not one of this file
+        if error.code == 416:  # the server's file ends before the offset: the partial file belongs to another version
             yield _Answer(_Empty(), -1, _Version())
             return
         if error.code in _TRANSIENT:
@@ -185,10 +191,10 @@ def _open_http(url: str, offset: int, known: _Version) -> Iterator[_Answer]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise BadInput(f"{shown(url)}: its certificate is not valid: {reason.verify_message}") from error
+            raise BadInput(f"{shown(url)}: the server's certificate is not valid: {reason.verify_message}") from error
         raise _Transient(reason or type(error).__name__) from error
     except ValueError as error:
-        raise BadInput(f"{shown(url)}: not an address: {error}") from error
+        raise BadInput(f"{shown(url)}: not a URL: {error}") from error
     with response:
         tag = response.headers.get("ETag", "")
         tag = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
@@ -202,7 +208,7 @@ def _open_http(url: str, offset: int, known: _Version) -> Iterator[_Answer]:
 
 @contextmanager
 def _open_fsspec(url: str, offset: int) -> Iterator[_Answer]:
-    import fsspec  # only for object stores and the like
+    import fsspec  # slow to import; only object stores need it
 
     try:
         filesystem, path = fsspec.core.url_to_fs(url)

@@ -1,4 +1,4 @@
-"""The verbs `genomes list` and `genomes fetch`: entries as text, and many of them fetched in a row."""
+"""The verbs `genomes list` and `genomes fetch`: prints entries as text, and fetches several genomes in a row."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from .catalog import GenomeEntry, find_genome, read_catalog, read_list
 
 
 def table(listed: str | None) -> str:
-    """The entries of a list, or of the catalog, with where they come from."""
+    """The entries of a list, or of the catalog, as a table with URL or accession, citations and licences."""
     entries = _entries(listed)
     rows = [("name", "species", "clade", "assembly", "from")]
     rows += [(e.name, e.species or "-", e.clade or "-", e.assembly or "-", e.url or e.accession) for e in entries]
@@ -22,14 +22,18 @@ def table(listed: str | None) -> str:
 
 
 def sources_yaml(listed: str | None) -> str:
-    """The entries as the `sources` of a corpus config."""
+    """The entries as YAML: the `sources` of a corpus config.
+
+    Raises:
+        BadInput: two names are equal once characters that a config key cannot hold are replaced.
+    """
     from yaml import safe_dump
 
     sources = {}
     for entry in _entries(listed):
         key = re.sub(r"[^A-Za-z0-9_]", "_", entry.name)[:32]
         if key in sources:
-            raise BadInput(f"{listed}: genome {entry.name}: another name is spelled {key} in a config; rename one")
+            raise BadInput(f"{listed}: genome {entry.name} and another both become {key} in a config; rename one")
         by_name = entry.accession or ("" if listed else entry.name)
         facts = {"genome": by_name} if by_name else {"path": entry.url}
         for name in ("species", "clade", "assembly", "licence", "citation"):
@@ -40,14 +44,14 @@ def sources_yaml(listed: str | None) -> str:
 
 
 def fetch_all(names: Sequence[str], listed: str | None, lock: str | None) -> Iterator[str]:
-    """Fetch the named genomes, or all of a list; a line for each. One that fails does not stop the others.
+    """Fetch the named genomes, or all of a list; yields a line for each. A failure does not stop the others.
 
     Raises:
-        Failure: after the last one, saying how many failed and the first reason.
+        Failure: after the last genome, if any failed; says how many, and the first reason.
     """
     if not names and not listed:
         raise BadInput(
-            "genomes fetch: name genomes, or a list with --from; `dnachunker genomes list` shows the catalog"
+            "genomes fetch: give names of genomes, or a list with --from; `dnachunker genomes list` shows the catalog"
         )
     entries = read_list(Path(listed)) if listed else []
     wanted = [find_genome(name, entries) for name in names] if names else entries

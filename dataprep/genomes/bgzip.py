@@ -1,6 +1,6 @@
-"""bgzip files: gzip members that say how long they are, so that threads can decompress several at a time.
+"""bgzip files: gzip members that state their length, so that threads can decompress several members at a time.
 
-The members are those of the SAM specification (section 4.1, BGZF): at most 64 KiB each, with an extra field `BC`.
+The format is BGZF (SAM specification, section 4.1): members of at most 64 KiB, each with an extra field `BC`.
 """
 
 import struct
@@ -12,21 +12,21 @@ from typing import BinaryIO
 from isal import igzip, igzip_lib
 
 HEADER_BYTES = 18
-_MAGIC, _EXTRA = b"\x1f\x8b\x08\x04", b"\x06\x00BC\x02\x00"  # deflate with an extra field of 6 bytes, a `BC` of 2
+_MAGIC, _EXTRA = b"\x1f\x8b\x08\x04", b"\x06\x00BC\x02\x00"  # deflate; 6 bytes of extra fields; `BC` with 2 bytes
 _MEMBERS = 16  # in a batch: at most 1 MiB of content
 _THREADS = 2  # scanning FASTA takes half as long as decompressing it
 
 
 def is_bgzip(header: bytes) -> bool:
-    """Whether a gzip member that starts so (`HEADER_BYTES`) is one of bgzip's."""
+    """Whether these first `HEADER_BYTES` bytes of a gzip member were written by bgzip."""
     return header.startswith(_MAGIC) and header[10:16] == _EXTRA
 
 
 def decompress_members(handle: BinaryIO) -> Generator[bytes, None, int]:
-    """The content from the handle's position on, as far as the file is sound bgzip, in chunks of at most 1 MiB.
+    """The content from the handle's position on, in pieces of at most 1 MiB, while the members are intact bgzip.
 
     Returns:
-        The offset up to which the file was read. What follows, if anything, is damaged, cut short or not bgzip.
+        The offset after the last intact batch. Any bytes after it are damaged, truncated or not bgzip.
     """
     with ThreadPoolExecutor(_THREADS, "gunzip") as pool:
         started: deque[tuple[int, Future[bytes]]] = deque()
@@ -49,7 +49,7 @@ def decompress_members(handle: BinaryIO) -> Generator[bytes, None, int]:
 
 
 def _batches(handle: BinaryIO) -> Iterator[bytes]:
-    """Whole members, some at a time, up to the first place where none starts, or one is cut short."""
+    """Batches of whole members, up to the first position where no member starts or a member is truncated."""
     members: list[bytes] = []
     while is_bgzip(header := handle.read(HEADER_BYTES)):
         rest = struct.unpack("<H", header[16:])[0] + 1 - HEADER_BYTES

@@ -1,7 +1,7 @@
-"""A file as a stream of plain bytes: plain, gzip, bgzip (multi-member gzip) and zstd, told apart by their first bytes.
+"""A file as a stream of plain bytes: plain, gzip, bgzip (multi-member gzip) or zstd, recognised by its first bytes.
 
-Decompression runs in a thread of its own, or in two for bgzip, a few chunks ahead of the consumer; it leaves the
-interpreter lock free.
+Decompression runs in its own thread (two threads for bgzip), a few pieces ahead of the consumer, and releases the
+interpreter lock.
 """
 
 import queue
@@ -26,17 +26,17 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     **dict.fromkeys(TWOBIT_MAGICS, "a .2bit file"),
 }
-_READ_BYTES = 2**18  # small, because each bgzip member copies what is left of the chunk
-_READ_ZSTD_BYTES = 2**12  # a zstd block of a few bytes may stand for 128 KiB: this bounds what one call can return
-_YIELD_BYTES = 2**20  # four times this no longer fits the cache, and scanning takes half as long again
-_CHUNKS_AHEAD = 2
+_READ_BYTES = 2**18  # small, because the decoder copies the unread rest at every gzip member
+_READ_ZSTD_BYTES = 2**12  # bounds the output of one call: a zstd block of a few bytes may decode to 128 KiB
+_YIELD_BYTES = 2**20  # fits the CPU cache; with four times as much, scanning takes 1.5 times as long
+_PIECES_AHEAD = 2
 
 
 def read_plain(path: Path) -> Iterator[bytes]:
-    """The decompressed content in chunks of at most about 4 MiB; memory stays bounded.
+    """The decompressed content in pieces of at most about 4 MiB, so memory stays bounded.
 
     Raises:
-        BadInput: missing, unreadable, empty, truncated or damaged, or compressed in a way this does not read.
+        BadInput: the file is missing, unreadable, empty, truncated, damaged, or in an unsupported compression.
     """
     try:
         with open(path, "rb") as handle:
@@ -49,14 +49,14 @@ def read_plain(path: Path) -> Iterator[bytes]:
                     raise BadInput(f"{path}: {what}; convert it to plain, gzip, bgzip or zstd")
             if is_bgzip(head):
                 handle.seek((yield from decompress_members(handle)))
-                yield from _ahead(_joined(_gzip_members(path, handle)))  # the end, or what is wrong
+                yield from _ahead(_joined(_gzip_members(path, handle)))  # the rest: nothing, plain gzip, or an error
             elif head.startswith(_GZIP_MAGIC):
                 yield from _ahead(_joined(_gzip_members(path, handle)))
             elif head.startswith(_ZSTD_MAGICS):
                 yield from _ahead(_joined(_zstd_frames(path, handle)))
             else:
-                while chunk := handle.read(_YIELD_BYTES):
-                    yield chunk
+                while piece := handle.read(_YIELD_BYTES):
+                    yield piece
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file; check the source's `path`") from error
     except OSError as error:
@@ -64,7 +64,7 @@ def read_plain(path: Path) -> Iterator[bytes]:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether the file's bytes can be read as they are (False also when they cannot be read at all)."""
+    """Whether the file is readable and not compressed."""
     try:
         with open(path, "rb") as handle:
             return not handle.read(4).startswith((_GZIP_MAGIC, *_ZSTD_MAGICS))
@@ -73,7 +73,7 @@ def is_plain(path: Path) -> bool:
 
 
 def is_twobit(path: Path) -> bool:
-    """Whether the file starts as a .2bit file does."""
+    """Whether the file starts with the signature of .2bit."""
     try:
         with open(path, "rb") as handle:
             return handle.read(4) in TWOBIT_MAGICS
@@ -82,7 +82,7 @@ def is_twobit(path: Path) -> bool:
 
 
 def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
-    """Every member of the file: `zlib.decompress` alone would stop, silently, after the first."""
+    """The content of every member; `zlib.decompress` alone would silently stop after the first member."""
     decoder = isal_zlib.decompressobj(31)
     started = False
     pending = handle.read(_READ_BYTES)
@@ -93,8 +93,8 @@ def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
         if not started:
             if len(pending) < len(_GZIP_MAGIC):
                 pending += handle.read(_READ_BYTES)
-            if not pending.startswith(_GZIP_MAGIC):  # isal takes a few foreign bytes for a header cut short
-                raise BadInput(f"{path}: damaged gzip: other bytes follow its end; fetch it again")
+            if not pending.startswith(_GZIP_MAGIC):  # isal would take a few foreign bytes for a truncated header
+                raise BadInput(f"{path}: damaged gzip: foreign bytes follow its end; fetch it again")
         started = True
         try:
             yield decoder.decompress(pending, _YIELD_BYTES)
@@ -106,14 +106,14 @@ def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
         else:
             pending = decoder.unconsumed_tail
         pending = pending or handle.read(_READ_BYTES)
-    if started and not decoder.eof:  # output held back by the size limit when the input ran out
+    if started and not decoder.eof:  # the size limit held output back when the input ended
         yield decoder.flush()
     if started and not decoder.eof:
-        raise BadInput(f"{path}: truncated gzip: it ends inside a member at offset {handle.tell()}; fetch it again")
+        raise BadInput(f"{path}: truncated gzip: file ends inside a member at offset {handle.tell()}; fetch it again")
 
 
 def _zstd_frames(path: Path, handle: BinaryIO) -> Iterator[bytes]:
-    """Every frame; not `stream_reader`, which takes a truncated file for a shorter one."""
+    """The content of every frame; `stream_reader` would not notice that a file is truncated."""
     factory = zstandard.ZstdDecompressor()
     decoder: Any = None
     pending = handle.read(_READ_ZSTD_BYTES)
@@ -129,11 +129,11 @@ def _zstd_frames(path: Path, handle: BinaryIO) -> Iterator[bytes]:
             pending, decoder = decoder.unused_data, None
         pending = pending or handle.read(_READ_ZSTD_BYTES)
     if decoder is not None:
-        raise BadInput(f"{path}: truncated zstd: it ends inside a frame at offset {handle.tell()}; fetch it again")
+        raise BadInput(f"{path}: truncated zstd: file ends inside a frame at offset {handle.tell()}; fetch it again")
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in larger chunks."""
+    """The same bytes in larger pieces."""
     ready: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -146,9 +146,9 @@ def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(ready)
 
 
-def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Draw `chunks` in a thread, at most a few ahead; an error comes out where it would have."""
-    line: queue.Queue[bytes | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
+def _ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Draw `pieces` in a thread, at most a few ahead; an error is raised to the consumer at its place in the order."""
+    line: queue.Queue[bytes | BaseException | None] = queue.Queue(_PIECES_AHEAD)
     left = threading.Event()
 
     def put(item: bytes | BaseException | None) -> bool:
@@ -162,8 +162,8 @@ def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
     def draw() -> None:
         try:
-            for chunk in chunks:
-                if not put(chunk):
+            for piece in pieces:
+                if not put(piece):
                     return
             put(None)
         except BaseException as error:  # handed on to the consumer

@@ -1,8 +1,8 @@
-"""One pass over a FASTA file that checks every byte and stages its letters.
+"""One pass over a FASTA file that checks every byte and writes the letters to a prepared genome.
 
-Policies: lower case is soft-mask; IUPAC letters other than ACGT count as N, by letter; line ends may be LF or CRLF and
-the last may be missing; blanks inside lines are ignored; a record without sequence is skipped and counted. Everything
-else that is not a nucleotide FASTA is refused with file, contig and line.
+Rules: lower case is soft-mask; IUPAC letters other than ACGT become N and are counted by letter; line ends are LF or
+CRLF, and the last one may be missing; blanks inside lines are ignored; a record without sequence is skipped and
+counted. Anything else is refused with file, contig and line.
 """
 
 from collections import Counter
@@ -15,13 +15,13 @@ from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-from .staged_sequence import StageWriter
+from .prepared_sequence import PreparedWriter
 
-_LINE_BREAKS = b"\n\r\t "  # left out of sequence
-_AMBIGUOUS = 0x10  # beside the code of N: a letter to be counted
+_LINE_BREAKS = b"\n\r\t "  # bytes that are not part of the sequence
+_AMBIGUOUS = 0x10  # set beside the code of N: a letter to be counted
 _ILLEGAL = 0x80
 _MAX_HEADER_BYTES = 2**20
-_PROTEIN_SHARE = 0.1  # more ambiguous letters than this is protein or RNA: DNA assemblies have far under 0.1 %
+_PROTEIN_SHARE = 0.1  # a larger share of ambiguous letters is protein or RNA: DNA assemblies have far less than 0.1 %
 
 
 def _letter_table() -> np.ndarray:
@@ -39,9 +39,13 @@ _TO_CODE = _letter_table()
 
 
 class FastaScan:
-    """Takes the file chunk by chunk; Python runs per header and per chunk, never per line. Codes go to `sink`."""
+    """Reads a FASTA file piece by piece and writes codes to `sink`; Python runs per header and piece, never per line.
 
-    def __init__(self, path: Path, sink: StageWriter) -> None:
+    Attributes:
+        ambiguous: letters read as N that were not written N -> how many.
+    """
+
+    def __init__(self, path: Path, sink: PreparedWriter) -> None:
         self.path = path
         self.ambiguous: Counter[str] = Counter()
         self._sink = sink
@@ -49,17 +53,22 @@ class FastaScan:
         self._lines: dict[str, int] = {}  # contig -> line of its header
         self._header: bytearray | None = None  # the header being read
         self._name: str | None = None  # the contig being read
-        self._written = 0  # bases, all contigs
+        self._written = 0  # bases of all contigs
         self._line = 1
-        self._width = self._column = 0  # of the last line of sequence, and of the one being read
+        self._width = self._column = 0  # see `base_loops.translate`
         self._last_byte = ord("\n")
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
+        """Scan the next piece of the file.
+
+        Raises:
+            BadInput: the piece breaks a rule of the module's docstring.
+        """
         position = 0
-        while position < len(chunk):
+        while position < len(piece):
             if self._header is not None:
-                end = chunk.find(b"\n", position)
-                self._header += chunk[position : end if end >= 0 else len(chunk)]
+                end = piece.find(b"\n", position)
+                self._header += piece[position : end if end >= 0 else len(piece)]
                 if len(self._header) > _MAX_HEADER_BYTES:
                     raise BadInput(f"{self.path}, line {self._line}: a header of over 1 MiB; this is not FASTA")
                 if end < 0:
@@ -69,19 +78,24 @@ class FastaScan:
                 self._header = None
                 position = end + 1
             else:
-                end = chunk.find(b">", position)
-                segment = chunk[position : end if end >= 0 else len(chunk)]
+                end = piece.find(b">", position)
+                segment = piece[position : end if end >= 0 else len(piece)]
                 self._add_sequence(segment)
                 if end < 0:
                     break
-                if (chunk[end - 1] if end else self._last_byte) != ord("\n"):
+                if (piece[end - 1] if end else self._last_byte) != ord("\n"):
                     raise BadInput(f"{self._where()}: `>` inside a line of sequence; headers start their line")
                 self._close_contig()
                 self._header = bytearray()
                 position = end + 1
-        self._last_byte = chunk[-1]
+        self._last_byte = piece[-1]
 
     def finish(self) -> None:
+        """Close the last contig.
+
+        Raises:
+            BadInput: the file holds no sequence, or looks like protein or RNA.
+        """
         if self._header is not None:
             self._open_contig(bytes(self._header))
         self._close_contig()
@@ -98,14 +112,14 @@ class FastaScan:
     def _open_contig(self, header: bytes) -> None:
         words = header.split(maxsplit=1)
         if b"\r" in header.rstrip(b"\r"):
-            raise BadInput(f"{self.path}, line {self._line}: bare carriage returns end its lines; convert them to LF")
+            raise BadInput(f"{self.path}, line {self._line}: lines end in bare carriage returns; convert them to LF")
         if not words or header[:1].isspace():
             raise BadInput(f"{self.path}, line {self._line}: a header without a name; write `>NAME`")
         name = words[0].decode("utf-8", "backslashreplace")
         if name in self._lines:
             raise BadInput(
-                f"{self.path}, line {self._line}: contig {name} again, first on line {self._lines[name]}; names must "
-                "be unique"
+                f"{self.path}, line {self._line}: contig {name} again, first on line {self._lines[name]}; contig names "
+                "must be unique"
             )
         self._lines[name] = self._line
         self._name = name
@@ -143,7 +157,7 @@ class FastaScan:
         for position, byte in enumerate(segment):
             if _TO_CODE[byte] == _ILLEGAL:
                 self._line += segment.count(b"\n", 0, position)
-                raise BadInput(f"{self._where()}: {chr(byte)!r} is not a nucleotide letter; is this DNA in FASTA?")
+                raise BadInput(f"{self._where()}: {chr(byte)!r} is not a nucleotide letter; is this FASTA of DNA?")
 
     def _where(self) -> str:
         return f"{self.path}, line {self._line}" + (f", contig {self._name}" if self._name else "")

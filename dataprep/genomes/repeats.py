@@ -1,4 +1,4 @@
-"""Repeats by the intervals of a BED or RepeatMasker file."""
+"""Reads repeats from a BED or RepeatMasker file."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from dnachunker.foundations.failures import BadInput
 
 from .decompress import read_plain
-from .staged_sequence import Runs
+from .prepared_sequence import Runs
 
 _MAX_LINE_BYTES = 2**16
 
@@ -23,13 +23,16 @@ class RepeatSource(NamedTuple):
 
 
 def read_repeats(repeats: RepeatSource, lengths: Mapping[str, int]) -> dict[str, Runs]:
-    """Maximal runs of repeats by contig; contigs that `lengths` does not name are passed over.
+    """Maximal runs of repeats by contig; lines about contigs that are not in `lengths` are skipped.
+
+    Args:
+        lengths: contig -> length in bases.
 
     Raises:
         BadInput: no such file, a malformed line, an interval beyond its contig, or no contig in common.
     """
     path = Path(repeats.path)
-    edges = {name: array("q") for name in lengths}  # millions of them: 8 bytes each, not 36
+    edges = {name: array("q") for name in lengths}  # there are millions: 8 bytes each here, 36 in a list
     passed_over = ""
     for number, contig, start, end in _bed(path) if repeats.kind == "bed" else _repeatmasker(path):
         if contig not in edges:
@@ -43,14 +46,14 @@ def read_repeats(repeats: RepeatSource, lengths: Mapping[str, int]) -> dict[str,
         edges[contig].extend((start, end))
     if not any(edges.values()) and passed_over:
         raise BadInput(
-            f"{path}: no repeat lies on a contig of the genome: it names {passed_over}, the genome has "
+            f"{path}: no repeat lies on a contig of the genome: the file names {passed_over}, the genome has "
             f"{next(iter(lengths))}; is the file for another assembly?"
         )
     return {contig: _merge(np.frombuffer(flat, np.int64).reshape(-1, 2)) for contig, flat in edges.items() if flat}
 
 
 def _merge(runs: Runs) -> Runs:
-    """Sorted, with overlapping and touching runs joined."""
+    """The runs sorted, with overlapping and touching ones joined."""
     runs = runs[np.argsort(runs[:, 0], kind="stable")]
     reach = np.maximum.accumulate(runs[:, 1])
     first = np.flatnonzero(np.concatenate([[True], runs[1:, 0] > reach[:-1]]))
@@ -81,7 +84,7 @@ def _repeatmasker(path: Path) -> Iterator[tuple[int, str, int, int]]:
 
 def _number(text: str, path: Path, line: int) -> int:
     text = text.strip()
-    # 18 digits: what fits an int64, and int() of a megabyte of digits takes minutes
+    # 18 digits fit an int64; int() of a megabyte of digits would take minutes
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
         raise BadInput(f"{path}, line {line}: {text[:40]!r} is not a coordinate")
     return int(text)
@@ -90,8 +93,8 @@ def _number(text: str, path: Path, line: int) -> int:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     rest = b""
     number = 0
-    for chunk in _chunks(path):
-        lines = (rest + chunk).split(b"\n")
+    for piece in _pieces(path):
+        lines = (rest + piece).split(b"\n")
         rest = lines.pop()
         if len(rest) > _MAX_LINE_BYTES:
             raise BadInput(f"{path}, line {number + len(lines) + 1}: longer than 64 KiB; this is not a list of repeats")
@@ -102,7 +105,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number + 1, rest.decode("utf-8", "replace")
 
 
-def _chunks(path: Path) -> Iterable[bytes]:
+def _pieces(path: Path) -> Iterable[bytes]:
     if path.is_file() and not path.stat().st_size:
-        return ()  # no repeats at all is a legal list of them
+        return ()  # an empty file is a legal list of no repeats; `read_plain` would refuse it
     return read_plain(path)

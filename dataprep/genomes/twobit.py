@@ -1,6 +1,6 @@
-"""UCSC .2bit files, staged: versions 0 and 1, either byte order, with blocks of N and of soft-mask.
+"""Reads UCSC .2bit files: versions 0 and 1, either byte order, with blocks of N and of soft-mask.
 
-Layout (https://genome.ucsc.edu/FAQ/FAQformat.html#format7): a header of four words; an index of names with the offset
+Layout (https://genome.ucsc.edu/FAQ/FAQformat.html#format7): a header of four words; an index with the name and offset
 of each record; per record the length, the N blocks, the mask blocks (each a count, the starts, the sizes), a zero word,
 and the bases, 2 bits each as T0 C1 A2 G3, first base in the high bits.
 """
@@ -18,18 +18,18 @@ from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_N
 
 from .decompress import TWOBIT_MAGICS
-from .staged_sequence import StageWriter
+from .prepared_sequence import PreparedWriter
 
 _TCAG_TO_ACGT = bytes([3, 1, 0, 2])  # 2bit's code -> ours
-_STEP = 2**22  # bases at a time
+_STEP = 2**22  # bases read at a time
 _MAX_RECORDS = 2**24
 
 
-def read_twobit(path: Path, sink: StageWriter) -> None:
-    """Stage every sequence, in the order of the file's index.
+def read_twobit(path: Path, sink: PreparedWriter) -> None:
+    """Write every sequence to `sink`, in the order of the file's index.
 
     Raises:
-        BadInput: truncated, damaged, or not a .2bit file of a known version.
+        BadInput: the file is truncated, damaged, or not a .2bit file of a known version.
     """
     try:
         with open(path, "rb") as handle:
@@ -59,9 +59,9 @@ class _Reader:
         """Offset of each record by name, in file order."""
         version, count, _ = (self._word() for _ in range(3))
         if version > 1:
-            raise BadInput(f"{self.path}: .2bit version {version}; this reads 0 and 1: convert it to FASTA")
+            raise BadInput(f"{self.path}: .2bit version {version} is not supported (0 and 1 are); convert it to FASTA")
         if count > _MAX_RECORDS:
-            raise self._damaged(f"it claims {count} sequences")
+            raise self._damaged(f"the header claims {count} sequences")
         offsets: dict[str, int] = {}
         for _ in range(count):
             name = self._take(self._take(1)[0]).decode("utf-8", "backslashreplace")
@@ -73,7 +73,7 @@ class _Reader:
         return offsets
 
     def record(self, name: str, offset: int) -> Iterator[NDArray[np.uint8]]:
-        """Packed codes of one sequence in pieces."""
+        """The packed codes of one sequence, in pieces of `_STEP` bases."""
         self._handle.seek(offset)
         length = self._word()
         n_runs = self._blocks(name, "N", length)
@@ -95,7 +95,7 @@ class _Reader:
         starts, sizes = (np.frombuffer(self._take(4 * count), f"{self._order}u4").astype(np.int64) for _ in range(2))
         runs = np.stack([starts, starts + sizes], axis=1)
         if count and (runs[-1, 1] > length or (runs[1:, 0] < runs[:-1, 1]).any()):
-            raise self._damaged(f"the {kind} blocks of {name} overlap or leave it")
+            raise self._damaged(f"the {kind} blocks of {name} overlap or end beyond it")
         return runs
 
     def _word(self, size: int = 4) -> int:
@@ -105,7 +105,7 @@ class _Reader:
     def _take(self, size: int) -> bytes:
         data = self._handle.read(size)
         if len(data) != size:
-            raise self._damaged(f"it ends {size - len(data)} bytes early")
+            raise self._damaged(f"the file ends {size - len(data)} bytes early")
         return data
 
     def _damaged(self, what: str) -> BadInput:

@@ -1,1 +1,1 @@
-"""Decides what lies where: splits, blocks and shards."""
+"""Plans a corpus: divides genomes into splits, blocks and shards."""

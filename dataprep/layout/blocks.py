@@ -1,4 +1,4 @@
-"""Pure cutting: intervals of splits -> blocks with unique keys -> shards. No byte of sequence is touched here."""
+"""Cuts the intervals of splits into blocks with unique keys, and deals the blocks to shards; reads no sequence."""
 
 import hashlib
 import re
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from .splits import Interval
 
-# why bases of a split are in no block
+# reasons why bases of a split are in no block
 GAP, TOO_MUCH_N, TOO_SHORT, DUPLICATE = "gap", "too_much_n", "too_short", "duplicate"
-_FIRST_SPLITS = ("train", "valid", "test")  # others follow by name
+_FIRST_SPLITS = ("train", "valid", "test")  # other splits follow by name
 
 
 class PlannedBlock(NamedTuple):
-    """Where one block lies; coordinates 0-based, half-open."""
+    """The key and the place of one block; coordinates are 0-based, half-open."""
 
     key: str
     source: str
@@ -27,7 +27,7 @@ class PlannedBlock(NamedTuple):
 
 
 class PlannedShard(NamedTuple):
-    """One file and the blocks it will hold, in order."""
+    """One shard file and its blocks, in order."""
 
     name: str
     split: str
@@ -39,7 +39,7 @@ class PlannedShard(NamedTuple):
 
 
 class Dropped(Counter[tuple[str, str, str, str]]):
-    """What was left out: (source, split, reason, "blocks" or "bases") -> how many."""
+    """Counts of blocks and bases left out: (source, split, reason, "blocks" or "bases") -> how many."""
 
     def note(self, source: str, split: str, reason: str, bases: int) -> None:
         self[source, split, reason, "blocks"] += 1
@@ -50,7 +50,7 @@ class Dropped(Counter[tuple[str, str, str, str]]):
         return sum(n for (s, _, r, unit), n in self.items() if (s, r, unit) == (source, reason, "bases"))
 
     def table(self) -> list[tuple[str, str, str, int, int]]:
-        """Rows of source, split, reason, blocks, bases; in the order in which each was first met."""
+        """Rows of source, split, reason, blocks, bases, in the order of first occurrence."""
         places = dict.fromkeys(key[:3] for key in self)
         return [(*place, self[*place, "blocks"], self[*place, "bases"]) for place in places]
 
@@ -58,7 +58,7 @@ class Dropped(Counter[tuple[str, str, str, str]]):
 def split_at_gaps(
     intervals: Iterable[Interval], gaps: Mapping[str, Sequence[tuple[int, int]]]
 ) -> tuple[list[Interval], list[Interval]]:
-    """What is left of each interval outside the gaps, and the parts that are inside, both in order.
+    """The parts of the intervals outside the gaps, and the parts inside the gaps, both in order.
 
     Args:
         gaps: contig -> start,end of its gaps, ascending and disjoint.
@@ -90,9 +90,9 @@ def cut_blocks(
     min_bases: int = 1,
     dropped: Dropped | None = None,
 ) -> list[PlannedBlock]:
-    """Cut each interval into blocks of `block_bases` from its start, the last one shorter, in the order of `intervals`.
+    """Cut each interval from its start into blocks of `block_bases`; the last block of an interval may be shorter.
 
-    Blocks of under `min_bases` are left out, and noted in `dropped`.
+    Blocks shorter than `min_bases` are left out and counted in `dropped`.
     """
     blocks: list[PlannedBlock] = []
     for contig, first, last, split in intervals:
@@ -107,9 +107,10 @@ def cut_blocks(
 
 
 def contig_key_names(contigs: Sequence[str]) -> dict[str, str]:
-    """A name `[A-Za-z0-9_]{1,40}` for each contig of a genome, distinct even where spelling it out is not.
+    """A unique name `[A-Za-z0-9_]{1,40}` for each contig of a genome.
 
-    Letters outside the set become `_`; names that would then be long or equal get a hash of the original.
+    Other characters become `_`. If the result is too long or not unique, it is shortened and gets a hash of the
+    original name.
     """
     spelled = {contig: re.sub(r"[^A-Za-z0-9_]", "_", contig) for contig in contigs}
     uses = Counter(spelled.values())

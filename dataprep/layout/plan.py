@@ -1,6 +1,6 @@
-"""Everything about a build that is decided before work is handed out: contigs, splits, blocks, shards.
+"""The plan of a build, made before workers start: contigs, splits, blocks, shards.
 
-The plan depends on the config and the inputs alone, so any number of workers, and any rerun, writes the same bytes.
+The plan depends only on the config and the inputs, so any number of workers, and any rerun, writes the same bytes.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from typing import Any
 
 from dnachunker.dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
 from dnachunker.dataprep.corpus.index import FORMAT, FORMAT_VERSION, LeakageReport
+from dnachunker.dataprep.genomes.prepare import PreparedGenome, hash_file, prepare_genome
+from dnachunker.dataprep.genomes.prepared_sequence import BASES, Contig, Stretch
 from dnachunker.dataprep.genomes.repeats import RepeatSource
-from dnachunker.dataprep.genomes.staged_sequence import BASES, Contig, Stretch
-from dnachunker.dataprep.genomes.staging import StagedGenome, hash_file, stage_genome
 from dnachunker.foundations.failures import BadInput
 
 from .blocks import (
@@ -33,7 +33,7 @@ from .splits import Interval, divide
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """One genome as the plan uses it; `contigs` are the used ones, by name, in file order."""
+    """One genome of the plan; `contigs` are the used contigs by name, in file order."""
 
     name: str
     species: str
@@ -41,23 +41,24 @@ class PlannedSource:
     assembly: str
     repeats: str
     repeat_file: RepeatSource | None
-    genome: StagedGenome
+    genome: PreparedGenome
     contigs: dict[str, Contig]
 
     def read(self, contig: str, start: int, end: int) -> Stretch:
         """Bases start..end (0-based, half-open) of a contig, soft-masked as the config's `repeats` says.
 
-        A machine that shares no disk with the one that staged the genome stages it for itself.
+        If this machine cannot see the disk with the prepared genome, it prepares the genome itself.
 
         Raises:
-            BadInput: the file is not the one that was staged.
+            BadInput: the genome file differs from the file that was prepared first.
         """
         stem = Path(self.genome.stem)
         if not stem.with_suffix(BASES).exists():
             stem.parent.mkdir(parents=True, exist_ok=True)
-            if stage_genome(Path(self.genome.path), stem.parent, self.repeat_file).stem != self.genome.stem:
+            if prepare_genome(Path(self.genome.path), stem.parent, self.repeat_file).stem != self.genome.stem:
                 raise BadInput(
-                    f"{self.genome.path}: changed during the build, or differs between the machines of the cluster"
+                    f"{self.genome.path}: changed during the build, or is not the same file on all machines of the "
+                    "cluster"
                 )
         stretch = self.genome.read(self.contigs[contig], start, end)
         return stretch._replace(soft_runs=stretch.soft_runs[:0]) if self.repeats == "none" else stretch
@@ -65,7 +66,7 @@ class PlannedSource:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What will be written; `shards` are in canonical order, `dropped` counts what is in none of them."""
+    """Everything that will be written; `shards` are in canonical order, `dropped` counts bases that are in no shard."""
 
     config: CorpusConfig
     sources: dict[str, PlannedSource]
@@ -78,7 +79,7 @@ class BuildPlan:
         return sum(shard.bases for shard in self.shards)
 
     def shard_digest(self, shard: PlannedShard) -> str:
-        """Changes when anything that decides the shard's bytes changes."""
+        """A digest of everything that decides the shard's bytes."""
         sources = {block.source for block in shard.blocks}
         facts = {
             "format": [FORMAT, FORMAT_VERSION, self.config.compression_level],
@@ -93,12 +94,12 @@ class BuildPlan:
 
 
 def choose_sources(
-    config: CorpusConfig, genomes: Mapping[str, StagedGenome]
+    config: CorpusConfig, genomes: Mapping[str, PreparedGenome]
 ) -> tuple[dict[str, PlannedSource], dict[str, list[Interval]]]:
-    """The contigs each source uses, and the intervals of its splits.
+    """Every source with its used contigs, and the split intervals of every source.
 
     Raises:
-        BadInput: a pattern or split rule that does not fit the genome, overlapping splits.
+        BadInput: a pattern or split rule does not fit the genome, or splits overlap.
     """
     sources: dict[str, PlannedSource] = {}
     intervals: dict[str, list[Interval]] = {}
@@ -126,7 +127,7 @@ def cut_source(
     gaps: Mapping[str, Sequence[tuple[int, int]]],
     dropped: Dropped,
 ) -> list[PlannedBlock]:
-    """The blocks of one source: its intervals without the gaps, cut; what is left out is noted in `dropped`.
+    """The blocks of one source: its intervals without the gaps, cut; bases left out are counted in `dropped`.
 
     Args:
         gaps: contig -> start,end of its long runs of N, ascending and disjoint.
@@ -145,25 +146,27 @@ def cut_source(
 
 
 def check_trainable(blocks: Sequence[PlannedBlock]) -> None:
-    """Refuse a corpus that nothing can be trained on.
+    """Refuse a corpus without training data.
 
     Raises:
         BadInput: no block is in the split train.
     """
     if not any(block.split == "train" for block in blocks):
         found = sorted({block.split for block in blocks})
-        raise BadInput(f"the corpus would have no train split ({', '.join(found) or 'no bases at all'}); see `split`")
+        raise BadInput(
+            f"the corpus would have no train split (it has {', '.join(found) or 'no bases at all'}); change `split`"
+        )
 
 
 def repeat_source(source: SourceConfig) -> RepeatSource | None:
-    """The file that replaces this source's soft-mask, where one does."""
+    """The file of repeats that replaces this source's soft-mask; None if there is no such file."""
     if not isinstance(source.repeats, RepeatFile):
         return None
     return RepeatSource(source.repeats.kind, str(resolve_path(source.repeats.path)))
 
 
 def identity(config: CorpusConfig) -> dict[str, Any]:
-    """The config as index.json records it: what decides the content, without where this machine keeps the files."""
+    """The config as index.json records it: without `workers`, and with paths reduced to file names."""
     values = config.model_dump(mode="json", exclude={"workers"})
     rules = [values["split"], *(source["split"] for source in values["sources"].values())]
     repeats = [s["repeats"] for s in values["sources"].values() if "path" in s["repeats"]]
@@ -174,7 +177,7 @@ def identity(config: CorpusConfig) -> dict[str, Any]:
 
 
 def split_file_digest(config: CorpusConfig, source: str) -> str | None:
-    """sha256 of the BED file that divides this source, or None where its rule needs no file.
+    """sha256 of the BED file that divides this source; None if its split rule needs no file.
 
     Raises:
         BadInput: no such file.
@@ -184,7 +187,7 @@ def split_file_digest(config: CorpusConfig, source: str) -> str | None:
 
 
 def repeat_file_digest(source: SourceConfig) -> str | None:
-    """sha256 of the file that lists this source's repeats, or None where its own soft-mask says it.
+    """sha256 of the file that lists this source's repeats; None if there is no such file.
 
     Raises:
         BadInput: no such file.
@@ -192,7 +195,7 @@ def repeat_file_digest(source: SourceConfig) -> str | None:
     return hash_file(resolve_path(source.repeats.path))[0] if isinstance(source.repeats, RepeatFile) else None
 
 
-def _select_contigs(name: str, source: SourceConfig, genome: StagedGenome) -> list[Contig]:
+def _select_contigs(name: str, source: SourceConfig, genome: PreparedGenome) -> list[Contig]:
     patterns = source.contigs
     chosen = [
         contig
@@ -206,6 +209,6 @@ def _select_contigs(name: str, source: SourceConfig, genome: StagedGenome) -> li
         near = get_close_matches(patterns.include[0] if patterns.include else "", names, n=3, cutoff=0.0)
         raise BadInput(
             f"source {name}: contigs.include, contigs.exclude and min_contig leave none of the {len(names)} contigs of "
-            f"{genome.file}; it has {', '.join(near)}"
+            f"{genome.file}; the nearest contigs are {', '.join(near)}"
         )
     return chosen

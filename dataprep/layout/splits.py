@@ -1,4 +1,4 @@
-"""Which bases of which contig belong to which split: rules -> disjoint intervals, and the audit that proves it."""
+"""Divides contigs into splits: turns a split rule into disjoint intervals, and checks that they are disjoint."""
 
 import hashlib
 from bisect import bisect_right, insort
@@ -28,14 +28,16 @@ class Interval(NamedTuple):
 def divide(
     rule: ContigSplit | BedSplit | HashSplit, contigs: Mapping[str, int], *, source: str, seed: int
 ) -> list[Interval]:
-    """Disjoint intervals of one genome, in the order of `contigs` and then by start; unused bases are in none.
+    """The split intervals of one genome, disjoint, in the order of `contigs` and then by start.
+
+    Bases that the rule leaves unused are in no interval.
 
     Args:
         contigs: name -> length in bases, in the order of the FASTA file.
         source: the genome's name, for messages.
 
     Raises:
-        BadInput: the rule names what is not there, or puts one base into two splits.
+        BadInput: the rule names a file or contig that does not exist, or puts one base into two splits.
     """
     if isinstance(rule, HashSplit):
         intervals = [piece for contig, length in contigs.items() for piece in _hash_tiles(rule, contig, length, seed)]
@@ -53,10 +55,10 @@ def divide(
 
 
 def audit_overlap(intervals: Sequence[Interval], source: str, *, grown: bool = False) -> None:
-    """Check that no base is in two splits; `intervals` are sorted by start within each contig.
+    """Check that no base is in two splits; `intervals` must be sorted by start within each contig.
 
     Raises:
-        BadInput: listing the first overlapping pairs, and counting all.
+        BadInput: two splits overlap; the message lists the first pairs and counts all.
     """
     shown: list[str] = []
     clashes = 0
@@ -130,13 +132,13 @@ def _bed_intervals(rule: BedSplit, contigs: Mapping[str, int], source: str) -> l
         if piece.end > contigs[piece.contig]:
             raise BadInput(
                 f"{path}: {_show(piece)} ends beyond {piece.contig} of source {source}, which has "
-                f"{contigs[piece.contig]} bases; is the BED for another assembly?"
+                f"{contigs[piece.contig]} bases; is the BED file for another assembly?"
             )
     return [_grow(piece, rule.grow_to, contigs[piece.contig]) for piece in intervals] if rule.grow_to else intervals
 
 
 def _grow(piece: Interval, target: int | str, contig_length: int) -> Interval:
-    """Lengthened about its centre, to at most the contig; an odd base goes to the right end."""
+    """The interval lengthened about its centre to at most the whole contig; an odd base goes to the right end."""
     length = piece.end - piece.start
     wanted = target if isinstance(target, int) else 1 << (length - 1).bit_length()
     wanted = min(wanted, contig_length)
@@ -147,10 +149,10 @@ def _grow(piece: Interval, target: int | str, contig_length: int) -> Interval:
 
 
 def read_bed(path: Path) -> list[Interval]:
-    """The intervals of a BED file with the split's name in column 4; blank, `#`, `track`, `browser` lines skipped.
+    """The intervals of a BED file with the split's name in column 4; skips blank, `#`, `track` and `browser` lines.
 
     Raises:
-        BadInput: no such file, or a malformed line (named by number).
+        BadInput: no such file, or a malformed line; the message gives its number.
     """
     try:
         text = path.read_text("utf-8")

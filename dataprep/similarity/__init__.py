@@ -1,1 +1,1 @@
-"""Finds sequence that occurs twice: duplicates within a split, leakage between splits."""
+"""Finds sequence that occurs twice: duplicate blocks, and leakage from the training split."""

@@ -1,4 +1,4 @@
-"""Blocks with the same letters, on either strand: found by fingerprint, proved by digest, then dropped or refused."""
+"""Finds blocks with the same letters on either strand, by fingerprint and then by digest; drops or refuses them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,10 +15,12 @@ def duplicate_groups(
     facts: Sequence[BlockFacts],
     digests_of: Callable[[Sequence[PlannedBlock]], Iterable[bytes]],
 ) -> list[list[int]]:
-    """Numbers of blocks that are equal or reverse complements, group by group, in the order of `blocks`.
+    """Groups of blocks that are equal or reverse complements, as positions in `blocks`, in ascending order.
 
     Args:
-        digests_of: reads blocks again and says which are truly equal; asked only about those whose facts agree.
+        facts: of each block, in the order of `blocks`.
+        digests_of: reads blocks again and returns their digests (`survey.digest_task`); called only for blocks whose
+            length, N count and fingerprint agree with another block's.
     """
     alike: dict[tuple[int, int, int], list[int]] = {}
     for number, (block, fact) in enumerate(zip(blocks, facts, strict=True)):
@@ -31,13 +33,13 @@ def duplicate_groups(
 
 
 def choose_dropped(blocks: Sequence[PlannedBlock], groups: Sequence[Sequence[int]], policy: str) -> set[int]:
-    """Numbers of the blocks to leave out.
+    """Positions in `blocks` of the blocks to leave out.
 
-    Within a split the first of a group stays. Across splits, `refuse` stops, and `drop` keeps the copy that is held
-    out, so that nothing a model is tested on is also trained on.
+    Within a split the first block of a group stays. Across splits, `refuse` raises, and `drop` keeps the held-out
+    copy, so that a model is not trained on sequence it is tested on.
 
     Raises:
-        BadInput: `policy` is `refuse` and a group spans splits; names the first pairs of places.
+        BadInput: `policy` is `refuse` and a group spans splits; the message names the first pairs of blocks.
     """
     rank = {split: place for place, split in enumerate(split_order(block.split for block in blocks))}
     dropped: set[int] = set()
@@ -51,8 +53,8 @@ def choose_dropped(blocks: Sequence[PlannedBlock], groups: Sequence[Sequence[int
     if across and policy == "refuse":
         shown = "; ".join(f"{_place(a)} equals {_place(b)}" for a, b in across[:_SHOWN])
         raise BadInput(
-            f"{len(across)} blocks are in two splits with the same letters (or reversed): {shown}; put both places "
-            "into one split, or set `duplicates: drop` to leave the training copy out"
+            f"{len(across)} blocks have the same letters as a block of another split, on either strand: {shown}; put "
+            "both places into one split, or set `duplicates: drop` to leave the training copy out"
         )
     return dropped
 

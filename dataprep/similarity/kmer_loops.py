@@ -1,4 +1,4 @@
-"""The loops over every 31-mer of a genome, compiled by numba, several bases at once."""
+"""The loops over every 31-mer of a genome, compiled by numba; they handle several bases at once."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_BITS = np.uint64(2**62 - 1)  # of a 31-mer
+_BITS = np.uint64(2**62 - 1)  # mask of the 62 bits of a 31-mer
 _SCRAMBLE = np.uint16(0x9E37)
 _MIX, _MIX_AGAIN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
-_PIECE = 2**16  # bytes gone over at a time, in the second-level cache
+_PIECE = 2**16  # bytes handled at a time, so that they stay in the second-level cache
 _PAD = 8  # bytes read past the last base
 
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -24,21 +24,23 @@ def sample_kmers(
     second: np.uint64,
     kmers: NDArray[np.uint64],
 ) -> tuple[int, np.uint64]:
-    """The 31-mers without N whose two hashes, each the same on either strand, are low enough.
+    """Sample the 31-mers without N whose two hashes are low enough; both hashes are the same on either strand.
 
-    The first hash is of the middle 15 letters: two 8-mers that share a letter. It is of the sum of the older one and
-    the newer one's reverse complement: on the other strand these two have changed places. One call does a whole
-    block: every return to Python makes threads wait for each other.
+    The first hash covers the middle 15 letters, which are two 8-mers with one letter in common. It is a hash of the
+    sum of the older 8-mer and the reverse complement of the newer 8-mer; on the other strand these two terms change
+    places, so the sum stays the same. One call handles a whole block, because every return to Python makes threads
+    wait for each other.
 
     Args:
-        bases: 2 bits each, of `length` bases.
+        bases: (ceil(length / 4),) uint8, 2 bits a base.
         n_runs: (k, 2) start,end of the runs of N, in order.
-        first: of 2**16, from 1: the first hash is below it. second: the hash of the whole k-mer is at most this.
-        kmers: at least as long as there are 31-mers; overwritten with the smaller of each k-mer and its reverse
-            complement.
+        first: 1 to 2**16; a k-mer passes if its first hash is below it.
+        second: a k-mer passes if the hash of the whole k-mer is at most this.
+        kmers: at least as long as the number of 31-mers; its start is overwritten with the sampled k-mers, each as the
+            smaller of the k-mer and its reverse complement.
 
     Returns:
-        How many there are, and the sum of the second hashes of all that passed the first.
+        Number of sampled k-mers, and the sum of the second hashes of all k-mers that passed the first hash.
     """
     forward = np.empty(_PIECE + _PAD + 1, np.uint8)
     pairs, reverse = np.empty(_PIECE + _PAD, np.uint16), np.empty(_PIECE + _PAD, np.uint16)
@@ -52,7 +54,7 @@ def sample_kmers(
         size = min(bases.size - begin, _PIECE)
         _lowest_hashes(forward, pairs, reverse, lowest)
         found = 0
-        for i in range(size):  # without a branch that nobody can predict
+        for i in range(size):  # without a branch: the processor could not predict it
             candidates[found] = i
             found += lowest[i] <= largest
         for i in candidates[:found]:
@@ -61,17 +63,17 @@ def sample_kmers(
                 word = word << np.uint64(8) | np.uint64(forward[i + j])
             after = np.uint64(forward[i + 8])
             place = 4 * (begin + i)
-            for phase in range(min(4, length - 30 - place)):  # of the k-mer's first base in its byte
-                if phase < 2:
-                    kmer = word >> np.uint64(2 - 2 * phase) & _BITS
+            for shift in range(min(4, length - 30 - place)):  # position of the k-mer's first base in its byte
+                if shift < 2:
+                    kmer = word >> np.uint64(2 - 2 * shift) & _BITS
                 else:
-                    kmer = (word << np.uint64(2 * phase - 2) | after >> np.uint64(10 - 2 * phase)) & _BITS
+                    kmer = (word << np.uint64(2 * shift - 2) | after >> np.uint64(10 - 2 * shift)) & _BITS
                 older, newer = np.uint16(kmer >> np.uint64(30)), np.uint16(kmer >> np.uint64(16))
                 if np.uint16((older + _reverse_8(newer)) * _SCRAMBLE) > largest:
                     continue
-                while run < len(n_runs) and n_runs[run, 1] <= place + phase:
+                while run < len(n_runs) and n_runs[run, 1] <= place + shift:
                     run += 1
-                if run < len(n_runs) and n_runs[run, 0] < place + phase + 31:
+                if run < len(n_runs) and n_runs[run, 0] < place + shift + 31:
                     continue
                 kmer = min(kmer, _reverse_31(kmer))
                 mixed = (kmer ^ kmer >> np.uint64(29)) * _MIX
@@ -86,16 +88,19 @@ def sample_kmers(
 def _lowest_hashes(
     bases: NDArray[np.uint8], pairs: NDArray[np.uint16], reverse: NDArray[np.uint16], lowest: NDArray[np.uint16]
 ) -> None:
-    """For each byte the lowest hash of the middles of the four 31-mers that start in it.
+    """Write for each byte the lowest first hash of the four 31-mers that start in the byte.
 
-    Overwrites `pairs`, the eight bases of a byte and the next; `reverse`, their reverse complements; and `lowest`.
+    Args:
+        pairs: overwritten with the eight bases of each byte and the next byte.
+        reverse: overwritten with the reverse complements of `pairs`.
+        lowest: overwritten with the lowest hashes.
     """
     for i in range(pairs.size):
         pairs[i] = np.uint16(bases[i]) << np.uint16(8) | np.uint16(bases[i + 1])
     for i in range(pairs.size):
         reverse[i] = _reverse_8(pairs[i])
     for i in range(lowest.size):
-        # of the k-mer that starts at the byte's first base, the older 8-mer is two bytes on, the newer 15 bases
+        # the k-mer that starts at the byte's first base: its older 8-mer starts 8 bases later, its newer one 15 bases
         older, next_older = pairs[i + 2], pairs[i + 3] & np.uint16(0xFF)
         newer = reverse[i + 4]
         after, last = reverse[i + 4] >> np.uint16(8), reverse[i + 5] >> np.uint16(8)
@@ -115,7 +120,7 @@ def _lowest_hashes(
 
 @_compiled
 def _reverse_8(kmer: np.uint16) -> np.uint16:
-    """The reverse complement of an 8-mer: pairs of bits swapped over ever shorter distances, all inverted."""
+    """The reverse complement of an 8-mer: inverts all bits, then swaps halves, quarters and pairs of bits."""
     kmer = ~kmer
     kmer = kmer >> np.uint16(8) | kmer << np.uint16(8)
     kmer = kmer >> np.uint16(4) & np.uint16(0x0F0F) | (kmer & np.uint16(0x0F0F)) << np.uint16(4)
@@ -124,7 +129,7 @@ def _reverse_8(kmer: np.uint16) -> np.uint16:
 
 @_compiled
 def _reverse_31(kmer: np.uint64) -> np.uint64:
-    """The reverse complement of a 31-mer, in the same way."""
+    """The reverse complement of a 31-mer, by swaps as in `_reverse_8`."""
     for step, mask in ((2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F), (8, 0x00FF00FF00FF00FF)):
         kmer = kmer >> np.uint64(step) & np.uint64(mask) | (kmer & np.uint64(mask)) << np.uint64(step)
     low = np.uint64(0x0000FFFF0000FFFF)

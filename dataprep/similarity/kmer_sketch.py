@@ -1,8 +1,8 @@
-"""Which 31-mers a sequence holds, on either strand: a sample that every sequence draws alike.
+"""A sample of the 31-mers of a sequence, on either strand, that can be compared between sequences.
 
-A k-mer is in the sample by its letters alone (as in FracMinHash), so samples of different sequences can be compared.
-Two hashes decide, both the same for a k-mer and its reverse complement: a cheap one of its middle 15 letters, computed
-for every position (`kmer_loops.sample_kmers`), and a strong one of the whole k-mer, for what is left.
+Only the letters of a k-mer decide whether it is in the sample (as in FracMinHash). Two hashes decide, and both are the
+same for a k-mer and its reverse complement: a cheap hash of the middle 15 letters, computed at every position
+(`kmer_loops.sample_kmers`), and a strong hash of the whole k-mer, computed where the cheap one passes.
 """
 
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.dataprep.genomes.staged_sequence import Stretch
+from dnachunker.dataprep.genomes.prepared_sequence import Stretch
 
 from . import kmer_loops
 
 KMER = 31  # odd, so that no k-mer is its own reverse complement; 62 bits
-_FEWEST_FIRST = 2**9  # of 2**16: the share of positions that the first hash keeps at least, so that it stays fair
+_FEWEST_FIRST = 2**9  # of 2**16: least share that passes the first hash; a lower one would sample unevenly
 
 
 class SampleRate(NamedTuple):
-    """How much of all k-mers is sampled: a hash of the middle below `first` of 2**16, of the whole at most `second`."""
+    """The share of all k-mers that is sampled: first hash below `first` (of 2**16), second hash at most `second`."""
 
     first: int
     second: int
@@ -38,12 +38,12 @@ def sample_rate(share: float) -> SampleRate:
 def sample_kmers(stretch: Stretch, rate: SampleRate) -> tuple[NDArray[np.uint64], int]:
     """The sampled 31-mers of a stretch, as canonical 62-bit numbers, in no order and with repeats.
 
-    K-mers that hold an N do not exist.
+    K-mers that hold an N are not sampled.
 
     Returns:
-        The sample, and a fingerprint: equal for sequences that are equal or reverse complements.
+        The sample, and a fingerprint that is equal for sequences that are equal or reverse complements.
     """
-    kmers = np.empty(max(stretch.length - KMER + 1, 0) + 1, np.uint64)  # memory that nobody writes costs nothing
+    kmers = np.empty(max(stretch.length - KMER + 1, 0) + 1, np.uint64)  # pages that are never written cost no memory
     count, fingerprint = kmer_loops.sample_kmers(
         stretch.bases, stretch.length, stretch.n_runs, rate.first, np.uint64(rate.second), kmers
     )

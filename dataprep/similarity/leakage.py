@@ -1,7 +1,7 @@
-"""How much of each held-out split a model has already seen in training, by exact 31-mers on either strand.
+"""Measures leakage: how many exact 31-mers of each held-out split, on either strand, the train split holds too.
 
-Counted on a sample of the k-mers (FracMinHash: those whose hash is small), so that memory stays bounded for any number
-of genomes; the share of all k-mers sampled depends on the planned bases alone, so the report is reproducible.
+Counts a sample of the k-mers (FracMinHash: k-mers with a low hash), so that memory stays bounded for any number of
+genomes. The share that is sampled depends only on the number of planned bases, so the report is reproducible.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from dnachunker.dataprep.layout.blocks import PlannedBlock, split_order
 from .kmer_sketch import KMER, SampleRate, sample_rate
 from .survey import BlockFacts
 
-SAMPLED_KMERS = 2**21  # 16 MiB of them; in a corpus under 2 Mbp every k-mer is counted
+SAMPLED_KMERS = 2**21  # 16 MiB; in a corpus of less than 2 Mbp every k-mer is counted
 
 
 def corpus_rate(bases: int) -> SampleRate:
-    """The rate at which a corpus of `bases` bases is sampled."""
+    """The sampling rate for a corpus of `bases` bases."""
     return sample_rate(min(1.0, SAMPLED_KMERS / max(bases, 1)))
 
 
 def measure_leakage(blocks: Sequence[PlannedBlock], facts: Sequence[BlockFacts], rate: SampleRate) -> LeakageReport:
-    """For each source of each held-out split: its distinct sampled 31-mers, and how many of them train holds."""
+    """For each source of each held-out split: its distinct sampled 31-mers, and how many of them train holds too."""
     kmers: dict[tuple[str, str], list[NDArray[np.uint64]]] = {}
     for block, fact in zip(blocks, facts, strict=True):
         kmers.setdefault((block.split, "" if block.split == "train" else block.source), []).append(fact.kmers)
@@ -39,7 +39,7 @@ def measure_leakage(blocks: Sequence[PlannedBlock], facts: Sequence[BlockFacts],
 
 def _distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     merged = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
-    # numpy's unique hashes these numbers, a hundred times slower than this
+    # np.unique hashes these numbers and takes a hundred times as long
     return merged[np.concatenate([[True], merged[1:] != merged[:-1]])] if merged.size else merged
 
 

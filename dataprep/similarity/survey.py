@@ -1,7 +1,7 @@
-"""A look at every block before anything is written: what it consists of, and what it is like.
+"""Surveys every block before anything is written: counts its N and samples its k-mers.
 
-The plan needs it: blocks of mostly N and duplicates are left out. The tasks go over ranges of contigs, in any process,
-and return a few numbers a block; what they return does not depend on how the work was cut.
+The plan needs these facts to leave out duplicates and blocks of mostly N. The tasks run in any process and return a few
+numbers a block; the results do not depend on how blocks are grouped into tasks.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from dnachunker.model.alphabet import CODE_N
 
 from .kmer_sketch import SampleRate, sample_kmers
 
-_JOB_BASES = 2**25  # a fraction of a second's work: short enough to balance, long enough to be worth sending
+_JOB_BASES = 2**25  # takes a fraction of a second: short enough to balance load, long enough to be worth sending
 
 
 class BlockFacts(NamedTuple):
-    """What a survey knows of one block.
+    """The results of the survey for one block.
 
     Attributes:
-        n_bases: letters that are N.
-        fingerprint: equal for equal blocks and for reverse complements; rarely equal otherwise.
+        n_bases: number of N.
+        fingerprint: equal for blocks that are equal or reverse complements, and rarely equal for others.
         kmers: the sampled canonical 31-mers, in no order, repeats included.
     """
 
@@ -42,7 +42,7 @@ class BlocksJob(NamedTuple):
 
 
 def block_jobs(blocks: Sequence[PlannedBlock], rate: SampleRate) -> list[BlocksJob]:
-    """Work that surveys `blocks`; results in job order are in block order."""
+    """Jobs for `survey_task` or `digest_task`; results in job order are in block order."""
     return [BlocksJob(tuple(group), rate) for group in _share_out(blocks)]
 
 
@@ -57,7 +57,7 @@ def survey_task(job: BlocksJob, sources: Mapping[str, PlannedSource]) -> list[Bl
 
 
 def digest_task(job: BlocksJob, sources: Mapping[str, PlannedSource]) -> list[bytes]:
-    """A digest of each block's letters: equal exactly if they are equal or reverse complements; case is ignored."""
+    """A digest of each block: equal exactly for blocks that are equal or reverse complements; case is ignored."""
     digests = []
     for block in job.blocks:
         stretch = sources[block.source].read(block.contig, block.start, block.end)
@@ -69,7 +69,7 @@ def digest_task(job: BlocksJob, sources: Mapping[str, PlannedSource]) -> list[by
 
 
 def _share_out(blocks: Iterable[PlannedBlock]) -> Iterator[list[PlannedBlock]]:
-    """Blocks in order, in groups of about `_JOB_BASES` bases."""
+    """The blocks in order, in groups of about `_JOB_BASES` bases."""
     taken = 0
 
     def number(block: PlannedBlock) -> int:

@@ -1,4 +1,4 @@
-"""Small FASTA files to corpora, and corpora back to letters, for every test of this folder."""
+"""Fixtures of this folder: build a corpus from a small FASTA file, and turn a corpus back into letters."""
 
 import gzip
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.dataprep.genomes.staged_sequence import Stretch
+from dnachunker.dataprep.genomes.prepared_sequence import Stretch
 
 KEEP_ALL: dict[str, Any] = {"n_gap": 0, "max_n": 1.0, "duplicates": "keep"}
 
@@ -25,7 +25,7 @@ def build(tmp_path: Path) -> Callable[..., Corpus]:
         path.write_bytes(data)
         config = CorpusConfig(
             sources={"g": {"path": str(path)}},
-            # toy genomes repeat themselves and hold little but N: keep all of it
+            # toy genomes hold duplicates and much N: keep everything
             **({"split": {"kind": "contigs", "splits": {}}, "block_bases": 16, **KEEP_ALL} | values),
         )
         return build_corpus(config, tmp_path / output, workers=0, quiet=True).corpus
@@ -53,7 +53,7 @@ def reassemble() -> Callable[..., dict[str, str]]:
 
 @pytest.fixture
 def letters_of() -> Callable[[Stretch], str]:
-    """The letters of a staged stretch, base by base."""
+    """The letters of a stretch, base by base."""
 
     def _letters_of(stretch: Stretch) -> str:
         letters = ["ACGT"[stretch.bases[i // 4] >> 6 - 2 * (i % 4) & 3] for i in range(stretch.length)]

@@ -31,14 +31,15 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_importing_the_commands_is_cheap() -> None:
     heavy = ["numpy", "pyarrow", "pydantic", "omegaconf", "ray", "torch", "zstandard", "webdataset"]
-    code = f"import sys, dataprep.commands; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, dnachunker.dataprep.commands; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_reading_a_corpus_needs_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, pkgutil, importlib, dataprep\n"
-        "for m in pkgutil.iter_modules(dataprep.__path__): importlib.import_module('dataprep.' + m.name)\n"
+        "import sys, pkgutil, importlib\n"
+        "from dnachunker import dataprep\n"
+        "for m in pkgutil.walk_packages(dataprep.__path__, 'dnachunker.dataprep.'): importlib.import_module(m.name)\n"
         "print([m for m in ('torch', 'ray', 'webdataset') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -65,7 +65,7 @@ def s3() -> Iterator[Any]:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CorpusConfig:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where builds at a URL keep their scratch
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a build at a URL has its partial folder there
     return CorpusConfig(
         sources={"m": {"path": "sample:vertebrate_mitochondria.fa.gz"}},
         split={"kind": "hash", "tile": 4096, "valid": 0.2},
@@ -89,7 +89,7 @@ def test_a_corpus_at_a_url_equals_the_local_one(s3: Any, config: CorpusConfig, t
     windows = held_out_windows(local.blocks("train").bases, seq_len=500, count=40)
     streamed = WindowReader(opened, "train").read(windows, 500)
     assert streamed.tobytes() == WindowReader(local, "train").read(windows, 500).tobytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["local"]  # no scratch stays
+    assert [path.name for path in tmp_path.iterdir()] == ["local"]  # no partial folder stays
     assert build_corpus(config, f"{BUCKET}/one", workers=0, quiet=True).reused
     shard = f"genomes/one/{opened.index.shards[2].name}"
     s3.pipe_file(shard, s3.cat_file(shard) + b"\0")

@@ -1,4 +1,4 @@
-"""A build as a user meets it: again, after a kill, over another corpus, with wrong input, with many workers."""
+"""Builds as users run them: again, after a kill, over another corpus, and with wrong input."""
 
 import hashlib
 import multiprocessing

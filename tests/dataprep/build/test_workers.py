@@ -1,4 +1,4 @@
-"""Builds by several workers: the same bytes whatever is killed or runs full, in threads or as Ray tasks."""
+"""Builds by several workers, threads or Ray tasks, write the same bytes after any kill and after a full disk."""
 
 import contextlib
 import hashlib
@@ -25,8 +25,8 @@ split: {kind: hash, tile: 65536, valid: 0.1}
 block_bases: 16384
 shard_bases: 262144
 compression_level: 12
-"""  # many small shards, slowly compressed: enough time to be killed in
-SLOWER = CONFIG.replace("level: 12", "level: 19")  # enough to look for Ray's workers in, too
+"""  # many small shards, compressed slowly, so that there is time for a kill
+SLOWER = CONFIG.replace("level: 12", "level: 19")  # leaves time to find Ray's workers too
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def wait_for(look: Callable[[], Found], process: "subprocess.Popen[str]", seconds: float = 300) -> Found:
-    """What the first look that sees something saw, while the build runs; a second look may see it gone."""
+    """The first true result of `look`, called again and again while the build runs."""
     end = time.monotonic() + seconds
     while not (seen := look()):
         assert process.poll() is None, "the build is over"
@@ -89,18 +89,18 @@ def wait_for(look: Callable[[], Found], process: "subprocess.Popen[str]", second
 def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except psutil.Error:  # gone, or going
+    except psutil.Error:  # the process has ended or is ending
         return ""
 
 
 def ray_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """The processes that run our tasks, of a build with a private Ray."""
+    """The processes that run the tasks of a build with a private Ray."""
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if "ray::attempt" in command_of(child)]
 
 
 def killed_one(processes: list[psutil.Process], rng: random.Random) -> bool:
-    """Whether one was there, and still there to be killed."""
+    """Kill one of `processes`; returns whether one was still running."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in rng.sample(processes, min(1, len(processes))):
             process.kill()
@@ -132,7 +132,7 @@ def test_a_killed_build_continues(already: int, config: Path, expected: dict[str
 def test_killed_ray_workers_are_replaced(
     seed: int, slower: Path, expected_of_slower: dict[str, str], tmp_path: Path
 ) -> None:
-    """Twice, at random points of the first half of the writing; fewer times than a task is tried."""
+    """Two kills, at random points of the first half of the writing; a task is tried four times."""
     rng = random.Random(seed)
     manifests = tmp_path / ".corpus.building" / "manifests"
     process = shard(slower, tmp_path / "corpus", 2, "--ray", "local")
@@ -156,7 +156,7 @@ def test_a_killed_driver_takes_ray_along_and_its_build_continues(
     wait_for(lambda: ray_workers(process), process)
     wait_for(lambda: len(list(manifests.glob("*.json"))) >= already, process)
     time.sleep(rng.random() / 5)
-    # Ray's agents, which touch no corpus, look for their head for another minute
+    # Ray's agents live for another minute and search for their head process; they touch no corpus
     children = [c for c in psutil.Process(process.pid).children(recursive=True) if "Agent" not in command_of(c)]
     process.kill()
     process.wait()
@@ -197,7 +197,7 @@ def test_two_ray_nodes_write_the_same_bytes(
     process = shard(slower, tmp_path / "corpus", 2, "--ray", cluster)
     processes = {found: command_of(found) for found in psutil.process_iter()}
     nodes = [node for node, command in processes.items() if "raylet/raylet" in command and cluster in command]
-    busy: set[int] = set()  # raylets of which a worker has been seen at our tasks
+    busy: set[int] = set()  # raylets with a worker that was seen running one of our tasks
     while process.poll() is None:
         busy |= {node.pid for node in nodes for child in node.children() if "ray::attempt" in command_of(child)}
         time.sleep(0.02)

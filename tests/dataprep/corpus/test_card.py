@@ -1,4 +1,4 @@
-"""card.html: complete, self-contained, and the same bytes for the same corpus wherever it is built."""
+"""card.html is complete and self-contained, and has the same bytes for the same corpus on every machine."""
 
 import random
 import re
@@ -33,7 +33,7 @@ def build(folder: Path, output: str = "corpus", **source: Any) -> Corpus:
 
 
 class Page(HTMLParser):
-    """Tags balance, and every attribute that could load something is noted."""
+    """Checks that tags balance, and collects every attribute that could load something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_card_tells_the_corpus_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_card_describes_the_corpus_and_loads_nothing(tmp_path: Path) -> None:
     corpus = build(tmp_path, weight=3.5, licence="CC0")
     page = Page()
     source = (tmp_path / "corpus" / "card.html").read_text("utf-8")

@@ -13,7 +13,9 @@ from dnachunker.foundations.failures import BadInput
 GENOME = b">a first\nACGTacgtNNRYacgt\nGGGG\n>b/odd name\nTTTTccccTT\n"
 
 
-def test_a_corpus_equals_its_genome_and_a_changed_genome_is_told(build: Callable[..., Corpus], tmp_path: Path) -> None:
+def test_a_corpus_equals_its_genome_and_a_changed_genome_is_reported(
+    build: Callable[..., Corpus], tmp_path: Path
+) -> None:
     corpus = build(GENOME)
     genome = tmp_path / "genome.fa"
     assert compare_with_fasta(corpus, [str(genome)]) == []
@@ -22,11 +24,11 @@ def test_a_corpus_equals_its_genome_and_a_changed_genome_is_told(build: Callable
 
     genome.write_bytes(GENOME.replace(b"GGGG", b"GGCG").replace(b"TTccccTT", b"TTcCccTT"))
     assert compare_with_fasta(corpus, [str(genome)]) == [
-        f"{genome}: g/a:18 is C, and in the corpus G; 1 of the 4 bases of block {corpus.blocks().key[1]} differ",
-        f"{genome}: g/b/odd:5 is C, and in the corpus c; 1 of the 10 bases of block {corpus.blocks().key[2]} differ",
+        f"{genome}: g/a:18 is C but G in the corpus; 1 of the 4 bases of block {corpus.blocks().key[1]} differ",
+        f"{genome}: g/b/odd:5 is C but c in the corpus; 1 of the 10 bases of block {corpus.blocks().key[2]} differ",
     ]
     genome.write_bytes(GENOME[:-4] + b"\n")
-    assert "has 7 of the 10 bases from 0 on" in compare_with_fasta(corpus, [str(genome)])[0]
+    assert "has 7 bases from 0 on where the corpus has 10" in compare_with_fasta(corpus, [str(genome)])[0]
 
 
 @pytest.mark.parametrize(
@@ -40,5 +42,5 @@ def test_what_cannot_be_compared_is_refused(build: Callable[..., Any], item: str
 def test_gzip_is_refused(build: Callable[..., Corpus], tmp_path: Path) -> None:
     corpus = build(GENOME)
     (tmp_path / "genome.fa.gz").write_bytes(b"\x1f\x8b")
-    with pytest.raises(BadInput, match=r"compare with the unpacked file|cannot index"):
+    with pytest.raises(BadInput, match=r"decompress it first|cannot index"):
         compare_with_fasta(corpus, [str(tmp_path / "genome.fa.gz")])

@@ -106,7 +106,7 @@ def test_no_flipped_bit_passes_for_other_data() -> None:
             np.testing.assert_array_equal(again.packed, packed)
             assert again.key == PLACE["key"]
             harmless += 1
-    assert harmless  # such as a match that copies the same zeros from elsewhere: why the index holds a CRC
+    assert harmless  # such as a match that copies the same zeros from elsewhere; hence the index holds a CRC
 
 
 def tar_with(**changes: bytes) -> bytes:

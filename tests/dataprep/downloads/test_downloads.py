@@ -1,4 +1,4 @@
-"""Downloads against a server on loopback that fails in every way we have heard of; no test leaves this machine."""
+"""Downloads from a server on loopback that fails in every known way; no test uses another network."""
 
 import errno
 import gzip
@@ -130,7 +130,7 @@ def test_a_file_is_fetched_once_and_found_by_content(server: Server, tmp_path: P
     ],
     ids=str,
 )
-def test_trouble_that_passes_is_sat_out_and_the_rest_resumed(faults: list[str], server: Server) -> None:
+def test_transient_errors_are_retried_and_the_download_resumes(faults: list[str], server: Server) -> None:
     server.faults = list(faults)
     assert fetch(server).path.read_bytes() == DATA
     assert len(server.requests) == len(faults) + 1
@@ -160,12 +160,12 @@ def test_a_file_that_changes_on_the_server_is_not_spliced(etag: str, server: Ser
     assert fetch(server).path.read_bytes() == DATA[::-1] + b"longer"
 
 
-def test_trouble_that_does_not_pass_ends_the_attempts_and_keeps_what_came(server: Server, tmp_path: Path) -> None:
+def test_lasting_errors_end_the_attempts_and_keep_the_partial_file(server: Server, tmp_path: Path) -> None:
     server.faults = ["short 5000"] + ["503"] * 50
-    with pytest.raises(Failure, match=r"HTTP 503, 6 times in a row; what came is kept") as error:
+    with pytest.raises(Failure, match=r"HTTP 503, 6 times in a row; the partial file is kept") as error:
         fetch(server)
     assert error.value.code == 1
-    assert len(server.requests) == 6  # the one that brought something counts as the first of six
+    assert len(server.requests) == 6  # the attempt that made progress counts as the first of six
     server.faults = []
     server.requests.clear()
     assert fetch(server).path.read_bytes() == DATA
@@ -214,7 +214,7 @@ def test_a_published_checksum_is_verified(style: str, server: Server) -> None:
     assert fetch(server, checksums=f"{server.url}/md5sum.txt").md5 == md5
 
 
-def test_a_list_of_checksums_that_came_in_part_is_fetched_again(server: Server) -> None:
+def test_a_truncated_list_of_checksums_is_fetched_again(server: Server) -> None:
     md5 = hashlib.md5(DATA).hexdigest()
     server.files["/md5sum.txt"] = ("0" * 32 + "  other.fa.gz\n" + md5 + "  g.fa.gz\n").encode()
     server.faults = ["short 45", "503"]
@@ -272,7 +272,7 @@ def test_an_ncbi_accession_is_found_by_its_folders(server: Server, monkeypatch: 
     server.requests.clear()
     assert not fetch_genome(find_genome("GCF_000005845.2"), quiet=True).new
     assert not server.requests
-    with pytest.raises(BadInput, match=r"no such assembly .*it has GCF_000005845\.1_ASM584v1, GCF"):
+    with pytest.raises(BadInput, match=r"no such assembly .*the folder has GCF_000005845\.1_ASM584v1, GCF"):
         fetch_genome(find_genome("GCF_000005845.9"), quiet=True)
 
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes, reading them ends in a result or in `BadInput`: one line, and no other exception.
+"""Reading arbitrary bytes gives a result or a one-line `BadInput`, and no other exception.
 
 Each target starts from files that are right and damages them. A short run is part of every test run;
 `DNACHUNKER_FUZZ_SECONDS=300 pytest tests/dataprep/genomes/test_fuzz.py` shares five minutes between the targets, and
@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from dnachunker.dataprep.config import BedSplit
 from dnachunker.dataprep.corpus.shard_format import block_from_packed, decode_block, encode_block
 from dnachunker.dataprep.downloads.catalog import read_list
+from dnachunker.dataprep.genomes.prepare import prepare_genome
 from dnachunker.dataprep.genomes.repeats import RepeatSource, read_repeats
-from dnachunker.dataprep.genomes.staging import stage_genome
 from dnachunker.dataprep.layout.splits import divide
 from dnachunker.foundations.failures import BadInput
 
@@ -48,7 +48,7 @@ TWOBIT = bytes.fromhex(
 
 
 def damaged(*originals: bytes) -> st.SearchStrategy[bytes]:
-    """One of `originals` after a few edits, or bytes of no origin at all."""
+    """One of `originals` after a few edits, or random bytes."""
     words = [b">", b"\n", b"\r", b"\r\n", b"\t", b" ", b"\0", b"-1", b"9" * 30, b"1e3", b"\xff\xff\xff\xff", b"chr1"]
     words += [b"NNN", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x1f\x8b", b"\x85", b"\x1c", "٣".encode(), b"#"]
     edit = st.tuples(
@@ -91,7 +91,7 @@ def read_genome(data: bytes, folder: Path) -> None:
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    genome = stage_genome(path, work)
+    genome = prepare_genome(path, work)
     for contig in genome.contigs:
         stretch = genome.read(contig, 0, contig.length)
         assert stretch.bases.size == -(-contig.length // 4) > 0
@@ -127,7 +127,7 @@ def decode(data: bytes, _: Path) -> None:
 
 
 def decode_recompressed(data: bytes, folder: Path) -> None:
-    """Damage inside the frame, with checksums that are right."""
+    """Damage inside a frame whose checksums are right."""
     decode(zstandard.ZstdCompressor(write_checksum=True).compress(data), folder)
 
 

@@ -1,4 +1,4 @@
-"""The awkward genomes of real life at their real sizes; the small malformed ones are in test_staging.py."""
+"""Awkward genomes as they occur, at their real sizes; small malformed files are in test_prepare.py."""
 
 import gzip
 import random
@@ -33,7 +33,7 @@ def test_ten_thousand_tiny_contigs(build: Build, reassemble: Reassemble) -> None
 
 @pytest.mark.parametrize(("name", "pack"), [("g.fa", bytes), ("g.fa.gz", gzip.compress)])
 def test_a_contig_that_is_nearly_all_n(name: str, pack: Callable[[bytes], bytes], build: Build) -> None:
-    """As chrUn of a draft: 63 Mb, 98 % N. The N are left out and counted; every other base is there."""
+    """Like chrUn of a draft genome: 63 Mb, 98 % N. The N are left out and counted; every other base is kept."""
     islands = [letters(25_200, n) for n in range(50)]
     contig = b"".join(b"N" * 1_234_800 + island for island in islands)
     lines = b"\n".join(contig[i : i + 70_000] for i in range(0, len(contig), 70_000))

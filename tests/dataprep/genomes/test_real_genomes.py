@@ -43,7 +43,7 @@ def test_human_and_yeast_in_one_corpus(
     corpus = Corpus.open(tmp_path / "corpus")
     assert verify_corpus(corpus) == []
     human_letters = read_fasta(HUMAN)["chr2"]
-    assert human_letters[:10_000] == "N" * 10_000  # the telomere's gap, the only one: dropped
+    assert human_letters[:10_000] == "N" * 10_000  # the telomere's gap is the only one; it is left out
     assert reassemble(corpus, "hg38") == {"chr2": "." * 10_000 + human_letters[10_000:]}
     assert [(row.source, row.reason, row.blocks, row.bases) for row in corpus.index.dropped] == [
         ("hg38", "gap", 1, 10_000)

@@ -1,4 +1,4 @@
-"""Repeats from a file: the same intervals as BED and as RepeatMasker's .out, instead of the FASTA's lower case."""
+"""Repeats from a BED file or RepeatMasker's .out replace the FASTA file's lower case."""
 
 import gzip
 from collections.abc import Callable

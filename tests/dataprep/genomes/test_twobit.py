@@ -1,4 +1,4 @@
-"""A .2bit file gives the bases, N and soft-mask that its FASTA gives; whatever is wrong with it is one line."""
+"""A .2bit file gives the same bases, N and soft-mask as its FASTA file; a damaged one gives a one-line error."""
 
 import struct
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.dataprep.genomes.staging import stage_genome
+from dnachunker.dataprep.genomes.prepare import prepare_genome
 from dnachunker.foundations.failures import BadInput
 
 LETTERS = {
@@ -20,7 +20,7 @@ LETTERS = {
 
 
 def twobit(letters: dict[str, str], order: str = "<", version: int = 0) -> bytes:
-    """An independent writer, by the format's description."""
+    """An independent writer, made from the description of the format."""
 
     def runs(flags: list[bool]) -> bytes:
         starts, sizes, position = [], [], 0
@@ -68,7 +68,7 @@ def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, l
     monkeypatch.setattr("dnachunker.dataprep.genomes.twobit._STEP", 8)
     path = tmp_path / "genome.2bit"
     path.write_bytes(twobit(LETTERS))
-    genome = stage_genome(path, tmp_path)
+    genome = prepare_genome(path, tmp_path)
     found = {contig.name: letters_of(genome.read(contig, 0, contig.length)) for contig in genome.contigs}
     assert found == {name: text for name, text in LETTERS.items() if text}
 
@@ -80,7 +80,7 @@ def damaged() -> dict[str, tuple[bytes, str]]:
         "version": (good[:4] + b"\7" + good[5:], "version 7"),
         "truncated": (good[:-1], "ends 1 bytes early"),
         "twice": (good.replace(b"\1b", b"\1a"), "sequence a twice"),
-        "many sequences": (good[:8] + b"\xff\xff\xff\xff" + good[12:], "it claims 4294967295"),
+        "many sequences": (good[:8] + b"\xff\xff\xff\xff" + good[12:], "claims 4294967295"),
         "many blocks": (twobit({"a": ""})[:mask_count] + b"\xff\xff\xff\xff" + bytes(4), "4294967295 mask blocks"),
         "block outside": (good.replace(struct.pack("<3I", 1, 0, 2), struct.pack("<3I", 1, 3, 2)), "N blocks of b"),
         "blank name": (good.replace(b"\1b", b"\1 "), "sequence name ' '"),
@@ -101,4 +101,4 @@ def test_no_truncation_passes(tmp_path: Path) -> None:
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(BadInput):
-            stage_genome(path, tmp_path)
+            prepare_genome(path, tmp_path)

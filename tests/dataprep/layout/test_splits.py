@@ -65,7 +65,7 @@ def test_bed_intervals_and_the_rest(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("chr1\t0\t100\ttrain\nchr1\t90\t120\tvalid\n", r"train chr1:0-100 and valid chr1:90-120"),
-        # a long interval overlaps beyond its neighbours: found although others start in between
+        # a long interval overlaps one that is not its neighbour: others start in between
         ("chr1\t0\t900\ttrain\nchr1\t5\t9\ttrain\nchr1\t800\t850\ttest\n", r"train chr1:0-900 and test chr1:800-850"),
         ("chr1\t0\t1001\ttrain\n", r"ends beyond chr1.*1000 bases"),
         ("chr9\t0\t10\ttrain\n", r"no interval lies on a used contig"),
@@ -85,7 +85,7 @@ def test_overlaps_are_all_counted(tmp_path: Path) -> None:
     lines = [f"chr1\t{i * 10}\t{i * 10 + 20}\t{'train' if i % 2 else 'valid'}" for i in range(20)]
     with pytest.raises(BadInput, match="in 19 pairs:.*; and 14 more"):
         divide(bed(tmp_path, "\n".join(lines)), CONTIGS, source="g", seed=0)
-    # one interval across many: every pair counts, not only the nearest
+    # one interval overlaps many: every pair counts, not only the nearest one
     lines = ["chr1\t0\t1000\ttrain", *(f"chr1\t{i * 10}\t{i * 10 + 5}\tvalid" for i in range(30))]
     with pytest.raises(BadInput, match="in 30 pairs:"):
         divide(bed(tmp_path, "\n".join(lines)), CONTIGS, source="g", seed=0)
@@ -117,7 +117,7 @@ def test_the_audit_counts_every_pair(rows: list[tuple[str, int, int, str]]) -> N
     ("text", "grow_to", "grown"),
     [
         ("chr1\t100\t200\ttrain\n", "power_of_two", (86, 214)),
-        ("chr1\t100\t201\ttrain\n", "power_of_two", (87, 215)),  # of 27 bases more, the odd one goes right
+        ("chr1\t100\t201\ttrain\n", "power_of_two", (87, 215)),  # 27 bases are added; the odd one goes to the right
         ("chr1\t100\t228\ttrain\n", "power_of_two", (100, 228)),
         ("chr1\t100\t101\ttrain\n", "power_of_two", (100, 101)),
         ("chr1\t10\t110\ttrain\n", "power_of_two", (0, 128)),  # shifted inwards
@@ -135,7 +135,7 @@ def test_bed_intervals_grow_about_their_centre(
 
 
 def test_intervals_that_overlap_once_grown_are_refused_and_listed(tmp_path: Path) -> None:
-    """Basenji's intervals lie side by side; peers grow them to a power of two without looking at their neighbours."""
+    """Basenji's intervals lie side by side; other projects grow them to a power of two, and so make them overlap."""
     width, contigs = 114_688, {"chr1": 12 * 114_688}
     splits = ["train", "train", "valid", "train", "test", "train", "train", "train", "valid", "valid", "train", "test"]
     text = "".join(f"chr1\t{i * width}\t{(i + 1) * width}\t{split}\n" for i, split in enumerate(splits))

@@ -1,4 +1,4 @@
-"""What is left out of a corpus and why: runs of N, blocks of mostly N, duplicates; and what the leakage report says."""
+"""A build leaves out runs of N, blocks of mostly N, and duplicates, and reports leakage."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.dataprep.genomes.staged_sequence import Stretch
+from dnachunker.dataprep.genomes.prepared_sequence import Stretch
 from dnachunker.dataprep.packed_codes import find_runs, pack_bases
 from dnachunker.dataprep.similarity.kmer_sketch import KMER, sample_kmers, sample_rate
 from dnachunker.foundations.failures import BadInput

@@ -1,4 +1,4 @@
-"""Genomes of a build: FASTA or .2bit files, checked and staged once, with random access to any stretch."""
+"""Prepares genomes: checks a FASTA or .2bit file once and writes it in a form with random access to any stretch."""
 
 import hashlib
 import json
@@ -13,35 +13,35 @@ from dnachunker.foundations.failures import BadInput
 
 from .decompress import is_twobit, read_plain
 from .fasta_scan import FastaScan
-from .repeats import RepeatSource, read_repeats
-from .staged_sequence import (
+from .prepared_sequence import (
     BASES,
     EDGES,
     Contig,
+    PreparedWriter,
     Runs,
-    StageWriter,
     Stretch,
     n_runs,
+    prepared_bytes,
     read_stretch,
     replace_soft_mask,
-    staged_bytes,
 )
+from .repeats import RepeatSource, read_repeats
 from .twobit import read_twobit
 
 _RECORD = ".json"
 
 
 @dataclass(frozen=True)
-class StagedGenome:
-    """A checked genome file, and where it is staged; plain data, sent between processes.
+class PreparedGenome:
+    """A checked genome and the place of its prepared files; plain data, sent between processes.
 
     Attributes:
         path: the FASTA or .2bit file as given.
-        stem: of the two staged files; see `staged_sequence`.
-        bytes, sha256: of the file (compressed, if it is).
-        ambiguous: letters counted as N that were not N -> how many.
-        empty_records: headers without sequence, which are not in `contigs`.
-        repeats_sha256: of the file of repeats that replaced the soft-mask, if one did.
+        stem: path of the two prepared files without their suffix; see `prepared_sequence`.
+        bytes, sha256: of the file at `path` (of the compressed bytes, if it is compressed).
+        ambiguous: letters read as N that were not written N -> how many.
+        empty_records: number of headers without sequence; these are not in `contigs`.
+        repeats_sha256: of the file of repeats that replaced the soft-mask; None without such a file.
     """
 
     path: str
@@ -59,8 +59,8 @@ class StagedGenome:
 
     @property
     def is_here(self) -> bool:
-        """Whether the staged files are on this machine, whole."""
-        sizes = staged_bytes(self.contigs)
+        """Whether the prepared files are on this machine and complete."""
+        sizes = prepared_bytes(self.contigs)
         try:
             return tuple(os.path.getsize(f"{self.stem}{suffix}") for suffix in (BASES, EDGES)) == sizes
         except OSError:
@@ -79,27 +79,29 @@ def glance(path: Path) -> None:
     """Look at the start of a genome file.
 
     Raises:
-        BadInput: missing, empty, unreadable, or compressed in a way this does not read.
+        BadInput: the file is missing, empty, unreadable, or in an unsupported compression.
     """
     if not is_twobit(path):
         next(read_plain(path))
 
 
-def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) -> StagedGenome:
-    """Check the genome at `path` and stage it in `folder`, named by its sha256; done before, it is reused.
+def prepare_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) -> PreparedGenome:
+    """Check the genome at `path` and write its prepared files into `folder`; complete files from before are reused.
+
+    The prepared files are named by the sha256 of the genome and of the repeats.
 
     Args:
         repeats: a file of repeats that replaces the genome's own soft-mask.
 
     Raises:
-        BadInput: the file is not a nucleotide FASTA or .2bit, or not one of repeats; nothing stays in `folder`.
+        BadInput: the genome is not a nucleotide FASTA or .2bit, or `repeats` is malformed; `folder` is unchanged.
     """
     repeats_digest = hash_file(Path(repeats.path))[0] if repeats else None
     with ThreadPoolExecutor(1) as beside, tempfile.TemporaryDirectory(dir=folder) as work:
         hashing = beside.submit(hash_file, path)
-        done_before = any(folder.glob(f"*{_RECORD}"))  # else the hash can wait
-        if done_before and (staged := _reuse(_stem(folder, hashing.result()[0], repeats, repeats_digest), path)):
-            return staged
+        done_before = any(folder.glob(f"*{_RECORD}"))  # otherwise decoding need not wait for the hash
+        if done_before and (prepared := _reuse(_stem(folder, hashing.result()[0], repeats, repeats_digest), path)):
+            return prepared
         part = Path(work) / "genome"
         contigs, ambiguous = _decode(path, part)
         used = [contig for contig in contigs if contig.length]
@@ -107,9 +109,9 @@ def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) 
             used = replace_soft_mask(part, used, read_repeats(repeats, {c.name: c.length for c in used}))
         digest, size = hashing.result()
         stem = _stem(folder, digest, repeats, repeats_digest)
-        for suffix in (EDGES, BASES):  # whoever sees the bases finds the edges too
+        for suffix in (EDGES, BASES):  # in this order: a process that sees the bases finds the edges too
             os.replace(part.with_suffix(suffix), stem.with_suffix(suffix))
-        staged = StagedGenome(
+        prepared = PreparedGenome(
             path=str(path),
             stem=str(stem),
             bytes=size,
@@ -120,29 +122,29 @@ def stage_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) 
             repeats_sha256=repeats_digest,
         )
         record = part.with_suffix(_RECORD)
-        record.write_text(json.dumps(asdict(staged)), "utf-8")
+        record.write_text(json.dumps(asdict(prepared)), "utf-8")
         os.replace(record, stem.with_suffix(_RECORD))
-    return staged
+    return prepared
 
 
 def _decode(path: Path, part: Path) -> tuple[Sequence[Contig], Mapping[str, int]]:
-    """Check a file of any kind and stage it; its contigs, empty ones included, and what was read as N by letter."""
-    with StageWriter(part) as sink:
+    """Check a FASTA or .2bit file and write it to `part`; returns all contigs, empty ones too, and what became N."""
+    with PreparedWriter(part) as sink:
         if is_twobit(path):
             read_twobit(path, sink)
             return sink.contigs, {}
         scan = FastaScan(path, sink)
-        for chunk in read_plain(path):
-            scan.feed(chunk)
+        for piece in read_plain(path):
+            scan.feed(piece)
         scan.finish()
         return sink.contigs, scan.ambiguous
 
 
 def hash_file(path: Path) -> tuple[str, int]:
-    """sha256 and size of a user's file.
+    """sha256 and size in bytes of a user's file.
 
     Raises:
-        BadInput: missing or unreadable.
+        BadInput: the file is missing or unreadable.
     """
     try:
         with open(path, "rb") as handle:
@@ -157,12 +159,12 @@ def _stem(folder: Path, digest: str, repeats: RepeatSource | None, repeats_diges
     return folder / (f"{digest}-{repeats.kind}-{repeats_digest}" if repeats else digest)
 
 
-def _reuse(stem: Path, path: Path) -> StagedGenome | None:
+def _reuse(stem: Path, path: Path) -> PreparedGenome | None:
     try:
         values = json.loads(stem.with_suffix(_RECORD).read_text("utf-8"))
         values["contigs"] = tuple(Contig(**contig) for contig in values["contigs"])
-        # the content is the same, but both files may have moved
-        staged = StagedGenome(**(values | {"path": str(path), "stem": str(stem)}))
+        # the record holds the paths of an earlier run
+        prepared = PreparedGenome(**(values | {"path": str(path), "stem": str(stem)}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return staged if staged.is_here else None
+    return prepared if prepared.is_here else None

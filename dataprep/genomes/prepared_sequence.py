@@ -1,8 +1,9 @@
-"""Checked genomes on disk in the form shards store: 2 bits a base, and the places where N or soft-mask begins or ends.
+"""Prepared genomes on disk: 2 bits a base as in shards, and the positions where N or soft-mask begins or ends.
 
-A staged genome is two files. `.bases` holds the contigs one after another, each from a whole byte on, N stored as A.
-`.edges` holds for each contig ascending int64 numbers `position << 4 | flags`: from that base on, the bases are N
-(flag 4), soft-masked (flag 8), both or neither; at first they are neither. Any stretch is read without the rest.
+A prepared genome is two files. `.bases` holds the contigs one after another; each starts at a whole byte, and N is
+stored as A. `.edges` holds for each contig ascending int64 numbers `position << 4 | flags`: from that base on, the
+bases are N (flag 4), soft-masked (flag 8), both or neither. Before the first edge they are neither. Any stretch can be
+read without reading the rest.
 """
 
 import os
@@ -28,12 +29,12 @@ _FLAG_MASK = (1 << EDGE_FLAG_BITS) - 1
 
 @dataclass(frozen=True)
 class Contig:
-    """One record of a genome file and where it is staged.
+    """One record of a genome file, and its place in the prepared files.
 
     Attributes:
-        line: of its header in the FASTA, from 1; of a .2bit file, the number of the record.
-        offset: of its first byte in `.bases`.
-        first_edge, edges: which numbers of `.edges` are its own.
+        line: line of the header in a FASTA file, or number of the record in a .2bit file; both from 1.
+        offset: position of the contig's first byte in `.bases`.
+        first_edge, edges: position of the contig's first number in `.edges`, and how many numbers it has.
     """
 
     name: str
@@ -58,14 +59,17 @@ class Stretch(NamedTuple):
     soft_runs: NDArray[np.uint32]
 
 
-class StageWriter:
-    """Takes packed codes contig by contig; a context manager. Memory does not grow with the genome."""
+class PreparedWriter:
+    """Writes a prepared genome from packed codes, contig by contig; memory does not grow with the genome.
+
+    A context manager: it closes the files.
+    """
 
     def __init__(self, stem: Path) -> None:
         self.contigs: list[Contig] = []
         self._bases = open(stem.with_suffix(BASES), "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
         self._edges = open(stem.with_suffix(EDGES), "wb", buffering=2**20)  # noqa: SIM115
-        self._bytes = self._edge_count = 0  # written so far
+        self._bytes = self._edge_count = 0  # written so far, over all contigs
         self._out = np.empty(0, np.uint8)
         self._found = np.empty(0, np.int64)
         self._reset()
@@ -75,7 +79,7 @@ class StageWriter:
         self._offset, self._first_edge = self._bytes, self._edge_count
 
     def add(self, codes: NDArray[np.uint8]) -> None:
-        """The next (n,) packed codes of the contig."""
+        """Append (n,) packed codes to the current contig."""
         if codes.size > self._found.size:
             self._out, self._found = np.empty(codes.size // 4 + 1, np.uint8), np.empty(codes.size, np.int64)
         count, self._flags = find_edges(codes, self._length, self._flags, self._found)
@@ -86,7 +90,7 @@ class StageWriter:
         self._length += codes.size
 
     def close_contig(self, name: str, line: int) -> None:
-        """All bases since the last contig are those of `name`."""
+        """End the current contig: the bases since the last call belong to `name`."""
         if self._carried:
             self._write(np.array([self._carry << 2 * (4 - self._carried)], np.uint8))
         edges = self._edge_count - self._first_edge
@@ -106,13 +110,13 @@ class StageWriter:
 
     def _write(self, data: NDArray[np.uint8]) -> None:
         view = data.data
-        while view:  # an unbuffered file may take less than all
+        while view:  # an unbuffered file may write only a part
             view = view[self._bases.write(view) :]
         self._bytes += data.size
 
 
-def staged_bytes(contigs: Sequence[Contig]) -> tuple[int, int]:
-    """Sizes of the `.bases` and the `.edges` file of these contigs."""
+def prepared_bytes(contigs: Sequence[Contig]) -> tuple[int, int]:
+    """Sizes in bytes of the `.bases` and the `.edges` file of these contigs."""
     return sum(-(-contig.length // 4) for contig in contigs), _EDGE_DTYPE.itemsize * sum(c.edges for c in contigs)
 
 
@@ -121,9 +125,9 @@ def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
     first = contig.offset + start // 4
     last = contig.offset + -(-end // 4)
     bases = np.empty(last - first, np.uint8)
-    file = _opened(stem.with_suffix(BASES))  # held by name: it closes when nobody does, which the cache may stop doing
+    file = _opened(stem.with_suffix(BASES))  # keep a reference: without one, the file closes when the cache drops it
     if os.preadv(file.fileno(), [bases.data], first) != bases.size:
-        raise OSError(f"{stem.with_suffix(BASES)}: shorter than it was")
+        raise OSError(f"{stem.with_suffix(BASES)}: the file became shorter during the build")
     if start % 4:
         shifted = np.empty(-(-(end - start) // 4), np.uint8)
         shift(bases, start % 4, shifted)
@@ -138,12 +142,12 @@ def read_stretch(stem: Path, contig: Contig, start: int, end: int) -> Stretch:
 
 
 def n_runs(stem: Path, contig: Contig) -> Runs:
-    """The runs of N of a whole contig."""
+    """All runs of N of a contig."""
     return _runs(_read_edges(stem, contig), CODE_N, contig.length)
 
 
 def replace_soft_mask(stem: Path, contigs: Sequence[Contig], soft: Mapping[str, Runs]) -> list[Contig]:
-    """Rewrite `.edges` so that exactly the runs of `soft`, by contig, are soft-masked; returns the contigs anew."""
+    """Rewrite `.edges` so that exactly the runs of `soft`, by contig, are soft-masked; returns the changed contigs."""
     none = np.empty((0, 2), np.int64)
     part = stem.with_suffix(EDGES + ".part")
     changed: list[Contig] = []
@@ -167,14 +171,14 @@ _FLAGS = (CODE_N, PACKED_REPEAT_BIT)
 
 
 def _read_edges(stem: Path, contig: Contig) -> NDArray[np.int64]:
-    """(k,) the contig's edges, not read from disk before they are used."""
+    """(k,) the contig's edges, memory-mapped: read from disk only when used."""
     if not contig.edges:
         return np.empty(0, np.int64)
     return _mapped(stem.with_suffix(EDGES))[contig.first_edge : contig.first_edge + contig.edges]
 
 
-# Kept open: opening a file for every block makes threads wait for each other. The bases are read, not mapped, so that
-# a genome does not count as memory of the process.
+# Files stay open, because opening a file for every block makes threads wait for each other. The bases are read, not
+# memory-mapped, so that a genome does not count as memory of the process.
 @lru_cache(maxsize=16)
 def _opened(path: Path) -> BinaryIO:
     return open(path, "rb", buffering=0)
@@ -186,13 +190,13 @@ def _mapped(path: Path) -> NDArray[np.int64]:
 
 
 def close_files() -> None:
-    """Let go of staged files that were read; the space of those deleted since becomes free."""
+    """Close the prepared files that were read, so that deleted ones free their disk space."""
     _opened.cache_clear()
     _mapped.cache_clear()
 
 
 def _runs(edges: NDArray[np.int64], flag: int, length: int) -> Runs:
-    """(k, 2) the maximal runs with `flag`, which may go on to the end at `length`."""
+    """(k, 2) the maximal runs of bases with `flag`; a run without an end edge ends at `length`."""
     inside = (edges & flag) != 0
     turns = edges[np.flatnonzero(inside != np.concatenate([[False], inside[:-1]]))] >> EDGE_FLAG_BITS
     if turns.size % 2:

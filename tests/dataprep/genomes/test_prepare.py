@@ -1,4 +1,4 @@
-"""What FASTA may look like: every accepted form gives the same bases, every other gives one line and leaves nothing."""
+"""Every accepted form of FASTA gives the same bases; any other file gives a one-line error and leaves nothing."""
 
 import gzip
 import random
@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.genomes.fasta_scan import FastaScan
-from dnachunker.dataprep.genomes.staged_sequence import StageWriter, read_stretch
-from dnachunker.dataprep.genomes.staging import glance, stage_genome
+from dnachunker.dataprep.genomes.prepare import glance, prepare_genome
+from dnachunker.dataprep.genomes.prepared_sequence import PreparedWriter, read_stretch
 from dnachunker.dataprep.layout.plan import PlannedSource
 from dnachunker.dataprep.packed_codes import unpack_bases
 from dnachunker.foundations.failures import BadInput
@@ -31,13 +31,13 @@ GOOD = b">chr1 first\nACGTNNacgtn\nACG\n>chr2\nTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTT
 
 
 def members(data: bytes, piece: int = 20) -> bytes:
-    """Many gzip members, an empty last one."""
+    """Many gzip members; the last one is empty."""
     pieces = [data[i : i + piece] for i in range(0, len(data), piece)]
     return b"".join(gzip.compress(member) for member in [*pieces, b""])
 
 
 def bgzip(data: bytes, piece: int = 20) -> bytes:
-    """Many members that say how long they are, an empty last one: BGZF, section 4.1 of the SAM specification."""
+    """bgzip: many members that state their length; the last one is empty (BGZF, SAM specification, section 4.1)."""
     packed = b""
     for piece_of in [*(data[i : i + piece] for i in range(0, len(data), piece)), b""]:
         body = zlib.compress(piece_of, wbits=-15)
@@ -184,7 +184,7 @@ def test_any_genome_comes_back_letter_by_letter(
     try:
         corpus = build(data, output=output, block_bases=block_bases, split=rule, seed=seed)
     except BadInput as error:
-        if "no train split" not in str(error):  # the few tiles may all be drawn for valid and test
+        if "no train split" not in str(error):  # all of the few tiles may fall to valid and test
             raise
         return
     assert reassemble(corpus, "g") == {f"c{i}": text for i, text in enumerate(contigs) if text}
@@ -192,10 +192,10 @@ def test_any_genome_comes_back_letter_by_letter(
 
 @pytest.mark.parametrize("piece", [1, 3, 7, 10_000])
 def test_any_stretch_is_what_the_file_says(piece: int, tmp_path: Path, letters_of: Any, read_fasta: Any) -> None:
-    """However the file comes in chunks, and wherever a stretch begins and ends."""
+    """For any size of the pieces read, and any start and end of the stretch."""
     text = {"a": "ACGTANNgtaRCn", "b": "acgtACGTACGTAC", "c": "NN", "d": "T"}
     (tmp_path / "genome").mkdir()
-    with StageWriter(tmp_path / "genome" / "g") as sink:
+    with PreparedWriter(tmp_path / "genome" / "g") as sink:
         scan = FastaScan(tmp_path / "g.fa", sink)
         data = "".join(f">{name}\n{letters}\n" for name, letters in text.items()).encode()
         for start in range(0, len(data), piece):
@@ -216,7 +216,7 @@ def test_threads_read_more_genomes_than_are_kept_open(tmp_path: Path) -> None:
     genomes = []
     for number in range(40):
         codes = rng.integers(0, 4, 4000).astype(np.uint8)
-        with StageWriter(tmp_path / str(number)) as sink:
+        with PreparedWriter(tmp_path / str(number)) as sink:
             sink.add(codes)
             sink.close_contig("c", 1)
         genomes.append((tmp_path / str(number), sink.contigs[0], codes))
@@ -230,25 +230,25 @@ def test_threads_read_more_genomes_than_are_kept_open(tmp_path: Path) -> None:
         assert all(pool.map(read, range(4000)))
 
 
-def test_a_staged_genome_is_used_again_only_if_it_is_whole(tmp_path: Path) -> None:
+def test_a_prepared_genome_is_reused_only_if_it_is_complete(tmp_path: Path) -> None:
     path, work = tmp_path / "g.fa", tmp_path / "work"
     work.mkdir()
     path.write_bytes(GOOD)
-    genome = stage_genome(path, work)
+    genome = prepare_genome(path, work)
     first = sorted((file.name, file.stat().st_mtime_ns) for file in work.iterdir())
-    assert stage_genome(path, work) == genome
+    assert prepare_genome(path, work) == genome
     assert sorted((file.name, file.stat().st_mtime_ns) for file in work.iterdir()) == first
     edges = Path(genome.stem + ".edges")
     edges.write_bytes(edges.read_bytes()[:-8])
-    assert stage_genome(path, work) == genome
+    assert prepare_genome(path, work) == genome
     assert genome.is_here
 
 
-def test_a_machine_without_the_staged_files_makes_them_of_the_same_genome(tmp_path: Path, letters_of: Any) -> None:
+def test_a_machine_without_the_prepared_files_prepares_the_same_genome(tmp_path: Path, letters_of: Any) -> None:
     path, work = tmp_path / "g.fa", tmp_path / "work"
     work.mkdir()
     path.write_bytes(GOOD)
-    genome = stage_genome(path, work)
+    genome = prepare_genome(path, work)
     contigs = {contig.name: contig for contig in genome.contigs}
     source = PlannedSource("g", "", "", "", "soft_mask", None, genome, contigs)
     shutil.rmtree(work)
@@ -259,10 +259,10 @@ def test_a_machine_without_the_staged_files_makes_them_of_the_same_genome(tmp_pa
         source.read("chr1", 2, 11)
 
 
-def test_chunk_borders_do_not_matter(
+def test_piece_borders_do_not_matter(
     monkeypatch: pytest.MonkeyPatch, build: Build, reassemble: Reassemble, read_fasta: Any
 ) -> None:
-    """Headers, line ends and members that straddle the reader's chunks."""
+    """Headers, line ends and gzip members may cross the borders of the pieces read."""
     rng = random.Random(1)
     lines = []
     for number in range(30):
@@ -277,8 +277,8 @@ def test_chunk_borders_do_not_matter(
 
 
 def test_a_glance_leaves_no_thread_behind(tmp_path: Path) -> None:
-    """Workers are forked after it, and a forked thread that holds a lock would hang them."""
-    letters = b">a\n" + b"ACGTTGCA" * 3_000_000  # more chunks than are drawn ahead
+    """Workers are forked after a glance, and a lock held by a thread at the fork would hang them."""
+    letters = b">a\n" + b"ACGTTGCA" * 3_000_000  # more pieces than are drawn ahead
     for number, data in enumerate((gzip.compress(letters, 1), bgzip(letters, 65_280))):
         path = tmp_path / f"g{number}.fa.gz"
         path.write_bytes(data)
