@@ -1,5 +1,5 @@
-# `make demo` and `make test` are all a newcomer runs; both create the environment when it is missing or stale.
-# the first of these that runs and is new enough (a version manager's shim may exist and not run)
+# A newcomer needs only `make demo` and `make test`; both create the environment when it is missing or out of date.
+# PYTHON is the first interpreter below that starts and is new enough (the shim of a version manager may not start)
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
@@ -9,13 +9,13 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup demo test test-slow lint bench gpu-bench clean
 
 help:
-	@echo "make setup   create $(VENV) with everything installed"
-	@echo "make demo    genomes to shards to a trained model to a Hugging Face folder, in minutes"
-	@echo "make test    the test suite, about ten minutes"
-	@echo "make test-slow  what takes longer: runs under kills, full disks, NaN and hangs, whole genomes"
-	@echo "make lint    formatting, lint and types"
-	@echo "make bench   timings of the hot paths"
-	@echo "make gpu-bench  parity, bandwidth and training speed on one GPU, under eight minutes"
+	@echo "make setup      create $(VENV) with everything installed"
+	@echo "make demo       from genomes to shards, a trained model and a Hugging Face folder, in minutes"
+	@echo "make test       run the test suite, about ten minutes"
+	@echo "make test-slow  run the long tests: training under kills, full disks, NaN and hangs, whole genomes"
+	@echo "make lint       check formatting, lint and types"
+	@echo "make bench      time the hot paths on a CPU"
+	@echo "make gpu-bench  measure parity, bandwidth and training speed on one GPU, under eight minutes"
 
 setup: $(STAMP)
 
@@ -41,7 +41,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in model streaming sharding trainer zero_memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu/run.py

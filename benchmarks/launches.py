@@ -1,10 +1,10 @@
-"""How many operations torch dispatches in a training step, and how many bytes those of some parts of it touch.
+"""Counts the operations that torch dispatches in a training step, and the bytes that some parts of the step touch.
 
-python benchmarks/launches.py     (a CPU does; the counts are those of the default network on any device)
+python benchmarks/launches.py     (runs on a CPU; the counts are the same on every device)
 
-On a GPU each operation is at least one launch: this is what fewer launches, fused boundaries or CUDA graphs could save.
-Layers are those of the 172M model, narrowed, which changes no count. The scan, convolution and smoothing have kernels
-of their own and are not counted.
+On a GPU each operation is at least one kernel launch, so the counts show what fewer launches, fused kernels for the
+boundaries or CUDA graphs could save. The model has the layers of the 172M model, but is narrower, which changes no
+count. Scan, convolution and smoothing have kernels of their own and are not counted.
 """
 
 import math
@@ -32,7 +32,7 @@ POSITIONS = 131_072
 
 
 class Counter(TorchDispatchMode):
-    """Counts operations that compute something, and the bytes they read and write; views are free."""
+    """Counts operations that compute something, and the bytes they read and write; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class Counter(TorchDispatchMode):
         if not function.is_view and written and "empty" not in str(function):
             self.operations += 1
             touched = [*read, *written]
-            if "index_select" in str(function):  # of what it selects from, it reads as much as it writes
+            if "index_select" in str(function):  # reads only the selected rows, which it writes
                 touched = [*written, *written]
-            elif "index_add" in str(function):  # of what it adds to, it reads and writes as much as it adds
+            elif "index_add" in str(function):  # reads the source, and reads and writes as many rows of the target
                 touched = [arguments[3]] * 3
             self.bytes += sum(x.numel() * x.element_size() for x in touched)
         return result
@@ -63,7 +63,7 @@ def counting() -> Iterator[Counter]:
 
 
 class Given(torch.nn.Module):
-    """A router's probabilities, made beforehand."""
+    """Stands in for a router's module `probability`: returns given probabilities."""
 
     def __init__(self, probability: Tensor) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class Given(torch.nn.Module):
 
 
 def boundaries() -> Counter:
-    """From the probabilities of one stage to everything the passes ask of its chunks."""
+    """Count one stage: from the boundary probabilities to all facts about its chunks that the model uses."""
     generator = torch.Generator().manual_seed(0)
     packing = Packing(torch.arange(0, POSITIONS + 1, 8192, dtype=torch.int32), POSITIONS, 8192)
     router = Router(DNAChunkerConfig(width=32, num_heads=2))
     router.probability = Given(torch.rand(POSITIONS, generator=generator))
     masked = torch.rand(POSITIONS, generator=generator) < 0.12
-    _ = packing.first, packing.last, packing.sequence, packing.steps  # known already, from embedding and encoder
+    _ = packing.first, packing.last, packing.sequence, packing.steps  # computed before, by embedding and encoder
     with counting() as counter:
         cut: Segmentation = router(torch.empty(POSITIONS, 0), packing, masked, None, POSITIONS * 6 // 10)
         _ = cut.starts, cut.chunk, cut.chunks, cut.overflowed, cut.chunk_holds_mask, cut.gate
@@ -88,7 +88,11 @@ def boundaries() -> Counter:
 
 
 def head(share: float | None) -> Counter:
-    """Head and loss in bf16, forward and backward, over all positions or in places for a share of them."""
+    """Count head and loss in bf16, forward and backward.
+
+    Args:
+        share: capacity for labels, as a share of the positions; None: over all positions.
+    """
     generator = torch.Generator().manual_seed(0)
     labels = torch.where(torch.rand(POSITIONS, generator=generator) < 0.15, 7, -100)
     weight = torch.randn(16, 640, dtype=torch.bfloat16, requires_grad=True)
@@ -106,7 +110,7 @@ def head(share: float | None) -> Counter:
 
 
 def step() -> tuple[int, int]:
-    """Operations of a training step, forward and backward, and of those the trunk's forward pass."""
+    """Operations of a training step, forward and backward, and how many of them the trunk's forward pass has."""
     small = {"width": 32, "num_heads": 2, "state_size": 4, "chunk_capacity": (0.9, 0.9), "label_capacity": 0.5}
     torch.manual_seed(0)
     model = DNAChunkerForMaskedLM(DNAChunkerConfig(**small))

@@ -1,4 +1,4 @@
-"""CPU rows of the performance table: selective scan, training of preset tiny, one step of the 172M model.
+"""Speed of the model on a CPU: the selective scan, training of the preset tiny, one step of the 172M model.
 
 python benchmarks/model.py [--threads 2] [--skip-172m]
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-# as `dnachunker pretrain` starts its ranks: OpenMP threads that spin take the core from the scan's own threads
+# `dnachunker pretrain` sets this for its ranks, too: OpenMP threads that spin take cores from the scan's own threads
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
@@ -26,7 +26,7 @@ TINY = {"width": 128, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk
 
 
 def median_seconds(function: Callable[[], None], repeats: int) -> tuple[float, float]:
-    """Median and best of `repeats` calls after two to warm up (the first compiles)."""
+    """Median and shortest time of `repeats` calls, after two calls that warm up (the first one compiles)."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -36,7 +36,9 @@ def median_seconds(function: Callable[[], None], repeats: int) -> tuple[float, f
 
 
 def time_scan() -> tuple[float, float]:
-    """Forward and backward of one selective scan over 8 sequences of 1,024, 256 channels, 16 states."""
+    """Median and shortest seconds of one selective scan, forward and backward: 8 sequences of 1,024 positions, 256
+    channels, 16 states.
+    """
     generator = torch.Generator().manual_seed(0)
     total, channels, state = 8 * 1024, 256, 16
 
@@ -56,14 +58,14 @@ def time_scan() -> tuple[float, float]:
 
 
 def training_step(config: DNAChunkerConfig, batch: int, length: int) -> Callable[[], None]:
-    """One optimizer step on random bases with 12 % masks, boundaries at the densities of a healthy pretraining run."""
+    """A function that takes one optimizer step on random bases, with 12 % masked and boundaries as in a healthy run."""
     torch.manual_seed(0)
     model = DNAChunkerForMaskedLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     truth = torch.randint(7, 11, (batch, length))
     ids = torch.where(torch.rand(truth.shape) < 0.12, 3, truth)
     labels = torch.where(ids == 3, truth, -100)
-    # With mask protection these give 0.51 and 0.31 chunks a base, what a trained model shows under masks.
+    # With mask protection these give 0.51 and 0.31 chunks a base, as a trained model does on masked sequence.
     every = [(torch.arange(length) % stride == 0).expand(batch, length) for stride in (3, 9)]
 
     def step() -> None:
@@ -76,9 +78,9 @@ def training_step(config: DNAChunkerConfig, batch: int, length: int) -> Callable
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--skip-172m", action="store_true")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
+    parser.add_argument("--skip-172m", action="store_true", help="leave out the 172M model")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads\n{'what':48} {'median':>14} {'best':>14}  target")

@@ -3,9 +3,9 @@
     python benchmarks/shard_memory.py               a generated contig of 250 Mbp, the size of human chromosome 1
     python benchmarks/shard_memory.py --mbp 1000    a larger one
 
-The resident set of the command and of every process it starts, Ray's own servers apart, read twenty times a second;
-pages of the staged genome that a process only maps count as its own. One row a process kind: the largest of them.
-The table goes to benchmarks/results/shard_memory.md.
+Reads the resident set of the command and of every process it starts twenty times a second. Pages of the prepared genome
+that a process only maps count, too. The table has one row for each kind of process (the command, workers, Ray's
+servers), with the largest peak of that kind. It is written to benchmarks/results/shard_memory.md.
 """
 
 import argparse
@@ -24,25 +24,26 @@ ALLOWED_MIB = 1024
 RESULT = ROOT / "benchmarks" / "results" / "shard_memory.md"
 
 
-def largest(command: list[str]) -> tuple[dict[str, int], float]:
-    """Peak resident bytes by kind of process, and the seconds the command took."""
+def largest(argv: list[str]) -> tuple[dict[str, int], float]:
+    """Run a command; returns peak resident bytes by kind of process, and the seconds that the command took."""
     peaks: dict[str, int] = {}
     started = time.monotonic()
-    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             for one in [process, *process.children(recursive=True)]:
                 kind = kind_of(one, process)
                 peaks[kind] = max(peaks.get(kind, 0), one.memory_info().rss)
         except psutil.NoSuchProcess:
-            pass  # it ended between the two looks
+            pass  # the process ended after it was listed
         time.sleep(0.05)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
+        raise SystemExit(f"{' '.join(argv)} failed with code {process.returncode}")
     return peaks, time.monotonic() - started
 
 
 def kind_of(process: psutil.Process, command: psutil.Popen) -> str:
+    """`the command itself`, `worker` (a Ray worker) or `Ray's servers`."""
     if process.pid == command.pid:
         return "the command itself"
     title = " ".join(process.cmdline())
@@ -51,8 +52,8 @@ def kind_of(process: psutil.Process, command: psutil.Popen) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mbp", type=int, default=250, help="length of the contig")
-    parser.add_argument("--template", type=Path, default=SAMPLE, help=".fa.gz that the contig is made after")
+    parser.add_argument("--mbp", type=int, default=250, help="length of the contig, in millions of bases")
+    parser.add_argument("--template", type=Path, default=SAMPLE, help=".fa.gz whose letters the contig repeats")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         fasta, config = Path(folder) / "contig.fa.gz", Path(folder) / "corpus.yaml"
@@ -64,8 +65,8 @@ def main() -> None:
             "| build | process | peak MiB | allowed | seconds |\n| --- | --- | ---: | ---: | ---: |",
         ]
         for words in (["--ray", "none", "--workers", "2"], ["--ray", "local", "--workers", "2"]):
-            command = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config)]
-            peaks, seconds = largest([*command, "--output", f"{folder}/{words[1]}", *words])
+            argv = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config)]
+            peaks, seconds = largest([*argv, "--output", f"{folder}/{words[1]}", *words])
             for kind, peak in sorted(peaks.items()):
                 allowed = "" if kind == "Ray's servers" else f"{ALLOWED_MIB:,}"
                 lines.append(f"| `{' '.join(words)}` | {kind} | {peak / 2**20:,.0f} | {allowed} | {seconds:.0f} |")

@@ -1,16 +1,16 @@
-"""Genome to shards: our writer beside webdataset, MosaicML streaming and litdata, on one input.
+"""Speed from genome to shards: our writer and those of webdataset, MosaicML streaming and litdata, on the same input.
 
     python benchmarks/sharding.py                                   a generated genome of 64 Mbp
-    python benchmarks/sharding.py --mbp 400 --template chr2.fa.gz   a larger one, after a stretch of a real genome
-    python benchmarks/sharding.py --input hg38.fa.gz --repeats 3    a real one, the median of three runs
-    python benchmarks/sharding.py --input a.fa.gz b.fa.gz           several, as one corpus
+    python benchmarks/sharding.py --mbp 400 --template chr2.fa.gz   a larger one, made from a part of a real genome
+    python benchmarks/sharding.py --input hg38.fa.gz --repeats 3    a real genome, median of three runs
+    python benchmarks/sharding.py --input a.fa.gz b.fa.gz           several genomes, as one corpus
     python benchmarks/sharding.py --peers /path/to/venv/bin/python  peers from another environment
 
-Peers come with `pip install '.[bench]'`. Every writer runs in its own process and gets the same .fa.gz, in blocks of
-2**20 bases, through the same gunzip. Ours checks every letter, finds duplicates, measures leakage, stores soft-mask and
-N apart and verifies what it wrote; the peers store the letters of each block as one sample, with their own compression,
-and verify nothing. Wall time includes imports and the start of processes and of Ray. A peer that is not installed is
-skipped and says so. The table goes to benchmarks/results/sharding.md.
+`pip install '.[bench]'` installs the peers. Every writer runs in its own process, reads the same .fa.gz with the same
+gunzip, and writes blocks of 2**20 bases. Ours also checks every letter, finds duplicates, measures leakage, stores
+soft-mask and N apart, and verifies the result. The peers store the letters of each block as one sample, with their own
+compression, and verify nothing. Wall time includes imports and the start of processes and of Ray. A peer that is not
+installed is skipped, with a line in the table. The table is written to benchmarks/results/sharding.md.
 """
 
 import argparse
@@ -36,18 +36,18 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "sharding.md"
 BLOCK = 2**20
 CAUTION = (
-    " Copies of one stretch recur in a generated genome: compression across samples (MDS, litdata) finds them, and "
-    "would not in a real one."
+    " A generated genome repeats the same sequence: compression across samples (MDS, litdata) gains from the "
+    "repeats, and would not in a real genome."
 )
 SAMPLE = ROOT / "dataprep" / "sample" / "helicobacter_pylori_F32.fa.gz"
 
 
 def generate(path: Path, template: Path, bases: int, bgzip: bool, contig: int = 50_000_000) -> None:
-    """Copies of the template's letters in contigs of about `contig` bases.
+    """Write a genome of `bases` bases that repeats the template's letters, in contigs of about `contig` bases.
 
-    Each copy is rotated and has one base in 100 changed. Lower case and N stay where the template has them; a template
-    without lower case gets runs of it, about as many a base as a human genome has. Compressed as `gzip -6` does: one
-    member, or those of bgzip.
+    Each copy of the template is rotated, and one base in 100 is changed. Lower case and N stay as in the template. A
+    template without lower case gets runs of lower case, about as many a base as in a human genome. The file is
+    compressed like `gzip -6` does, as one gzip member, or like bgzip does, as many members.
     """
     import numpy as np
 
@@ -77,6 +77,8 @@ def generate(path: Path, template: Path, bases: int, bgzip: bool, contig: int = 
 
 
 class _OneMember:
+    """Writes like gzip: one member for the whole file."""
+
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
@@ -89,7 +91,7 @@ class _OneMember:
 
 
 class _Members:
-    """As bgzip: a gzip member for every 65,280 bytes, its size in the header, and an empty one at the end."""
+    """Writes like bgzip: one gzip member for every 65,280 bytes, with its size in the header, and an empty last one."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -114,7 +116,10 @@ class _Members:
 
 
 def letter_blocks(paths: Sequence[str]) -> Iterator[bytes]:
-    """What the peers store: stretches of 2**20 letters of each contig (headers within one chunk of 4 MiB)."""
+    """The samples of the peers: blocks of 2**20 letters of each contig.
+
+    Reads 4 MiB at a time; a header must not lie across two reads.
+    """
     for path in paths:
         yield from _letter_blocks_of(path)
 
@@ -124,8 +129,8 @@ def _letter_blocks_of(path: str) -> Iterator[bytes]:
 
     rest = b""
     with igzip.open(path, "rb") as handle:
-        while chunk := handle.read(2**22):
-            more, *records = chunk.split(b">")
+        while part := handle.read(2**22):
+            more, *records = part.split(b">")
             rest += more.replace(b"\n", b"")
             for record in records:
                 yield from (rest[i : i + BLOCK] for i in range(0, len(rest), BLOCK))
@@ -174,12 +179,18 @@ def mosaicml(paths: Sequence[str], output: str) -> None:
 def litdata(paths: Sequence[str], output: str) -> None:
     from litdata import optimize
 
-    # plain bytes as samples: a dictionary of bytes it takes for compressed media, and stores as it is
+    # samples are plain bytes, because litdata takes a dictionary of bytes for compressed media and does not compress it
     optimize(fn=letter_blocks, inputs=[paths], output_dir=output, num_workers=1, chunk_bytes=2**26, compression="zstd")
 
 
 class Writer(NamedTuple):
-    """A row of the table: the package that writes, what is imported to see if it is there, and how it is called."""
+    """A row of the table.
+
+    Attributes:
+        package: name of the distribution, whose version is shown.
+        module: imported to find out whether the package is installed; empty for our own.
+        write: called with the paths of the genomes and the output folder.
+    """
 
     package: str
     module: str
@@ -198,7 +209,7 @@ WRITERS = {
 
 
 def run_one(name: str, paths: Sequence[str], output: str) -> None:
-    """In a process of its own: write, and print the figures as JSON."""
+    """Run one writer in this process and print its figures as JSON."""
     started = time.perf_counter()
     WRITERS[name].write(paths, output)
     seconds = time.perf_counter() - started
@@ -214,17 +225,16 @@ def run_one(name: str, paths: Sequence[str], output: str) -> None:
 
 
 def measure(name: str, python: str, paths: Sequence[str]) -> dict[str, Any] | str:
-    """The figures of one run, or the reason why there are none."""
+    """Run one writer in a process of its own; returns its figures, or the reason why there are none."""
     writer = WRITERS[name]
     if writer.module:
         found = subprocess.run([python, "-c", f"import {writer.module}"], capture_output=True, text=True)
         if found.returncode:
             return f"not installed ({(found.stderr.strip().splitlines() or ['?'])[-1]})"
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--one", name, "--input", *paths, "--output", f"{folder}/out"]
-        command = [python, __file__, *words]
+        argv = [python, __file__, "--one", name, "--input", *paths, "--output", f"{folder}/out"]
         environment = os.environ | {"PYTHONPATH": "" if writer.module else str(ROOT)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment)
     if done.returncode:
         return f"failed ({(done.stderr.strip().splitlines() or ['?'])[-1][:120]})"
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -232,7 +242,7 @@ def measure(name: str, python: str, paths: Sequence[str]) -> dict[str, Any] | st
 
 
 def table(rows: dict[str, list[dict[str, Any]] | str], bases: int) -> str:
-    """Medians as Markdown; the ratio is of CPU time, which other work on the machine disturbs least."""
+    """Medians as a Markdown table. Ratios are of CPU time, because other work on the machine disturbs it least."""
     lines = [
         "| writer | Mbp/s | slowest, fastest | Mbp a CPU second | CPU time, times ours | bits a base | peak MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -256,20 +266,22 @@ def table(rows: dict[str, list[dict[str, Any]] | str], bases: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", nargs="+", help=".fa.gz to shard (default: a generated one)")
-    parser.add_argument("--mbp", type=int, default=64, help="size of the generated genome")
-    parser.add_argument("--template", type=Path, default=SAMPLE, help=".fa.gz that the generated genome is made after")
-    parser.add_argument("--bgzip", action="store_true", help="compress the generated genome as bgzip does")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter that has the peers")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each, one after the other in turns")
+    parser.add_argument("--mbp", type=int, default=64, help="size of the generated genome, in millions of bases")
+    parser.add_argument(
+        "--template", type=Path, default=SAMPLE, help=".fa.gz whose letters the generated genome repeats"
+    )
+    parser.add_argument("--bgzip", action="store_true", help="compress the generated genome like bgzip does")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="Python interpreter with the peers")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each writer; the writers take turns")
     parser.add_argument("--only", nargs="+", choices=WRITERS, default=list(WRITERS), help="rows to measure")
-    parser.add_argument("--result", type=Path, default=RESULT, help="where the table goes")
+    parser.add_argument("--result", type=Path, default=RESULT, help="file that the table is written to")
     parser.add_argument("--one", choices=WRITERS, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         run_one(args.one, args.input, args.output)
         return
-    load = os.getloadavg()[0]  # of other work: wall times mean what they say only while it is far below the cores
+    load = os.getloadavg()[0]  # of other work; wall times are reliable only if it is far below the number of cores
     with tempfile.TemporaryDirectory() as folder:
         paths = args.input or [f"{folder}/generated.fa.gz"]
         if not args.input:
@@ -288,15 +300,15 @@ def main() -> None:
     what = (
         " and ".join(Path(one).name for one in args.input)
         if args.input
-        else f"a genome generated after {args.template.name}"
+        else f"a genome generated from {args.template.name}"
     )
     caution = "" if args.input else CAUTION
     text = (
         f"# Genome to shards\n\n{datetime.date.today()}: {what}, {bases / 1e6:,.1f} Mbp, {size / 1e6:,.1f} MB of "
         f"{'bgzip' if args.bgzip else 'gzip'}. {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}; median of {args.repeats} runs; load when it began "
-        f"{load:.1f}. Ours includes the check of every byte written; "
-        f"peers verify nothing.{caution}\nWritten by `benchmarks/sharding.py`.\n\n{table(rows, bases)}\n"
+        f"{platform.python_version()}; median of {args.repeats} runs; load before the first run "
+        f"{load:.1f}. Ours also verifies every byte it wrote; "
+        f"the peers verify nothing.{caution}\nWritten by `benchmarks/sharding.py`.\n\n{table(rows, bases)}\n"
     )
     print(text)
     args.result.parent.mkdir(exist_ok=True)

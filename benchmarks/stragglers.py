@@ -1,14 +1,16 @@
-"""How unevenly windows of a real corpus keep the ranks busy, and what that costs a synchronous step.
+"""How much time ranks lose by waiting for the rank whose windows have the most chunks.
 
-python benchmarks/stragglers.py RUN [--corpus DIR] [--seq-len 8192] [--global-batch 128] [--batches 4]
+python benchmarks/stragglers.py RUN --corpus DIR [--seq-len 8192] [--global-batch 128] [--batches 4]
 
-Runs the newest checkpoint of RUN over training batches in their real order, masks included, and turns the chunks of
-each window into model FLOPs: for the model of RUN, and for the paper's, whose trunk weighs more. Prints the variation
-of a window's work (the `--window-variation` of `dnachunker plan`) and, for real global batches shared out over W ranks,
-how much longer the busiest rank takes than the mean: as the order shares windows out, as the plan's formula expects,
-and if windows were dealt out by their (known) work, longest first to the least loaded rank. Then the same for ranks
-that wait for each other after every pass of one window, as from ZeRO stage 2 on: as windows come, in the order in which
-training puts them (`pretrain/data/pass_order.py`), and in that of their work, if it were known.
+Runs the newest checkpoint of RUN over training batches in their real order, with masks, and computes the work of each
+window (model FLOPs) from its chunks: for the model of RUN, and for the 172M model, whose trunk is a larger share.
+
+The first table gives the relative standard deviation of a window's work (`--window-variation` of `dnachunker plan`).
+For W ranks it also gives how much longer the busiest rank works than the mean, in three ways: with the real order, by
+the formula of the plan, and if the windows were given out by their work, longest first to the least loaded rank.
+
+The second table is for ranks that wait for each other after every window, as with ZeRO stages 2 and 3. It compares
+three orders of a rank's windows: as drawn, as training sorts them (`pretrain/data/pass_order.py`), and by their work.
 """
 
 import argparse
@@ -47,7 +49,12 @@ Floats = NDArray[np.float64]
 
 
 def chunks_of_windows(run: Path, data: DataSettings, batches: int) -> tuple[DNAChunkerConfig, Floats, Floats, Floats]:
-    """The run's network; by window (batches x G, stages) the chunks of each stage; its bases; the chunks to expect."""
+    """Run the newest checkpoint over `batches` global batches of G windows.
+
+    Returns:
+        The config of the network, and for each window: the chunks of each stage (batches * G, stages), the bases
+        (batches * G,), and the number of chunks that `expected_chunks` predicts (batches * G,).
+    """
     checkpoint = choose_checkpoint(run)
     settings = ModelSettings.model_validate(read_state(checkpoint).identity["model"])
     network = DNAChunkerConfig(**settings.model_dump())
@@ -76,7 +83,7 @@ def chunks_of_windows(run: Path, data: DataSettings, batches: int) -> tuple[DNAC
 
 
 def work_of(network: DNAChunkerConfig, counts: Floats, bases: Floats) -> Floats:
-    """Model FLOPs of each window; pads cost nothing."""
+    """Model FLOPs of each window (windows,); pads cost nothing."""
     return np.array([
         flops_per_base(network, length, chunks / length).total * length
         for chunks, length in zip(counts, bases, strict=True)
@@ -84,13 +91,17 @@ def work_of(network: DNAChunkerConfig, counts: Floats, bases: Floats) -> Floats:
 
 
 def excess_in_order(work: Floats, ranks: int) -> float:
-    """Busiest rank over the mean, less 1, when rank r takes windows r, r + W, …; the mean over batches (rows)."""
+    """Work of the busiest rank divided by the mean, minus 1, when rank r takes windows r, r + W, …; mean over batches.
+
+    Args:
+        work: (batches, G).
+    """
     loads = np.array([[row[rank::ranks].sum() for rank in range(ranks)] for row in work])
     return float((loads.max(1) / loads.mean(1)).mean() - 1)
 
 
 def excess_dealt_by_work(work: Floats, ranks: int) -> float:
-    """The same when windows are dealt out longest first, each rank taking as many."""
+    """As `excess_in_order`, when windows are given out longest first to the least loaded rank, equally many to each."""
     excess = []
     for row in work:
         loads, taken = np.zeros(ranks), np.zeros(ranks, int)
@@ -104,7 +115,11 @@ def excess_dealt_by_work(work: Floats, ranks: int) -> float:
 
 
 def excess_by_pass(work: Floats, ranks: int, keys: Floats) -> float:
-    """The same when ranks meet after every window and each takes its own by falling `keys`; a step's mean."""
+    """As `excess_in_order`, when ranks wait for each other after every window.
+
+    Args:
+        keys: (batches, G); each rank takes its windows in the order of falling keys.
+    """
     excess = []
     for row, order in zip(work, keys, strict=True):
         own = np.stack([row[rank::ranks][np.argsort(-order[rank::ranks], kind="stable")] for rank in range(ranks)])
@@ -113,13 +128,13 @@ def excess_by_pass(work: Floats, ranks: int, keys: Floats) -> float:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--corpus", required=True)
-    parser.add_argument("--seq-len", type=int, default=8192)
-    parser.add_argument("--global-batch", type=int, default=128)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("run", type=Path, help="run folder with a checkpoint")
+    parser.add_argument("--corpus", required=True, help="corpus folder")
+    parser.add_argument("--seq-len", type=int, default=8192, help="bases of a window (default: %(default)s)")
+    parser.add_argument("--global-batch", type=int, default=128, help="windows of a step (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=4, help="number of steps (default: %(default)s)")
     options = parser.parse_args()
     data = DataSettings(corpus=options.corpus, seq_len=options.seq_len, global_batch=options.global_batch)
     network, counts, bases, expected = chunks_of_windows(options.run, data, options.batches)

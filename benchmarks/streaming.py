@@ -1,16 +1,16 @@
-"""Windows out of a corpus: our loader beside litdata, MosaicML streaming, webdataset and pyfaidx, in one run.
+"""Speed of reading windows: our loader and those of litdata, MosaicML streaming, webdataset and pyfaidx.
 
     pip install '.[bench]'
-    python benchmarks/streaming.py                  1 Gbp generated genome, 3 rounds
-    python benchmarks/streaming.py --mbp 200        a smaller one
+    python benchmarks/streaming.py                  a generated genome of 1 Gbp, 3 rounds
+    python benchmarks/streaming.py --mbp 200        a smaller genome
 
-Everyone delivers shuffled batches of 32 windows of 8,192 bases as (32, 8192) uint8 on one training process, alone or
-with two workers; "MLM batches" adds the same corruption in the training process for all (int64 ids and labels, float
-weights). Peers store a window as a sample, uncompressed, which is what they read fastest, and do not check what they
-read; ours reads 2 bits a base, checks every frame, draws window borders anew each epoch and takes half of the windows
-from the other strand. Each measurement is a process of its own; rounds interleave the contestants and the table gives
-medians. Resume is the time from a running interpreter (imports done, corpus not opened) to the first batch at 90 % of
-the epoch. The table goes into docs/loader.md.
+Every loader delivers shuffled batches of 32 windows of 8,192 bases, as (32, 8192) uint8, to one training process, with
+no worker process or with two. "MLM batches" adds the corruption, which is the same for all loaders, in the training
+process (int64 ids and labels, float weights). The peers store each window as one uncompressed sample, which they read
+fastest, and do not check what they read. Ours reads 2 bits a base, checks every frame, draws new window borders each
+epoch and takes half of the windows from the other strand. Each measurement runs in its own process, the loaders take
+turns, and the table gives medians. Resume is the time to the first batch at 90 % of the epoch, after the imports and
+before the corpus is opened. The table is written into docs/loader.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # not this folder: it would hide the package `streaming`
+sys.path[0] = str(ROOT)  # instead of this folder, whose streaming.py would hide the package `streaming`
 PAGE = ROOT / "docs" / "loader.md"
 MARK = "<!-- written by benchmarks/streaming.py -->"
 LENGTH, BATCH = 8192, 32
@@ -41,7 +41,7 @@ Batches = Iterator[Any]
 
 
 def genome(mbp: int) -> Iterator[tuple[str, bytes]]:
-    """Contigs of mutated copies of the sample genome, with soft-masked stretches."""
+    """Contigs (name, letters) of mutated copies of the sample genome, with soft-masked parts."""
     import gzip
 
     import numpy as np
@@ -63,7 +63,7 @@ def genome(mbp: int) -> Iterator[tuple[str, bytes]]:
 
 
 def windows_of(folder: Path) -> Iterator[bytes]:
-    """The genome cut into whole windows, for those who store windows."""
+    """The genome cut into whole windows, for the peers that store windows."""
     with open(folder / "genome.fa", "rb") as handle:
         for line in handle:
             if not line.startswith(b">"):
@@ -71,19 +71,19 @@ def windows_of(folder: Path) -> Iterator[bytes]:
 
 
 def as_window(folder: str) -> Iterator[dict[str, bytes]]:
-    """For litdata, which calls this in its own workers."""
+    """The samples for litdata, which calls this function in its own workers."""
     yield from ({"seq": letters} for letters in windows_of(Path(folder)))
 
 
 def prepare(folder: Path, mbp: int, names: list[str]) -> None:
-    """Write the genome and everyone's store of it."""
+    """Write the genome, and the store of each loader."""
     with open(folder / "genome.fa", "wb") as handle:
         for name, letters in genome(mbp):
             handle.write(b">" + name.encode() + b"\n" + letters + b"\n")
-    command = [sys.executable, "-m", "dnachunker", "shard", "--output", str(folder / "dnachunker"), "--ray", "none"]
+    argv = [sys.executable, "-m", "dnachunker", "shard", "--output", str(folder / "dnachunker"), "--ray", "none"]
     config = folder / "corpus.yaml"
     config.write_text(f"sources: {{g: {{path: {folder / 'genome.fa'}}}}}\nsplit: {{kind: contigs, splits: {{}}}}\n")
-    subprocess.run([*command, "--config", str(config)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run([*argv, "--config", str(config)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     if "webdataset" in names:
         import webdataset
 
@@ -110,7 +110,7 @@ def prepare(folder: Path, mbp: int, names: list[str]) -> None:
 
 
 def letters_to_codes() -> Any:
-    """Letter -> packed code, soft-mask bit set for lower case."""
+    """A table (256,) from letter to packed code; the soft-mask bit is set for lower case."""
     import numpy as np
 
     table = np.full(256, 4, np.uint8)
@@ -120,7 +120,7 @@ def letters_to_codes() -> Any:
 
 
 def ours(folder: Path, workers: int, skip: float) -> Batches:
-    import pyarrow.parquet  # noqa: F401  # what opening a corpus imports
+    import pyarrow.parquet  # noqa: F401  # `Corpus.open` imports it, and imports are not timed
     import torch
 
     from dnachunker.dataprep.corpus.index import Corpus
@@ -133,12 +133,12 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
     from dnachunker.pretrain.order.curriculum import Curriculum
     from dnachunker.pretrain.order.mixing import Mixture
 
-    yield None  # everything is imported
+    yield None  # all imports are done
     corpus = Corpus.open(folder / "dnachunker")
     settings = DataSettings(corpus=corpus.path, seq_len=LENGTH, global_batch=BATCH)
     bases = corpus.blocks("train").bases
     curriculum = Curriculum.of(settings, bases, Mixture.natural(len(bases)), seed=0)
-    steps = curriculum.stage(0).order.epoch_windows(0) // BATCH
+    steps = curriculum.phase(0).order.epoch_windows(0) // BATCH
     reader = WindowReader(corpus, "train", cached_blocks=64 * 5, threads=workers + 1)
     data = TrainingData(
         curriculum, reader, MaskedBases(MaskingRates()), Rank(0, 1, 0, torch.device("cpu")), accumulation=1,
@@ -149,7 +149,7 @@ def ours(folder: Path, workers: int, skip: float) -> Batches:
 
 
 def collate(samples: list[Any]) -> Any:
-    """Windows as letters -> (B, L) uint8 packed codes; in the worker, as everyone would."""
+    """Windows as letters -> (B, L) uint8 packed codes; called in the worker, as usual for these loaders."""
     import numpy as np
     import torch
 
@@ -197,7 +197,7 @@ def webdataset(folder: Path, workers: int, skip: float) -> Batches:
     dataset = wds.WebDataset(shards, shardshuffle=len(shards), empty_check=False).shuffle(1000)
     dataset = dataset.to_tuple("seq").map(lambda sample: sample[0]).batched(BATCH, collation_fn=collate, partial=False)
     batches = iter(wds.WebLoader(dataset, batch_size=None, num_workers=workers))
-    if skip:  # it has no resume: what was seen is read again
+    if skip:  # webdataset cannot resume, so the first part of the epoch is read again
         total = sum(path.stat().st_size for path in (folder / "webdataset").glob("*.tar")) // (LENGTH + 1024) // BATCH
         for _ in range(int(total * skip)):
             next(batches)
@@ -210,7 +210,7 @@ def pyfaidx(folder: Path, workers: int, skip: float) -> Batches:
     import torch
 
     class PerWindow(torch.utils.data.Dataset):
-        """One handle a process, one fetch a window."""
+        """One file handle for each process, one read for each window."""
 
         def __init__(self) -> None:
             self._fasta: Any = None
@@ -245,7 +245,7 @@ LOADERS: dict[str, Callable[[Path, int, float], Batches]] = {
 
 
 def run_one(name: str, folder: Path, what: str, workers: int, seconds: float) -> float:
-    """In a process of its own: Mbp/s, or seconds for `resume`."""
+    """Measure one loader in this process; returns Mbp/s, or seconds for `resume`."""
     import torch
 
     from dnachunker.pretrain.data.masking import MaskingRates, corrupt
@@ -259,7 +259,7 @@ def run_one(name: str, folder: Path, what: str, workers: int, seconds: float) ->
     if what == "resume":
         corrupt(next(batches), keys, rates)
         return time.perf_counter() - began
-    for _ in range(16):  # start-up belongs to nobody's rate
+    for _ in range(16):  # the start is not part of the rate
         next(batches)
     began, count = time.perf_counter(), 0
     for packed in batches:
@@ -272,10 +272,10 @@ def run_one(name: str, folder: Path, what: str, workers: int, seconds: float) ->
 
 
 def measure(name: str, folder: Path, what: str, workers: int, seconds: float) -> float | str:
-    """One figure, or why there is none."""
-    command = [sys.executable, __file__, "--one", name, "--folder", str(folder), "--what", what]
+    """Measure one loader in a process of its own; returns the figure, or the reason why there is none."""
+    argv = [sys.executable, __file__, "--one", name, "--folder", str(folder), "--what", what]
     done = subprocess.run(
-        [*command, "--workers", str(workers), "--seconds", str(seconds)], capture_output=True, text=True, timeout=300
+        [*argv, "--workers", str(workers), "--seconds", str(seconds)], capture_output=True, text=True, timeout=300
     )
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["failed"])[-1][:80]
@@ -286,7 +286,7 @@ COLUMNS = [("windows", 0), ("batches", 0), ("windows", 2), ("batches", 2), ("res
 
 
 def table(results: dict[str, dict[tuple[str, int], list[float | str]]], versions: dict[str, str]) -> str:
-    """Medians as Markdown, with ours as a multiple of each peer."""
+    """Medians as a Markdown table, with the ratio of our speed to each peer's."""
     lines = [
         "| loader | windows, Mbp/s | MLM batches | windows, 2 workers | MLM batches, 2 workers | resume at 90 %, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -314,10 +314,10 @@ def table(results: dict[str, dict[tuple[str, int], list[float | str]]], versions
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mbp", type=int, default=1000, help="size of the generated genome")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one throughput measurement, at most")
-    parser.add_argument("--folder", type=Path, help="scratch folder; what is in it is used again")
+    parser.add_argument("--mbp", type=int, default=1000, help="size of the generated genome, in millions of bases")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="longest time of one measurement of speed")
+    parser.add_argument("--folder", type=Path, help="folder for genome and stores, which a second run uses again")
     parser.add_argument("--one", choices=LOADERS, help=argparse.SUPPRESS)
     parser.add_argument("--what", help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
@@ -327,7 +327,7 @@ def main() -> None:
         return
     names = [name for name, module in PACKAGES.items() if name == "dnachunker" or importlib.util.find_spec(module)]
     for name in sorted(set(PACKAGES) - set(names)):
-        print(f"{name} is not installed and left out", file=sys.stderr)
+        print(f"{name} is not installed; it is left out", file=sys.stderr)
     folder = args.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,10 +1,11 @@
-"""What the training loop costs beside a bare DeepSpeed loop on the same batches, and what a dead tracking server costs.
+"""Cost of the training loop compared with a bare DeepSpeed loop on the same batches, and cost of a dead MLflow server.
 
 python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5]
 
-One rank, preset tiny. Each round trains the same steps three ways, one after the other; the table gives medians over
-the rounds of seconds a step and of the ratio within a round, by the wall clock and by CPU time, which other work on the
-machine disturbs less. Importing MLflow, some seconds once a run in the background, is not counted.
+One rank, preset tiny. Each round trains the same steps in three ways, one after the other. The table gives medians over
+the rounds: seconds a step, and the ratio within a round. Both are given by the wall clock and by CPU time, because
+other work on the machine disturbs CPU time less. Importing MLflow takes some seconds once a run, in the background, and
+is not counted.
 """
 
 import argparse
@@ -40,7 +41,11 @@ _DEAD = "http://127.0.0.1:9"  # nothing listens on the discard port
 
 
 def build(corpus: str, folder: Path, steps: int, tracking: str | None) -> Run:
-    """A fresh run of preset tiny that evaluates and saves only at its end."""
+    """A new run of the preset tiny that evaluates and saves only at its end.
+
+    Args:
+        tracking: URI of the MLflow server; None: no MLflow.
+    """
     settings: dict[str, Any] = {"data.corpus": corpus, "run": str(folder), "steps": _WARM_UP + steps}
     settings |= {"evaluation.every": 10**6, "evaluation.windows": 1, "checkpoint.every": 10**6}
     settings |= {"tracking.enabled": tracking is not None, "tracking.uri": tracking}
@@ -51,13 +56,13 @@ def build(corpus: str, folder: Path, steps: int, tracking: str | None) -> Run:
 
 
 def close(run: Run) -> None:
-    """Let go of everything, without waiting for a server that is not there."""
+    """Close the run and its watchdog, without waiting for a dead MLflow server."""
     run.close()
     run.watchdog.close()
 
 
 def time_trainer(corpus: str, folder: Path, steps: int, tracking: str | None) -> Seconds:
-    """A step of `trainer.train`, from one step's log line to the next."""
+    """Time of a step of `trainer.train`, measured between the steps' events in the log."""
     run = build(corpus, folder, steps, tracking)
     stamps: list[Seconds] = []
     honest = run.journal.write
@@ -74,10 +79,10 @@ def time_trainer(corpus: str, folder: Path, steps: int, tracking: str | None) ->
 
 
 def time_bare(corpus: str, folder: Path, steps: int) -> Seconds:
-    """A step of forward, backward and update alone, on the batches the trainer sees."""
+    """Time of a step with only forward, backward and update, on the same batches as the trainer's."""
     run = build(corpus, folder, steps, None)
     engine: Any = run.engine.network
-    # a draw may write over the batch before it
+    # copied, because a draw may overwrite the batch before it
     batches = [deepcopy(run.data.draw().micro_batches[0]) for _ in range(_WARM_UP + steps)]
     for index, batch in enumerate(batches):
         if index == _WARM_UP:
@@ -95,7 +100,7 @@ def time_bare(corpus: str, folder: Path, steps: int) -> Seconds:
 
 
 def now() -> Seconds:
-    """Wall clock, and this process's CPU clock, which other work on the machine does not move."""
+    """Readings of the wall clock and of this process's CPU clock."""
     return time.perf_counter(), time.process_time()
 
 
@@ -105,11 +110,11 @@ def since(first: Seconds, last: Seconds, steps: int) -> Seconds:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure all rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", help="default: the embedded sample, sharded for the occasion")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--corpus", help="corpus folder (default: built from the embedded sample)")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     options = parser.parse_args()
     importlib.import_module("mlflow.tracking")
     start_process_group(Rank.from_environment())

@@ -1,1 +1,1 @@
-"""Where and how training processes start; knows commands, not models."""
+"""Starts training processes on one or many machines; knows their argv, not the model."""

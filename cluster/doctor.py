@@ -1,6 +1,7 @@
-"""The verb `doctor`: what is wrong with the machines of a run, before it starts, and what to do about it.
+"""The verb `doctor`: checks the machines of a run before it starts, and gives a remedy for each fault.
 
-It takes the way a launch takes: the same hosts, handshake, launcher and environment, with checks in place of training.
+The doctor starts ranks as `launch` does (the same hosts, handshake, launcher and environment), but they check the
+machine instead of training.
 """
 
 import argparse
@@ -25,18 +26,19 @@ DOCTOR_HELP = "check the machines of a run before it starts"
 
 _CLOCK_SECONDS = 2.0
 _WRITE_RATE = 50e6  # bytes a second: a checkpoint of the 172M model in under a minute
-_SHARED_MEMORY = 1 << 30
+_SHARED_MEMORY = 1 << 30  # bytes
 _OPEN_FILES = 4096
-_DISK_FREE = 20e9
+_DISK_FREE = 20e9  # bytes
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of one machine, or of all together (`host` is then `all`).
+    """The outcome of one check, of one machine or of all machines together (`host` is then `all`).
 
     Attributes:
-        state: ok, warn (training works, but not as it could) or fail.
-        remedy: what to do, unless it is ok.
+        state: `ok`, `warn` (training works, but slower or less safely) or `fail`.
+        found: what the check measured.
+        remedy: what the user can do; empty when the state is `ok`.
     """
 
     host: str
@@ -52,9 +54,9 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Check the machines a run would start on: versions, GPUs, clocks, shared storage, disk and shared memory,\n"
-        "limits, ports, the tracking server, kernel backends, a sample of the corpus, and all-reduce between all\n"
-        "ranks. Kinds local and hosts. Exit code 2 if something fails; every failure says the remedy."
+        "Check the machines on which a run would start: versions, GPUs, clocks, shared storage, disk, shared memory,\n"
+        "limits, ports, the MLflow server, kernel backends, a sample of the corpus, and all-reduce between all ranks.\n"
+        "Works for the kinds local and hosts. Exit code 2 if a check fails; every failed check prints a remedy."
     )
     parser.epilog = (
         "examples:\n  dnachunker doctor --config tiny --corpus corpora/sample --run runs/first --on local\n"
@@ -62,7 +64,12 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
         "      --on hosts --hostfile hosts.txt --expect-gb-s 200 --json"
     )
     add_where_arguments(parser)
-    parser.add_argument("--expect-gb-s", type=float, metavar="X", help="all-reduce bus bandwidth to expect, in GB/s")
+    parser.add_argument(
+        "--expect-gb-s",
+        type=float,
+        metavar="X",
+        help="expected bus bandwidth of all-reduce, in GB/s; below 80 %% it fails",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
@@ -75,10 +82,10 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     run, cluster = read_configs(arguments)
     if cluster.kind not in ("local", "hosts"):
         raise BadInput(
-            f"kind {cluster.kind}: the doctor examines local and hosts; start it inside a job of the cluster"
+            f"kind {cluster.kind}: doctor works for kinds local and hosts only; run it inside a job of the cluster"
         )
     answer = os.dup(1)
-    os.dup2(2, 1)  # what the ranks' libraries print is no part of the answer
+    os.dup2(2, 1)  # libraries in the ranks print to stdout; only the findings belong there
     try:
         findings = list(examine(run, cluster, arguments.expect_gb_s))
     finally:
@@ -93,13 +100,17 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | None) -> Iterator[Finding]:
-    """All checks, machine by machine and then of all together."""
+    """The findings of all checks: first for each machine, then for all machines together.
+
+    Args:
+        expected: bus bandwidth of all-reduce in GB/s; None: do not judge it.
+    """
     from dnachunker.cluster.backends.local import visible_gpus
     from dnachunker.foundations.failures import BadInput
 
     visible, wanted_gpus = len(visible_gpus()), cluster.gpus or 0
     if cluster.kind == "local" and 0 < visible < wanted_gpus:
-        remedy = "lower --gpus, or let CUDA_VISIBLE_DEVICES name more"
+        remedy = "lower --gpus, or list more GPUs in CUDA_VISIBLE_DEVICES"
         yield Finding("localhost", "GPUs", "fail", f"{visible} visible, fewer than --gpus {wanted_gpus}", remedy)
         return
     shared = Path(run.run).absolute().parent
@@ -124,13 +135,13 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
         try:
             facts, code = (_on_hosts if cluster.kind == "hosts" else _here)(cluster, worker, wanted)
         except BadInput as error:
-            yield Finding("all", "handshake", "fail", str(error), "see the message")
+            yield Finding("all", "handshake", "fail", str(error), "the message says what to change")
             return
         for host, known in facts.items():
             yield from judge_host(host, known, on_gpus=any(f.get("gpus") for f in facts.values()))
         yield from judge_together(facts)
         if code or not output.exists():
-            yield Finding("all", "ranks", "fail", f"exit code {code}", "what the ranks printed is above")
+            yield Finding("all", "ranks", "fail", f"exit code {code}", "the ranks' own messages are printed above")
             return
         yield from judge_ranks(json.loads(output.read_text()), expected)
     finally:
@@ -173,7 +184,7 @@ def _on_hosts(
 
 
 def tracking_address(uri: str | None) -> str | None:
-    """host:port of a tracking server's URI; None where there is no server."""
+    """`host:port` of an MLflow tracking URI; None when the URI names no server."""
     parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
@@ -181,7 +192,12 @@ def tracking_address(uri: str | None) -> str | None:
 
 
 def judge_host(host: str, facts: Mapping[str, Any], *, on_gpus: bool) -> Iterator[Finding]:
-    """What one machine's facts mean."""
+    """The findings about one machine.
+
+    Args:
+        facts: what `backends/node_facts.py` measured on the machine.
+        on_gpus: some machine of the job has GPUs, so this machine needs them too.
+    """
 
     def finding(check: str, good: bool, found: str, remedy: str, worst: str = "fail") -> Finding:
         return Finding(host, check, "ok" if good else worst, found, "" if good else remedy)
@@ -192,10 +208,10 @@ def judge_host(host: str, facts: Mapping[str, Any], *, on_gpus: bool) -> Iterato
         yield finding("GPUs", bool(facts["gpus"]) and not faults, "; ".join(faults) or str(len(facts["gpus"])), remedy)
         unlimited = facts["locked_memory"] < 0
         yield finding("locked memory", unlimited, "unlimited" if unlimited else f"{facts['locked_memory']:,} bytes",
-                      "raise `ulimit -l` to unlimited, or RDMA falls back to sockets", "warn")  # fmt: skip
+                      "raise `ulimit -l` to unlimited; otherwise RDMA falls back to sockets", "warn")  # fmt: skip
     free = facts["shared_memory_free"]
     if free is not None:
-        remedy = "in a container raise --shm-size; ranks of one machine exchange data there"
+        remedy = "in a container raise --shm-size; ranks on one machine exchange data through /dev/shm"
         yield finding("/dev/shm", free >= _SHARED_MEMORY, f"{free / 2**30:.1f} GiB free", remedy, "warn")
     files = facts["open_files"]
     yield finding("open files", files >= _OPEN_FILES or files < 0, f"{files:,}",
@@ -203,22 +219,22 @@ def judge_host(host: str, facts: Mapping[str, Any], *, on_gpus: bool) -> Iterato
     yield finding("ports", facts["can_listen"], "can listen" if facts["can_listen"] else "cannot listen",
                   "allow TCP between the machines")  # fmt: skip
     if facts["tracker"] is not None:
-        remedy = "check MLFLOW_TRACKING_URI; training goes on without it and catches up later"
+        remedy = "check MLFLOW_TRACKING_URI; training runs without the server and sends the metrics later"
         yield finding("tracking server", not facts["tracker"], facts["tracker"] or "reached", remedy, "warn")
     if facts["storage_fault"]:
         yield finding(
-            "shared storage", False, facts["storage_fault"], "mount it, writable, at the same path everywhere"
+            "shared storage", False, facts["storage_fault"], "mount it, writable, at the same path on every machine"
         )
         return
     rate = f"writes {facts['write_rate'] / 1e6:,.0f} MB/s, reads {facts['read_rate'] / 1e6:,.0f} MB/s"
-    remedy = f"checkpoints will stall training: use storage that writes {_WRITE_RATE / 1e6:.0f} MB/s or more"
+    remedy = f"saving checkpoints will stall training; use storage that writes {_WRITE_RATE / 1e6:.0f} MB/s or more"
     yield finding("shared storage", facts["write_rate"] >= _WRITE_RATE, rate, remedy, "warn")
     yield finding("free disk", facts["disk_free"] >= _DISK_FREE, f"{facts['disk_free'] / 1e9:,.0f} GB",
-                  f"make room: {_DISK_FREE / 1e9:.0f} GB hold a few checkpoints", "warn")  # fmt: skip
+                  f"free some space: a few checkpoints need {_DISK_FREE / 1e9:.0f} GB", "warn")  # fmt: skip
 
 
 def judge_together(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    """What the machines' facts mean beside each other."""
+    """The findings from comparing the machines with each other."""
     kinds = {json.dumps(known["versions"], sort_keys=True) for known in facts.values()}
     shown = ", ".join(f"{name} {version}" for name, version in next(iter(facts.values()))["versions"].items())
     remedy = "install the same versions everywhere"
@@ -228,23 +244,28 @@ def judge_together(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     if len(clocks) > 1:
         skew = max(clocks) - min(clocks)
         good = skew <= _CLOCK_SECONDS
-        remedy = "run an NTP client on every machine; logs and the watchdog compare times"
+        remedy = "run an NTP client on every machine; logs and the watchdog compare times of different machines"
         yield Finding("all", "clocks", "ok" if good else "warn", f"{skew:.2f} s apart", "" if good else remedy)
 
 
 def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Finding]:
-    """What the ranks found out together."""
+    """The findings of the ranks, which checked backends, corpus and all-reduce.
+
+    Args:
+        found: the JSON that `pretrain/planning/rank_check.py` wrote.
+        expected: bus bandwidth of all-reduce in GB/s; None: do not judge it.
+    """
     ranks = found["ranks"]
     backends = sorted({rank["backends"] for rank in ranks})
     slow = any("reference" in backend for backend in backends)
     if len(backends) > 1:
         yield Finding("all", "kernels", "fail", " | ".join(backends), "install the same extras on every machine")
     else:
-        remedy = "the selective scan runs as plain PyTorch: Triton on a GPU needs gcc, a CPU needs numba"
+        remedy = "the selective scan runs as slow plain PyTorch; install gcc for Triton on a GPU, or numba on a CPU"
         yield Finding("all", "kernels", "warn" if slow else "ok", backends[0], remedy if slow else "")
     faults = [f"{rank['host']}: {rank['corpus_fault']}" for rank in ranks if rank["corpus_fault"]]
     if faults:
-        remedy = "`dnachunker corpus verify` finds all that is damaged; copy or build it again"
+        remedy = "`dnachunker corpus verify` lists all damaged parts; copy or build the corpus again"
         yield Finding("all", "corpus", "fail", faults[0], remedy)
     else:
         yield Finding("all", "corpus", "ok", f"a sample of its blocks decodes on each of {len(ranks)} ranks")
@@ -252,12 +273,12 @@ def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Fi
         rate = found["bus_bandwidth"] / 1e9
         short = expected is not None and rate < 0.8 * expected
         shown = f"{found['latency'] * 1e6:,.0f} us, {rate:,.2f} GB/s" + (f" of {expected:g}" if expected else "")
-        remedy = "look for a slow link: NCCL_DEBUG=INFO says which network is used; NCCL_SOCKET_IFNAME chooses it"
+        remedy = "look for a slow link: NCCL_DEBUG=INFO shows which network is used; NCCL_SOCKET_IFNAME selects it"
         yield Finding("all", "all-reduce", "fail" if short else "ok", shown, remedy if short else "")
 
 
 def table(findings: list[Finding]) -> str:
-    """The findings for people."""
+    """The findings as text for people, one line each, with the remedy below."""
     lines = []
     for item in findings:
         lines.append(f"{item.state:5}{item.host:18}{item.check:17}{item.found}")

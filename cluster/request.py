@@ -1,4 +1,4 @@
-"""A launch as it was asked for: the run, the cluster, and how a run is checked before it starts."""
+"""What a backend is asked to launch: the run, the cluster, and the function that checks the run before it starts."""
 
 import os
 import sys
@@ -15,17 +15,23 @@ from .config import ClusterConfig
 
 
 class Prepare(Protocol):
-    """Checks a run and stores its resolved config; given by the front door, since that is pretraining's business."""
+    """Checks a run, stores its resolved config and returns the path of the stored file.
+
+    pretrain/ implements this function. The front door (`dnachunker/cli.py`) passes it in, because cluster/ may not
+    import pretrain/.
+    """
 
     def __call__(self, config: PretrainConfig, world_size: int) -> Path: ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to run, and where, once the configs are read.
+    """A run and the cluster to launch it on.
 
     Attributes:
-        corpus: also build the corpus that the run names, from this config; kubernetes only.
+        prepare: checks the run and stores its resolved config.
+        dry_run: print what would run, and start nothing.
+        corpus: config from which to build first the corpus that the run names; only for kind kubernetes.
     """
 
     run: PretrainConfig
@@ -44,13 +50,13 @@ class Request:
 
     @property
     def stored_config(self) -> Path:
-        """Where `prepare` puts the run's resolved config."""
+        """The path to which `prepare` writes the run's resolved config."""
         return Path(self.run.run) / "config.yaml"
 
     def require_divisible(self, world_size: int) -> None:
         """
         Raises:
-            BadInput: so many ranks cannot share out the run's batches.
+            BadInput: the run's batches cannot be divided among `world_size` ranks.
         """
         try:
             self.run.accumulation(world_size)
@@ -58,7 +64,7 @@ class Request:
             raise BadInput(str(error)) from error
 
     def divides(self, ranks: int) -> Callable[[int], bool]:
-        """Whether so many machines of `ranks` ranks can share out the run."""
+        """A function of a number of machines: can the run's batches be divided among them, with `ranks` ranks each?"""
 
         def fits(nodes: int) -> bool:
             try:
@@ -71,10 +77,10 @@ class Request:
 
 
 def worker_of(config: Path | str) -> list[str]:
-    """Module and arguments of a rank, as after `python -m`."""
+    """The argv of a rank, after `python -m`: module name and arguments."""
     return ["dnachunker", "pretrain", "--config", str(config)]
 
 
 def say(line: str) -> None:
-    """Tell the user, apart from what the ranks print."""
+    """Print a message to the user on stderr, with a prefix that tells it from the output of the ranks."""
     print(f"dnachunker: {line}", file=sys.stderr, flush=True)

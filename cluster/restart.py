@@ -1,9 +1,11 @@
-"""Supervised restarts: what to do after each attempt of a job, with a budget and growing pauses.
+"""Supervised restarts: decides after each attempt of a job whether to start it again, and after which pause.
 
-Exit codes 2 (bad input) and 4 (a guard) end it: another start would fail in the same way. 3 (saved) and everything else
-(a crash, a killed rank, a lost machine) is started again, and continues from the newest checkpoint. Crashes count
-towards the budget for `window_hours`; a run that falls over once a week is restarted for ever, one that cannot start is
-not. A stop that the user asked for is final.
+- Exit codes 0 (done), 2 (bad input) and 4 (a guard) are final: after 2 and 4 another start would fail in the same way.
+- After every other code the job is started again and continues from the newest checkpoint. Code 3 (saved) costs
+  nothing; any other code (a crash, a killed rank, a lost machine) counts as a crash.
+- A crash counts for `window_hours`. So a run that crashes once a week is always restarted, and a run that cannot start
+  is given up soon.
+- A stop that the user asked for is final.
 """
 
 import time
@@ -20,10 +22,10 @@ class Attempt:
     """How one start of a job ended.
 
     Attributes:
-        code: the most telling exit code of its ranks.
-        reason: what is known beyond the code, such as the machine that was lost.
-        asked: the user asked it to stop.
-        wait: seconds during which a machine that is out of reach may still run its ranks.
+        code: the exit code that `topology.job_exit_code` chose among those of the ranks.
+        reason: more than the code says, such as the name of a lost machine.
+        asked: the user asked the job to stop.
+        wait: seconds for which an unreachable machine may still run its ranks.
     """
 
     code: int
@@ -33,20 +35,21 @@ class Attempt:
 
 
 class Restarts:
-    """Decides after each attempt whether there is another one, and when."""
+    """Decides after each attempt whether another one follows, and when."""
 
     def __init__(
         self, settings: RestartSettings, clock: Callable[[], float] = time.monotonic, crashes: Sequence[float] = ()
     ) -> None:
         """
         Args:
-            crashes: when, by that clock, the job crashed before.
+            clock: returns seconds.
+            crashes: times of earlier crashes, in seconds on the same clock.
         """
         self._settings, self._clock = settings, clock
         self._crashes = list(crashes)
 
     def pause_after(self, attempt: Attempt) -> float | None:
-        """Seconds to wait before the next attempt; None: this was the last."""
+        """Seconds to wait before the next attempt; None if no attempt follows."""
         if attempt.asked or attempt.code in _FINAL:
             return None
         settings, now = self._settings, self._clock()
@@ -60,7 +63,7 @@ class Restarts:
 
     @property
     def crashes(self) -> int:
-        """Crashes that still count."""
+        """Number of crashes within the last `window_hours`."""
         return len(self._crashes)
 
 
@@ -75,7 +78,8 @@ def supervise(
     """Run attempts until one of them is final.
 
     Args:
-        wait: pauses for so many seconds; returns whether the user asked to stop meanwhile.
+        say: prints a line for the user.
+        wait: sleeps for the given seconds; returns True as soon as the user asks to stop.
 
     Returns:
         The exit code of the last attempt.
@@ -88,8 +92,8 @@ def supervise(
         if pause is None:
             if ended.code not in (*_FINAL, 3) and not ended.asked:
                 say(
-                    f"{because}; {restarts.crashes} crashes within {settings.window_hours:g} h are more than "
-                    f"restart.attempts={settings.attempts} allows: giving up. The same command continues the run"
+                    f"{because}; giving up, because {restarts.crashes} crashes within {settings.window_hours:g} h are "
+                    f"more than restart.attempts={settings.attempts} allows. The same command continues the run"
                 )
             return ended.code
         say(f"{because}; starting again in {pause:.0f} s (crash {restarts.crashes} of {settings.attempts})")

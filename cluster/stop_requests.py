@@ -1,4 +1,4 @@
-"""Signals that ask a supervised job to stop: the first to save and leave, a later one to leave at once."""
+"""Signals that ask a supervised job to stop: the first lets the ranks save and stop, a later one ends them at once."""
 
 import signal
 import threading
@@ -6,17 +6,19 @@ import time
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # the last: its terminal was closed
-ONE_REQUEST_SECONDS = 5.0  # terminals, shells and service managers signal a whole group, and some do it twice
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # SIGHUP: the terminal was closed
+# Signals that arrive within this time of the first count as one request: terminals, shells and service managers signal
+# a whole process group, and some of them do so twice.
+ONE_REQUEST_SECONDS = 5.0
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals to listen to: all but a hang-up that `nohup` has asked us to ignore."""
+    """The signals to handle: all of SIGNALS, without SIGHUP if this process ignores it (as under `nohup`)."""
     return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
 
 
 class StopRequests:
-    """Counts requests while entered; `wait` sleeps until the next."""
+    """A context manager that counts the stop requests which arrive inside it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,7 +27,7 @@ class StopRequests:
         self._previous: dict[int, Any] = {}
 
     def note(self) -> None:
-        """Count a request that came by another way."""
+        """Count a request; for callers that handle the signals themselves."""
         now = time.monotonic()
         if now - self._counted > ONE_REQUEST_SECONDS:
             self.count += 1
@@ -33,7 +35,7 @@ class StopRequests:
         self._changed.set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep so long, or until a request comes; returns whether there has been one."""
+        """Sleep for `seconds`, or until a request arrives; returns whether one has arrived."""
         return self.count > 0 or self._changed.wait(seconds)
 
     def __enter__(self) -> "StopRequests":

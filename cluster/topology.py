@@ -1,4 +1,4 @@
-"""Which machines take part and which rank runs where. Pure."""
+"""Which machines take part in a job, and which ranks run on each; no function here starts anything."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from dnachunker.foundations.failures import BadInput
 
-# Names and addresses as DNS, IPv4 and IPv6 have them: no dash in front, which ssh would read as an option, and nothing
-# a shell gives a meaning.
+# DNS names, IPv4 and IPv6 addresses. A leading dash is refused, because ssh would read an option; so is every character
+# that has a meaning in a shell.
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,39}")
 _LINE = re.compile(r"(?P<name>\S+)(?:\s+slots=(?P<slots>\S+))?")
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine and how many ranks it has room for; None where the machine is to say."""
+    """A machine and the number of ranks it has room for; None if the hostfile does not say."""
 
     name: str
     slots: int | None = None
@@ -23,12 +23,17 @@ class Host:
 
 @dataclass(frozen=True)
 class Placement:
-    """One machine's share of a job; every machine runs the same number of ranks."""
+    """One machine's place in a job; every machine runs the same number of ranks.
+
+    Attributes:
+        address: host of the rendezvous, which is on node 0.
+        port: TCP port of the rendezvous; 0 takes a free one.
+    """
 
     nodes: int
     node_rank: int
     ranks_per_node: int
-    address: str = "127.0.0.1"  # of the rendezvous, on node 0
+    address: str = "127.0.0.1"
     port: int = 0
 
     @property
@@ -37,10 +42,11 @@ class Placement:
 
 
 def parse_hostfile(text: str, origin: str) -> list[Host]:
-    """The machines of a hostfile, in DeepSpeed's format: `NAME slots=N` a line, `#` starts a comment.
+    """The machines of a hostfile, in DeepSpeed's format: one `NAME slots=N` on each line, `#` starts a comment.
 
     Raises:
-        BadInput: naming the line: a name that is none, a duplicate, slots that are no positive number, or no machine.
+        BadInput: a wrong host name, a host that is listed twice, slots that are not a positive number, or no host at
+            all. The message names the line.
     """
     hosts: dict[str, Host] = {}
     for number, raw in enumerate(text.splitlines(), 1):
@@ -56,10 +62,10 @@ def parse_hostfile(text: str, origin: str) -> list[Host]:
         if slots is not None and not (slots.isascii() and slots.isdecimal() and 0 < int(slots) <= 1024):
             raise BadInput(f"{where}: slots={slots} of {name} is not a number of ranks from 1 to 1024")
         if name in hosts:
-            raise BadInput(f"{where}: {name} is listed twice; give it one line with all its slots")
+            raise BadInput(f"{where}: {name} is listed twice; write one line for {name}, with all its slots")
         hosts[name] = Host(name, int(slots) if slots else None)
     if not hosts:
-        raise BadInput(f"{origin}: names no machine; write one line `NAME slots=N` for each")
+        raise BadInput(f"{origin}: names no machine; write one line `NAME slots=N` for each machine")
     return list(hosts.values())
 
 
@@ -67,7 +73,7 @@ def read_hostfile(path: str) -> list[Host]:
     """The machines of the hostfile at `path`.
 
     Raises:
-        BadInput: as `parse_hostfile`; also when there is no such file, which never means this machine alone.
+        BadInput: as `parse_hostfile`; also when the file is missing. (DeepSpeed would train on this machine alone.)
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -80,14 +86,20 @@ def read_hostfile(path: str) -> list[Host]:
 def require_host_name(name: str, where: str) -> None:
     """
     Raises:
-        BadInput: the name could be read as an option or a command.
+        BadInput: `name` is not a host name or address; ssh or a shell might read it as an option or a command.
     """
     if not _HOST.fullmatch(name):
-        raise BadInput(f"{where}: {name!r} is not a host name: letters, digits, dots and dashes inside, or an address")
+        raise BadInput(
+            f"{where}: {name!r} is not a host name (letters and digits, with dots and dashes between them) "
+            "and not an IP address"
+        )
 
 
 def ranks_per_node(slots: Mapping[str, int], wanted: int | None) -> int:
-    """Ranks of each machine: as many as asked for, or as the smallest has room for.
+    """The number of ranks on each machine: `wanted`, or by default the slots of the smallest machine.
+
+    Args:
+        slots: ranks that each machine has room for, by name.
 
     Raises:
         BadInput: a machine has room for fewer than `wanted`.
@@ -101,14 +113,16 @@ def ranks_per_node(slots: Mapping[str, int], wanted: int | None) -> int:
 def largest_job(
     available: Sequence[str], *, wanted: int, least: int, divides: Callable[[int], bool]
 ) -> Sequence[str] | None:
-    """The machines to continue with: all wanted if they are there, else as many as the run's sizes permit.
+    """The machines to train on: the largest number of available ones among which the run's batches can be divided.
 
     Args:
-        least: fewer are not worth it.
-        divides: whether a run can be shared out over so many machines.
+        available: names, in order of preference.
+        wanted: most machines to take.
+        least: fewest machines to take.
+        divides: whether the run's batches can be divided among a given number of machines.
 
     Returns:
-        None when too few are available.
+        The first machines of `available`; None when too few are available.
     """
     for count in range(min(wanted, len(available)), least - 1, -1):
         if divides(count):
@@ -116,8 +130,8 @@ def largest_job(
     return None
 
 
-def most_telling(codes: Sequence[int]) -> int:
-    """One exit code for several: those that forbid a restart before crashes, those before 3, 0 only if all are 0."""
+def job_exit_code(codes: Sequence[int]) -> int:
+    """One exit code for a whole job: 2 or 4 (no restart) if a rank has it, else a crash, else 3, else 0."""
     for code in (2, 4):
         if code in codes:
             return code

@@ -1,4 +1,4 @@
-"""From the probabilities of a stage to its chunks: by kernels and by plain torch, which must agree exactly."""
+"""Computes the chunks of a stage from its boundary probabilities, by kernels and by plain torch; both must agree."""
 
 import math
 from functools import partial
@@ -17,17 +17,17 @@ FACTS = ("natural", "forced", "boundary", "starts", "chunk", "overflowed", "chun
 
 
 def by_kernels_and_torch(machine: Machine) -> dict[str, dict[str, float]]:
-    """Milliseconds of one stage, with places for chunks fixed beforehand, so that nothing waits for the device.
+    """Milliseconds of one stage, with a fixed capacity for chunks, so that the host never waits for the device.
 
     Raises:
-        AssertionError: the two disagree in any number; the message says in what.
+        AssertionError: kernels and plain torch disagree in any number; the message names the fields.
     """
     packing = packed([5, 1, 3] if machine.smoke else [8192] * 8, machine.device)
     generator = torch.Generator().manual_seed(0)
     probability, chance = (torch.rand(packing.total, generator=generator).to(machine.device) for _ in range(2))
     probability, masked = torch.where(packing.first, 1.0, probability), chance < 0.12
     nothing = torch.empty(packing.total, 0, device=machine.device)
-    packing.steps, packing.sequence  # noqa: B018  (found once a batch, by embedding and encoder)
+    packing.steps, packing.sequence  # noqa: B018  (computed here, because a model computes them once a batch)
 
     def cut(router: Router, share: float = 0.8) -> dict[str, torch.Tensor]:
         found: Segmentation = router(nothing, packing, masked, None, math.ceil(share * packing.total))
@@ -36,7 +36,7 @@ def by_kernels_and_torch(machine: Machine) -> dict[str, dict[str, float]]:
     routers = {name: Router(DNAChunkerConfig(width=32, num_heads=2, scan_backend=name)) for name in BACKENDS}
     for router in routers.values():
         router.probability = Given(probability)
-    for share in (0.8, 0.3):  # with filler, and with more chunks than places
+    for share in (0.8, 0.3):  # capacity for more chunks than there are, and for fewer
         ours, theirs = (cut(router, share) for router in routers.values())
         if wrong := [name for name, value in theirs.items() if not ours[name].equal(value)]:
             raise AssertionError(f"kernels and plain torch disagree about {', '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""Tensors and models the sections work on."""
+"""Tensors and models that the sections measure with."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from dnachunker.model.packing import Packing
 
 SMALLEST = {"width": 16, "encoder_layers": (1, 0), "decoder_layers": (0, 0), "trunk_layers": 1, "num_heads": 2}
 SMALLEST |= {"state_size": 4, "expand": 1}
-# With mask protection, boundaries every 3 and 9 bases give the densities of a healthy pretraining run: 0.51, 0.31.
+# With mask protection, boundaries every 3 and 9 bases give 0.51 and 0.31 chunks a base, as in a healthy training run.
 STRIDES = (3, 9)
-PLACES = {"chunk_capacity": (0.54, 0.34), "label_capacity": 0.14}  # a little more, for labels likewise
+CAPACITIES = {"chunk_capacity": (0.54, 0.34), "label_capacity": 0.14}  # a little above 0.51, 0.31 and 12 % masks
 
 
 def packed(lengths: list[int], device: torch.device) -> Packing:
@@ -22,7 +22,11 @@ def packed(lengths: list[int], device: torch.device) -> Packing:
 
 
 def scan_inputs(packing: Packing, channels: int, states: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Leaves of `gated_scan`, B and C side by side as a layer makes them; A, skip and dt_bias float32."""
+    """Inputs of `gated_scan` that require gradients. `rows` holds B and C side by side, as a layer makes them.
+
+    Args:
+        dtype: of u, raw, rows and z; A, skip and dt_bias are float32.
+    """
     device, total = packing.cu_seqlens.device, packing.total
     generator = torch.Generator(device).manual_seed(0)
 
@@ -43,7 +47,7 @@ def scan_inputs(packing: Packing, channels: int, states: int, dtype: torch.dtype
 
 
 def batch(count: int, length: int, device: torch.device, seed: int = 0) -> dict[str, Any]:
-    """Random bases, 12 % of them masked and to be found, cut at fixed places."""
+    """Random bases (count, length), 12 % of them masked and labelled, with boundaries at fixed positions."""
     generator = torch.Generator(device).manual_seed(seed)
     truth = torch.randint(7, 11, (count, length), generator=generator, device=device)
     hidden = torch.rand(truth.shape, generator=generator, device=device) < 0.12
@@ -58,7 +62,7 @@ def batch(count: int, length: int, device: torch.device, seed: int = 0) -> dict[
 
 
 def network(smoke: bool, device: torch.device, dtype: torch.dtype, **changes: Any) -> DNAChunkerForMaskedLM:
-    """The default (172M) model with random weights; the smallest there is in a smoke run."""
+    """The default (172M) model with random weights; in a smoke run the smallest possible model."""
     torch.manual_seed(0)
     sizes = {**SMALLEST, "scan_backend": "triton"} if smoke else {}
     return DNAChunkerForMaskedLM(DNAChunkerConfig(**{**sizes, **changes})).to(device, dtype)

@@ -1,6 +1,6 @@
-"""Time of every kernel at the size of a layer of the default model, and its bandwidth counting the fewest bytes.
+"""Time of every kernel at the size of a layer of the default model, and its bandwidth.
 
-The fewest bytes: every input read once, every output written once, nothing in between.
+Bandwidth counts the fewest possible bytes: every input is read once, every output is written once.
 """
 
 import importlib
@@ -21,8 +21,8 @@ from .machine import Machine
 CHANNELS, STATES, WIDTH = 1280, 16, 640
 TILINGS = (
     Tiling(),
-    Tiling(chunk=32),
-    Tiling(chunk=8),
+    Tiling(span=32),
+    Tiling(span=8),
     Tiling(tile=2),
     Tiling(tile=8),
     Tiling(width=64, warps=2),
@@ -37,7 +37,7 @@ def _sizes(machine: Machine) -> tuple[Packing, int, int, int]:
 
 
 def of_each(machine: Machine) -> dict[str, dict[str, float]]:
-    """Per kernel: milliseconds forward and backward, GB/s of the fewest bytes, and that as a share of a plain copy."""
+    """For each kernel, forward and backward: milliseconds, GB/s of the fewest bytes, and their share of a copy's."""
     packing, channels, states, width = _sizes(machine)
     total, kernels, half = packing.total, fused_kernels(), torch.bfloat16
     inputs = scan_inputs(packing, channels, states, half)
@@ -45,7 +45,7 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     rows = torch.randn(total, width, device=machine.device).to(half).requires_grad_()
     query, key = (torch.randn(total, width, device=machine.device, requires_grad=True) for _ in range(2))
     gate = torch.rand(2, total, device=machine.device, requires_grad=True)
-    packing.steps  # noqa: B018  (found once a batch, not once a layer)
+    packing.steps  # noqa: B018  (computed here, because a model computes it once a batch, not once a layer)
 
     def scan() -> Tensor:
         B, C = inputs["rows"].split(states, dim=-1)
@@ -53,7 +53,8 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
         result: Tensor = kernels.gated_scan(inputs["u"], inputs["raw"], B, C, *rest, packing.steps)
         return result
 
-    # bf16: u, raw and z in, out; back the same again, gradients of out in, of u, raw and z out.
+    # bf16. Forward reads u and raw of both directions and z, and writes out. Backward reads the same and the gradient
+    # of out, and writes the gradients of u, raw and z.
     wide, narrow = 2 * total * channels, 2 * total * 2 * states * 2
     cases: dict[str, tuple[Callable[[], Tensor], float, float]] = {
         "scan": (scan, 6 * wide + narrow, 11 * wide + 2 * narrow),
@@ -93,7 +94,7 @@ def _measure(machine: Machine, run: Callable[[], Tensor], forward: float, backwa
 
 
 def tilings(machine: Machine) -> dict[str, dict[str, float]]:
-    """The scan cut into programs in other ways than the default one, as long as time is left (each compiles)."""
+    """The scan with other tilings than the default one, as long as time is left (each tiling is compiled first)."""
     packing, channels, states, _ = _sizes(machine)
     inputs = scan_inputs(packing, channels, states, torch.bfloat16)
     found = {}
@@ -112,7 +113,10 @@ def tilings(machine: Machine) -> dict[str, dict[str, float]]:
 
 
 def beside_mamba_ssm(machine: Machine) -> dict[str, float] | str:
-    """Both directions of one layer by mamba-ssm's scan, which flips and gates outside, and by ours."""
+    """Both directions of one layer by mamba-ssm's scan, which needs flips and the gate outside the kernel.
+
+    The section `kernels` measures our scan at the same size.
+    """
     if not mamba_ssm_works():
         return "mamba-ssm is not importable here"
     packing, channels, states, _ = _sizes(machine)

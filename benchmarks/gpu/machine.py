@@ -1,4 +1,4 @@
-"""The card: what it is, what it can do at most, how to time something on it, how much time is left."""
+"""The GPU: its description, its highest measured speeds, how to time a function on it, and how much time is left."""
 
 import importlib.metadata
 import platform
@@ -15,12 +15,15 @@ PACKAGES = ("torch", "triton", "transformers", "numba", "flash_attn", "mamba_ssm
 
 @dataclass(frozen=True)
 class Machine:
-    """
+    """What the sections measure on.
+
     Attributes:
         device: `cuda`, or `cpu` for a smoke run.
-        smoke: sizes that mean nothing.
-        copy_bytes: bytes a second, read and written, of a copy from the card to itself.
-        matrix_flops: operations a second of a bf16 matrix product on random numbers.
+        smoke: run with the smallest sizes, as a test; the figures have no meaning.
+        deadline: when the benchmark should end, by `time.monotonic`.
+        corpus: corpus folder for the section `loader`, if any.
+        copy_bytes: bytes a second, read and written, of a copy within the GPU's memory.
+        matrix_flops: operations a second of a bf16 matrix product of random numbers.
     """
 
     device: torch.device
@@ -50,7 +53,7 @@ class Machine:
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
-    """Median seconds of a call, by events on the card, after calls to warm up (the first compiles)."""
+    """Median seconds of a call, measured by CUDA events, after three calls that warm up (the first one compiles)."""
     if device.type == "cpu":
         start = time.perf_counter()
         function()
@@ -69,7 +72,7 @@ def seconds_of(function: Callable[[], Any], device: torch.device, repeats: int =
 
 
 def describe(machine: Machine) -> dict[str, Any]:
-    """Device, driver, versions and the two ceilings everything else is measured against."""
+    """The GPU, versions, and the speeds of a copy and of a matrix product, with which everything else is compared."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Every kernel beside the plain-torch reference on the card: results and all gradients."""
+"""Compares every kernel with the plain-torch reference on the GPU: results and all gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +14,15 @@ from dnachunker.model.packing import Packing
 from .inputs import packed, scan_inputs
 from .machine import Machine
 
-# Relative to the largest value of a tensor. The card's exp2 is good to 2e-7, which a state carries on.
+# Relative to the largest value of a tensor. The GPU's exp2 has an error of 2e-7, which accumulates in the states.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 def against_reference(machine: Machine) -> dict[str, Any]:
-    """Largest relative error over the result and all gradients, per kernel and precision.
+    """Largest relative error over the result and all gradients, for each kernel and precision.
 
     Raises:
-        AssertionError: an error above the tolerance; every figure is in the message.
+        AssertionError: an error above the tolerance; the message contains all errors so far.
     """
     lengths = [5, 1, 3] if machine.smoke else [777, 1, 33, 1500, 64]
     channels, states = (4, 2) if machine.smoke else (96, 16)
@@ -90,7 +90,12 @@ def _cases(packing: Packing, channels: int, states: int, dtype: torch.dtype) -> 
 
 
 def _error(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor]) -> float:
-    """The reference runs in float64 on the very numbers the kernel is given."""
+    """Largest relative error of `ours`, over the result and all gradients.
+
+    Args:
+        ours: the kernel.
+        theirs: the reference, which runs in float64 on the same numbers.
+    """
     found = []
     for function, double in ((ours, False), (theirs, True)):
         leaves = [(x.detach().double() if double else x.detach().clone()).requires_grad_() for x in inputs]

@@ -1,11 +1,11 @@
-"""What the model does on one GPU: parity, bandwidth of every kernel, training steps, where the time goes.
+"""Benchmark of the model on one GPU: parity, bandwidth of every kernel, training steps, and where their time goes.
 
 python benchmarks/gpu/run.py [--corpus CORPUS] [--minutes 8] [--smoke]     (make gpu-bench)
 
-Needs torch, triton, transformers and numba, nothing of the training stack, and leaves gpu-DATE.md and gpu-DATE.json in
-benchmarks/results/. Sections that no longer fit the minutes are left out and named; one that fails is reported and the
-others go on, but the exit status is 1. `--smoke` runs every section on sizes that mean nothing, on a CPU under Triton's
-interpreter.
+Needs torch, triton, transformers and numba, but not the packages for training. Writes gpu-DATE.md and gpu-DATE.json
+into benchmarks/results/. A section that cannot start within the minutes is left out, and the page names it. A section
+that fails is reported, the others continue, and the exit code is 1. `--smoke` is a test: it runs every section with the
+smallest sizes on a CPU, under Triton's interpreter, and its figures have no meaning.
 """
 
 import argparse
@@ -46,14 +46,14 @@ SECTIONS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", help="of the loader's section, which runs `dnachunker pretrain` on it")
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--only", nargs="*", choices=sorted(SECTIONS), help="these sections alone")
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--corpus", help="corpus folder on which the section `loader` runs `dnachunker pretrain`")
+    parser.add_argument("--minutes", type=float, default=8, help="time after which no section starts")
+    parser.add_argument("--only", nargs="*", choices=sorted(SECTIONS), help="run only these sections")
+    parser.add_argument("--smoke", action="store_true", help="test every section on a CPU with the smallest sizes")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     arguments = parser.parse_args()
     if not arguments.smoke and not torch.cuda.is_available():
-        print("benchmarks/gpu/run.py: no CUDA device here; nothing measured")
+        print("benchmarks/gpu/run.py: no CUDA device found; nothing is measured")
         return 0
     machine = Machine.at_hand(smoke=arguments.smoke, minutes=arguments.minutes, corpus=arguments.corpus)
     found: dict[str, Any] = {"machine": describe(machine), "left_out": [], "failed": {}}
@@ -67,7 +67,7 @@ def main() -> int:
         began = time.perf_counter()
         try:
             found[name] = section(machine)
-        except Exception as error:  # the other sections' figures are worth having
+        except Exception as error:  # a failed section must not stop the others
             traceback.print_exc()
             found["failed"][name] = f"{type(error).__name__}: {error}"[:500]
         if not machine.smoke:

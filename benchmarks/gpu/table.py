@@ -1,4 +1,4 @@
-"""What was found, as a page of tables and as JSON."""
+"""Writes the results as a page of tables and as JSON."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 NAMES = {
     "machine": "Machine",
     "parity": "Parity with the reference in float64 (largest relative error of results and gradients)",
-    "kernels": "Kernels at the size of a layer (65,536 positions); bandwidth counts the fewest bytes",
-    "cutting": "From probabilities to chunks, one stage (65,536 positions); both agree exactly",
+    "kernels": "Kernels at the size of a layer (65,536 positions); bandwidth counts the fewest possible bytes",
+    "cutting": "From probabilities to chunks, one stage (65,536 positions); both ways agree exactly",
     "mamba_ssm": "mamba-ssm's scan in both directions, same size",
-    "no_waiting": "Host waits for the card inside forward and backward pass",
+    "no_waiting": "Does the host wait for the GPU inside forward and backward pass?",
     "ten_steps": "Ten steps by Triton and by the reference",
     "training": "Training steps of the default model",
-    "profile": "Share of a step by component",
+    "profile": "Share of a step's time by component",
     "long": "One sequence with activation checkpointing",
     "loader": "Waiting for data",
     "tilings": "The scan in other tilings (chunk, tile, width, ahead, warps)",
@@ -23,10 +23,10 @@ NAMES = {
 
 
 def write(found: dict[str, Any], folder: Path, name: str) -> Path:
-    """NAME.json and NAME.md in the folder; returns the path of the page."""
+    """Write NAME.json and NAME.md into the folder; returns the path of NAME.md."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    page = ["# On the card", "", "Made by `make gpu-bench`; times are medians.", ""]
+    page = ["# On the GPU", "", "Made by `make gpu-bench`; times are medians.", ""]
     for key, title in NAMES.items():
         if key in found and found[key] not in ([], {}):
             page += [f"## {title}", "", *_lines(found[key]), ""]

@@ -1,4 +1,4 @@
-"""Training steps of the default model on one card: speed, memory, utilisation, what waits, where the time goes."""
+"""Training steps of the default model on one GPU: speed, memory, utilisation, waits, and where the time goes."""
 
 import json
 import subprocess
@@ -12,15 +12,15 @@ import torch
 
 from dnachunker.model.cost import flops_per_base
 
-from .inputs import PLACES, batch, network
+from .inputs import CAPACITIES, batch, network
 from .machine import Machine
 
-BASES = 131_072  # of a step
+BASES = 131_072  # bases of a step
 LENGTHS = (8_192, 32_768, 131_072)
 LONGEST = 1_048_576
 LOADER_STEPS = 20
 
-# Names in a profile, in the order in which they are tried.
+# Parts of kernel names in a profile, by component; the first component with a match counts.
 COMPONENTS = {
     "scan": ("reach", "retreat", "emit", "carry"),
     "convolution": ("conv_forward", "conv_backward"),
@@ -49,7 +49,7 @@ COMPONENTS = {
 def _step(
     machine: Machine, count: int, length: int, *, checkpointing: bool = False, **changes: Any
 ) -> Callable[[], Any]:
-    """One step in bf16: forward, backward, clipping, AdamW. Routers and states compute in float32."""
+    """A function that takes one step in bf16: forward, backward, clipping, AdamW. Routers and states use float32."""
     model = network(machine.smoke, machine.device, torch.bfloat16, **changes)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -90,28 +90,28 @@ def _measure(machine: Machine, count: int, length: int, repeats: int = 5, **chan
 
 
 def steps(machine: Machine) -> list[dict[str, Any]]:
-    """The same number of bases a step at every length; at the first also with places fixed, with a compiled trunk."""
+    """Steps of BASES bases at each window length; at the first length also with capacities, or a compiled trunk."""
     if machine.smoke:
         return [_measure(machine, 2, 4, chunk_capacity=(0.9, 0.9), label_capacity=0.9)]
     rows = [_measure(machine, BASES // length, length) for length in LENGTHS]
-    for changes in (PLACES, {"compile_trunk": "auto"}):
+    for changes in (CAPACITIES, {"compile_trunk": "auto"}):
         rows.append(_measure(machine, BASES // LENGTHS[0], LENGTHS[0], **changes) | {"with": changes})
     return rows
 
 
 def one_long_sequence(machine: Machine) -> dict[str, Any]:
-    """A whole mega-base in one sequence, with activation checkpointing."""
+    """One sequence of 1,048,576 bases, with activation checkpointing."""
     return _measure(machine, 1, 8 if machine.smoke else LONGEST, repeats=2, checkpointing=True)
 
 
 def never_waits(machine: Machine) -> str:
-    """Forward and backward pass under CUDA's watch for calls that wait for the device.
+    """Check, with CUDA's sync debug mode, that the host never waits for the device in forward and backward pass.
 
     Raises:
-        RuntimeError: one does; the message names it.
+        RuntimeError: a call waits; the message names it.
     """
-    places = {"chunk_capacity": (0.9, 0.9), "label_capacity": 0.9} if machine.smoke else PLACES
-    model = network(machine.smoke, machine.device, torch.bfloat16, **places)
+    capacities = {"chunk_capacity": (0.9, 0.9), "label_capacity": 0.9} if machine.smoke else CAPACITIES
+    model = network(machine.smoke, machine.device, torch.bfloat16, **capacities)
     data = batch(2, 4 if machine.smoke else 8192, machine.device)
     model(**data).loss.backward()  # compiles
     if machine.smoke:
@@ -126,10 +126,10 @@ def never_waits(machine: Machine) -> str:
 
 
 def beside_reference(machine: Machine) -> dict[str, Any]:
-    """Losses of ten steps of a small model in bf16 by Triton and by plain torch, same weights and batches.
+    """Losses of ten steps of a small model in bf16, by Triton and by plain torch, with the same weights and batches.
 
     Raises:
-        AssertionError: they part by more than bf16 explains.
+        AssertionError: the losses differ by more than the precision of bf16 explains.
     """
     small = {"width": 128, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 4, "num_heads": 4}
     losses: dict[str, list[float]] = {}
@@ -148,12 +148,12 @@ def beside_reference(machine: Machine) -> dict[str, Any]:
             losses[backend].append(round(float(loss.detach()), 5))
     worst = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
     if not worst <= 0.02:
-        raise AssertionError(f"losses part by {worst}: {losses}")
+        raise AssertionError(f"losses differ by {worst}: {losses}")
     return {**losses, "largest_difference": round(worst, 6)}
 
 
 def profile(machine: Machine) -> dict[str, float]:
-    """Share of the time the card spends on each component of a step, the share of the step it has nothing to do."""
+    """Share of a step's time that the GPU spends on each component; `nothing` is the share in which it is idle."""
     if machine.smoke:
         return {}
     step = _step(machine, BASES // LENGTHS[0], LENGTHS[0])
@@ -174,16 +174,16 @@ def profile(machine: Machine) -> dict[str, float]:
 
 
 def loader_wait(machine: Machine) -> dict[str, float] | str:
-    """Share of a training step spent waiting for data, by `dnachunker pretrain` on a corpus."""
+    """Share of a training step that `dnachunker pretrain` spends waiting for data."""
     if machine.corpus is None:
         return "not measured: no --corpus"
     with tempfile.TemporaryDirectory() as folder:
         settings = ["engine.precision=bf16", f"steps={LOADER_STEPS}", "log_every=1", "tracking.enabled=false"]
         settings += [f"evaluation.every={10**6}", "evaluation.windows=1", f"checkpoint.every={10**6}"]
-        command = [sys.executable, "-m", "dnachunker", "pretrain", "--config", "dnachunker-172m"]
-        command += ["--corpus", machine.corpus, "--run", f"{folder}/run", *settings]
+        argv = [sys.executable, "-m", "dnachunker", "pretrain", "--config", "dnachunker-172m"]
+        argv += ["--corpus", machine.corpus, "--run", f"{folder}/run", *settings]
         left = max(30.0, machine.seconds_left() + 60)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=left, cwd=Path(__file__).parents[2])
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=left, cwd=Path(__file__).parents[2])
         if done.returncode:
             raise RuntimeError(f"dnachunker pretrain failed: {done.stderr[-400:]}")
         events = [json.loads(line) for line in (Path(folder) / "run/events.jsonl").read_text().splitlines()]

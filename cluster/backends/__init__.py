@@ -1,1 +1,1 @@
-"""Ways to start ranks on machines, one or two files each."""
+"""The kinds of cluster, one to three files each; `launch(request)` of a kind starts a run there."""

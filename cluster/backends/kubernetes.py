@@ -1,6 +1,6 @@
-"""A run as Kubernetes objects: a JobSet for training, a KubeRay RayJob for building its corpus.
+"""Kind kubernetes: a run as Kubernetes objects, a JobSet for training and a KubeRay RayJob for building the corpus.
 
-Objects are built as data and written by a YAML library, so that no value can become another key.
+The objects are built as Python data and written by a YAML library, so that no value can turn into a key.
 """
 
 import shlex
@@ -16,13 +16,18 @@ from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.typed_config import to_yaml
 
 _CONFIG = "/etc/dnachunker"
-_INDEX = "index.json"  # of a corpus, written last
-_SAVE_SECONDS = 120  # between SIGTERM and the end of a pod: time to finish the step and save
+_INDEX = "index.json"  # the file of a corpus that is written last
+_SAVE_SECONDS = 120  # seconds a pod has after SIGTERM to finish the step and save
 _FINAL_CODES = [2, 4]  # bad input, a guard: another start would fail in the same way
 
 
 def launch(request: Request) -> int:
-    """Show the manifests, or hand them to kubectl."""
+    """Print the manifests (--dry-run) or apply them with kubectl; returns 0.
+
+    Raises:
+        BadInput: as `manifests`; also when kubectl refuses them.
+        Failure: kubectl is not installed here.
+    """
     text = safe_dump_all(manifests(request), sort_keys=False)
     if request.dry_run:
         print(text, end="")
@@ -30,13 +35,15 @@ def launch(request: Request) -> int:
     try:
         done = subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True)
     except FileNotFoundError as error:
-        raise Failure("kubectl: not found; install it, or apply the output of --dry-run where it is") from error
+        raise Failure(
+            "kubectl: not found; install kubectl, or apply the output of --dry-run on a machine that has it"
+        ) from error
     if done.returncode:
-        raise BadInput(f"kubectl apply: exit code {done.returncode}; its message is above")
+        raise BadInput(f"kubectl apply: exit code {done.returncode}; the message of kubectl is above")
     kubectl, name = f"kubectl -n {request.cluster.kubernetes.namespace}", request.cluster.kubernetes.name
     say(
-        f"applied; `{kubectl} get jobset {name}` shows it. Before the same command continues a finished or a changed "
-        f"set: `{kubectl} delete jobset {name}`"
+        f"applied; `{kubectl} get jobset {name}` shows the job. To continue a finished job or to change it, first run "
+        f"`{kubectl} delete jobset {name}`, then the same command again"
     )
     return 0
 
@@ -45,18 +52,22 @@ def manifests(request: Request) -> list[dict[str, Any]]:
     """The objects of a run; with `request.corpus`, also those that build the corpus the run names.
 
     Raises:
-        BadInput: no number of ranks, a run folder or corpus that no pod would see, or a corpus to build that is a URL.
+        BadInput: no number of ranks, a number that does not divide the run's batches, a run folder or corpus outside
+            the mounted volume, or a corpus to build that is a URL.
     """
     cluster, settings = request.cluster, request.cluster.kubernetes
     if not cluster.gpus:
-        raise BadInput("kind kubernetes needs to know how many GPUs a pod has: --gpus G (and --nodes N)")
+        raise BadInput("kind kubernetes needs --gpus G, the number of GPUs and ranks of each pod (and --nodes N)")
     request.require_divisible((cluster.nodes or 1) * cluster.gpus)
     _require_mounted(request.run.run, settings, "run")
     folder, corpus = request.run.data.corpus, request.corpus
     if "://" not in folder:
         _require_mounted(folder, settings, "data.corpus")
     elif corpus:
-        raise BadInput(f"--shard builds a folder on the volume, not data.corpus={folder}; run `dnachunker shard` first")
+        raise BadInput(
+            f"--shard can build a corpus only in a folder on the volume, not at the URL data.corpus={folder}; "
+            "run `dnachunker shard` first"
+        )
     configs = {"run.yaml": to_yaml(request.run)}
     if corpus:
         configs["corpus.yaml"] = to_yaml(corpus)
@@ -68,20 +79,20 @@ def manifests(request: Request) -> list[dict[str, Any]]:
 
 
 def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
-    """The JobSet; its pods start no rank before the file `awaited` is there."""
+    """The JobSet for training. If `awaited` is given, its pods start the ranks only when that file exists."""
     settings, nodes, ranks = cluster.kubernetes, cluster.nodes or 1, cluster.gpus or 1
     job = "workers"
-    first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet's headless service is named after the set
-    command = [
+    first_pod = f"{settings.name}-{job}-0-0.{settings.name}"  # JobSet names its headless service after the set
+    argv = [
         cluster.python or "python", "-m", "dnachunker.cluster.backends.kubernetes_pod",
         "--nodes", str(nodes), "--ranks", str(ranks), "--address", first_pod, "--port", str(settings.port),
         *(["--wait-for", awaited] if awaited else []), "--", *worker_of(f"{_CONFIG}/run.yaml"),
     ]  # fmt: skip
-    pod = _pod(cluster, command, gpus=ranks)
+    pod = _pod(cluster, argv, gpus=ranks)
     pod["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": _SAVE_SECONDS}
     batch_job = {
         "completionMode": "Indexed", "completions": nodes, "parallelism": nodes,
-        "backoffLimit": 0,  # a rank alone cannot be restarted: the set is
+        "backoffLimit": 0,  # one rank cannot be restarted alone, only the whole set
         "podFailurePolicy": {
             "rules": [{
                 "action": "FailJob",
@@ -108,6 +119,7 @@ def _job_set(cluster: ClusterConfig, awaited: str | None) -> dict[str, Any]:
 
 
 def _ray_job(cluster: ClusterConfig, output: str) -> dict[str, Any]:
+    """The RayJob that builds the corpus into the folder `output`."""
     settings = cluster.kubernetes
     build = ["dnachunker", "shard", "--config", f"{_CONFIG}/corpus.yaml", "--output", output, "--ray", "auto"]
     head, workers = _pod(cluster, None, gpus=0), _pod(cluster, None, gpus=0)
@@ -118,7 +130,7 @@ def _ray_job(cluster: ClusterConfig, output: str) -> dict[str, Any]:
             "entrypoint": shlex.join([cluster.python or "python", "-m", *build]),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 600,
-            "backoffLimit": 2,  # a build continues from its finished shards
+            "backoffLimit": 2,  # a restarted build keeps the finished shards
             "rayClusterSpec": {
                 "headGroupSpec": {"rayStartParams": {}, "template": head},
                 "workerGroupSpecs": [{
@@ -130,18 +142,18 @@ def _ray_job(cluster: ClusterConfig, output: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pod(cluster: ClusterConfig, command: list[str] | None, *, gpus: int) -> dict[str, Any]:
-    """A pod template: non-root, with resources, shared memory, the volume and the configs."""
+def _pod(cluster: ClusterConfig, argv: list[str] | None, *, gpus: int) -> dict[str, Any]:
+    """A pod template: a user who is not root, resources, shared memory, the volume and the configs."""
     settings = cluster.kubernetes
     resources = {"cpu": str(settings.cpus), "memory": f"{settings.memory_gib}Gi"}
     if gpus:
         resources[settings.gpu_resource] = str(gpus)
-    # a home that the user may write to: compiled kernels are kept there
+    # HOME must be writable, because compiled kernels are stored there
     variables = {"HOME": "/tmp", **({} if gpus else {"DS_ACCELERATOR": "cpu"}), **cluster.environment}
     container: dict[str, Any] = {
         "name": "ranks",
         "image": settings.image,
-        **({"command": command} if command else {}),
+        **({"command": argv} if argv else {}),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -172,4 +184,6 @@ def _pod(cluster: ClusterConfig, command: list[str] | None, *, gpus: int) -> dic
 
 def _require_mounted(path: str, settings: KubernetesSettings, key: str) -> None:
     if not PurePosixPath(path).is_relative_to(settings.mount) or ".." in PurePosixPath(path).parts:
-        raise BadInput(f"{key}={path}: not under cluster.kubernetes.mount={settings.mount}, so no pod would see it")
+        raise BadInput(
+            f"{key}={path}: not under cluster.kubernetes.mount={settings.mount}, the only folder that the pods share"
+        )

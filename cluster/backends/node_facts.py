@@ -1,4 +1,4 @@
-"""What a machine says of itself: plain numbers, judged elsewhere (cluster/doctor.py)."""
+"""Measures facts of this machine for the doctor (cluster/doctor.py), which judges them."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ from typing import Any
 from .local import available_cores, visible_gpus
 from .versions import versions
 
-_PROBE_BYTES = 64 << 20
+_PROBE_BYTES = 64 << 20  # size of the file that is written and read to time the storage
 _GPU_QUERY = "index,name,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max"
 
 
@@ -20,8 +20,11 @@ def gather(folder: str, tracker: str | None = None) -> dict[str, Any]:
     """Facts of this machine.
 
     Args:
-        folder: on the storage that all machines share; a probe file of 64 MiB is written there, read and removed.
-        tracker: host:port of the tracking server, if there is one.
+        folder: on the storage that all machines share; a probe file of 64 MiB is written, read and removed there.
+        tracker: host:port of the MLflow server, if there is one.
+
+    Returns:
+        Sizes in bytes, rates in bytes a second, `clock` in seconds. A text that describes a fault is empty without one.
     """
     return {
         "host": socket.gethostname(),
@@ -40,9 +43,9 @@ def gather(folder: str, tracker: str | None = None) -> dict[str, Any]:
 def _gpus() -> list[dict[str, str]]:
     if not visible_gpus():
         return []
-    command = ["nvidia-smi", f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader"]
+    argv = ["nvidia-smi", f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        listed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return [{"index": index, "fault": f"nvidia-smi: {type(error).__name__}"} for index in visible_gpus()]
     found = []
@@ -58,7 +61,7 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _storage(folder: Path) -> dict[str, Any]:
-    """Free bytes, rates of a synced write and a read, and this clock against the file server's."""
+    """Free bytes, rates of a synced write and of a read, and by how much this clock is ahead of the file server's."""
     probe = folder / f".probe-{socket.gethostname()}-{os.getpid()}"
     content = os.urandom(1 << 20)
     try:
@@ -96,7 +99,7 @@ def _can_listen() -> bool:
 
 
 def _connects(address: str) -> str:
-    """Empty when a connection is possible, else why not."""
+    """An empty text when a TCP connection is possible, otherwise the reason why not."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()

@@ -1,4 +1,4 @@
-"""Ranks as a SLURM job: the batch script, its submission, and what it needs to know to restart itself."""
+"""Kind slurm: the batch script of a job, its submission, and the plan from which the job restarts itself."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.typed_config import Config
 
 SCRIPT, PLAN, STATE, LOGS = "slurm.sh", "slurm.json", ".slurm", "logs"
-# Of the environment that submits, the job sees these and what cluster.pass_environment names.
+# The job gets these variables of the submitting environment, and those that cluster.pass_environment names.
 BASE_VARIABLES = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TMPDIR", "LD_LIBRARY_PATH", "SLURM_CONF",
     "MODULEPATH", "MODULESHOME", "LMOD_*", "BASH_ENV", "BASH_FUNC_*",
@@ -25,7 +25,12 @@ BASE_VARIABLES = (
 
 
 class JobPlan(Config):
-    """What the end of a job needs to know to bring about the next one."""
+    """What slurm_next.py needs at the end of a job to start the next one.
+
+    Attributes:
+        submit: the argv that submits the job.
+        exclude_after: crashes on one node after which jobs avoid this node.
+    """
 
     submit: tuple[str, ...]
     restart: RestartSettings
@@ -33,14 +38,19 @@ class JobPlan(Config):
 
 
 def launch(request: Request) -> int:
-    """Submit the job; returns once SLURM has taken it."""
+    """Submit the job; returns 0 once SLURM has accepted it.
+
+    Raises:
+        BadInput: no number of ranks, a number that does not divide the run's batches, or SLURM refuses the job.
+        Failure: sbatch is not installed here.
+    """
     cluster, settings = request.cluster, request.cluster.slurm
     if not cluster.gpus:
-        raise BadInput("kind slurm needs to know how many ranks a node runs: --gpus G (and --nodes N)")
+        raise BadInput("kind slurm needs --gpus G, the number of ranks on each node (and --nodes N)")
     request.require_divisible((cluster.nodes or 1) * cluster.gpus)
     run = Path(request.workdir, request.run.run)
     script = batch_script(cluster, run, python=request.python, workdir=request.workdir)
-    submit = submit_command(run, request.workdir)
+    submit = submit_argv(run, request.workdir)
     if request.dry_run:
         print(f"# {run / SCRIPT}\n{script}\n{shlex.join(submit)}")
         return 0
@@ -48,48 +58,48 @@ def launch(request: Request) -> int:
     plan = JobPlan(submit=tuple(submit), restart=cluster.restart, exclude_after=settings.exclude_after)
     (run / SCRIPT).write_text(script)
     (run / PLAN).write_text(plan.model_dump_json(indent=1) + "\n")
-    (run / LOGS).mkdir(exist_ok=True)  # sbatch does not make it
+    (run / LOGS).mkdir(exist_ok=True)  # sbatch does not make the folder
     environment = passed_variables(os.environ, (*BASE_VARIABLES, *cluster.pass_environment))
     say(f"submitted job {submit_job(submit, environment)}; logs in {run / LOGS}; `squeue --me` shows it")
     return 0
 
 
-def submit_command(run: Path, workdir: str) -> list[str]:
-    """The sbatch argv. Free text stands here, as whole arguments, and not in #SBATCH lines, which have no quoting."""
+def submit_argv(run: Path, workdir: str) -> list[str]:
+    """The argv of sbatch. Free text is passed here, as whole arguments, because #SBATCH lines have no quoting."""
     log = _literal(run / LOGS / f"{job_name(run)}-") + "%j.log"
     return ["sbatch", "--parsable", f"--chdir={workdir}", f"--output={log}", str(run / SCRIPT)]
 
 
-def submit_job(command: list[str], environment: Mapping[str, str]) -> str:
-    """Hand a job to SLURM; returns its id.
+def submit_job(argv: list[str], environment: Mapping[str, str]) -> str:
+    """Submit a job to SLURM with the argv of sbatch; returns the job's id.
 
     Raises:
-        BadInput: SLURM refuses it.
-        Failure: there is no sbatch here.
+        BadInput: SLURM refuses the job.
+        Failure: sbatch is not installed here.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=dict(environment))
+        done = subprocess.run(argv, capture_output=True, text=True, env=dict(environment))
     except FileNotFoundError as error:
-        raise Failure("sbatch: not found; run this on a machine that submits SLURM jobs") from error
+        raise Failure("sbatch: not found; run this command on a machine that can submit SLURM jobs") from error
     if done.returncode:
         raise BadInput(f"sbatch: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
     return done.stdout.strip().partition(";")[0]
 
 
 def job_name(run: Path) -> str:
-    """A name SLURM shows without quoting."""
+    """The run's name, with only those characters that SLURM needs not quote."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", run.name).lstrip("-") or "dnachunker"
 
 
 def batch_script(cluster: ClusterConfig, run: Path, *, python: str, workdir: str) -> str:
-    """The script that sbatch takes."""
+    """The text of the batch script, made from slurm.sh.j2."""
     settings, ranks = cluster.slurm, cluster.gpus or 1
     options: dict[str, Any] = {
         "job-name": job_name(run),
         "nodes": cluster.nodes or 1,
         "ntasks-per-node": ranks,
         **resources(settings, ranks),
-        "signal": f"USR1@{settings.signal_seconds}",  # to the ranks; without B: the batch script gets none
+        "signal": f"USR1@{settings.signal_seconds}",  # without `B:` the ranks get the signal, the batch script does not
         "open-mode": "append",
     }
     header = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
@@ -105,7 +115,7 @@ def batch_script(cluster: ClusterConfig, run: Path, *, python: str, workdir: str
 
 
 def resources(settings: SlurmSettings, gpus: int) -> dict[str, Any]:
-    """What a job asks for on each node, by sbatch option; None where nothing is asked."""
+    """The resources a job requests on each node, by option of sbatch; None for an option that is not given."""
     return {
         "cpus-per-task": settings.cpus_per_task,
         "mem": settings.memory,
@@ -119,7 +129,7 @@ def resources(settings: SlurmSettings, gpus: int) -> dict[str, Any]:
 
 
 class _Words:
-    """Several arguments, each quoted by itself."""
+    """Several arguments for the template; each is quoted as one word of the shell."""
 
     def __init__(self, words: list[str], before: str = "") -> None:
         self.text = before + shlex.join(words) if words else ""
@@ -138,5 +148,5 @@ def _template() -> Any:
 
 
 def _literal(path: Path) -> str:
-    """A path in which SLURM finds no pattern of its own."""
+    """The path with `%` escaped, because SLURM replaces patterns such as `%j`."""
     return str(path).replace("%", "%%")

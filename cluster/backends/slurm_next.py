@@ -1,8 +1,8 @@
-"""The last line of a SLURM job's script: done, requeue, submit again without a bad node, or give up.
+"""The last line of a SLURM job's script: decides whether to requeue the job, submit it without a bad node, or stop.
 
-Saved runs (exit code 3) and crashes are requeued, within the budget of `restart.attempts`. A node whose ranks vanished
-(no exit code left behind) in `exclude_after` crashes is avoided: what nodes a job may have cannot be changed while it
-runs, so the run then continues as a new job with --exclude.
+A saved run (exit code 3) is requeued; a crashed run is requeued within the budget of `restart.attempts`. A rank that
+wrote no exit code has vanished, and its node is suspected. A node that was suspected in `exclude_after` crashes is
+avoided. SLURM cannot change the allowed nodes of a running job, so the run then continues as a new job with --exclude.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnachunker.cluster.restart import Attempt, Restarts
-from dnachunker.cluster.topology import most_telling
+from dnachunker.cluster.topology import job_exit_code
 
 from .slurm import JobPlan, submit_job
 
@@ -26,26 +26,33 @@ _HISTORY = "crashes.json"
 
 @dataclass(frozen=True)
 class Crash:
-    """One crash of the run, by the clock of the node that noted it."""
+    """One crash of the run.
+
+    Attributes:
+        when: seconds since 1970, by the clock of the node that wrote the record.
+        suspects: nodes whose ranks vanished.
+    """
 
     when: float
     suspects: tuple[str, ...]
 
 
 def read_exits(folder: Path, returned: int) -> tuple[int, tuple[str, ...]]:
-    """What the ranks of an attempt meant, and the nodes to suspect.
+    """The exit code of an attempt, and the nodes to suspect.
 
     Args:
-        folder: holds `node-R` (its node's name) and, if it ended by itself, `rank-R` (its exit code) for each rank R.
-        returned: srun's exit code.
+        folder: for each rank R, holds `node-R` (the name of its node) and, if the rank ended by itself, `rank-R` (its
+            exit code).
+        returned: exit code of srun.
 
     Returns:
-        The most telling code, and the nodes of ranks that vanished, unless ranks vanished on all nodes.
+        The exit code that `job_exit_code` chooses, and the nodes whose ranks vanished. If ranks vanished on all nodes,
+        no node is suspected.
     """
     nodes = {path.name.removeprefix("node-"): path.read_text().strip() for path in folder.glob("node-*")}
     meant = {path.name.removeprefix("rank-"): int(path.read_text()) for path in folder.glob("rank-*")}
     vanished = {node for rank, node in nodes.items() if rank not in meant}
-    code = most_telling(list(meant.values()) + ([1] if vanished or not meant else [])) if returned else 0
+    code = job_exit_code(list(meant.values()) + ([1] if vanished or not meant else [])) if returned else 0
     survived = {node for rank, node in nodes.items() if rank in meant}
     return code, tuple(sorted(vanished - survived)) if survived else ()
 
@@ -53,10 +60,17 @@ def read_exits(folder: Path, returned: int) -> tuple[int, tuple[str, ...]]:
 def next_step(
     code: int, suspects: Sequence[str], history: Sequence[Crash], plan: JobPlan, now: float
 ) -> tuple[float | None, list[str], list[Crash]]:
-    """What follows an attempt.
+    """Decide what follows an attempt.
+
+    Args:
+        code: exit code of the attempt.
+        suspects: nodes suspected in this attempt.
+        history: earlier crashes.
+        now: seconds since 1970.
 
     Returns:
-        Seconds to wait before the next one (None: there is none), nodes it must avoid, and the history to keep.
+        Seconds to wait before the next attempt (None: no attempt follows), the nodes that it must avoid, and the
+        history to keep.
     """
     restarts = Restarts(plan.restart, clock=lambda: now, crashes=[crash.when for crash in history])
     crashed = code not in (0, 2, 3, 4)
@@ -68,12 +82,12 @@ def next_step(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Act; returns the exit code of the batch script."""
+    """Decide what follows and do it; returns the exit code of the batch script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--code", type=int, required=True, help="exit code of srun")
     parser.add_argument("--job", required=True, help="id of this job")
     parser.add_argument("--exits", type=Path, required=True, help="folder with the exit codes of the ranks")
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("plan", type=Path, help="JSON file with the job's plan")
     parsed = parser.parse_args(arguments)
     plan = JobPlan.model_validate_json(parsed.plan.read_text())
     code, suspects = read_exits(parsed.exits, parsed.code)
@@ -85,22 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if pause is None:
         return code
     if _state(parsed.job) not in ("RUNNING", "COMPLETING"):
-        _say("SLURM has cancelled or requeued the job already")
+        _say("the job is already cancelled or requeued")
         return code
     if code != 3:
         time.sleep(pause)
-    # also when it was found out in an earlier job: that one's --exclude does not outlive it
-    fresh = [node for node in avoid if node in suspects]
-    if fresh:
-        command = [plan.submit[0], f"--exclude={','.join(avoid)}", *plan.submit[1:]]
-        _say(f"continuing as job {submit_job(command, _without_this_job(os.environ))} without {', '.join(avoid)}")
+    # even if an earlier job excluded the node already: an --exclude ends with its job
+    if any(node in suspects for node in avoid):
+        argv = [plan.submit[0], f"--exclude={','.join(avoid)}", *plan.submit[1:]]
+        _say(f"continuing as job {submit_job(argv, _without_this_job(os.environ))} without {', '.join(avoid)}")
         return code
     subprocess.run(["scontrol", "requeue", parsed.job], check=True)
     return code
 
 
 def _without_this_job(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for another job: sbatch hands on what it inherits, and the old rendezvous would be met again."""
+    """The environment for another job: sbatch passes its own on, and the new job must not use this job's rendezvous."""
     of_this_job = ("SLURM_", "MASTER_", "DNACHUNKER_")
     return {name: v for name, v in environment.items() if name == "SLURM_CONF" or not name.startswith(of_this_job)}
 

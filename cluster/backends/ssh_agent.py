@@ -1,20 +1,22 @@
-"""What runs on each machine of a job: `python -m dnachunker.cluster.backends.ssh_agent`.
+"""The agent that runs on each machine of kind hosts: `python -m dnachunker.cluster.backends.ssh_agent`.
 
-It is told what to do over its standard input.
-One JSON object a line, so nothing about a job, its paths or its secrets stands in a command line. The order of things:
+The supervisor (ssh_hosts.py) sends orders to the agent's standard input, one JSON object a line. So no path and no
+secret of a job appears in a command line. The dialogue, with `>` for orders and `<` for replies:
 
     > {"job": {"environment": …, "lost_seconds": …, "files": {path: sha256}, "facts": null}}
-    < {"hello": {"versions": …, "gpus": …, "unseen": […]}}   and, for the doctor, "facts"
+    < {"hello": {"versions": …, "gpus": …, "unseen": […]}}   with "facts" when the doctor asks
     > {"listen": PORT}        to the first machine, which then holds the port of the rendezvous
     < {"listening": PORT}
-    > {"reach": [HOST, PORT]} to the others
+    > {"reach": [HOST, PORT]} to the other machines
     < {"reached": true}       or {"reached": "why not"}
     > {"go": {"worker": …, "placement": …}}
     > {"beat": 1}             every few seconds, from the start
 
-Replies start with a record separator; everything else on its output is what the ranks print. A machine that hears no
-beat for `lost_seconds` ends its ranks at once: whoever supervises it has by then given it up, and starts the job again
-elsewhere. When its input ends, or at {"stop": 1}, the ranks are asked to save; {"kill": 1} ends them.
+A reply starts with a record separator; every other line of the agent's output was printed by a rank.
+
+An agent that receives nothing for `lost_seconds` ends its ranks at once, because the supervisor counts this machine as
+lost and starts the job again without it. On {"stop": 1}, or when the input ends, the agent asks its ranks to save and
+stop. On {"kill": 1} it kills them.
 """
 
 import hashlib
@@ -80,7 +82,7 @@ class _Agent:
                 placement = Placement(**order["go"]["placement"])
                 self._running = True
                 return run_node(order["go"]["worker"], placement)
-            else:  # stop, kill or the end of input before anything ran
+            else:  # a stop or the end of input, before any rank ran
                 return 0
 
     def _hold_port(self, port: int) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class _Agent:
                 self._ask_to_stop()
             elif "beat" not in order:
                 self._orders.put(order)
-        # the supervisor is gone: save and leave, for as long as a machine may stay unreachable
+        # the supervisor has ended; the ranks have `lost_seconds` from now to save and stop
         self._heard = time.monotonic()
         if self._running:
             self._ask_to_stop()
@@ -108,7 +110,7 @@ class _Agent:
             self._orders.put({})
 
     def _ask_to_stop(self) -> None:
-        if not self._stop_asked:  # a second request would end ranks that are saving
+        if not self._stop_asked:  # a second signal would end ranks that are still saving
             self._stop_asked = True
             os.kill(os.getpid(), signal.SIGTERM)  # `run_node` passes it on to the ranks
 
@@ -117,7 +119,7 @@ class _Agent:
             time.sleep(0.2)
         _end_children()
         reason = f"{socket.gethostname()}: not heard from the supervisor for {self._lost_seconds:g} s; ending the ranks"
-        # in a thread: output that nobody takes any more must not keep this process
+        # in a thread, because print may block for ever when nobody reads the output
         told = threading.Thread(target=print, args=(f"dnachunker: {reason}",), kwargs={"flush": True}, daemon=True)
         told.start()
         told.join(1)
@@ -125,7 +127,7 @@ class _Agent:
 
 
 class _Speaker:
-    """Replies to the supervisor, and what the ranks print, on one output that may be gone."""
+    """Writes replies to the supervisor and the lines that the ranks print to one output, which may have been closed."""
 
     def __init__(self, output: int, printed: int) -> None:
         self._output, self._lock = output, threading.Lock()
@@ -139,7 +141,7 @@ class _Speaker:
         sys.stdout.flush()
         sys.stderr.flush()
         for descriptor in (1, 2):
-            os.close(descriptor)  # the last writers of the pipe, once the ranks are gone
+            os.close(descriptor)  # closes the pipe, because the ranks have ended; `_copy` then reads its end
         self._relay.join(5)
 
     def _copy(self, printed: int) -> None:
@@ -153,10 +155,11 @@ class _Speaker:
                 while line:
                     line = line[os.write(self._output, line) :]
         except OSError:
-            pass  # nobody listens any more; ranks that are saving must not fail for it
+            pass  # the supervisor has ended; ranks that are saving must not fail because of that
 
 
 def _relay_output() -> _Speaker:
+    """Redirect stdout and stderr of this process and its ranks into a pipe, which the speaker copies to the output."""
     output = os.dup(1)
     os.set_inheritable(output, False)
     read, write = os.pipe()
@@ -188,7 +191,7 @@ def _reach(host: str, port: int) -> bool | str:
 
 
 def _end_everything() -> None:
-    """Kill all that this process started, and this process."""
+    """Kill all processes that this process started, and this process."""
     _end_children()
     psutil.Process().kill()
 

@@ -1,8 +1,9 @@
-"""Ranks on several machines, reached by ssh: one attempt of a job, from the first handshake to the last exit code.
+"""Kind hosts: ranks on several machines that are reached by ssh.
 
-Every machine runs an agent (ssh_agent.py) that starts its ranks with DeepSpeed's launcher. Before any rank starts,
-the agents prove that they have the same software, see the same run folder and can reach the rendezvous. Afterwards two
-clocks of the same length guard the link: ssh's keepalives here, and the beats that each agent expects there.
+Every machine runs an agent (ssh_agent.py), which starts the ranks of this machine with DeepSpeed's launcher. Before any
+rank starts, the agents check that all machines have the same software, see the same run folder and reach the
+rendezvous. While the ranks run, both ends notice a lost connection after `lost_seconds`: this end by ssh's keepalives,
+the agent because no more beats arrive.
 """
 
 import hashlib
@@ -18,32 +19,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dnachunker.cluster.argv import passed_variables, ssh_command
+from dnachunker.cluster.argv import passed_variables, ssh_argv
 from dnachunker.cluster.config import ClusterConfig
 from dnachunker.cluster.request import Request, say, worker_of
 from dnachunker.cluster.restart import Attempt, supervise
 from dnachunker.cluster.stop_requests import StopRequests
-from dnachunker.cluster.topology import Host, Placement, largest_job, most_telling, ranks_per_node, read_hostfile
+from dnachunker.cluster.topology import Host, Placement, job_exit_code, largest_job, ranks_per_node, read_hostfile
 from dnachunker.foundations.failures import BadInput
 
 from .ssh_agent import REACH_SECONDS, SEPARATOR
 
-_GRACE_SECONDS = 10.0  # after one machine has ended, the others end by themselves, or hang in a collective with it
-_LOST_GRACE_SECONDS = 3.0  # after one was lost, they can only fail or hang
-_SSH_FAILED = 255  # what ssh returns for its own failures, and for a remote command that was killed
+_GRACE_SECONDS = 10.0  # after the ranks of one machine ended, the others end by themselves or hang in a collective
+_LOST_GRACE_SECONDS = 3.0  # after a machine was lost, the ranks of the others can only fail or hang
+_SSH_FAILED = 255  # exit code of ssh when ssh itself fails, or when the remote process was killed
 
 
 class HostsJob:
     """A job on the machines of a hostfile.
 
     Args:
-        hosts: in order of preference; the first that takes part holds the rendezvous.
-        ranks: of each machine.
+        hosts: in order of preference; the first host that takes part holds the rendezvous.
+        ranks: number of ranks on each machine.
         worker: module name and arguments, as after `python -m`.
-        environment: variables of the ranks, secrets included; they travel over ssh's standard input.
-        files: sha256 of files that every machine must see, by path.
-        divides: whether the run can be shared out over so many machines.
-        wanted_facts: arguments of `node_facts.gather`, whose answers `facts` then has by host.
+        environment: variables of the ranks, secrets included; they are sent through ssh's standard input.
+        files: files that every machine must see; sha256 by path.
+        divides: whether the run's batches can be divided among a given number of machines.
+        say: prints a line for the user.
+        wanted_facts: arguments of `node_facts.gather`; the attribute `facts` then holds its results by host.
     """
 
     def __init__(
@@ -72,10 +74,11 @@ class HostsJob:
         self.facts: dict[str, dict[str, Any]] = {}
 
     def attempt(self) -> Attempt:
-        """Start the job and follow it to its end.
+        """Start the job and wait for its end.
 
         Raises:
-            BadInput: at the first attempt, when a machine cannot take part or reach the others, saying why.
+            BadInput: only at the first attempt: a machine cannot take part or cannot reach the others. The message
+                gives the reason.
         """
         events: queue.Queue[tuple[str, Any]] = queue.Queue()
         job = {
@@ -86,8 +89,8 @@ class HostsJob:
         beating = threading.Event()
         try:
             for name in self._names:
-                command = ssh_command(name, self._settings, python=self._python, workdir=self._workdir)
-                links[name] = _Link(name, command, events)
+                argv = ssh_argv(name, self._settings, python=self._python, workdir=self._workdir)
+                links[name] = _Link(name, argv, events)
                 links[name].send(job=job)
             threading.Thread(target=self._beat, args=(links, beating), daemon=True).start()
             chosen, unfit = self._gather(links, events)
@@ -96,9 +99,9 @@ class HostsJob:
             if unfit and self._first:
                 raise BadInput(next(iter(unfit.values())))
             if not chosen:
-                return Attempt(1, "; ".join(unfit.values()) or "too few machines to share out the batch")
+                return Attempt(1, "; ".join(unfit.values()) or "the batch cannot be divided among so few machines")
             for reason in unfit.values():
-                self._say(f"going on without a machine: {reason}")
+                self._say(f"continuing without a machine: {reason}")
             port = self._rendezvous([links[name] for name in chosen], events)
             if isinstance(port, str):
                 if self._first:
@@ -120,7 +123,11 @@ class HostsJob:
     def _gather(
         self, links: Mapping[str, "_Link"], events: "queue.Queue[tuple[str, Any]]"
     ) -> tuple[Sequence[str], dict[str, str]]:
-        """The machines that take part, in order, and why others cannot, by name."""
+        """Wait for every machine's hello.
+
+        Returns:
+            The names of the machines that take part, in order, and by name the reason why each other machine cannot.
+        """
         replies = self._replies(links.values(), events, "hello", self._settings.connect_seconds)
         unfit: dict[str, str] = {}
         fit: dict[str, dict[str, Any]] = {}
@@ -140,31 +147,34 @@ class HostsJob:
         return chosen or [], unfit
 
     def _rendezvous(self, chosen: Sequence["_Link"], events: "queue.Queue[tuple[str, Any]]") -> int | str:
-        """A port of the first machine that the others reach, or why there is none."""
+        """Find a port on the first machine that all others can reach; returns the port, or the reason why not."""
         first, others = chosen[0], chosen[1:]
         first.send(listen=self._settings.port or 0)
         port = self._replies([first], events, "listening", REACH_SECONDS)[first.name]
         if not isinstance(port, int):
             if self._settings.port:
-                return f"{first.name}: cannot listen on cluster.hosts.port={self._settings.port}; name another"
+                return f"{first.name}: cannot listen on cluster.hosts.port={self._settings.port}; choose another port"
             return f"{first.name}: found no port for the rendezvous"
         for link in others:
             link.send(reach=[first.name, port])
         for name, reached in self._replies(others, events, "reached", 2 * REACH_SECONDS).items():
             if reached is not True:
                 return (
-                    f"{name} cannot reach the rendezvous at {first.name}:{port} ({reached}); open the machines' ports "
-                    f"to each other, and see that {name} resolves the name {first.name}"
+                    f"{name} cannot reach the rendezvous at {first.name}:{port} ({reached}); allow TCP between the "
+                    f"machines, and check that {name} resolves the host name {first.name}"
                 )
         return port
 
     def _replies(
         self, links: "Sequence[_Link] | Any", events: "queue.Queue[tuple[str, Any]]", key: str, seconds: float
     ) -> dict[str, Any]:
-        """What each machine answers; a text says why one did not."""
+        """Wait for the reply `key` of each machine; returns the replies by name, or a text that says why none came.
+
+        When another machine ends meanwhile, that event is put back into `events`, for whoever waits for it next.
+        """
         waiting = {link.name: link for link in links}
         found: dict[str, Any] = {}
-        ended: list[tuple[str, int]] = []  # of machines not asked now: whoever asks or follows them next must know
+        ended: list[tuple[str, int]] = []
         deadline = time.monotonic() + seconds
         while waiting and (left := deadline - time.monotonic()) > 0 and not self._stop.count:
             try:
@@ -172,7 +182,7 @@ class HostsJob:
             except queue.Empty:
                 continue
             if name in waiting and isinstance(event, int):
-                found[name] = f"does not start the agent ({waiting.pop(name).complaint or f'exit code {event}'})"
+                found[name] = f"cannot start the agent ({waiting.pop(name).complaint or f'exit code {event}'})"
             elif name in waiting and key in event:
                 found[name] = event[key]
                 del waiting[name]
@@ -205,9 +215,9 @@ class HostsJob:
                 if event == _SSH_FAILED:
                     self._say(f"lost {name}" + (f" ({links[name].complaint})" if links[name].complaint else ""))
         lost = [name for name, code in codes.items() if code == _SSH_FAILED]
-        reason = f"{', '.join(lost)} did not last" if lost else ""
-        code = most_telling([1 if code == _SSH_FAILED else code for code in codes.values()])
-        # by half of it more, what still runs on a machine out of reach has ended itself
+        reason = f"lost {', '.join(lost)}" if lost else ""
+        code = job_exit_code([1 if code == _SSH_FAILED else code for code in codes.values()])
+        # after half of lost_seconds more, the ranks on an unreachable machine have ended themselves
         wait = self._settings.lost_seconds / 2 if lost or len(codes) < len(links) else 0.0
         return Attempt(code, reason, asked=self._stop.count > 0, wait=wait)
 
@@ -218,36 +228,38 @@ class HostsJob:
 
 
 def _why_unfit(hello: Mapping[str, Any], model: Mapping[str, Any], ranks: int) -> str:
-    """Why a machine cannot take part beside one that can; empty when it can."""
+    """Why the machine that sent `hello` cannot join a job with the machine that sent `model`; empty when it can."""
     for path in hello["unseen"]:
-        return f"does not see {path} as this machine does; the run folder must be on storage that all machines share"
+        return (
+            f"does not see the same {path} as this machine; the run folder must be on storage that all machines share"
+        )
     for package in sorted({**hello["versions"], **model["versions"]}):
         here, there = hello["versions"].get(package), model["versions"].get(package)
         if here != there:
-            return f"has {package} {here} where another machine has {there}; install the same versions everywhere"
+            return f"has {package} {here} but another machine has {there}; install the same versions on every machine"
     if hello["gpus"] < ranks and (hello["gpus"] or model["gpus"]):
-        return f"sees {hello['gpus']} GPUs, fewer than the {ranks} ranks it is to run"
+        return f"sees {hello['gpus']} GPUs, fewer than the {ranks} ranks that each machine runs"
     return ""
 
 
 class _Link:
-    """An ssh connection to one machine's agent. Its replies and, last, its exit code become events."""
+    """An ssh connection to one machine's agent. Puts the agent's replies and, last, ssh's exit code into `events`."""
 
-    def __init__(self, name: str, command: Sequence[str], events: "queue.Queue[tuple[str, Any]]") -> None:
+    def __init__(self, name: str, argv: Sequence[str], events: "queue.Queue[tuple[str, Any]]") -> None:
         self.name = name
-        self.complaint = ""  # the last thing ssh itself said
+        self.complaint = ""  # the last line that ssh itself wrote to stderr
         self._events = events
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C must reach the ranks as a request to save, not ssh as a kill
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,  # so that Ctrl-C does not kill ssh: the ranks are asked to save instead
         )  # fmt: skip
         self._errors = threading.Thread(target=self._read_errors, daemon=True)
         self._errors.start()
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, **order: Any) -> None:
-        """Tell the agent; nothing happens if it is gone, which its exit code will say."""
+        """Send an order to the agent. If the agent has ended, nothing happens; its exit code is an event of its own."""
         try:
             with self._lock:
                 assert self._process.stdin is not None
@@ -257,7 +269,7 @@ class _Link:
             pass
 
     def hang_up(self) -> None:
-        """Let the agent know that nobody supervises it any more; it ends its ranks."""
+        """Close the agent's standard input; the agent then asks its ranks to save and stop."""
         try:
             with self._lock:
                 assert self._process.stdin is not None
@@ -266,7 +278,7 @@ class _Link:
             pass
 
     def close(self) -> None:
-        """Wait for the connection to end, briefly."""
+        """Wait two seconds for ssh to end, then kill it."""
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
@@ -292,28 +304,31 @@ class _Link:
 
 
 def hosts_and_ranks(cluster: ClusterConfig) -> tuple[list[Host], int]:
-    """The machines of a hostfile that take part, and the ranks of each.
+    """The machines of the hostfile that take part, and the number of ranks on each.
 
     Raises:
-        BadInput: no hostfile, too few machines in it, or no number of ranks.
+        BadInput: no hostfile, too few machines in it, or no number of ranks for a machine.
     """
     if not cluster.hosts.hostfile:
-        raise BadInput("kind hosts needs a hostfile: --hostfile FILE, with a line `NAME slots=N` for each machine")
+        raise BadInput("kind hosts needs --hostfile FILE, a file with one line `NAME slots=N` for each machine")
     hosts = read_hostfile(cluster.hosts.hostfile)
     if cluster.nodes and cluster.nodes > len(hosts):
         raise BadInput(f"{cluster.hosts.hostfile} names {len(hosts)} machines, fewer than --nodes {cluster.nodes}")
     hosts = hosts[: cluster.nodes]
     slots = {host.name: host.slots for host in hosts if host.slots}
     if cluster.gpus is None and len(slots) < len(hosts):
-        raise BadInput(f"{cluster.hosts.hostfile}: say how many ranks each machine runs: `NAME slots=N`, or --gpus N")
+        raise BadInput(
+            f"{cluster.hosts.hostfile}: the number of ranks on each machine is missing; "
+            "write `NAME slots=N`, or give --gpus N"
+        )
     return hosts, ranks_per_node(slots, cluster.gpus) if slots else int(cluster.gpus or 0)
 
 
 def launch(request: Request) -> int:
-    """Train on the machines of the hostfile, and start again without one that is lost; returns the exit code.
+    """Train on the machines of the hostfile, and start again after a crash or a lost machine; returns the exit code.
 
     Raises:
-        BadInput: no hostfile, too few machines in it, or a number of ranks that does not divide the run.
+        BadInput: no hostfile, too few machines in it, or a number of ranks that does not divide the run's batches.
     """
     cluster = request.cluster
     hosts, ranks = hosts_and_ranks(cluster)
@@ -321,7 +336,7 @@ def launch(request: Request) -> int:
     passed = passed_variables(os.environ, cluster.pass_environment)
     if request.dry_run:
         for host in hosts:
-            print(shlex.join(ssh_command(host.name, cluster.hosts, python=request.python, workdir=request.workdir)))
+            print(shlex.join(ssh_argv(host.name, cluster.hosts, python=request.python, workdir=request.workdir)))
         print(f"# on each of them, {ranks} ranks of: python -m {shlex.join(worker_of(request.stored_config))}")
         for name, value in cluster.environment.items():
             print(f"# with {name}={shlex.quote(value)}")

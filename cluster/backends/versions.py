@@ -1,4 +1,4 @@
-"""Versions that must be equal on every machine of a job, without importing what they are of."""
+"""Versions of the packages that must be equal on every machine of a job, found without importing the packages."""
 
 import sys
 from importlib import metadata
@@ -7,7 +7,7 @@ _COMPARED = ("torch", "deepspeed", "transformers", "numpy", "dnachunker")
 
 
 def versions() -> dict[str, str]:
-    """By package; one that was not installed (started from its source folder) is left out."""
+    """Version by package. A package that is not installed (dnachunker run from its source folder) is left out."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _COMPARED:
         try:

@@ -1,4 +1,4 @@
-"""What the doctor makes of facts, and that it finds what was broken on purpose."""
+"""The doctor judges facts correctly, and finds faults that a test causes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ RANKS = {
 
 def bad(findings: Any) -> list[Finding]:
     found = list(findings)
-    assert all(finding.remedy for finding in found if finding.state != "ok"), "every complaint has a remedy"
+    assert all(finding.remedy for finding in found if finding.state != "ok"), "every fault has a remedy"
     return [finding for finding in found if finding.state != "ok"]
 
 
@@ -55,12 +55,12 @@ def test_each_fault_of_a_machine_is_named(fact: dict[str, Any], check: str, stat
     assert (finding.host, finding.check, finding.state) == ("n0", check, state)
 
 
-def test_what_differs_between_machines_is_named() -> None:
+def test_differences_between_machines_are_named() -> None:
     other = {**SOUND, "versions": {"python": "3.12.1", "torch": "2.12.0"}, "clock": -9.0}
     assert [f.check for f in bad(judge_together({"n0": SOUND, "n1": other}))] == ["versions", "clocks"]
 
 
-def test_what_the_ranks_find_is_named() -> None:
+def test_faults_that_the_ranks_find_are_named() -> None:
     first, second = RANKS["ranks"]
     slow = {**RANKS, "bus_bandwidth": 20e9}
     assert [f.check for f in bad(judge_ranks(slow, 220.0))] == ["all-reduce"]
@@ -71,7 +71,7 @@ def test_what_the_ranks_find_is_named() -> None:
     assert [f.check for f in bad(judge_ranks(mixed, None))] == ["kernels"]
 
 
-def test_more_gpus_than_this_machine_shows_are_a_finding(
+def test_asking_for_more_gpus_than_are_visible_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
@@ -96,12 +96,12 @@ def test_two_hosts_are_examined_over_ssh(sample_corpus: Path, tmp_path: Path, dn
     with NetworkHosts(folder, 2) as hosts:
         hostfile = tmp_path / "hostfile"
         hostfile.write_text("".join(f"{address} slots=1\n" for address in hosts.addresses.values()))
-        command = [
+        argv = [
             "doctor", "--config", "tiny", "--corpus", sample_corpus, "--run", tmp_path / "run", "--on", "hosts",
             "--hostfile", hostfile, "--json", f"cluster.hosts.ssh_options=[{','.join(hosts.ssh_options)}]",
         ]  # fmt: skip
         where = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-        done = dnachunker(*command, env=where)
+        done = dnachunker(*argv, env=where)
         assert done.returncode == 0, done.stderr
         found = {(item["host"], item["check"]): item for item in json.loads(done.stdout)}
         for address in hosts.addresses.values():
@@ -111,7 +111,7 @@ def test_two_hosts_are_examined_over_ssh(sample_corpus: Path, tmp_path: Path, dn
         assert found["all", "corpus"]["found"].endswith("2 ranks")
         assert "GB/s" in found["all", "all-reduce"]["found"]
         hosts.cut("h2")
-        done = dnachunker(*command, "cluster.hosts.connect_seconds=40")
+        done = dnachunker(*argv, "cluster.hosts.connect_seconds=40")
         assert done.returncode == 2
         (finding,) = json.loads(done.stdout)
         assert hosts.addresses["h2"] in finding["found"]

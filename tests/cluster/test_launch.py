@@ -1,4 +1,4 @@
-"""`dnachunker launch` up to the moment something starts: what --dry-run shows, and what is refused."""
+"""`dnachunker launch` before anything starts: what --dry-run prints, what is refused, and how text is quoted."""
 
 import os
 import shlex
@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from dnachunker.cli import main as dnachunker
-from dnachunker.cluster.argv import passed_variables, ssh_command
+from dnachunker.cluster.argv import passed_variables, ssh_argv
 from dnachunker.cluster.backends.slurm_next import Crash, main, next_step, read_exits
 from dnachunker.cluster.config import HostsSettings
 
 
 def launch(*arguments: object, run: object = "runs/x") -> int:
-    """The command in this process; returns the exit code."""
+    """Run `dnachunker launch` in this process; returns the exit code."""
     return dnachunker(["launch", "--config", "tiny", "--corpus", "c", "--run", str(run), *map(str, arguments)])
 
 
-def test_hosts_dry_run_prints_the_whole_commands(
+def test_hosts_dry_run_prints_the_whole_argv(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hostfile = tmp_path / "hosts.txt"
@@ -62,8 +62,8 @@ def test_hosts_dry_run_prints_the_whole_commands(
         (["--on", "local", "cluster.environment.A;B=1"], "environment"),
         (["--on", "local", "--nodes", "2"], "this machine alone"),
         (["--on", "moon"], "presets: "),
-        (["--on", "local", "--shard", "sample"], "belongs to kind kubernetes"),
-        (["--on", "local", "cluster.workdir=/elsewhere"], "give its whole path"),
+        (["--on", "local", "--shard", "sample"], "works for kind kubernetes only"),
+        (["--on", "local", "cluster.workdir=/elsewhere"], "give the absolute path"),
         (["--on", "hosts", "--hostfile", "good.txt", "cluster.hosts.ssh_options=[ProxyCommand=id]"], "runs a program"),
         (["--on", "hosts", "--hostfile", "good.txt", "cluster.hosts.ssh_options=['-oProxyCommand=id']"], "ssh_options"),
         (["--on", "hosts", "--hostfile", "option.txt"], "option.txt:1: '-oProxyCommand=id' is not a host name"),
@@ -95,11 +95,11 @@ HOSTILE = """a $(touch PWNED) `touch PWNED`; touch PWNED & 'x' "y" %j\n#SBATCH -
 def test_no_text_of_the_user_becomes_a_command_on_a_host(tmp_path: Path) -> None:
     here = tmp_path / HOSTILE
     here.mkdir()
-    command = ssh_command("h1", HostsSettings(), python="/bin/echo", workdir=str(here))
-    assert command[-3:-1] == ["--", "h1"]
-    done = subprocess.run(["sh", "-c", command[-1]], capture_output=True, text=True, cwd=tmp_path, check=True)
+    argv = ssh_argv("h1", HostsSettings(), python="/bin/echo", workdir=str(here))
+    assert argv[-3:-1] == ["--", "h1"]
+    done = subprocess.run(["sh", "-c", argv[-1]], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "-m dnachunker.cluster.backends.ssh_agent\n"
-    hostile_python = ssh_command("h1", HostsSettings(), python=HOSTILE, workdir="/")[-1]
+    hostile_python = ssh_argv("h1", HostsSettings(), python=HOSTILE, workdir="/")[-1]
     assert subprocess.run(["sh", "-c", hostile_python], capture_output=True, cwd=tmp_path).returncode == 127
     assert not list(tmp_path.rglob("PWNED"))
 
@@ -107,7 +107,7 @@ def test_no_text_of_the_user_becomes_a_command_on_a_host(tmp_path: Path) -> None
 def test_no_text_of_the_user_becomes_a_command_in_a_batch_script(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The script runs under bash with srun and the like replaced by programs that write down their arguments."""
+    """The script runs under bash; srun and other tools are replaced by programs that log their arguments."""
     tools, log = tmp_path / "bin", tmp_path / "called"
     tools.mkdir()
     for name in ("srun", "scontrol", "module", "python"):
@@ -145,7 +145,7 @@ def test_variables_are_passed_by_name() -> None:
 
 
 def exits(folder: Path, **nodes: dict[int, int | None]) -> Path:
-    """A folder as ranks leave it: by node, the exit code of each rank, None where it vanished."""
+    """A folder with the files that ranks write: by node, the exit code of each rank, None if the rank vanished."""
     folder.mkdir(parents=True)
     for node, ranks in nodes.items():
         for rank, code in ranks.items():

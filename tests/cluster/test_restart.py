@@ -1,4 +1,4 @@
-"""Which ends of a job are followed by another start, and when."""
+"""After which exit codes a job is started again, and when."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from dnachunker.cluster.restart import Attempt, supervise
 
 
 class Job:
-    """Ends as told, on a clock of its own."""
+    """Its attempts end as a list says, on a simulated clock."""
 
     def __init__(self, ends: Sequence[Attempt], seconds: float = 60.0) -> None:
         self._ends, self._seconds = list(ends), seconds
@@ -33,7 +33,7 @@ class Job:
 
 
 @pytest.mark.parametrize("code", [0, 2, 4])
-def test_what_another_start_would_not_change_is_final(code: int) -> None:
+def test_codes_that_another_start_would_not_change_are_final(code: int) -> None:
     job = Job([Attempt(code)])
     assert job.run(RestartSettings()) == code
     assert job.starts == 1
@@ -75,8 +75,8 @@ def test_old_crashes_are_forgotten() -> None:
     assert max(job.pauses) == 20
 
 
-def test_a_machine_out_of_reach_is_waited_for_until_it_has_ended_its_ranks() -> None:
-    job = Job([Attempt(1, "h2 did not last", wait=15), Attempt(0)])
+def test_the_pause_lasts_until_an_unreachable_machine_has_ended_its_ranks() -> None:
+    job = Job([Attempt(1, "lost h2", wait=15), Attempt(0)])
     assert job.run(RestartSettings(backoff_seconds=1)) == 0
     assert job.pauses == [15]
-    assert "h2 did not last" in job.said[0]
+    assert "lost h2" in job.said[0]

@@ -1,8 +1,8 @@
-"""Hostfiles, and what is left of a job when machines are."""
+"""Reading hostfiles, choosing the machines of a job, and choosing one exit code."""
 
 import pytest
 
-from dnachunker.cluster.topology import Host, largest_job, most_telling, parse_hostfile, ranks_per_node, read_hostfile
+from dnachunker.cluster.topology import Host, job_exit_code, largest_job, parse_hostfile, ranks_per_node, read_hostfile
 from dnachunker.foundations.failures import BadInput
 
 
@@ -34,7 +34,7 @@ def test_a_hostfile_is_read_as_deepspeed_writes_it() -> None:
         ("# nothing", "names no machine"),
     ],
 )
-def test_a_line_that_is_no_machine_is_refused(line: str, said: str) -> None:
+def test_a_line_that_names_no_machine_is_refused(line: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as refused:
         parse_hostfile(line, "hosts")
     assert "\n" not in str(refused.value)
@@ -52,7 +52,7 @@ def test_every_machine_runs_as_many_ranks() -> None:
         ranks_per_node({"a": 8, "b": 4}, 8)
 
 
-def test_a_job_continues_on_as_many_machines_as_share_out_its_batches() -> None:
+def test_a_job_continues_on_as_many_machines_as_divide_its_batches() -> None:
     def divides(nodes: int) -> bool:
         return 64 % (8 * nodes) == 0
 
@@ -67,5 +67,5 @@ def test_a_job_continues_on_as_many_machines_as_share_out_its_batches() -> None:
     ("codes", "one"),
     [([0, 0], 0), ([3, 3], 3), ([0, 3], 3), ([3, 1], 1), ([1, 4], 4), ([4, 2, 1], 2), ([137, 3], 137), ([], 0)],
 )
-def test_the_code_that_says_most_speaks_for_a_job(codes: list[int], one: int) -> None:
-    assert most_telling(codes) == one
+def test_one_exit_code_is_chosen_for_a_job(codes: list[int], one: int) -> None:
+    assert job_exit_code(codes) == one

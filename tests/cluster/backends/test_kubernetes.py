@@ -1,8 +1,8 @@
-"""Manifests against the schemas of what they are for.
+"""The manifests are valid, and restart as the exit codes say.
 
-Core kinds, and the core kinds inside JobSet and RayJob: `kubernetes-validate` with strict checking. JobSet itself: the
-models of `kubeflow-trainer-api`, which drop what they do not know, so a round trip must lose nothing. Both against the
-operators' own definitions, in `definitions/`.
+`kubernetes-validate` checks the core kinds strictly, also those inside JobSet and RayJob. The models of
+`kubeflow-trainer-api` check JobSet: they drop unknown keys, so a round trip must lose nothing. The operators' own
+definitions, in `definitions/`, check both JobSet and RayJob.
 """
 
 import gzip
@@ -76,7 +76,7 @@ def test_ranks_wait_for_the_corpus_that_is_being_built(tmp_path: Path, capsys: p
             index.write_text("{}")
 
     wait_for(index, sleep)
-    assert capsys.readouterr().err.count(f"waiting for {index}") == 2, "at first, and once every few minutes"
+    assert capsys.readouterr().err.count(f"waiting for {index}") == 2, "at the start, and every few minutes"
     assert main([flag for flag in FLAGS if flag not in ("--shard", "sample")] + KEYS) == 0
     assert "--wait-for" not in capsys.readouterr().out
 
@@ -104,7 +104,7 @@ def test_the_corpus_is_built_by_a_ray_job(objects: dict[str, Any]) -> None:
 
 
 def embedded(objects: dict[str, Any]) -> list[dict[str, Any]]:
-    """Core objects as they stand alone, whole or inside the custom ones."""
+    """The core objects as complete objects of their own, also those inside the custom kinds."""
     job = objects["JobSet"]["spec"]["replicatedJobs"][0]["template"]
     cluster = objects["RayJob"]["spec"]["rayClusterSpec"]
     pods = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
@@ -127,7 +127,7 @@ def test_core_kinds_satisfy_the_official_schemas(objects: dict[str, Any], versio
         validate(wrong, version, strict=True)
 
 
-def test_the_job_set_is_one(objects: dict[str, Any]) -> None:
+def test_the_job_set_survives_a_round_trip_through_the_models(objects: dict[str, Any]) -> None:
     models = pytest.importorskip("kubeflow_trainer_api.models")
     read = models.JobsetV1alpha2JobSet.from_dict(objects["JobSet"])
     assert read.to_dict() == objects["JobSet"], "a key that the models do not know would be lost"
@@ -166,13 +166,15 @@ def _close(schema: dict[str, Any]) -> None:
     ("arguments", "said"),
     [
         (["cluster.kubernetes.mount=/other"], "not under cluster.kubernetes.mount"),
-        (["--corpus", "s3://bucket/hg38"], "--shard builds a folder on the volume"),
+        (["--corpus", "s3://bucket/hg38"], "--shard can build a corpus only in a folder on the volume"),
         (["cluster.kubernetes.name='a;b'"], "cluster.kubernetes.name"),
         (["cluster.kubernetes.image='x y'"], "cluster.kubernetes.image"),
         (["cluster.kubernetes.secret='a: b'"], "cluster.kubernetes.secret"),
     ],
 )
-def test_what_no_pod_could_use_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_that_no_pod_could_use_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*FLAGS, *KEYS, *arguments]) == 2
     captured = capsys.readouterr()
     assert said.rpartition("cluster.")[2] in captured.err

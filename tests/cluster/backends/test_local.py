@@ -23,10 +23,10 @@ if sys.argv[1] == "codes":
         time.sleep(600)
     (folder / f"rank-{rank}").write_text(str(codes[rank]))
     while not all((folder / f"rank-{other}").exists() for other, code in enumerate(codes) if code):
-        time.sleep(0.01)  # at the first that ends the launcher ends those that still start
+        time.sleep(0.01)  # when the first rank ends, the launcher ends those that are still starting
     sys.exit(codes[rank])
 if sys.argv[1] == "killed":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as if stuck in a collective
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as if the rank hung in a collective
     pathlib.Path(sys.argv[2], str(rank)).touch()
     while not pathlib.Path(sys.argv[2], str(1 - rank)).exists():
         time.sleep(0.1)
@@ -38,7 +38,7 @@ if sys.argv[1] == "killed":
 def saved(number, frame):
     with open(pathlib.Path(sys.argv[2], f"received-{rank}"), "a") as file:
         file.write("x")
-    time.sleep(1.5)  # long enough for the launcher to end a rank that was not asked
+    time.sleep(1.5)  # long enough for the launcher to end a rank that got no signal
     leave(3)
 signal.signal(signal.SIGTERM, saved)
 pathlib.Path(sys.argv[2], str(rank)).touch()
@@ -62,10 +62,10 @@ def test_a_rank_that_fails_ends_the_others(environment: dict[str, str]) -> None:
     assert time.monotonic() - began < 300
 
 
-def test_a_killed_rank_takes_along_those_that_hang_with_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_ranks_that_hang_after_another_was_killed_are_ended(environment: dict[str, str], tmp_path: Path) -> None:
     assert run_local(["small_rank", "killed", str(tmp_path)], 2, environment) == 128 + signal.SIGKILL
     both, last = (max((tmp_path / name).stat().st_mtime for name in names) for names in (("0", "1"), ("alive",)))
-    assert last - both < 25  # the launcher alone would wait 30 s for the deaf rank
+    assert last - both < 25  # the launcher alone would wait 30 s for the rank that ignores SIGTERM
 
 
 def test_sigterm_reaches_every_rank_once(environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes: a corpus is built while one of them dies, and Ray Train runs two ranks."""
+"""On a Ray cluster of two nodes, a corpus is built although one node dies, and Ray Train runs two ranks."""
 
 import json
 import signal
@@ -14,7 +14,8 @@ from ray_nodes import two_ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# The defaults take half a minute to miss a node; much less, and one that starts on a busy machine is missed too.
+# By default Ray needs half a minute to notice a dead node. With much shorter times than these, Ray would also count a
+# node as dead that only starts slowly on a busy machine.
 SOON = {
     "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5", "RAY_health_check_initial_delay_ms": "500",
@@ -30,7 +31,7 @@ def two_nodes() -> Iterator[str]:
 
 @pytest.fixture
 def mortal_node() -> Iterator[tuple[Any, Any]]:
-    """A cluster that soon misses a node, and the node of it to be lost."""
+    """A cluster that soon notices a dead node, and the node to kill."""
     with two_ray_nodes(**SOON) as both:
         yield both
 
@@ -44,8 +45,8 @@ def test_a_corpus_built_while_a_node_dies_has_the_same_bytes(
     keys = ["block_bases=16384", "shard_bases=32768"]  # hundreds of tasks
 
     def build(name: str, ray: str) -> list[str]:
-        command = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config)]
-        return [*command, "--output", str(tmp_path / name), "--ray", ray, *keys]
+        argv = [sys.executable, "-m", "dnachunker", "shard", "--config", str(config)]
+        return [*argv, "--output", str(tmp_path / name), "--ray", ray, *keys]
 
     done = subprocess.run(build("quiet", "none"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,7 +58,7 @@ def test_a_corpus_built_while_a_node_dies_has_the_same_bytes(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     cluster.remove_node(mortal, allow_graceful=False)
-    assert process.poll() is None, "the node died in the middle"
+    assert process.poll() is None, "the node must die in the middle of the build"
     assert process.wait(400) == 0, (tmp_path / "log").read_text()
     quiet = {path.name: path.read_bytes() for path in (tmp_path / "quiet").iterdir() if path.suffix != ".html"}
     built = {path.name: path.read_bytes() for path in (tmp_path / "corpus").iterdir() if path.suffix != ".html"}
@@ -71,17 +72,17 @@ def test_ray_train_runs_the_ranks(two_nodes: str, tmp_path: Path, sample_corpus:
         "evaluation.windows=2", "tracking.enabled=false", f"cluster.ray.address={two_nodes}",
         "cluster.environment.OMP_NUM_THREADS='1'",
     ]  # fmt: skip
-    command = [
+    argv = [
         sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", str(sample_corpus),
         "--run", str(run), "--on", "ray", "--nodes", "2", "--gpus", "1",
     ]  # fmt: skip
-    done = subprocess.run([*command, *small], capture_output=True, text=True)
+    done = subprocess.run([*argv, *small], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [e["steps_done"] for e in events if e["event"] == "step"] == [1, 2, 3, 4]
     assert events[0]["world_size"] == 2
     # bad input is not tried again
-    done = subprocess.run([*command, *small, "seed=1"], capture_output=True, text=True)
+    done = subprocess.run([*argv, *small, "seed=1"], capture_output=True, text=True)
     assert done.returncode == 2
 
 
@@ -89,7 +90,7 @@ def test_a_stop_ends_the_ranks_and_does_not_look_like_success(
     two_nodes: str, tmp_path: Path, sample_corpus: Path
 ) -> None:
     run = tmp_path / "run"
-    command = [
+    argv = [
         sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", str(sample_corpus),
         "--run", str(run), "--on", "ray", "--nodes", "2", "--gpus", "1", "steps=100000", "model.width=32",
         "model.num_heads=2", "model.trunk_layers=1", "data.seq_len=128", "evaluation.windows=2",
@@ -97,7 +98,7 @@ def test_a_stop_ends_the_ranks_and_does_not_look_like_success(
     ]  # fmt: skip
     events = run / "events.jsonl"
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while not events.exists() or '"step"' not in events.read_text():
         assert process.poll() is None, (tmp_path / "log").read_text()
@@ -109,7 +110,7 @@ def test_a_stop_ends_the_ranks_and_does_not_look_like_success(
     assert "the same command continues" in told
     assert "starting again" not in told
     size = -1
-    while size != events.stat().st_size:  # ranks that outlive the command would go on writing
+    while size != events.stat().st_size:  # ranks that still run would go on writing
         assert time.monotonic() < deadline
         size = events.stat().st_size
         time.sleep(5)

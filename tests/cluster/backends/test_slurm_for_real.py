@@ -1,4 +1,4 @@
-"""`launch --on slurm` on a real SLURM: submitted, told that its time is up, requeued by the operator, completed."""
+"""`launch --on slurm` on a real SLURM: a job is submitted, reaches its time limit, is requeued, and completes."""
 
 import json
 import subprocess
@@ -21,10 +21,10 @@ SMALL = [
 
 
 def events(run: Path, kind: str) -> list[int]:
-    """Steps done at each event of a kind, as they were written, repetitions included."""
+    """Steps done at each event of a kind, in the order of writing, with repetitions."""
     path = run / "events.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("\n")]  # one may just be written
+    found = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be incomplete
     return [event["steps_done"] for event in found if event["event"] == kind]
 
 
@@ -42,13 +42,13 @@ def test_a_job_outlives_its_time_limit_and_a_requeue(sample_corpus: Path, tmp_pa
                 time.sleep(0.1)
 
         secret = "correct-horse-battery-staple"
-        command = [
+        argv = [
             sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", sample_corpus, "--run", run,
             "--on", "slurm", "--nodes", "2", "--gpus", "1", *SMALL, "cluster.slurm.gres=null",
             "cluster.environment.MASTER_ADDR='127.0.0.1'", "cluster.environment.OMP_NUM_THREADS='1'",
         ]  # fmt: skip
         environment = {**slurm.environment, "CANARY": secret}
-        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+        done = subprocess.run(list(map(str, argv)), env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         number = done.stderr.partition("submitted job ")[2].partition(";")[0]
 

@@ -1,4 +1,4 @@
-"""Supervisor and agent on their own, with no machine between them."""
+"""Supervisor and agent of kind hosts, each alone, without a connection."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def test_a_machine_that_ends_while_another_is_asked_is_not_forgotten(job: HostsJ
     events.put(("b", 255))
     events.put(("a", {"listening": 29500}))
     assert job._replies([link("a")], events, "listening", 5) == {"a": 29500}
-    assert job._replies([link("b")], events, "reached", 5) == {"b": "does not start the agent (exit code 255)"}
+    assert job._replies([link("b")], events, "reached", 5) == {"b": "cannot start the agent (exit code 255)"}
 
 
 def test_a_port_that_is_taken_is_a_reason_so_that_later_attempts_go_on(job: HostsJob) -> None:
@@ -56,4 +56,4 @@ def test_the_end_of_input_does_not_ask_ranks_twice_to_stop(monkeypatch: pytest.M
     served = ssh_agent._Agent(SimpleNamespace())  # type: ignore[arg-type]
     served._running = True
     served._listen_to_input(io.StringIO('{"beat": 1}\n'))
-    assert len(signals) == 2, "a supervisor that is gone asks, too"
+    assert len(signals) == 2, "the ranks are also asked to stop when the supervisor has ended"

@@ -1,4 +1,4 @@
-"""`launch --on hosts` on two machines (network namespaces), one of which dies and comes back, then loses its link."""
+"""`launch --on hosts` on two machines (network namespaces). One machine dies and comes back, then loses its link."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def resumes(run: Path) -> list[dict[str, Any]]:
 
 
 def command_of(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):  # gone, or going
+    with contextlib.suppress(psutil.Error):  # the process has ended, or is ending
         return " ".join(process.cmdline())
     return ""
 
@@ -64,7 +64,7 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
         hostfile = tmp_path / "hostfile"
         hostfile.write_text("".join(f"{address} slots=1\n" for address in hosts.addresses.values()))
         secret = "correct-horse-battery-staple"
-        command = [
+        argv = [
             sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", sample_corpus, "--run", run,
             "--on", "hosts", "--hostfile", hostfile, *SMALL, f"cluster.hosts.lost_seconds={LOST_SECONDS}",
             f"cluster.hosts.ssh_options=[{','.join(hosts.ssh_options)}]", "cluster.restart.backoff_seconds=1",
@@ -73,7 +73,7 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
         ]  # fmt: skip
         environment = {**os.environ, "MLFLOW_TRACKING_PASSWORD": secret}
         with log.open("w") as output:
-            launch = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment, text=True)
+            launch = subprocess.Popen(list(map(str, argv)), stdout=output, stderr=output, env=environment, text=True)
         try:
             wait_until(lambda: len(losses(run)) >= 8, launch, log)
             processes = [p for name in hosts.names for p in hosts.ranks(name)]
@@ -91,7 +91,7 @@ def test_a_dead_host_and_a_cut_link_end_in_the_same_losses(
             hosts.cut("h2")
             wait_until(lambda: "lost" in log.read_text().rpartition("ranks on")[2], launch, log)
             detected = time.monotonic() - began
-            assert detected < LOST_SECONDS + 3, "ssh's keepalives bound it"
+            assert detected < LOST_SECONDS + 3, "ssh's keepalives notice the cut link in time"
             wait_until(lambda: not hosts.ranks("h2"), launch, log, seconds=LOST_SECONDS)
             assert launch.wait(300) == 0, log.read_text()
         finally:
@@ -119,14 +119,14 @@ def test_a_stop_and_the_death_of_the_supervisor_both_save(sample_corpus: Path, t
     with NetworkHosts(folder, 2) as hosts:
         hostfile = tmp_path / "hostfile"
         hostfile.write_text("".join(f"{address} slots=1\n" for address in hosts.addresses.values()))
-        command = [
+        argv = [
             sys.executable, "-m", "dnachunker", "launch", "--config", "tiny", "--corpus", sample_corpus, "--run", run,
             "--on", "hosts", "--hostfile", hostfile, *SMALL, "steps=100000", "evaluation.every=100000",
             f"cluster.hosts.ssh_options=[{','.join(hosts.ssh_options)}]", "cluster.environment.OMP_NUM_THREADS='1'",
         ]  # fmt: skip
         for number, ending in enumerate((signal.SIGTERM, signal.SIGKILL), 1):
             with log.open("a") as output:
-                launch = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, text=True)
+                launch = subprocess.Popen(list(map(str, argv)), stdout=output, stderr=output, text=True)
             try:
                 done = max(losses(run), default=0)
                 wait_until(lambda done=done: max(losses(run), default=0) > done + 2, launch, log)

@@ -1,4 +1,6 @@
-"""A program: the schema of one version of a custom resource definition, without descriptions, as compressed JSON.
+"""Run as a script: writes the schema of one version of a custom resource definition as compressed JSON.
+
+Descriptions are left out.
 
 python take.py DEFINITION.yaml VERSION OUTPUT.json.gz
 """
@@ -13,7 +15,11 @@ import yaml
 
 
 def bare(schema: Any, *, names: bool = False) -> Any:
-    """Without descriptions; `names`: the keys are those of properties, of which one may be called so."""
+    """The schema without its descriptions.
+
+    Args:
+        names: the keys of `schema` are names of properties, so a key `description` is kept.
+    """
     if isinstance(schema, dict):
         kept = {key: value for key, value in schema.items() if names or key != "description"}
         return {key: bare(value, names=key == "properties" and not names) for key, value in kept.items()}
