@@ -1,4 +1,4 @@
-"""Draws docs/figures/architecture.svg: the pass down to chunks of chunks and back up, on sixteen bases.
+"""Draws docs/figures/architecture.svg: the network on sixteen bases, down to chunks of chunks and back up.
 
 python docs/figures/architecture.py
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 WIDTH, HEIGHT = 960, 640
 LEFT, CELL, ROW = 200, 35, 30
 SEQUENCE = "ACGTT_GCATTGAC_A"  # _ is a mask
-CUTS0 = (0, 2, 5, 6, 9, 11, 14, 15)  # a masked base and the one after it start chunks
-CUTS1 = (0, 2, 3, 4, 6, 7)  # in chunks of stage 0; the same rule for chunks that hold a mask
+CUTS0 = (0, 2, 5, 6, 9, 11, 14, 15)  # a masked base starts a chunk, and so does the base after it
+CUTS1 = (0, 2, 3, 4, 6, 7)  # counted in chunks of stage 0; the same rule holds for chunks that hold a mask
 
 INK, MUTED, MASK, PAPER = "#1f2328", "#57606a", "#c2410c", "#ffffff"
 FILLS = {"base": "#eef2f7", "stage0": "#d6e6fb", "stage1": "#a9c7f7", "trunk": "#1f6feb", "code": "#f6f8fa"}
@@ -41,7 +41,7 @@ def spans(starts: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
 def cells(
     y: float, bounds: Sequence[tuple[int, int]], fill: str, masked: Sequence[bool], labels: str = ""
 ) -> list[str]:
-    """A row of boxes over the bases they stand for; those that hold a mask are outlined."""
+    """A row of boxes, each as wide as its bases; boxes that hold a mask have an outline in the mask's colour."""
     drawn = []
     for index, ((first, stop), hidden) in enumerate(zip(bounds, masked, strict=True)):
         x, width = LEFT + first * CELL, (stop - first) * CELL - 4
@@ -52,7 +52,7 @@ def cells(
 
 
 def layer(y: float, words: str, note: str = "") -> list[str]:
-    """A bar across all bases with what runs there, and a remark at its right."""
+    """A bar across all bases: `words` name the layer, `note` stands at its right."""
     width = len(SEQUENCE) * CELL - 4
     drawn = [box(LEFT, y, width, ROW, FILLS["code"]), text(LEFT + width / 2, y + 20, words)]
     if note:
