@@ -38,7 +38,7 @@ def add_verbs(verbs: Any) -> None:
         default="mean",
         help="unit that a vector stands for (default: %(default)s)",
     )
-    embed.add_argument("--stage", type=int, default=1, help="stage of the chunks: 0 inner, 1 outer (default: 1)")
+    embed.add_argument("--stage", type=int, metavar="N", help="stage of the chunks, from 0 on (default: the last)")
     embed.add_argument("--output", required=True, metavar="OUT.parquet|OUT.zarr", help="output to create")
     embed.set_defaults(run_verb=_embed)
     for after in (generation, studies):

@@ -30,7 +30,7 @@ class EmbedOptions:
     """Options of `embed`. `window` None means the pretraining length, `flank` None an eighth of the window."""
 
     level: Level = "mean"
-    stage: int = 1
+    stage: int | None = None  # the last one
     regions: tuple[str, ...] = ()
     window: int | None = None
     flank: int | None = None
@@ -52,8 +52,9 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
         raise BadInput(f"{output}: already exists; choose another --output")
     exported = open_exported(model)
     stages = exported.config.stages
-    if not 0 <= options.stage < stages:
-        raise BadInput(f"--stage {options.stage}: the model has the stages 0 to {stages - 1}")
+    stage = stages - 1 if options.stage is None else options.stage
+    if not 0 <= stage < stages:
+        raise BadInput(f"--stage {stage}: the model has the stages 0 to {stages - 1}")
     window = options.window or default_window(exported)
     flank = window // 8 if options.flank is None else options.flank
     network = exported.network("none")
@@ -69,7 +70,7 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
             for region in regions:
                 windows = list(tile(region, genome.lengths[region.contig], window, flank))
                 found = run_windows(exported, network, genome, windows, hidden=True)
-                for starts, ends, vectors in _LEVELS[options.level](region, found, options.stage, bar):
+                for starts, ends, vectors in _LEVELS[options.level](region, found, stage, bar):
                     sink.add(region, starts, ends, vectors)
                     rows += len(vectors)
     return rows

@@ -26,23 +26,10 @@ def steps_of(budget: BudgetSettings, run: PretrainConfig) -> int:
 def expected_flops_per_base(run: PretrainConfig) -> float:
     """Model FLOPs per training base, forward and backward, when the routers reach their target ratios."""
     from dnachunker.model.cost import flops_per_base
+    from dnachunker.pretrain.engine.network import expected_chunks_per_base
 
-    return flops_per_base(network_of(run), run.data.seq_len, expected_chunks_per_base(run)).total
-
-
-def expected_chunks_per_base(run: PretrainConfig) -> tuple[float, float]:
-    """Chunks of each stage per base of masked input: mask protection forces some, the routers add others.
-
-    Every masked position and the one after it start a chunk, at both stages. The routers cut at their target ratios,
-    which is taken to be independent of the masks. A fixed tokenizer cuts at stage 0 only. The result of a cell holds
-    what it really spent.
-    """
-    # asked of the network, not of the run's settings: a causal network has no masks
-    forced = run.masking.forced_share if network_of(run).mask_protection else 0.0
-    fixed = run.tokenization.chunks_per_base
-    inner, outer = run.model.target_ratios if fixed is None else (fixed, 1.0)
-    first = 1 - (1 - inner) * (1 - forced)
-    return first, forced + outer * (first - forced)
+    chunks = expected_chunks_per_base(run.model, run.tokenization, run.masking)
+    return flops_per_base(network_of(run), run.data.seq_len, chunks).total
 
 
 def network_of(run: PretrainConfig) -> "DNAChunkerConfig":

@@ -45,7 +45,8 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
     # the current folder, such as a clone of this project, would be imported in place of the package.
     home = str(Path(dnachunker.__file__).parents[1])
     if home not in sys.path:
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join([home, *_python_path()])}}
+        # Ray puts what the variable holds on the worker's machine in place of ${PYTHONPATH}
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": f"{home}{os.pathsep}${{PYTHONPATH}}"}}
     try:
         # address `local` starts a private Ray even if RAY_ADDRESS names a cluster
         start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)
@@ -56,10 +57,6 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _python_path() -> list[str]:
-    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def start_in_time(start: Callable[[], T], *, asked_by: str) -> T:

@@ -60,7 +60,7 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
     def __init__(self, **given: Any) -> None:
         for name in _FIELDS:
             value = given.pop(name, getattr(DNAChunkerConfig, name))
-            setattr(self, name, list(value) if isinstance(value, tuple) else value)
+            setattr(self, name, list(value) if isinstance(value, tuple | list) else value)
         if self.dt_rank is None:
             self.dt_rank = math.ceil(self.width / 16)
         self.mask_protection = self.mask_protection and not self.causal

@@ -7,7 +7,10 @@ imports no library, so that a typo is refused before torch is loaded.
 from inspect import get_annotations
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-_AT_LEAST_ONE = ("width", "num_heads", "mlp_ratio", "local_window", "state_size", "conv_width", "expand")
+_AT_LEAST_ONE = (
+    "width", "encoder_layers", "decoder_layers", "trunk_layers", "num_heads", "mlp_ratio", "local_window", "state_size",
+    "conv_width", "expand", "dt_rank",
+)  # fmt: skip
 _CAUSAL_NEEDS = {"mixer": "bimamba", "chunk_pooling": "first", "strand_symmetry": False}
 
 
@@ -76,15 +79,16 @@ def check_network(network: NetworkFields) -> None:
             f"they have {stages}, {decoders} and {targets}"
         )
     for name in _AT_LEAST_ONE:
-        if getattr(network, name) < 1:
-            raise ValueError(f"{name} is {getattr(network, name)}; it must be at least 1")
-    if min(network.trunk_layers, *network.encoder_layers, *network.decoder_layers) < 0:
-        raise ValueError("trunk_layers, encoder_layers and decoder_layers must not be negative")
+        value = getattr(network, name)
+        if value is not None and min(value if isinstance(value, tuple | list) else (value,)) < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     if any(not 0 < ratio < 1 for ratio in network.target_ratios):
         raise ValueError(f"target_ratios are {network.target_ratios}; each must lie strictly between 0 and 1")
     if network.width % (2 * network.num_heads):
         raise ValueError(
             f"width {network.width} does not divide into num_heads={network.num_heads} heads of even width"
         )
-    if network.ratio_loss_weight < 0 or network.rope_theta <= 0 or (network.dt_rank or 1) < 1:
-        raise ValueError("ratio_loss_weight must be 0 or more, rope_theta more than 0 and dt_rank at least 1")
+    if network.ratio_loss_weight < 0:
+        raise ValueError(f"ratio_loss_weight is {network.ratio_loss_weight}; it must not be negative")
+    if network.rope_theta <= 0:
+        raise ValueError(f"rope_theta is {network.rope_theta}; it must be more than 0")

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from dnachunker.foundations.atomic_files import write_text
+from dnachunker.foundations.atomic_files import PARTIAL, write_text
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml, validate_config
 
@@ -28,6 +28,10 @@ class RunLock:
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise BadInput(f"{run}: another process is training in this run folder; stop it or wait for it") from error
+        # nobody else writes here now, so these are of a process that was killed
+        for left in [*run.glob(f"{PARTIAL}*"), *run.glob(f"*/{PARTIAL}*")]:
+            if left.is_file():
+                left.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Allow other processes to train in this folder."""
@@ -62,4 +66,7 @@ def read_config(run: Path) -> PretrainConfig:
         raise BadInput(f"{run}: not a run folder: no {CONFIG} in it") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise BadInput(f"{path}: not readable: {' '.join(str(error).split())}") from error
-    return validate_config(PretrainConfig, values, origin=str(path))
+    try:
+        return validate_config(PretrainConfig, values, origin=str(path))
+    except BadInput as error:
+        raise BadInput(f"{error}; if another version of dnachunker made this run, use that version") from error

@@ -149,7 +149,12 @@ def _pod(cluster: ClusterConfig, argv: list[str] | None, *, gpus: int) -> dict[s
     if gpus:
         resources[settings.gpu_resource] = str(gpus)
     # HOME must be writable, because compiled kernels are stored there
-    variables = {"HOME": "/tmp", **({} if gpus else {"DS_ACCELERATOR": "cpu"}), **cluster.environment}
+    variables = {
+        "HOME": "/tmp",
+        "PYTHONSAFEPATH": "1",
+        **({} if gpus else {"DS_ACCELERATOR": "cpu"}),
+        **cluster.environment,
+    }
     container: dict[str, Any] = {
         "name": "ranks",
         "image": settings.image,

@@ -107,7 +107,8 @@ class CellRunner:
             raise Interrupted(STOPPED)
         self.say(f"{name}: {step.name}")
         argv = [*argv_prefix(self.sweep), *step.argv]
-        variables = {**os.environ, **self.shared, **self.sweep.chosen.environment}
+        # PYTHONSAFEPATH: on a Ray cluster no front door has set it, and the user's files lie in the workdir
+        variables = {**os.environ, "PYTHONSAFEPATH": "1", **self.shared, **self.sweep.chosen.environment}
         with log.open("ab") as out:
             out.write(f"$ {' '.join(step.argv)}\n".encode())
             out.flush()

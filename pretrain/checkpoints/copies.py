@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dnachunker.dataprep import storage
-from dnachunker.foundations.atomic_files import new_file
+from dnachunker.foundations.atomic_files import PARTIAL, new_file
 
 from .saving import MANIFEST
 from .state import CHECKPOINTS
@@ -46,11 +46,19 @@ class RemoteCopies:
 
     def _copy(self, held: Path) -> None:
         try:
+            self._remove_partials(held.name)
             files = sorted(path for path in held.rglob("*") if path.is_file() and path.name != MANIFEST)
             for path in [*files, held / MANIFEST]:
                 self._copy_file(path, f"{held.name}/{path.relative_to(held).as_posix()}")
         except Exception as error:  # a failed copy must not stop training
             self._announce(f"checkpoint.copy_to: {held.name} is not copied to {self._target}: {error}")
+
+    def _remove_partials(self, name: str) -> None:
+        """Remove what an interrupted copy of the same checkpoint has left; only this process writes there."""
+        target = storage.join(self._target, name)
+        if not storage.is_url(target):
+            for left in Path(target).rglob(f"{PARTIAL}*"):
+                left.unlink(missing_ok=True)
 
     def _copy_file(self, path: Path, name: str) -> None:
         target = storage.join(self._target, name)

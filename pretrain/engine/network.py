@@ -3,7 +3,7 @@
 from typing import Any
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.pretrain.config import ModelSettings, TokenizationSettings
+from dnachunker.pretrain.config import MaskingSettings, ModelSettings, TokenizationSettings
 
 
 def network_config(
@@ -25,3 +25,21 @@ def network_config(
         described["merges"] = merges
     # no ratio loss: these boundaries are given, not learned
     return DNAChunkerConfig(**{**settings, "ratio_loss_weight": 0.0}, router="fixed", segmentation=described)
+
+
+def expected_chunks_per_base(
+    model: ModelSettings, tokenization: TokenizationSettings, masking: MaskingSettings
+) -> tuple[float, ...]:
+    """Chunks of each stage per base of masked input, when the routers reach their target ratios.
+
+    Every masked position and the one after it start a chunk, at every stage. The routers cut at their target ratios,
+    which is taken to be independent of the masks. A fixed tokenizer cuts at stage 0 only.
+    """
+    forced = masking.forced_share if model.mask_protection and not model.causal else 0.0
+    fixed = tokenization.chunks_per_base
+    ratios = model.target_ratios if fixed is None else (fixed, *[1.0] * (len(model.target_ratios) - 1))
+    chunks, before = [], 1.0
+    for ratio in ratios:
+        before = forced + ratio * (before - forced)
+        chunks.append(before)
+    return tuple(chunks)

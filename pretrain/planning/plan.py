@@ -112,14 +112,14 @@ def run_plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def chunks_per_base(config: "PretrainConfig") -> tuple[float, float]:
+def chunks_per_base(config: "PretrainConfig") -> tuple[float, ...]:
     """Chunks per base of masked input at each stage, from which the figures are computed."""
-    fixed = config.tokenization.chunks_per_base
-    if fixed is None:
+    from dnachunker.pretrain.engine.network import expected_chunks_per_base
+
+    if config.tokenization.kind == "learned" and len(config.model.encoder_layers) == len(_CHUNKS_PER_BASE):
         return _CHUNKS_PER_BASE
-    forced = config.masking.forced_share if config.model.mask_protection else 0.0
-    density = round(fixed + forced * (1 - fixed), 2)
-    return density, density
+    expected = expected_chunks_per_base(config.model, config.tokenization, config.masking)
+    return tuple(round(chunks, 2) for chunks in expected)
 
 
 def _parameters(network: "DNAChunkerConfig") -> list[str]:

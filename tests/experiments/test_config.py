@@ -11,11 +11,12 @@ from toy_sweep import CONFIG
 
 from dnachunker.cli import main
 from dnachunker.downstream.generation.generate import spectrum_folder
-from dnachunker.experiments.budget import expected_chunks_per_base, expected_flops_per_base, steps_of
+from dnachunker.experiments.budget import expected_flops_per_base, steps_of
 from dnachunker.experiments.cells import Cell, expand, rows_of
 from dnachunker.experiments.config import BudgetSettings, SweepConfig
 from dnachunker.foundations.typed_config import PRESETS, load_config
 from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.engine.network import expected_chunks_per_base
 
 Sweep = Callable[..., Any]
 PACKAGED = sorted(path.stem for path in (PRESETS / "experiments").glob("*.yaml"))
@@ -135,21 +136,36 @@ def test_budgets_are_equal_in_bases_or_in_flops() -> None:
     assert cheap.steps > dear.steps
 
 
+def expected(run: PretrainConfig) -> tuple[float, ...]:
+    return expected_chunks_per_base(run.model, run.tokenization, run.masking)
+
+
 def test_expected_compression_is_what_a_healthy_model_measures() -> None:
     config = PretrainConfig.model_validate({"run": "", "steps": 1, "data": {"corpus": ""}})
-    assert expected_chunks_per_base(config)[1] == pytest.approx(0.31, abs=0.005)  # docs/model.md
+    assert expected(config)[1] == pytest.approx(0.31, abs=0.005)  # docs/model.md
     config = config.model_copy(update={"model": config.model.model_copy(update={"mask_protection": False})})
-    assert expected_chunks_per_base(config) == pytest.approx((0.33, 0.33**2))
+    assert expected(config) == pytest.approx((0.33, 0.33**2))
     assert steps_of(BudgetSettings(bases=1), config) == 1
     for row, density in (("6-mer", 1 / 6), ("single-base", 1.0)):
         run = next(cell.config for cell in cells_of("ablations") if cell.row == row)
-        assert expected_chunks_per_base(run) == pytest.approx((density + 0.2256 * (1 - density),) * 2)
+        assert expected(run) == pytest.approx((density + 0.2256 * (1 - density),) * 2)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_budgets_and_plans_take_any_number_of_stages(stages: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = [f"model.{name}={[1] * stages}" for name in ("encoder_layers", "decoder_layers")]
+    lists.append(f"model.target_ratios={[0.4] * stages}")
+    run = load_config(PretrainConfig, "tiny", lists, kind="pretrain", settings={"run": "", "data.corpus": ""})
+    assert len(expected(run)) == stages
+    assert steps_of(BudgetSettings(flops=1e15), run) > 1
+    assert main(["plan", "--config", "tiny", *lists]) == 0
+    assert f"at {', '.join(f'{chunks:.2g}' for chunks in expected(run))} chunks a base" in capsys.readouterr().out
 
 
 def test_a_causal_row_is_charged_for_no_masks() -> None:
     (run,) = {cell.seed: cell.config for cell in cells_of("causal", "seeds=[0]")}.values()
     inner, outer = run.model.target_ratios
-    assert expected_chunks_per_base(run) == pytest.approx((inner, inner * outer))
+    assert expected(run) == pytest.approx((inner, inner * outer))
 
 
 def test_the_spectrum_is_read_where_generate_leaves_it() -> None:

@@ -107,12 +107,16 @@ def test_a_copy_outlives_the_removal_of_its_checkpoint_and_failures_are_told(tmp
     said: list[str] = []
     copies = RemoteCopies(tmp_path, str(tmp_path / "far"), said.append)
     folder = make(tmp_path, 4)
+    left = tmp_path / "far" / folder.name / "engine" / ".partial-1a-weights.pt"  # by a process that was killed
+    left.parent.mkdir(parents=True)
+    left.touch()
     copies.add(folder)
     shutil.rmtree(folder)
     copies.close()
     assert said == []
     copied = tmp_path / "far" / "step-00000004"
     assert sorted(os.listdir(copied)) == ["engine", "manifest.json"]
+    assert [path.name for path in (copied / "engine").iterdir()] == ["weights.pt"]
     assert (copied / "engine" / "weights.pt").read_bytes() == bytes([4]) * 1000
     assert list((tmp_path / "checkpoints" / ".copying").iterdir()) == []
 

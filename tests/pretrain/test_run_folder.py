@@ -1,0 +1,22 @@
+"""A run folder belongs to one process at a time, and what a killed one left half-written goes."""
+
+from pathlib import Path
+
+import pytest
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.run_folder import RunLock
+
+
+def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    left = [tmp_path / ".partial-1a-config.yaml", tmp_path / "checkpoints" / ".partial-2b-latest"]
+    for path in left:
+        path.touch()
+    lock = RunLock(tmp_path)
+    assert not any(path.exists() for path in left)
+    left[0].touch()
+    with pytest.raises(BadInput, match="another process is training"):
+        RunLock(tmp_path)
+    assert left[0].exists(), "it may be the other process's"
+    lock.release()
