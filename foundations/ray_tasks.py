@@ -41,12 +41,12 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL_RAY:
         options |= {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    # Ray's workers search the current folder for modules before an editable install. So a folder named dnachunker in
-    # the current folder, such as a clone of this project, would be imported in place of the package.
-    home = str(Path(dnachunker.__file__).parents[1])
-    if home not in sys.path:
-        # Ray puts what the variable holds on the worker's machine in place of ${PYTHONPATH}
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": f"{home}{os.pathsep}${{PYTHONPATH}}"}}
+        # Ray's workers search the current folder for modules before an editable install. So a folder named dnachunker
+        # in the current folder, such as a clone of this project, would be imported in place of the package.
+        home = str(Path(dnachunker.__file__).parents[1])
+        if home not in sys.path:
+            path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+            options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
     try:
         # address `local` starts a private Ray even if RAY_ADDRESS names a cluster
         start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)

@@ -98,3 +98,15 @@ def test_everything_runs_beside_files_of_the_same_names(installed: Path, hostile
     dnachunker("export", "run", "exported")
     assert (hostile / "exported" / "model.safetensors").exists()
     assert not list(hostile.glob(".*.building"))
+
+
+def test_a_clone_in_the_current_folder_is_not_taken_for_an_editable_install(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("dnachunker")
+    if not command.exists():
+        pytest.skip("dnachunker is not installed in this environment: pip install -e .")
+    (tmp_path / "dnachunker").mkdir()  # without __init__.py, as the clone of the repository is
+    (tmp_path / "random.py").write_text('raise SystemExit("a file of the user was imported")\n')
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    argv = [command, "shard", "--config", "sample", "--output", "corpus", "--workers", "2"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
