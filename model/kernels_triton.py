@@ -5,6 +5,7 @@ triton comes through importlib, so that Hugging Face's import check of exported 
 """
 
 import importlib
+import os
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ tl: Any = importlib.import_module("triton.language")
 # For kernels that the host launches. The named arguments change with every batch; a new value must not compile the
 # kernel again.
 launched: Any = triton.jit(do_not_specialize=["T", "spans", "capacity", "sequences"])
+INTERPRETED: Any = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def end_of_range(x):
+    """x, as the end of a `range`: needed where x is no constant of the kernel.
+
+    The interpreter runs Python's own `range`, which needs an integer. Scalars of Triton 3.6's interpreter are arrays of
+    one element, and NumPy 2.4 turns no such array into an integer. The compiler sees x alone.
+    """
+    return x.handle.data.item() if INTERPRETED else x
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .kernels_triton import launched, tl, triton
+from .kernels_triton import end_of_range, launched, tl, triton
 from .packing import Packing
 
 LEAST: Any = tl.constexpr(1e-8)  # lower bound of a norm, as in torch's cosine_similarity
@@ -26,7 +26,7 @@ def products(query, key, t, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """q_t k_{t-1}, |q_t|^2 and |k_{t-1}|^2 of the ROWS positions t, summed WIDTH channels at a time."""
     both = tl.zeros([ROWS, 1], tl.float32)
     of_query, of_key = tl.zeros([ROWS, 1], tl.float32), tl.zeros([ROWS, 1], tl.float32)
-    for first in range(0, D, WIDTH):
+    for first in range(0, end_of_range(D), WIDTH):
         d = first + tl.arange(0, WIDTH)[None, :]
         q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
         k = tl.load(key + (t - 1) * D + d, mask=(t > 0) & (t < T) & (d < D), other=0.0)
@@ -59,7 +59,7 @@ def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: 
     place = tl.load(step + t, mask=t < T, other=0)
     flat = (place == 0) | (cosine > 1.0) | (cosine < -1.0)  # where p is constant
     slope = tl.where(flat, 0.0, -0.5 * tl.load(dprobability + t, mask=t < T, other=0.0))
-    for first in range(0, D, WIDTH):
+    for first in range(0, end_of_range(D), WIDTH):
         d = first + tl.arange(0, WIDTH)[None, :]
         before = (t > 0) & (t < T) & (d < D)
         q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
@@ -155,7 +155,7 @@ def cut_place(
     t = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = t < T
     before = tl.zeros([BLOCK], tl.int32)
-    for tile in range(0, program, BLOCK):
+    for tile in range(0, end_of_range(program), BLOCK):
         others = tile + tl.arange(0, BLOCK)
         before += tl.load(counts + others, mask=others < program, other=0)
     cut = tl.load(boundary + t, mask=there, other=0).to(tl.int32)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import dropping, launched, sigmoid, time_step, tl, triton
+from .kernels_triton import dropping, end_of_range, launched, sigmoid, time_step, tl, triton
 from .kernels_triton_scan_backward import reach_back, retreat
 
 
@@ -69,7 +69,7 @@ def carry(
     a = tl.load(rate + way * N * D + e, mask=e < N * D, other=0.0)
     rising = (way == 0) != BACK
     state = tl.zeros([WIDTH], tl.float32)
-    for group in range(0, spans, AHEAD):
+    for group in range(0, end_of_range(spans), AHEAD):
         local, decay = (), ()
         for k in tl.static_range(AHEAD):
             span = tl.where(rising, group + k, spans - 1 - group - k).to(tl.int64)

@@ -12,7 +12,7 @@ With s_t the gradient of h_t and g_t = exp(delta_t A) s_t the part of it that re
 
 from typing import Any
 
-from .kernels_triton import dropping, launched, sigmoid, time_step, tl, triton
+from .kernels_triton import dropping, end_of_range, launched, sigmoid, time_step, tl, triton
 
 LN_2: Any = tl.constexpr(0.6931471805599453)
 
@@ -90,7 +90,7 @@ def retreat(
         for tile in range(SPAN // TILE):
             first = SPAN - (tile + 1) * TILE  # first position of the tile, as the direction reads
             state = tl.load(entering + place, mask=real[None, :], other=0.0)
-            for i in range(first):
+            for i in range(end_of_range(first)):
                 t = span * SPAN + tl.where(way == 0, i, SPAN - 1 - i)
                 state = advance(state, a, u, delta, B, step, way, t, n, d, T, D, row, N)
             before = ()  # the state that enters each position

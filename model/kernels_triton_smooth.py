@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .kernels_triton import launched, tl, triton
+from .kernels_triton import end_of_range, launched, tl, triton
 
 
 @launched
@@ -47,7 +47,7 @@ def smooth_carry(ends, through, D, spans, WIDTH: tl.constexpr, AHEAD: tl.constex
     d = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     rising = (way == 0) != BACK
     state = tl.zeros([WIDTH], tl.float32)
-    for group in range(0, spans, AHEAD):
+    for group in range(0, end_of_range(spans), AHEAD):
         local, left = (), ()
         for k in tl.static_range(AHEAD):
             span = tl.where(rising, group + k, spans - 1 - group - k).to(tl.int64)
