@@ -94,6 +94,7 @@ OWNERS = {
     "deepspeed": {
         "pretrain/engine/deepspeed_engine.py",
         "pretrain/engine/deepspeed_config.py",
+        "pretrain/engine/deepspeed_keys.py",
         "pretrain/checkpoints/loading.py",
         "pretrain/export/export.py",
     },
