@@ -1,5 +1,9 @@
-"""Refuses a run that cannot work, before a process is started or a GPU is billed. Torch-free."""
+"""Refuses a run that cannot work, before a process is started or a GPU is billed.
 
+Torch-free, unless `engine.deepspeed` has keys to check.
+"""
+
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +11,7 @@ from pathlib import Path
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.checkpoints.state import RunState, complete_checkpoints, read_state, require_same_run
-from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.config import EngineSettings, PretrainConfig
 from dnachunker.pretrain.order.mixing import mixture_of
 from dnachunker.pretrain.run_folder import CONFIG
 
@@ -19,8 +23,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     """Refuse a run that cannot work.
 
     Raises:
-        BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, or a folder that
-            is no run folder.
+        BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, a folder that is no
+            run folder, or raw keys that DeepSpeed does not take.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
@@ -48,6 +52,19 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+    if config.engine.deepspeed:
+        _require_deepspeed_takes(config.engine)
+
+
+def _require_deepspeed_takes(engine: EngineSettings) -> None:
+    logging.disable(logging.WARNING)  # DeepSpeed warns as it is imported; a refusal is one line
+    try:
+        # DeepSpeed's models import torch, which takes seconds: a run without raw keys does not wait for them
+        from dnachunker.pretrain.engine.deepspeed_config import require_deepspeed_takes
+
+        require_deepspeed_takes(engine)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _newest_state(checkpoints: list[Path]) -> RunState:
