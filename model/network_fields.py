@@ -4,12 +4,13 @@ They are declared once, for the model's configuration and for the `model` sectio
 imports no library, so that a typo is refused before torch is loaded.
 """
 
+from collections.abc import Iterable
 from inspect import get_annotations
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+LAYERS = ("encoder_layers", "decoder_layers", "trunk_layers")  # a stage, or the trunk, may have none
 _AT_LEAST_ONE = (
-    "width", "encoder_layers", "decoder_layers", "trunk_layers", "num_heads", "mlp_ratio", "local_window", "state_size",
-    "conv_width", "expand", "dt_rank",
+    "width", "num_heads", "mlp_ratio", "local_window", "state_size", "conv_width", "expand", "dt_rank",
 )  # fmt: skip
 _CAUSAL_NEEDS = {"mixer": "bimamba", "chunk_pooling": "first", "strand_symmetry": False}
 
@@ -59,6 +60,18 @@ def choices_of(owner: type) -> dict[str, tuple[Any, ...]]:
     return {name: get_args(kind) for name, kind in kinds.items() if get_origin(kind) is Literal}
 
 
+def require_at_least(least: int, network: NetworkFields, names: Iterable[str]) -> None:
+    """Check numbers, and every entry of tuples of them; None stands for a default.
+
+    Raises:
+        ValueError: one is less than `least`.
+    """
+    for name in names:
+        value = getattr(network, name)
+        if value is not None and min(value if isinstance(value, tuple | list) else (value,)) < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
 def check_network(network: NetworkFields) -> None:
     """Refuse values that fit no network.
 
@@ -78,10 +91,8 @@ def check_network(network: NetworkFields) -> None:
             "encoder_layers, decoder_layers and target_ratios need one entry per stage, at least one: "
             f"they have {stages}, {decoders} and {targets}"
         )
-    for name in _AT_LEAST_ONE:
-        value = getattr(network, name)
-        if value is not None and min(value if isinstance(value, tuple | list) else (value,)) < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    require_at_least(1, network, _AT_LEAST_ONE)
+    require_at_least(0, network, LAYERS)
     if any(not 0 < ratio < 1 for ratio in network.target_ratios):
         raise ValueError(f"target_ratios are {network.target_ratios}; each must lie strictly between 0 and 1")
     if network.width % (2 * network.num_heads):

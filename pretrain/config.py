@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dnachunker.foundations.typed_config import Config
-from dnachunker.model.network_fields import NetworkFields, check_network
+from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -81,6 +81,7 @@ class ModelSettings(Config, NetworkFields):
     @model_validator(mode="after")
     def _fits_a_network(self) -> Self:
         check_network(self)
+        require_at_least(1, self, LAYERS)
         return self
 
 
