@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_ranks import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-
-STEPS = 12
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -8,6 +8,8 @@ one fails.
 A fault patches or limits the rank that it names (or all ranks) from outside; the code under test has no hooks for it.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import resource
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _GRACE_SECONDS = 6.0
+Surroundings = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def nan_loss(steps: list[int]) -> None:
@@ -45,6 +48,20 @@ def kill_in_backward(step: int) -> None:
     def backward(self: Any, loss: Any) -> None:
         if self._engine.global_steps == step:
             os.kill(os.getpid(), signal.SIGKILL)
+        honest(self, loss)
+
+    TrainingEngine.backward = backward  # type: ignore[method-assign]
+
+
+def stop_in_backward(step: int) -> None:
+    """The rank is asked to stop, as by a scheduler, while it computes gradients."""
+    from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
+
+    honest = TrainingEngine.backward
+
+    def backward(self: Any, loss: Any) -> None:
+        if self._engine.global_steps == step:
+            os.kill(os.getpid(), signal.SIGTERM)
         honest(self, loss)
 
     TrainingEngine.backward = backward  # type: ignore[method-assign]
@@ -144,13 +161,24 @@ def small_files(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
+def load_here() -> None:
+    """No fault: an export is compared in its own process, which spares the imports of a fresh one."""
+    from dnachunker.pretrain.export import export
+    from dnachunker.pretrain.export.fresh_load import compare
+
+    export._load_elsewhere = lambda folder, probe: compare(str(folder), str(probe))
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
-    for function in (nan_loss, kill_in_backward, freeze_in_backward, watch_writes, spike, keep_ledger, small_files)
-}
+    for function in (
+        nan_loss, kill_in_backward, stop_in_backward, freeze_in_backward, watch_writes, spike, keep_ledger, small_files,
+        load_here,
+    )
+}  # fmt: skip
 
 
-def be_rank(job: dict[str, Any], rank: int) -> None:
+def be_rank(job: dict[str, Any], rank: int, surroundings: Surroundings) -> None:
     """Become one rank of the job; called in a forked child, and does not return."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world_size"]), LOCAL_SIZE=str(job["world_size"]),
@@ -164,15 +192,17 @@ def be_rank(job: dict[str, Any], rank: int) -> None:
         FAULTS[fault.pop("kind")](**fault)
     from dnachunker.cli import main
 
-    os._exit(main(job["arguments"]))
+    with surroundings():
+        code = main(job["arguments"])
+    os._exit(code)
 
 
-def serve(job: dict[str, Any]) -> None:
+def serve(job: dict[str, Any], surroundings: Surroundings) -> None:
     """Start the ranks of a job; answer with their process ids, then with their exit codes."""
     ranks: dict[int, int] = {}
     for rank in range(job["world_size"]):
         if (pid := os.fork()) == 0:
-            be_rank(job, rank)
+            be_rank(job, rank, surroundings)
         ranks[pid] = rank
     print(json.dumps(list(ranks)), flush=True)
     codes: dict[int, int] = {}
@@ -189,15 +219,26 @@ def serve(job: dict[str, Any]) -> None:
     print(json.dumps([codes[rank] for rank in sorted(codes)]), flush=True)
 
 
-if __name__ == "__main__":
-    os.environ["DS_ACCELERATOR"] = "cpu"
+def serve_all(accelerator: str, surroundings: Surroundings = contextlib.nullcontext) -> None:
+    """Serve until stdin ends.
+
+    Args:
+        accelerator: that DeepSpeed trains on, `cpu` or `cuda`.
+        surroundings: what each rank runs in.
+    """
+    os.environ["DS_ACCELERATOR"] = accelerator
     os.environ["OMP_NUM_THREADS"] = "1"
     answers = os.dup(1)
     os.dup2(2, 1)  # imports may print to stdout, which is only for answers
-    import dnachunker.pretrain.run
-    import dnachunker.pretrain.trainer  # noqa: F401
+    for name in ("dnachunker.pretrain.run", "dnachunker.pretrain.trainer"):
+        importlib.import_module(name)
+    importlib.import_module("torch._inductor.compile_fx")  # which DeepSpeed imports with every engine, in seconds
 
     os.dup2(answers, 1)
     print("ready", flush=True)
     for line in sys.stdin:
-        serve(json.loads(line))
+        serve(json.loads(line), surroundings)
+
+
+if __name__ == "__main__":
+    serve_all("cpu")
