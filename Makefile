@@ -5,14 +5,17 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NULLGPU_VENV := .venv-nullgpu
+NULLGPU_STAMP := $(NULLGPU_VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint bench gpu-bench clean
+.PHONY: help setup demo test test-slow nullgpu lint bench gpu-bench clean
 
 help:
 	@echo "make setup      create $(VENV) with everything installed"
 	@echo "make demo       from genomes to shards, a trained model and a Hugging Face folder, in minutes"
 	@echo "make test       run the test suite, about ten minutes"
 	@echo "make test-slow  run the long tests: training under kills, full disks, NaN and hangs, whole genomes"
+	@echo "make nullgpu    run the CUDA path without a GPU, in an environment of its own (several GB), about 15 minutes"
 	@echo "make lint       check formatting, lint and types"
 	@echo "make bench      time the hot paths on a CPU"
 	@echo "make gpu-bench  measure parity, bandwidth and training speed on one GPU, under eight minutes"
@@ -35,6 +38,17 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# the CUDA wheel of one release of torch, which brings the triton whose headers the stand-in runtime is compiled with
+$(NULLGPU_STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "dnachunker needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 2; }
+	rm -rf $(NULLGPU_VENV)
+	$(PYTHON) -m venv $(NULLGPU_VENV)
+	$(NULLGPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*' 'triton==3.6.*' -e '.[dev]'
+	touch $(NULLGPU_STAMP)
+
+nullgpu: $(NULLGPU_STAMP)
+	$(NULLGPU_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +61,4 @@ gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu/run.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+	rm -rf $(VENV) $(NULLGPU_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
