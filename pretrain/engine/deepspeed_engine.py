@@ -66,6 +66,8 @@ class TrainingEngine:
         self._universal = load_universal
         self._zero_stage = settings.zero_stage
         self._accumulation = accumulation
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0  # `step` sets it; until then no step may change a weight
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -78,6 +80,10 @@ class TrainingEngine:
                 load_universal=load_universal,
             ),
         )
+        if not settings.zero_stage:
+            # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
+            # first updates too small.
+            getattr(self._optimizer, "optimizer", self._optimizer).state.clear()
 
     def forward(self, **inputs: Any) -> Any:
         """The model's output on this rank's windows; gradients flow unless evaluation mode is on."""

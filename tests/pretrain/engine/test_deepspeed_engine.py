@@ -1,4 +1,9 @@
-"""What the engine promises on a machine with GPUs, as far as a machine without GPUs can test it."""
+"""What the engine promises, also on GPUs as far as a machine without GPUs can test it."""
+
+import os
+import socket
+import subprocess
+import sys
 
 import deepspeed
 import pytest
@@ -18,3 +23,41 @@ def test_a_rank_selects_its_gpu_before_it_joins_the_others(monkeypatch: pytest.M
     calls.clear()
     start_process_group(Rank(rank=1, world_size=2, local_rank=1, device=torch.device("cpu")))
     assert calls == ["gloo"]
+
+
+_ONE_UPDATE = """
+import sys
+import torch
+from dnachunker.pretrain.config import EngineSettings
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.ranks import Rank
+
+rank = Rank.from_environment()
+start_process_group(rank)
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1, bias=False)
+before = model.weight.detach().bfloat16()
+settings = EngineSettings(zero_stage=int(sys.argv[1]), precision="bf16")
+optimizer = torch.optim.AdamW(model.bfloat16().parameters(), lr=1.0, weight_decay=0.5)
+engine = TrainingEngine(model, optimizer, settings, rank, global_batch=1, accumulation=1, clip_grad_norm=10.0)
+assert torch.equal(model.weight, before), "a new engine has changed the weights"
+for _ in range(2):
+    engine.backward(engine.forward(input=torch.ones(1, 4).bfloat16()).sum())
+    engine.step(2**-4)
+# each step decays by the rate times 0.5, then moves every weight by the rate
+wanted = before.float()
+for _ in range(2):
+    wanted = wanted * (1 - 2**-5) - 2**-4
+torch.testing.assert_close(model.weight.detach().float(), wanted, rtol=0, atol=2**-7)
+"""
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", _ONE_UPDATE, str(stage)]
+    done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
