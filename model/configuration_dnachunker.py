@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from transformers import PretrainedConfig
 
 from .alphabet import MASK_ID, PAD_ID, VOCABULARY_SIZE
-from .network_fields import NetworkFields, check_network, choices_of
+from .network_fields import NetworkFields, check_network, require_choices
 
 
 class DNAChunkerConfig(NetworkFields, PretrainedConfig):
@@ -90,9 +90,7 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
 
     def _check(self) -> None:
         check_network(self)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        require_choices(self, DNAChunkerConfig)
         if self.causal and self.router == "fixed":
             raise ValueError("causal needs router=learned: a fixed router may look ahead")
         if self.segmentation is not None and self.router != "fixed":
@@ -104,4 +102,3 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
 
 
 _FIELDS = (*get_annotations(NetworkFields), *get_annotations(DNAChunkerConfig))
-_CHOICES = choices_of(DNAChunkerConfig)

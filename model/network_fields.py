@@ -6,7 +6,7 @@ imports no library, so that a typo is refused before torch is loaded.
 
 from collections.abc import Iterable
 from inspect import get_annotations
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 LAYERS = ("encoder_layers", "decoder_layers", "trunk_layers")  # a stage, or the trunk, may have none
 _AT_LEAST_ONE = (
@@ -54,10 +54,17 @@ class NetworkFields:
     ] = False
 
 
-def choices_of(owner: type) -> dict[str, tuple[Any, ...]]:
-    """The values that each field of type Literal may take, for the fields that `owner` itself declares."""
-    kinds = {name: get_args(kind)[0] for name, kind in get_annotations(owner).items() if get_origin(kind) is Annotated}
-    return {name: get_args(kind) for name, kind in kinds.items() if get_origin(kind) is Literal}
+def require_choices(network: NetworkFields, owner: type) -> None:
+    """Check the fields that `owner` itself declares as a Literal.
+
+    Raises:
+        ValueError: one has none of the values of its type.
+    """
+    for name, annotation in get_annotations(owner).items():
+        kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        if get_origin(kind) is Literal and getattr(network, name) not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            raise ValueError(f"{name} is {getattr(network, name)!r}; it must be one of {choices}")
 
 
 def require_at_least(least: int, network: NetworkFields, names: Iterable[str]) -> None:
@@ -79,9 +86,7 @@ def check_network(network: NetworkFields) -> None:
         ValueError: a value outside its choices or range, or one that no causal model can have; lists of different
             length; heads that do not divide the width.
     """
-    for name, choices in choices_of(NetworkFields).items():
-        if getattr(network, name) not in choices:
-            raise ValueError(f"{name} is {getattr(network, name)!r}; it must be one of {', '.join(choices)}")
+    require_choices(network, NetworkFields)
     for name, needed in _CAUSAL_NEEDS.items():
         if network.causal and getattr(network, name) != needed:
             raise ValueError(f"causal needs {name}={needed}: {name}={getattr(network, name)} looks ahead")

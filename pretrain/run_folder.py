@@ -1,7 +1,9 @@
 """A run folder: its stored config, and the lock that lets one job at a time train in it."""
 
+import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from dnachunker.foundations.atomic_files import PARTIAL, write_text
@@ -12,6 +14,7 @@ from .config import PretrainConfig
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_OLD_SECONDS = 60
 
 
 class RunLock:
@@ -28,10 +31,11 @@ class RunLock:
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise BadInput(f"{run}: another process is training in this run folder; stop it or wait for it") from error
-        # nobody else writes here now, so these are of a process that was killed
+        # ranks and `report` write small files here too, at any time: only an old partial is of a killed process
         for left in [*run.glob(f"{PARTIAL}*"), *run.glob(f"*/{PARTIAL}*")]:
-            if left.is_file():
-                left.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if left.is_file() and time.time() - left.stat().st_mtime > _OLD_SECONDS:
+                    left.unlink()
 
     def release(self) -> None:
         """Allow other processes to train in this folder."""

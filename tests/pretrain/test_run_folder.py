@@ -1,5 +1,6 @@
 """A run folder belongs to one process at a time, and what a killed one left half-written goes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) ->
     left = [tmp_path / ".partial-1a-config.yaml", tmp_path / "checkpoints" / ".partial-2b-latest"]
     for path in left:
         path.touch()
+        os.utime(path, (0, 0))
+    fresh = tmp_path / "checkpoints" / ".partial-3c-latest"
+    fresh.touch()
     lock = RunLock(tmp_path)
     assert not any(path.exists() for path in left)
+    assert fresh.exists(), "a process that lives may be writing it"
     left[0].touch()
     with pytest.raises(BadInput, match="another process is training"):
         RunLock(tmp_path)
