@@ -119,11 +119,6 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
     return Flops(forward, BACKWARD_PER_FORWARD * forward)
 
 
-def state_bytes(config: DNAChunkerConfig) -> int:
-    """Bytes of weights, gradients and AdamW's two moments in float32, over all ranks together."""
-    return 16 * sum(parameters(config).values())
-
-
 def activation_bytes(
     config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False
 ) -> float:

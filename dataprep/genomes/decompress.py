@@ -63,15 +63,6 @@ def read_plain(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def is_plain(path: Path) -> bool:
-    """Whether the file is readable and not compressed."""
-    try:
-        with open(path, "rb") as handle:
-            return not handle.read(4).startswith((_GZIP_MAGIC, *_ZSTD_MAGICS))
-    except OSError:
-        return False
-
-
 def is_twobit(path: Path) -> bool:
     """Whether the file starts with the signature of .2bit."""
     try:
