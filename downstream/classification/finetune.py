@@ -21,7 +21,7 @@ from dnachunker.foundations.progress import progress_bar
 from .config import Method, TrainingConfig
 from .leaderboard import Row, write_tables
 from .methods import DESCRIPTIONS, Trained, save_network, train_method
-from .ranks import Ranks, join_ranks
+from .ranks import Ranks, joined_ranks
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
@@ -47,12 +47,12 @@ def finetune(
     pairs = [(task, method, output / task.name / method) for task in found for method in methods]
     for task, _, folder in pairs:
         _check_data(folder, task)
-    ranks = join_ranks()
-    if ranks.is_main:
-        claim_folder(output, {"verb": "finetune", "model": exported.fingerprint, **config.model_dump(mode="json")})
-    for task, method, folder in pairs:
-        if not (folder / RESULT).is_file():
-            _run(exported, task, method, folder, config, ranks)
+    with joined_ranks() as ranks:
+        if ranks.is_main:
+            claim_folder(output, {"verb": "finetune", "model": exported.fingerprint, **config.model_dump(mode="json")})
+        for task, method, folder in pairs:
+            if not (folder / RESULT).is_file():
+                _run(exported, task, method, folder, config, ranks)
     if not ranks.is_main:
         return []
     done = [read_row(folder) for _, _, folder in pairs]

@@ -1,6 +1,8 @@
 """The ranks that train one classifier together: one process, unless a launcher started several."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +59,18 @@ class Ranks:
         return values
 
 
-def join_ranks() -> Ranks:
-    """Join the process group that a launcher (torchrun, DeepSpeed's) started; without one, this process is alone."""
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks that a launcher (torchrun, DeepSpeed's) started, in one process group; without one, this process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        return Ranks()
+        yield Ranks()
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        # gloo's threads must end before the interpreter does, or the process may abort as it exits (code 134)
+        dist.destroy_process_group()

@@ -258,8 +258,8 @@ def test_a_killed_command_continues_to_the_same_file(export: Path, fasta: Path, 
     # dies in the middle of the third group's lines, as after a full disk or a kill
     code = f"""
 import os, sys
-from dnachunker.downstream import variants
-write = variants._Partial.write
+from dnachunker.downstream.variants import score_vcf
+write = score_vcf._Partial.write
 calls = []
 def dying(self, lines, done):
     calls.append(done)
@@ -268,7 +268,7 @@ def dying(self, lines, done):
             file.write(lines[0][:10].encode())
         os._exit(9)
     write(self, lines, done)
-variants._Partial.write = dying
+score_vcf._Partial.write = dying
 from dnachunker.cli import main
 main(["score-variants", "--model", {str(export)!r}, "--fasta", {str(fasta)!r}, "--context", "200",
                  "--vcf", {str(tmp_path / "in.vcf")!r}, "--output", {str(tmp_path / "out.vcf")!r}])

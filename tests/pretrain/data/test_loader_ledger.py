@@ -22,10 +22,12 @@ def test_the_ledger_of_an_epoch_survives_twenty_kills(toy_corpus: Corpus, worker
     steps = -(-windows // interrupted_loading.FINE["global_batch"])
     expected = drawn(loader(toy_corpus, order, end_step=steps), steps)
 
-    program = [sys.executable, interrupted_loading.__file__, toy_corpus.path, workers, 20, 5 + workers, steps]
-    root = Path(__file__).resolve().parents[3]
+    script = Path(interrupted_loading.__file__)
+    program = [sys.executable, script, toy_corpus.path, workers, 20, 5 + workers, steps]
+    # named, because Python looks into a script's own folder only where PYTHONSAFEPATH is not set
+    places = os.pathsep.join([str(Path(__file__).resolve().parents[3]), str(script.parent)])
     done = subprocess.run(
-        list(map(str, program)), capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+        list(map(str, program)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places}
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
