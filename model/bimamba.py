@@ -37,9 +37,12 @@ class Direction(nn.Module):
         borders = packing.cu_seqlens
         u = conv_silu(u, self.conv_weight, self.conv_bias, borders, reverse=self.reverse, backend=self.backend)
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
-        delta = F.softplus(self.dt_proj(low_rank).float())
-        A = -torch.exp(self.A_log.float())
-        return selective_scan(u, delta, A, B, C, self.D, borders, reverse=self.reverse, backend=self.backend)
+        raw = F.linear(low_rank, self.dt_proj.weight)
+        # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
+        with torch.autocast(u.device.type, enabled=False):
+            delta = F.softplus(raw.float() + self.dt_proj.bias.float())
+            A = -torch.exp(self.A_log.float())
+            return selective_scan(u, delta, A, B, C, self.D, borders, reverse=self.reverse, backend=self.backend)
 
 
 class BiMambaLayer(GradientCheckpointingLayer):

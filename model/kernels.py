@@ -222,7 +222,7 @@ def conv_silu(
     """Depthwise convolution and SiLU, shapes as `kernels_reference.conv_silu`; returns the dtype of x."""
     if scan_backend(backend, x.device.type, x.dtype) == "cpu" and weight.shape[1] == CONV_WIDTH:
         return conv_silu_cpu(x.float(), weight.float(), bias.float(), cu_seqlens, reverse).to(x.dtype)
-    return conv_silu_reference(x, weight, bias, cu_seqlens, reverse)
+    return conv_silu_reference(x, weight, bias, cu_seqlens, reverse).to(x.dtype)
 
 
 def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:

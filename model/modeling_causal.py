@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .configuration_dnachunker import DNAChunkerConfig
@@ -71,7 +72,8 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             input_ids, attention_mask, boundaries, keep, chunk_capacity
         )
         config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
-        logits = self.lm_head(hidden).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # as `DNAChunkerForMaskedLM`
+            logits = self.lm_head(hidden).float()
         ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
         next_base = loss = None
         if labels is not None:

@@ -255,12 +255,14 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
 
     def _logits(self, hidden: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
         """hidden (T, D) -> (T, V) float32, or (P, V) for `rows` (P,) only; with `strand_symmetry` the strands' mean."""
-        logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
-        if not self.config.strand_symmetry:
-            return logits
-        across = opposite(packing)
-        other = logits[across] if rows is None else self.lm_head(hidden.index_select(0, across[rows])).float()
-        return (logits + complement_logits(other)) / 2
+        # outside autocast: sixteen columns cost nothing in float32, and bf16 logits would blur the loss
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
+            if not self.config.strand_symmetry:
+                return logits
+            across = opposite(packing)
+            other = logits[across] if rows is None else self.lm_head(hidden.index_select(0, across[rows])).float()
+            return (logits + complement_logits(other)) / 2
 
 
 class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):

@@ -195,7 +195,11 @@ class EngineSettings(Config):
         1, description="what DeepSpeed ZeRO shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too"
     )
     offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations")
+    precision: Literal["fp32", "bf16-autocast", "bf16"] = Field(
+        "fp32",
+        description="bf16-autocast: float32 weights and gradients, matrix products in bf16; bf16: weights, activations "
+        "and gradients in bf16, beside a float32 copy of the weights",
+    )
     micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, about a third more time"

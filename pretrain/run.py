@@ -100,7 +100,7 @@ class Run:
             if config.checkpoint.copy_to and rank.is_main
             else None
         )
-        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if config.engine.precision != "fp32" else torch.float32
         self._describe(dtype, checkpoint.name if checkpoint else None, damage)
         self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deepspeed.runtime.config import DeepSpeedConfig
+import torch
+from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 
+from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.config import EngineSettings
 
 from .deepspeed_keys import refusal, require_valid
@@ -34,6 +36,12 @@ def deepspeed_config(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip_grad_norm,
         "bf16": {"enabled": engine.precision == "bf16"},
+        # no module's gradients are rounded on the way: they are float32, as the weights are
+        "torch_autocast": {
+            "enabled": engine.precision == "bf16-autocast",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "zero_optimization": {"stage": engine.zero_stage},
         # DeepSpeed's own CPU Adam would need a compiler, and would replace our AdamW and its no-decay groups
         "zero_force_ds_cpu_optimizer": False,
@@ -45,6 +53,10 @@ def deepspeed_config(
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     made = _merged(settings, engine.deepspeed)
     require_valid(engine.deepspeed, made)
+    autocast = made["torch_autocast"]
+    chosen = autocast["enabled"], autocast["dtype"] and DtypeEnum(autocast["dtype"]).value
+    if chosen != (settings["torch_autocast"]["enabled"], torch.bfloat16):
+        raise BadInput("engine.deepspeed.torch_autocast: set engine.precision instead; this key would contradict it")
     return made
 
 

@@ -34,7 +34,7 @@ def test_a_section_of_ours_keeps_what_the_raw_keys_leave_out() -> None:
         {"zero_optimization": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}},  # at this stage
         {"zero_optimization": {"stage3_prefetch_bucket_size": 1000, "offload_param": {"device": "cpu"}}},
         {"zero_optimization": {"reduce_bucket_size": "auto", "leaf_module": {"names": ["trunk"]}}},
-        {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
+        {"torch_autocast": {"lower_precision_safe_modules": ["torch.nn.Linear"]}},
         {"data_types": {"grad_accum_dtype": "fp32", "keep_in_fp32_modules": ["norm"]}},
         {"checkpoint": {"parallel_write": {"pipeline_stage": True}}},
         {"comms_logger": {"enabled": True, "prof_ops": ["all_reduce"]}},
@@ -59,6 +59,8 @@ def test_keys_that_deepspeed_has_are_taken(raw: dict[str, Any]) -> None:
         ({"zero_optimization": {"stage": 3}}, "set engine.zero_stage instead"),
         ({"gradient_clipping": 2.0}, "set optimizer.clip_grad_norm instead"),
         ({"fp16": {"enabled": True}}, "set engine.precision instead"),
+        ({"torch_autocast": {"enabled": True}}, "set engine.precision instead"),
+        ({"torch_autocast": {"dtype": "fp16"}}, "set engine.precision instead"),
         ({"zero_optimization": {"reduce_bucket_size": -1}}, "reduce_bucket_size"),
         ({"zero_optimization": {"offload_param": {"devices": "cpu"}}}, "offload_param.devices"),
         ({"zero_optimization": {"offload_param": "cpu"}}, "offload_param: .*, not 'cpu'"),

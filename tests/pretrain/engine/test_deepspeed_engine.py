@@ -36,28 +36,35 @@ rank = Rank.from_environment()
 start_process_group(rank)
 torch.manual_seed(0)
 model = torch.nn.Linear(4, 1, bias=False)
-before = model.weight.detach().bfloat16()
-settings = EngineSettings(zero_stage=int(sys.argv[1]), precision="bf16")
-optimizer = torch.optim.AdamW(model.bfloat16().parameters(), lr=1.0, weight_decay=0.5)
+stage, precision = int(sys.argv[1]), sys.argv[2]
+if precision == "bf16":
+    model.bfloat16()
+before = model.weight.detach().clone()
+settings = EngineSettings(zero_stage=stage, precision=precision)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.5)
 engine = TrainingEngine(model, optimizer, settings, rank, global_batch=1, accumulation=1, clip_grad_norm=10.0)
 assert torch.equal(model.weight, before), "a new engine has changed the weights"
 for _ in range(2):
-    engine.backward(engine.forward(input=torch.ones(1, 4).bfloat16()).sum())
+    output = engine.forward(input=torch.ones(1, 4, dtype=before.dtype))
+    assert output.dtype == torch.bfloat16, "the product was not computed in bf16"
+    engine.backward(output.sum())
     engine.step(2**-4)
 # each step decays by the rate times 0.5, then moves every weight by the rate
 wanted = before.float()
 for _ in range(2):
     wanted = wanted * (1 - 2**-5) - 2**-4
-torch.testing.assert_close(model.weight.detach().float(), wanted, rtol=0, atol=2**-7)
+rounding = 2**-7 if precision == "bf16" else 1e-6
+torch.testing.assert_close(model.weight.detach().float(), wanted, rtol=0, atol=rounding)
+assert model.weight.dtype == before.dtype
 """
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int) -> None:
+@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "bf16"), (0, "bf16-autocast"), (2, "bf16-autocast")])
+def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int, precision: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", _ONE_UPDATE, str(stage)]
+    command = [sys.executable, "-c", _ONE_UPDATE, str(stage), precision]
     done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
