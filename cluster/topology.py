@@ -56,7 +56,7 @@ def parse_hostfile(text: str, origin: str) -> list[Host]:
         where = f"{origin}:{number}"
         match = _LINE.fullmatch(line)
         if not match:
-            raise BadInput(f"{where}: {line!r} is not `NAME slots=N`")
+            raise BadInput(f"{where}: {line!r} is not `NAME slots=N`, with nothing else on the line")
         name, slots = match["name"], match["slots"]
         require_host_name(name, where)
         if slots is not None and not (slots.isascii() and slots.isdecimal() and 0 < int(slots) <= 1024):
@@ -76,7 +76,7 @@ def read_hostfile(path: str) -> list[Host]:
         BadInput: as `parse_hostfile`; also when the file is missing. (DeepSpeed would train on this machine alone.)
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise BadInput(f"hostfile {path}: cannot be read ({reason}); name one with cluster.hosts.hostfile") from error
@@ -89,9 +89,17 @@ def require_host_name(name: str, where: str) -> None:
         BadInput: `name` is not a host name or address; ssh or a shell might read it as an option or a command.
     """
     if not _HOST.fullmatch(name):
+        user, _, host = name.rpartition("@")
+        host, _, port = host.rpartition(":") if host.count(":") == 1 else (host, "", "")
+        remedy = ""
+        if _HOST.fullmatch(host) and (user or port):  # an address as ssh's command line takes it
+            options = [f"User={user}"] * bool(user) + [f"Port={port}"] * bool(port)
+            remedy = f"; write {host}, and set cluster.hosts.ssh_options=[{','.join(options)}], or use ~/.ssh/config"
+        elif "%" in name:
+            remedy = "; name an interface in ~/.ssh/config, or use an address that needs none"
         raise BadInput(
             f"{where}: {name!r} is not a host name (letters and digits, with dots and dashes between them) "
-            "and not an IP address"
+            f"and not an IP address{remedy}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.version import __version__
+from dnachunker.foundations.writable_caches import provide_caches
 
 _CPU_PROCESSES = 2  # ranks of a training run on a machine without a GPU
 
@@ -89,7 +90,10 @@ def _count_processes(configured: int | None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
-    parsed, left = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] in ([], ["help"]):
+        words = [*words[1:2], "--help"]  # `dnachunker help VERB` too
+    parsed, left = parser.parse_known_args(words)
     # argparse accepts positional arguments in one place only, but overrides may stand before, between and after options
     if left and not (hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in left)):
         parser.error(f"unrecognized arguments: {' '.join(left)}")
@@ -103,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # for every process started from here: Python must not import a file of the current folder as an installed module
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     parsed = _parse(arguments)
+    provide_caches()
     try:
         return int(parsed.run_verb(parsed) or 0)
     except Failure as failure:

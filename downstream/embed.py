@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dnachunker.foundations.atomic_files import new_file, new_folder
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .exported import open_exported
 from .fasta import Genome, Region, choose_regions
@@ -65,7 +65,7 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
                      "window": window, "flank": flank}  # fmt: skip
         with (
             _open_sink(output, described, exported.config.width) as sink,
-            progress_bar(sum(region.length for region in regions), "embed", "bp") as bar,
+            Progress("embed", sum(region.length for region in regions), "bp") as bar,
         ):
             for region in regions:
                 windows = list(tile(region, genome.lengths[region.contig], window, flank))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 PARENT_TAG = "mlflow.parentRunId"  # a run with this tag is nested under the run of that id
 METRICS_A_CALL = 900  # the server takes 1000
@@ -17,7 +18,11 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 
 def tracking_uri(explicit: str | None, folder: Path) -> str:
     """The explicit URI, else MLFLOW_TRACKING_URI, else sqlite in `folder`."""
-    return explicit or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    if given := explicit or os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    path = str((folder / "mlflow.db").absolute())
+    # slashes too, because MLflow makes the parent folder of the path as it is written in the URI
+    return f"sqlite:///{quote(path, safe='') if '?' in path or '%' in path else path}"
 
 
 def connect(uri: str) -> Any:

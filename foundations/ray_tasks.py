@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from .failures import BadInput, Failure
 LOCAL_RAY = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a limit Ray reserves a third of the memory
 _STARTS = 3
+_ANSWER_SECONDS = 10.0
 _LATE = "timed out during startup"  # part of Ray's message about a node that started too slowly
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
         if home not in sys.path:
             path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
             options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
+    else:
+        _require_answer(address, asked_by)
     try:
         # address `local` starts a private Ray even if RAY_ADDRESS names a cluster
         start_in_time(lambda: ray.init(address=address, **options), asked_by=asked_by)
@@ -57,6 +61,19 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str, asked_by: str) -> None:
+    """Refuse HOST:PORT, or ray://HOST:PORT, where nothing listens. Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # such as `auto`: Ray looks for a cluster on this machine, and answers at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BadInput(
+            f"{asked_by}: no Ray cluster answers there ({error}); `ray start --head` prints the address of a new one"
+        ) from error
 
 
 def start_in_time(start: Callable[[], T], *, asked_by: str) -> T:

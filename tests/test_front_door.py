@@ -31,6 +31,13 @@ def test_help_teaches_and_imports_nothing_heavy(verb: str) -> None:
         assert all(name in done.stdout for name in VERBS)
 
 
+def test_without_a_verb_the_overview_is_shown() -> None:
+    alone, asked = run(), run("help")
+    assert (alone.returncode, asked.returncode) == (0, 0)
+    assert alone.stdout == asked.stdout == run("--help").stdout
+    assert run("help", "shard").stdout == run("shard", "--help").stdout
+
+
 def snapshot(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 

@@ -125,7 +125,7 @@ def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) 
     ]
     manifests: dict[int, ShardManifest] = {}
     resumed = 0
-    with Progress("writing shards", plan.bases, quiet=quiet) as progress:
+    with Progress("writing shards", plan.bases, "bp", quiet=quiet) as progress:
         for number, (manifest, was_there) in pool.map(shard_task, jobs, plan.sources):
             path = folder.corpus / plan.shards[number].name
             if not folder.url and not path.is_file():
@@ -137,7 +137,7 @@ def write_shards(plan: BuildPlan, folder: BuildFolder, pool: Pool, quiet: bool) 
                 write_manifest(folder.manifests / f"{path.name}.json", manifest)
             manifests[number] = manifest
             resumed += was_there
-            progress.add(plan.shards[number].bases)
+            progress.update(plan.shards[number].bases)
     return [manifests[number] for number in range(len(jobs))], resumed
 
 
@@ -146,10 +146,10 @@ def _survey(
 ) -> list[BlockFacts]:
     jobs = block_jobs(blocks, rate)
     results: dict[int, list[BlockFacts]] = {}
-    with Progress("looking for duplicates", sum(b.end - b.start for b in blocks), quiet=quiet) as progress:
+    with Progress("looking for duplicates", sum(b.end - b.start for b in blocks), "bp", quiet=quiet) as progress:
         for number, facts in pool.map(survey_task, jobs, sources):
             results[number] = facts
-            progress.add(sum(b.end - b.start for b in jobs[number].blocks))
+            progress.update(sum(b.end - b.start for b in jobs[number].blocks))
     return [fact for number in range(len(jobs)) for fact in results[number]]
 
 

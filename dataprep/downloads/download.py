@@ -131,10 +131,10 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
         try:
             _version_file(part).write_text(json.dumps(asdict(answer.version)), "ascii")
             with open(part, "ab" if answer.start else "wb") as target:
-                progress.reset(answer.start, answer.version.total)
+                progress.restart(answer.start, answer.version.total)
                 while piece := _read(answer.body, _READ_BYTES):
                     target.write(piece)
-                    progress.add(len(piece))
+                    progress.update(len(piece))
                 target.flush()
                 os.fsync(target.fileno())
         except OSError as error:
@@ -262,4 +262,4 @@ def _read_version(part: Path) -> _Version:
 
 
 def _progress(url: str, part: Path, quiet: bool) -> Progress:
-    return Progress(f"fetching {urlsplit(url).path.rpartition('/')[2]}", _size(part), quiet=quiet, unit="B")
+    return Progress(f"fetching {urlsplit(url).path.rpartition('/')[2]}", _size(part), "B", quiet=quiet)

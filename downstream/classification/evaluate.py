@@ -13,7 +13,7 @@ from dnachunker.downstream.output_folder import claim_folder
 from dnachunker.downstream.tasks.metrics import NAMES, bootstrap_interval
 from dnachunker.downstream.tasks.task_folders import Suite, suite_tasks
 from dnachunker.foundations.atomic_files import write_json, write_text
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .cells import run_cell
 from .config import Method
@@ -90,7 +90,7 @@ def evaluate(
 
 def _run_missing(cells: Sequence[Cell], title: str, ray: str | None, workers: int) -> None:
     missing = [cell for cell in cells if not cell.result.is_file()]
-    with progress_bar(len(cells), title, "cell") as bar:
+    with Progress(title, len(cells), "cell") as bar:
         bar.update(len(cells) - len(missing))
         if not missing:
             return

@@ -16,7 +16,7 @@ from dnachunker.downstream.tasks.metrics import all_scores, bootstrap_interval
 from dnachunker.downstream.tasks.task_folders import Suite, Task, TaskFacts, find_task, split_validation
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .config import Method, TrainingConfig
 from .leaderboard import Row, write_tables
@@ -82,7 +82,7 @@ def _run(exported: Exported, task: Task, method: Method, folder: Path, config: T
     if validation is None:
         train, validation = split_validation(train, config.validation_share, config.seed)
     title = f"{task.name} {method}"
-    with progress_bar(None, title, "step", quiet=not ranks.is_main) as bar:
+    with Progress(title, None, "step", quiet=not ranks.is_main) as bar:
 
         def on_step(step: int, steps: int, loss: float) -> None:
             bar.total = steps

@@ -16,7 +16,7 @@ from dnachunker.downstream.fasta import Genome
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 from dnachunker.model.alphabet import BASES
 
 from .spectrum import RealSequence
@@ -74,7 +74,7 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
     )
     written: list[str] = []
     with new_file(output) as partial:
-        with partial.open("w", encoding="ascii") as file, progress_bar(count * length, "generate", "base") as bar:
+        with partial.open("w", encoding="ascii") as file, Progress("generate", count * length, "base") as bar:
             for name, ids in prompts.items():
                 for rows in batches(options.count, options.batch):
                     found = _write(network, exported, ids, length, range(options.count)[rows], options, bar)

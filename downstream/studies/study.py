@@ -14,7 +14,7 @@ from dnachunker.downstream.output_folder import OPTIONS
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .chunk_lengths import length_table
 from .cutters import Cuts, Cutter, KmerCutter, ModelCutter, cut_all, train_bpe
@@ -202,7 +202,7 @@ def _cutters(exported: Exported, letters: Sequence[str], options: StudyOptions) 
 
 def _cut(letters: Sequence[str], cutters: Sequence[Cutter]) -> list[Cuts]:
     found = []
-    with progress_bar(sum(map(len, letters)), "cutting", "bp") as bar:
+    with Progress("cutting", sum(map(len, letters)), "bp") as bar:
         for text in letters:
             found.append(cut_all(cutters, text))
             bar.update(len(text))

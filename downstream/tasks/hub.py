@@ -19,7 +19,7 @@ from dnachunker.downstream.fasta import Genome
 from dnachunker.downstream.text_files import UNREADABLE
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .labelled import data_suffix, read_labelled
 from .task_folders import ORIGIN, Suite, TaskFacts, check_origin, load_suite
@@ -59,7 +59,7 @@ def fetch_suite(
         raise BadInput(f"suite {name} has no task {unknown[0]!r}; it has {', '.join(suite.tasks)}")
     lines = []
     wanted = [task for task in suite.tasks if not tasks or task in tasks]
-    with progress_bar(len(wanted), f"fetching {name}", "task") as bar:
+    with Progress(f"fetching {name}", len(wanted), "task") as bar:
         for task in wanted:
             check_origin(output / task, suite)
             if not (output / task).exists():

@@ -14,7 +14,7 @@ from dnachunker.downstream.output_folder import OPTIONS
 from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 
 from .bed_bigwig import TrackWriter
 from .viewer import LONGEST, ViewedRegion, write_viewer
@@ -56,7 +56,7 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         network = exported.network("none")
         with new_folder(output) as partial, TrackWriter(partial, genome, exported.config.stages) as tracks:
             viewed = []
-            with progress_bar(sum(region.length for region in regions), "segment", "bp") as bar:
+            with Progress("segment", sum(region.length for region in regions), "bp") as bar:
                 for region in regions:
                     windows = list(tile(region, genome.lengths[region.contig], window, flank))
                     parts = []

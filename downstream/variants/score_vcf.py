@@ -15,7 +15,7 @@ from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.progress import progress_bar
+from dnachunker.foundations.progress import Progress
 from dnachunker.model.alphabet import BASES
 
 from .alleles import Alleles, Fetch, widen
@@ -79,7 +79,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         progress.begin(_header(vcf, model.name, identity, stages))
         network = exported.network("masked")
         reported = 0
-        with progress_bar(total, "score-variants", "line") as bar:
+        with Progress("score-variants", total, "line") as bar:
             for group in _groups(vcf, genome, options.longest, context):
                 lines = [line for line in group if line.number > progress.done]
                 for line in group:

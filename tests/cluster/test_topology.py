@@ -1,5 +1,7 @@
 """Reading hostfiles, choosing the machines of a job, and choosing one exit code."""
 
+from pathlib import Path
+
 import pytest
 
 from dnachunker.cluster.topology import Host, job_exit_code, largest_job, parse_hostfile, ranks_per_node, read_hostfile
@@ -38,6 +40,27 @@ def test_a_line_that_names_no_machine_is_refused(line: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as refused:
         parse_hostfile(line, "hosts")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("me@192.168.1.10", "write 192.168.1.10, and set cluster.hosts.ssh_options=[User=me], or use ~/.ssh/config"),
+        ("worker-1:2222", "write worker-1, and set cluster.hosts.ssh_options=[Port=2222], or use ~/.ssh/config"),
+        ("root@node:22", "write node, and set cluster.hosts.ssh_options=[User=root,Port=22], or use ~/.ssh/config"),
+        ("fe80::1%eth0", "name an interface in ~/.ssh/config"),
+    ],
+)
+def test_an_address_as_ssh_takes_it_is_refused_with_the_option_to_use(name: str, remedy: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_hostfile(f"{name} slots=2", "hosts.txt")
+    assert str(refused.value).startswith(f"hosts.txt:1: {name!r} is not a host name")
+    assert remedy in str(refused.value)
+
+
+def test_a_hostfile_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "hosts.txt").write_bytes(b"\xef\xbb\xbfworker-1 slots=2\r\n")
+    assert [host.name for host in read_hostfile(str(tmp_path / "hosts.txt"))] == ["worker-1"]
 
 
 def test_a_missing_hostfile_never_means_this_machine() -> None:

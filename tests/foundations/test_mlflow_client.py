@@ -30,6 +30,21 @@ def test_an_explicit_uri_comes_first_then_the_environment_then_the_folder(
     assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
+@pytest.mark.parametrize("name", ["what?x=1", "%41b", "100%done", "run#2", "läuf 1", "a:b", "[x]", "run'quote"])
+def test_any_name_of_a_run_folder_keeps_its_own_store(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / name
+    folder.mkdir()
+    uri = tracking_uri(None, folder)
+    client = connect(uri)
+    run = client.create_run(experiment_id(client, "x", uri, folder)).info.run_id
+    assert connect(tracking_uri(None, folder)).get_run(run).info.run_id == run
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
+    assert list(tmp_path.iterdir()) == [folder], "nothing is made beside the run folder"
+
+
 def test_a_batch_of_any_size_arrives_and_an_experiment_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

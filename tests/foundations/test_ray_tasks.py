@@ -1,5 +1,8 @@
 """Ray is started again when it is slow, and an unreachable cluster is bad input."""
 
+import socket
+import time
+
 import pytest
 
 from dnachunker.foundations import ray_tasks
@@ -32,11 +35,26 @@ def test_a_node_that_starts_too_slowly_is_started_again(
             pass
 
 
+def test_a_cluster_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    for given in (address, f"ray://{address}"):
+        began = time.monotonic()
+        with (
+            pytest.raises(BadInput, match="no Ray cluster answers there"),
+            ray_tasks.ray_session(given, 1, asked_by="x"),
+        ):
+            pass
+        assert time.monotonic() - began < 20
+
+
 def test_a_cluster_that_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: object) -> None:
         raise ConnectionError("nobody\nthere")
 
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr(ray_tasks, "_require_answer", lambda *_: None)
     with (
         pytest.raises(BadInput, match=r"^--ray x:1: no Ray cluster answers there \(nobody\)$"),
         ray_tasks.ray_session("x:1", 1, asked_by="--ray x:1"),
