@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NULLGPU_VENV := .venv-nullgpu
 NULLGPU_STAMP := $(NULLGPU_VENV)/.installed
 
-.PHONY: help setup demo test test-slow nullgpu lint bench gpu-bench clean
+.PHONY: help setup demo test test-slow nullgpu docs lint peers bench gpu-bench clean
 
 help:
 	@echo "make setup      create $(VENV) with everything installed"
@@ -16,7 +16,9 @@ help:
 	@echo "make test       run the test suite, about ten minutes"
 	@echo "make test-slow  run the long tests: training under kills, full disks, NaN and hangs, whole genomes"
 	@echo "make nullgpu    run the CUDA path without a GPU, in an environment of its own (several GB), about 15 minutes"
+	@echo "make docs       build the documentation site in build/site; runs the tutorial, about three minutes"
 	@echo "make lint       check formatting, lint and types"
+	@echo "make peers      install the loaders and writers that benchmarks compare with, in .venv-peers"
 	@echo "make bench      time the hot paths on a CPU"
 	@echo "make gpu-bench  measure parity, bandwidth and training speed on one GPU, under eight minutes"
 
@@ -48,6 +50,17 @@ $(NULLGPU_STAMP): pyproject.toml
 
 nullgpu: $(NULLGPU_STAMP)
 	$(NULLGPU_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu
+
+# The site has the paths of the repository, so that the links between its pages also work where the files lie.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	rm -rf build/pages build/site && mkdir -p build/pages
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks build/pages
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

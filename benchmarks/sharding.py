@@ -4,9 +4,9 @@
     python benchmarks/sharding.py --mbp 400 --template chr2.fa.gz   a larger one, made from a part of a real genome
     python benchmarks/sharding.py --input hg38.fa.gz --repeats 3    a real genome, median of three runs
     python benchmarks/sharding.py --input a.fa.gz b.fa.gz           several genomes, as one corpus
-    python benchmarks/sharding.py --peers /path/to/venv/bin/python  peers from another environment
+    python benchmarks/sharding.py --peers .venv-peers/bin/python    with the peers that `make peers` installed
 
-`pip install '.[bench]'` installs the peers. Every writer runs in its own process, reads the same .fa.gz with the same
+Every writer runs in its own process, reads the same .fa.gz with the same
 gunzip, and writes blocks of 2**20 bases. Ours also checks every letter, finds duplicates, measures leakage, stores
 soft-mask and N apart, and verifies the result. The peers store the letters of each block as one sample, with their own
 compression, and verify nothing. Wall time includes imports and the start of processes and of Ray. A peer that is not

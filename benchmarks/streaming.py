@@ -1,8 +1,8 @@
 """Speed of reading windows: our loader and those of litdata, MosaicML streaming, webdataset and pyfaidx.
 
-    pip install '.[bench]'
-    python benchmarks/streaming.py                  a generated genome of 1 Gbp, 3 rounds
-    python benchmarks/streaming.py --mbp 200        a smaller genome
+    make peers
+    .venv-peers/bin/python benchmarks/streaming.py              a generated genome of 1 Gbp, 3 rounds
+    .venv-peers/bin/python benchmarks/streaming.py --mbp 200    a smaller genome
 
 Every loader delivers shuffled batches of 32 windows of 8,192 bases, as (32, 8192) uint8, to one training process, with
 no worker process or with two. "MLM batches" adds the corruption, which is the same for all loaders, in the training
