@@ -187,6 +187,8 @@ def be_rank(job: dict[str, Any], rank: int, surroundings: Surroundings) -> None:
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # stdin is the server's list of jobs: a library that asks a question would read it, or wait
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     fault = dict(job.get("fault") or {})
     if fault and fault.pop("rank") in (rank, "all"):
         FAULTS[fault.pop("kind")](**fault)
