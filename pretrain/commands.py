@@ -29,7 +29,7 @@ def add_verbs(verbs: Any) -> None:
         epilog="examples:\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/long steps=2000 optimizer.lr=1e-3\n"
-        "  dnachunker pretrain --config dnachunker-172m --corpus corpora/hg38 --run runs/paper engine.zero_stage=2\n"
+        "  dnachunker pretrain --config dnachunker-172m --corpus corpora/hg38 --run runs/paper\n"
         "presets: tiny (CPU, minutes), small (one GPU), dnachunker-172m (the paper)",
     )  # fmt: skip
     pretrain.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")

@@ -200,7 +200,9 @@ class EngineSettings(Config):
         description="bf16-autocast: float32 weights and gradients, matrix products in bf16; bf16: weights, activations "
         "and gradients in bf16, beside a float32 copy of the weights",
     )
-    micro_batch: Positive | None = Field(None, description="windows in one forward pass of one rank; default: all")
+    micro_batch: Positive | Literal["auto"] | None = Field(
+        None, description="windows in one forward pass of one rank; auto: as many as fit into memory; default: all"
+    )
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, about a third more time"
     )
@@ -341,8 +343,18 @@ class PretrainConfig(Config):
             )
         return self
 
+    def micro_batches(self, world_size: int) -> list[int]:
+        """The micro-batches that `engine.micro_batch` may be with so many ranks, in windows, smallest first."""
+        per_rank = [phase.global_batch // world_size for phase in self.data.phases]
+        together = math.gcd(*per_rank)  # passes of a step divide the windows of a rank in every phase
+        return [per_rank[0] // passes for passes in range(together, 0, -1) if together % passes == 0]
+
+    def with_micro_batch(self, windows: int) -> Self:
+        """The same run with a number in place of `engine.micro_batch=auto`."""
+        return self.model_copy(update={"engine": self.engine.model_copy(update={"micro_batch": windows})})
+
     def accumulation(self, world_size: int) -> int:
-        """Forward passes of one rank in one optimizer step.
+        """Forward passes of one rank in one optimizer step; 1 while `engine.micro_batch` is auto.
 
         Raises:
             ValueError: the world size does not divide batch or streams, or the micro-batch a rank's windows.
@@ -351,7 +363,8 @@ class PretrainConfig(Config):
             if value % world_size:
                 raise ValueError(f"{world_size} ranks do not divide {name}={value}; change one of the two")
         per_rank = self.data.global_batch // world_size
-        micro_batch = self.engine.micro_batch or per_rank
+        chosen = self.engine.micro_batch
+        micro_batch = per_rank if chosen in (None, "auto") else chosen
         if per_rank % micro_batch:
             raise ValueError(
                 f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows that each of {world_size} "

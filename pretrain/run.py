@@ -53,6 +53,7 @@ class Run:
         self._lock = RunLock(self.folder) if rank.is_main else None
         self._corpus = Corpus.open(config.data.corpus)
         accumulation = config.accumulation(rank.world_size)
+        self.micro_batch = config.data.global_batch // rank.world_size // accumulation
 
         checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
@@ -86,10 +87,9 @@ class Run:
             batch_of=self.skipped.batch_of, accumulation=accumulation, first_step=self.first_step,
             end_step=config.steps, order=order,
         )  # fmt: skip
-        micro_batch = config.data.global_batch // rank.world_size // accumulation
         self.held_out = HeldOut.of(
             self._corpus, config.data, config.evaluation, self.data.reader, objective, rank,
-            micro_batch=micro_batch, learned_boundaries=config.tokenization.kind == "learned",
+            micro_batch=self.micro_batch, learned_boundaries=config.tokenization.kind == "learned",
         )  # fmt: skip
         self.journal = Journal(
             self.folder, config.tracking, config.model_dump(mode="json"), rank,
@@ -113,8 +113,9 @@ class Run:
             self.journal.say(f"not used: {line}")
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
-            zero_stage=config.engine.zero_stage, device=str(rank.device), versions=self._versions(),
-            corpus=self._corpus.fingerprint, code=code_version(), machines=machines(rank), damaged=damage,
+            micro_batch=self.micro_batch, zero_stage=config.engine.zero_stage, device=str(rank.device),
+            versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(),
+            machines=machines(rank), damaged=damage,
             say=f"resumed from {resumed}" if resumed else None,
         )  # fmt: skip
 
@@ -130,6 +131,7 @@ class Run:
             guards=self.guards.state(),
             chunk_shares=self.capacity.state(),
             world_size=self.rank.world_size,
+            micro_batch=self.micro_batch,
             zero_stage=config.engine.zero_stage,
             precision=config.engine.precision,
             device=self.rank.device.type,

@@ -55,6 +55,15 @@ def store_config(config: PretrainConfig) -> Path:
     return run / CONFIG
 
 
+def forget_new_run(run: Path) -> None:
+    """Remove the folder of a run that was refused before it wrote anything of its own."""
+    if all(path.name == CONFIG or path.name[0] == "." for path in run.iterdir()):
+        for name in (CONFIG, _LOCK):
+            (run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # hidden files of the user stay
+            run.rmdir()
+
+
 def read_config(run: Path) -> PretrainConfig:
     """The resolved config a run was last started with.
 

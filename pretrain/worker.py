@@ -7,13 +7,14 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from dnachunker.foundations.failures import Failure, GuardTripped, Interrupted
+from dnachunker.foundations.failures import BadInput, Failure, GuardTripped, Interrupted
 from dnachunker.pretrain.safety.guards import RollBack
 from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
 from dnachunker.pretrain.safety.signals import StopSignals
 from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
+from .run_folder import forget_new_run
 
 # Set by the supervisor of the ranks (see cluster/backends/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"  # where each rank writes its exit code
@@ -56,15 +57,27 @@ def run_worker(config: PretrainConfig) -> NoReturn:
 def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
     from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
     from dnachunker.pretrain.engine.ranks import Rank
+    from dnachunker.pretrain.planning.micro_batch import choose_micro_batch
 
     from .run import Run
     from .trainer import train
 
     rank = Rank.from_environment()
     start_process_group(rank)
+    try:
+        config, chosen = choose_micro_batch(config, rank)
+    except BadInput as refusal:
+        watchdog.close()  # it keeps a file in the run folder
+        rank.barrier()
+        if rank.is_main:  # for all ranks, which refuse alike
+            forget_new_run(Path(config.run))
+            print(f"dnachunker: {refusal}", file=sys.stderr, flush=True)
+        rank.barrier()
+        leave(refusal.code)
     together = again = True
     while again:
         run = Run(config, rank, signals, watchdog)
+        run.journal.say(chosen)
         together = again = False
         try:
             train(run)

@@ -29,6 +29,7 @@ class RunState(Config):
     guards: dict[str, Any]
     chunk_shares: tuple[tuple[float, ...], ...] = ()  # see engine/chunk_capacity.py
     world_size: int
+    micro_batch: int | None = None  # windows in a pass of a rank; older versions did not store it
     zero_stage: int
     precision: str
     device: str

@@ -22,8 +22,8 @@ class Hardware:
     between_nodes: float
 
     def rate(self, precision: str) -> float:
-        """FLOP per second at a precision, fp32 or bf16."""
-        return self.bf16 if precision == "bf16" else self.fp32
+        """FLOP per second of matrix products at a precision of `engine.precision`."""
+        return self.fp32 if precision == "fp32" else self.bf16
 
 
 HARDWARE = {

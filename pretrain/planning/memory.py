@@ -7,12 +7,20 @@ the temporaries of the update.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import activation_bytes, parameters
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.engine.network import expected_chunks_per_base
 
 BUCKET_VALUES = 500_000_000  # DeepSpeed's reduce_bucket_size, allocated whole on a GPU
+# Share of free memory that a plan may fill. The rest is for what a plan leaves out: up to 12 % by which measured peaks
+# exceed it, more chunks in the first steps than later, fragments of the allocator.
+FILLED = 0.8
 _BF16_ACTIVATIONS = 0.9  # share of fp32 activations, measured: the scan and its inputs stay in fp32
+# Chunks per base of a trained model at stages 0 and 1, with the masks of pretraining; see docs/model.md.
+_CHUNKS_PER_BASE = (0.56, 0.31)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def rank_memory(
     """The memory of each of `ranks` ranks.
 
     Args:
-        precision: fp32 or bf16.
+        precision: as in `engine.precision`.
         bases: of one micro-batch.
         chunks_per_base: as in `model.cost.flops_per_base`.
         passes: forward passes in one optimizer step.
@@ -74,7 +82,7 @@ def rank_memory(
         offload_optimizer: optimizer states and update are in host memory, and do not count.
     """
     count = sum(parameters(network).values())
-    value = 2 if precision == "bf16" else 4
+    value = value_bytes(precision)
     share = count / ranks
     parts = {0: count, 1: count, 2: count, 3: share}[zero_stage]
     gathered = count * value if zero_stage == 3 else 0.0  # below stage3_max_live_parameters all stay gathered
@@ -84,8 +92,10 @@ def rank_memory(
     optimizer = (8 + master) * (count if zero_stage == 0 else share)
     offloaded = offload_optimizer and zero_stage > 0
     activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing)
-    if precision == "bf16":
+    if precision != "fp32":
         activations *= _BF16_ACTIVATIONS
+    if precision == "bf16-autocast":
+        activations += 2 * count  # autocast keeps bf16 copies of the weights from forward to backward
     touched = min(count, bucket_values) if zero_stage == 3 else 0.0  # ZeRO 1 and 2 free it between passes
     buckets = value * (bucket_values if reserved_buckets else touched) if zero_stage else 0.0
     owned = optimizer / (8 + master)  # values whose update this rank computes
@@ -102,8 +112,62 @@ def rank_memory(
     )
 
 
+def value_bytes(precision: str) -> int:
+    """Bytes of a weight, of a gradient and of either in a collective."""
+    return 2 if precision == "bf16" else 4
+
+
+def chunks_per_base(config: PretrainConfig) -> tuple[float, ...]:
+    """Chunks per base of masked input at each stage, from which plans are computed."""
+    if config.tokenization.kind == "learned" and len(config.model.encoder_layers) == len(_CHUNKS_PER_BASE):
+        return _CHUNKS_PER_BASE
+    expected = expected_chunks_per_base(config.model, config.tokenization, config.masking)
+    return tuple(round(chunks, 2) for chunks in expected)
+
+
+def planned_memory(
+    config: PretrainConfig, network: DNAChunkerConfig, ranks: int, micro_batch: int, **changes: Any
+) -> RankMemory:
+    """The memory of each of `ranks` ranks of a run in its largest phase, with DeepSpeed's buckets counted whole.
+
+    Args:
+        micro_batch: windows in a pass of the first phase.
+        changes: arguments of `rank_memory` that replace those of the config.
+    """
+    engine, phases = config.engine, config.data.phases
+    passes = phases[0].global_batch // ranks // micro_batch
+    arguments: dict[str, Any] = {
+        "zero_stage": engine.zero_stage, "precision": engine.precision, "passes": passes,
+        "bases": max(phase.global_batch // ranks // passes * phase.seq_len for phase in phases),
+        "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
+        "reserved_buckets": True, "bucket_values": bucket_values(config),
+        "offload_optimizer": engine.offload_optimizer,
+    }  # fmt: skip
+    return rank_memory(network, ranks=ranks, **{**arguments, **changes})
+
+
+def largest_micro_batch(
+    config: PretrainConfig, network: DNAChunkerConfig, ranks: int, memory: float, **changes: Any
+) -> int | None:
+    """The largest micro-batch of a run whose plan fits into `memory` bytes of each rank; None if no plan fits.
+
+    Args:
+        changes: as in `planned_memory`.
+    """
+    fitting = [
+        windows
+        for windows in config.micro_batches(ranks)
+        if planned_memory(config, network, ranks, windows, **changes).peak <= memory
+    ]
+    return max(fitting, default=None)
+
+
+def bucket_values(config: PretrainConfig) -> int:
+    """Values that DeepSpeed reduces at a time."""
+    return int(config.engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET_VALUES))
+
+
 def checkpoint_bytes(count: int, zero_stage: int, precision: str) -> float:
     """Bytes of one checkpoint of `count` parameters, over all ranks: weights, and the optimizer's fp32 values."""
-    value = 2 if precision == "bf16" else 4
     master = 4 if zero_stage or precision == "bf16" else 0
-    return count * (value + 8 + master)
+    return count * (value_bytes(precision) + 8 + master)

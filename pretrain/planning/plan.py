@@ -1,7 +1,8 @@
 """`dnachunker plan`: what a run costs, by arithmetic alone, before a machine is paid for."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,13 +14,11 @@ if TYPE_CHECKING:
 
 PLAN_HELP = "parameters, memory, time and network of a pretraining config on N GPUs"
 
-# Chunks per base of a trained model at stages 0 and 1, with the masks of pretraining; see docs/model.md.
-_CHUNKS_PER_BASE = (0.56, 0.31)
 _STORED_BITS_PER_BASE = 2.02  # of a soft-masked genome; see docs/data_format.md
 _LOADER_RATE = 260e6  # bases a second of one process with one reader thread; see docs/loader.md
 _NODE_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _WEAK_SCALING = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-_MICRO_BATCHES = (1, 2, 4, 8)
+_MOST_COLUMNS = 6
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", help="corpus folder, to count epochs")
     for name, meaning in (
         ("utilisation", "share of the data sheet's matrix rate that training reaches, by model FLOPs"),
-        ("overlap", "share of the collectives hidden behind computing"),
+        ("operation-seconds", "seconds in which the host starts one operation on the GPU"),
+        ("link-share", "share of the data sheet's link rates that collectives reach"),
         ("window-variation", "standard deviation over mean of a window's work"),
         ("storage", "bytes a second that all ranks together write"),
         ("hours-between-failures", "mean hours between two failures of one GPU"),
@@ -74,9 +74,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }  # fmt: skip
     for name, value in given.items():
-        if not value > 0 and name not in ("overlap", "window_variation"):
+        if not value > 0 and name != "window_variation":
             raise BadInput(f"--{name.replace('_', '-')} {value}: must be greater than 0")
-    for name, largest in (("overlap", 1.0), ("utilisation", 1.0), ("window_variation", float("inf"))):
+    for name, largest in (("link_share", 1.0), ("utilisation", 1.0), ("window_variation", float("inf"))):
         if not 0 <= given.get(name, 0) <= largest:
             raise BadInput(f"--{name.replace('_', '-')} {given[name]}: must lie between 0 and {largest:g}")
     gpus, per_node = arguments.gpus, arguments.gpus_per_node
@@ -89,37 +89,30 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     from dnachunker.pretrain.engine.network import network_config
 
+    from .memory import FILLED
+
+    run, network = config, network_config(config.model, config.tokenization)
+    hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
     longest = max(config.data.phases, key=lambda phase: phase.seq_len)
     if len(config.data.phases) > 1:
         print(
             f"data.curriculum: every figure is for the phase with the longest windows, {longest.seq_len:,} bases from "
             f"step {longest.from_step:,} on, as if the whole run were this phase\n"
         )
-        sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch}
+        sizes = {"seq_len": longest.seq_len, "global_batch": longest.global_batch, "curriculum": ()}
         config = config.model_copy(update={"data": config.data.model_copy(update=sizes)})
-    network = network_config(config.model, config.tokenization)
-    hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
+    passes = partial(_passes, run, network, FILLED * hardware.memory)
     sections = [
         _parameters(network),
         _one_step(config, network),
-        _memory(config, network, gpus, hardware),
-        _run(config, network, gpus, per_node, hardware, assumed, arguments.corpus),
-        _grid(config, network, per_node, hardware, assumed),
-        _weak_scaling(config, network, gpus, per_node, hardware, assumed),
+        _memory(config, network, gpus, passes(gpus), hardware),
+        _run(config, network, gpus, per_node, passes(gpus), hardware, assumed, arguments.corpus),
+        _grid(config, network, per_node, passes, hardware, assumed),
+        _weak_scaling(config, network, gpus, per_node, passes(gpus), hardware, assumed),
         _assumptions(assumed, hardware),
     ]
     print("\n\n".join("\n".join(lines) for lines in sections))
     return 0
-
-
-def chunks_per_base(config: "PretrainConfig") -> tuple[float, ...]:
-    """Chunks per base of masked input at each stage, from which the figures are computed."""
-    from dnachunker.pretrain.engine.network import expected_chunks_per_base
-
-    if config.tokenization.kind == "learned" and len(config.model.encoder_layers) == len(_CHUNKS_PER_BASE):
-        return _CHUNKS_PER_BASE
-    expected = expected_chunks_per_base(config.model, config.tokenization, config.masking)
-    return tuple(round(chunks, 2) for chunks in expected)
 
 
 def _parameters(network: "DNAChunkerConfig") -> list[str]:
@@ -131,6 +124,8 @@ def _parameters(network: "DNAChunkerConfig") -> list[str]:
 
 def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str]:
     from dnachunker.model.cost import flops_per_base
+
+    from .memory import chunks_per_base
 
     length, steps = config.data.seq_len, config.steps
     flops = flops_per_base(network, length, chunks_per_base(config))
@@ -145,31 +140,50 @@ def _one_step(config: "PretrainConfig", network: "DNAChunkerConfig") -> list[str
     ]
 
 
-def _memory(config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, hardware: "Hardware") -> list[str]:
-    from .memory import BUCKET_VALUES, rank_memory
+def _passes(run: "PretrainConfig", network: "DNAChunkerConfig", memory: float, ranks: int) -> int:
+    """Forward passes of a rank in one step, on GPUs of which a plan may fill `memory` bytes.
 
-    zero = config.engine.deepspeed.get("zero_optimization", {})
-    windows = config.data.global_batch // gpus
-    batches = [size for size in _MICRO_BATCHES if windows % size == 0]
+    Raises:
+        ValueError: as `PretrainConfig.accumulation`.
+    """
+    from .memory import largest_micro_batch
+
+    passes = run.accumulation(ranks)
+    if run.engine.micro_batch != "auto":
+        return passes
+    windows = largest_micro_batch(run, network, ranks, memory) or run.micro_batches(ranks)[0]
+    return run.with_micro_batch(windows).accumulation(ranks)
+
+
+def _memory(
+    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, passes: int, hardware: "Hardware"
+) -> list[str]:
+    from .memory import FILLED, planned_memory
+
+    windows = config.data.global_batch // gpus // passes
+    sizes = config.micro_batches(gpus)
+    end = max(sizes.index(windows) + 2, _MOST_COLUMNS)
+    sizes = sizes[max(0, end - _MOST_COLUMNS) : end]
     lines = [
         f"memory of each of {gpus} GPUs, {config.engine.precision}, GiB "
-        f"({hardware.name} has {hardware.memory / 2**30:.0f}; * does not fit)",
-        f"{'ZeRO stage':12}{'states':>9}{'buckets':>9}" + "".join(f"{f'micro {size}':>11}" for size in batches),
+        f"({hardware.name} has {hardware.memory / 2**30:.0f}; * fills more than {FILLED:.0%} of it)",
+        f"{'ZeRO stage':12}{'states':>9}{'buckets':>9}" + "".join(f"{f'micro {size}':>11}" for size in sizes),
     ]
     for stage in range(4):
         cells, shown = "", ""
-        for size in batches:
-            memory = rank_memory(
-                network, ranks=gpus, zero_stage=stage, precision=config.engine.precision,
-                bases=size * config.data.seq_len, chunks_per_base=chunks_per_base(config), passes=windows // size,
-                checkpointing=config.engine.activation_checkpointing, reserved_buckets=True,
-                bucket_values=int(zero.get("reduce_bucket_size", BUCKET_VALUES)),
-                offload_optimizer=config.engine.offload_optimizer,
-            )  # fmt: skip
+        for size in sizes:
+            memory = planned_memory(config, network, gpus, size, zero_stage=stage)
             shown = shown or f"{memory.states / 2**30:>9.2f}{memory.buckets / 2**30:>9.2f}"
-            mark = "*" if memory.peak > 0.95 * hardware.memory else " "
+            mark = "*" if memory.peak > FILLED * hardware.memory else " "
             cells += f"{memory.peak / 2**30:>10.2f}{mark}"
         lines.append(f"{stage:<12}{shown}{cells}" + ("  <- this config" if stage == config.engine.zero_stage else ""))
+    peak = planned_memory(config, network, gpus, windows).peak
+    chosen = f"engine.micro_batch={config.engine.micro_batch}" if config.engine.micro_batch else "all windows at once"
+    lines.append(
+        f"{chosen}: {windows * config.data.seq_len:,} bases in a pass of a GPU ({windows} x {config.data.seq_len:,}), "
+        f"{passes} passes a step, {peak / 2**30:.1f} GiB"
+        + (", which does not fit" if peak > FILLED * hardware.memory else "")
+    )
     return lines
 
 
@@ -179,27 +193,32 @@ def workload(
     """The work of one of `ranks` ranks in a step."""
     from dnachunker.model.cost import flops_per_base, parameters
 
-    from .memory import checkpoint_bytes
-    from .step_time import Workload
+    from .memory import bucket_values, checkpoint_bytes, chunks_per_base, value_bytes
+    from .step_time import Workload, operations_of_pass
 
+    engine = config.engine
     count = sum(parameters(network).values())
-    flops = flops_per_base(network, config.data.seq_len, chunks_per_base(config)).total
+    flops = flops_per_base(network, config.data.seq_len, chunks_per_base(config))
+    again = 1 if engine.activation_checkpointing else 0  # forward passes that the backward pass repeats
+    zero = engine.deepspeed.get("zero_optimization", {})
     return Workload(
-        parameters=count, value_bytes=2 if config.engine.precision == "bf16" else 4,
-        flops=flops * windows * config.data.seq_len, windows=windows, passes=passes,
-        zero_stage=config.engine.zero_stage,
-        checkpoint_bytes=checkpoint_bytes(count, config.engine.zero_stage, config.engine.precision),
+        parameters=count, value_bytes=value_bytes(engine.precision),
+        flops=(flops.total + again * flops.forward) * windows * config.data.seq_len, windows=windows, passes=passes,
+        operations=round(operations_of_pass(network) * (1 + again / 3)), zero_stage=engine.zero_stage,
+        bucket_values=bucket_values(config),
+        overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default
+        checkpoint_bytes=checkpoint_bytes(count, engine.zero_stage, engine.precision),
         checkpoint_steps=config.checkpoint.every,
     )  # fmt: skip
 
 
 def _run(
-    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, hardware: "Hardware",
-    assumed: "Assumptions", corpus: str | None,
+    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, passes: int,
+    hardware: "Hardware", assumed: "Assumptions", corpus: str | None,
 ) -> list[str]:  # fmt: skip
     from .step_time import best_checkpoint_steps, collective_bytes, save_seconds, step_time
 
-    work = workload(config, network, gpus, config.data.global_batch // gpus, config.accumulation(gpus))
+    work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
     step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
     rate = config.data.global_batch * config.data.seq_len / step.total
     seconds = step.total * config.steps
@@ -228,8 +247,9 @@ def _run(
 
 
 def _grid(
-    config: "PretrainConfig", network: "DNAChunkerConfig", per_node: int, hardware: "Hardware", assumed: "Assumptions"
-) -> list[str]:
+    config: "PretrainConfig", network: "DNAChunkerConfig", per_node: int, passes: Callable[[int], int],
+    hardware: "Hardware", assumed: "Assumptions",
+) -> list[str]:  # fmt: skip
     from .step_time import step_time
 
     lines = [
@@ -239,10 +259,10 @@ def _grid(
     for nodes in _NODE_COUNTS:
         gpus = nodes * per_node
         try:
-            passes = config.accumulation(gpus)
+            in_step = passes(gpus)
         except ValueError:
             continue  # this number of ranks does not divide the batch
-        work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
+        work = workload(config, network, gpus, config.data.global_batch // gpus, in_step)
         step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
         hours = step.total * config.steps / 3600
         lines.append(
@@ -256,13 +276,13 @@ def _grid(
 
 
 def _weak_scaling(
-    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, hardware: "Hardware",
-    assumed: "Assumptions",
+    config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, passes: int,
+    hardware: "Hardware", assumed: "Assumptions",
 ) -> list[str]:  # fmt: skip
     from .step_time import step_time
 
-    windows, passes = config.data.global_batch // gpus, config.accumulation(gpus)
-    columns = ("stragglers", "collectives", "checkpoints", "failures")
+    windows = config.data.global_batch // gpus
+    columns = ("host", "stragglers", "collectives", "checkpoints", "failures")
     lines = [
         f"weak scaling: {windows} windows a GPU in {passes} passes, share of the time that goes into",
         f"{'GPUs':>6}{'compute':>12}" + "".join(f"{name:>13}" for name in columns),
@@ -279,9 +299,10 @@ def _assumptions(assumed: "Assumptions", hardware: "Hardware") -> list[str]:
     return [
         "assumed, not measured (each has an option of its own; docs/operations.md says where to look them up):",
         f"  {assumed.utilisation:.0%} of {hardware.bf16 / 1e12:,.0f} TFLOP/s bf16 or {hardware.fp32 / 1e12:,.0f} fp32, "
-        f"{assumed.overlap:.0%} of the collectives hidden, a window's work varies by {assumed.window_variation:.1%},",
-        f"  {hardware.within_node / 1e9:,.0f} GB/s between GPUs of a machine and {hardware.between_nodes / 1e9:,.1f} "
-        f"between machines, storage {assumed.storage / 1e9:,.1f} GB/s,",
+        f"{assumed.operation_seconds * 1e6:.0f} µs to start an operation, a window's work varies by "
+        f"{assumed.window_variation:.1%},",
+        f"  {assumed.link_share:.0%} of {hardware.within_node / 1e9:,.0f} GB/s between GPUs of a machine and "
+        f"{hardware.between_nodes / 1e9:,.1f} a GPU between machines, storage {assumed.storage / 1e9:,.1f} GB/s,",
         f"  {assumed.hours_between_failures:,.0f} h between failures of a GPU, "
         f"{assumed.restart_seconds:,.0f} s to restart",
     ]

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     rank = Rank.from_environment()
     start_process_group(rank)
-    dtype = torch.bfloat16 if parsed.precision == "bf16" else torch.float32
+    dtype = torch.float32 if parsed.precision == "fp32" else torch.bfloat16
     mine: dict[str, Any] = {
         "rank": rank.rank,
         "host": socket.gethostname(),

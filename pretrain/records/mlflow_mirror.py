@@ -193,7 +193,7 @@ def write_cursor(run: Path, cursor: dict[str, Any]) -> None:
 def _tags(event: dict[str, Any]) -> dict[str, str]:
     """The part of an event that describes the whole run."""
     if event["event"] in ("start", "resume"):
-        names = ("world_size", "zero_stage", "device", "versions", "corpus", "code", "machines")
+        names = ("world_size", "micro_batch", "zero_stage", "device", "versions", "corpus", "code", "machines")
         return {name: json.dumps(event[name]) for name in names if name in event}
     if event["event"] == "checkpoint":
         return {"checkpoint": event["folder"]}

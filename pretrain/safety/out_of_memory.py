@@ -12,6 +12,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) -> str:
     """Where memory ran out, and which keys to change; they change the run's results only by rounding."""
     advice = [f"lower engine.micro_batch (now {engine.micro_batch or 'all windows of a rank'})"]
+    if engine.micro_batch == "auto":
+        advice = ["set engine.micro_batch to less than `auto` chose at the start of the run"]
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
     if engine.precision == "fp32":

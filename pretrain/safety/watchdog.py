@@ -71,6 +71,8 @@ class Watchdog:
         self._closed.set()
         self._thread.join()
         self._file(self._rank).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # files of other ranks are there still
+            self._folder.rmdir()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._beat):

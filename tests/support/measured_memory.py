@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def measure(values: dict[str, Any]) -> dict[str, Any]:
     return {"bytes": resident("VmHWM") - before, "chunks": chunks}
 
 
-def main(ranks: int, values: dict[str, Any]) -> None:
-    """Run `measure` on every rank, in forked processes, so that nothing is imported again."""
+def in_ranks(ranks: int, function: Callable[[], Any]) -> list[Any]:
+    """What `function` returns on every rank, in forked processes, so that nothing is imported again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,13 +91,13 @@ def main(ranks: int, values: dict[str, Any]) -> None:
             if (pid := os.fork()) == 0:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_SIZE=str(ranks))
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-                Path(folder, str(rank)).write_text(json.dumps(measure(values)))
+                Path(folder, str(rank)).write_text(json.dumps(function()))
                 os._exit(0)
             children.append(pid)
         codes = [os.waitpid(pid, 0)[1] for pid in children]
         assert not any(codes), codes
-        print(json.dumps([json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]))
+        return [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), json.loads(sys.argv[2]))
+    print(json.dumps(in_ranks(int(sys.argv[1]), lambda: measure(json.loads(sys.argv[2])))))

@@ -1,5 +1,6 @@
 """`dnachunker plan` prints the sizes of the paper's model."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,54 @@ def test_plan_of_the_paper_run_on_four_gpus(capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "52.43 G bases in 50,000 steps, 29.70 EFLOP" in said
     assert "memory of each of 4 GPUs, bf16" in said
-    machines = [line.split() for line in said.splitlines() if line.endswith("%") and len(line.split()) == 6]
+    machines = [line.split() for line in said.splitlines() if line.endswith("%") and len(line.split()) in (6, 7)]
     assert [int(row[1]) for row in machines[:5]] == [8, 16, 32, 64, 128], "what 128 windows divide by"
     hours = [float(row[2]) for row in machines[:5]]
     assert hours == sorted(hours, reverse=True)
     weak = [row for row in machines if row[1].endswith("%")]
     assert [row[0] for row in weak][-1] == "4,096"
+
+
+def weak_scaling(said: str) -> dict[str, dict[str, float]]:
+    """The table of weak scaling: by number of GPUs, the share of each cause."""
+    lines = said[said.index("weak scaling") :].splitlines()
+    names = lines[1].split()[1:]
+    rows = [line.split() for line in lines[2 : lines.index("")]]
+    return {row[0]: {n: float(cell.rstrip("%")) / 100 for n, cell in zip(names, row[1:], strict=True)} for row in rows}
+
+
+def test_the_paper_run_scales_to_512_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["plan", "--config", "dnachunker-172m", "--gpus", "8"]
+    assert main(plan) == 0
+    said = capsys.readouterr().out
+    found = re.search(r"engine.micro_batch=auto: ([\d,]+) bases in a pass of a GPU", said)
+    assert found
+    assert int(found[1].replace(",", "")) >= 65_536
+    shares = weak_scaling(said)["512"]
+    assert list(shares) == ["compute", "host", "stragglers", "collectives", "checkpoints", "failures"]
+    assert sum(shares.values()) == pytest.approx(1, abs=0.001)
+    assert shares["compute"] >= 0.85
+    assert main([*plan, "engine.zero_stage=2", "engine.micro_batch=1"]) == 0
+    small = weak_scaling(capsys.readouterr().out)["512"]
+    assert small["compute"] < 0.7, "what the preset avoids"
+    for cause in ("host", "collectives"):
+        assert small[cause] > 2 * shares[cause]
+
+
+def test_plan_of_autocast_reduces_gradients_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = {}
+    for precision in ("fp32", "bf16", "bf16-autocast"):
+        assert main(["plan", "--config", "dnachunker-172m", f"engine.precision={precision}"]) == 0
+        said = capsys.readouterr().out
+        sent[precision] = next(line.split()[1] for line in said.splitlines() if line.startswith("network"))
+    assert sent["bf16-autocast"] == sent["fp32"]
+    assert float(sent["bf16"]) == pytest.approx(float(sent["fp32"]) / 2, abs=0.01)
+
+
+def test_plan_says_where_no_micro_batch_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["data.seq_len=4194304", "data.global_batch=8", "data.streams=8", "engine.activation_checkpointing=true"]
+    assert main(["plan", "--config", "dnachunker-172m", "--hardware", "l40s", *long]) == 0
+    assert re.search(r"auto: 4,194,304 bases .* [\d.]+ GiB, which does not fit", capsys.readouterr().out)
 
 
 def test_plan_counts_the_epochs_of_a_corpus(sample_corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +84,7 @@ def test_plan_counts_the_epochs_of_a_corpus(sample_corpus: Path, capsys: pytest.
         (["--gpus", "3"], "3 ranks do not divide"),
         (["--gpus", "0"], "must be at least 1"),
         (["--utilisation", "0"], "--utilisation 0.0"),
+        (["--link-share", "2"], "--link-share 2.0: must lie between 0 and 1"),
     ],
 )
 def test_plan_refuses_what_makes_no_plan(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

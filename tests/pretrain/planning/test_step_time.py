@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.planning.collectives import all_gather_seconds, all_reduce_seconds
 from dnachunker.pretrain.planning.hardware import HARDWARE
 from dnachunker.pretrain.planning.memory import checkpoint_bytes, rank_memory
 from dnachunker.pretrain.planning.step_time import (
@@ -21,20 +25,108 @@ from dnachunker.pretrain.planning.step_time import (
     best_checkpoint_steps,
     collective_bytes,
     expected_maximum,
+    operations_of_pass,
     step_time,
 )
 
 WORK = Workload(
-    parameters=171_585_280, value_bytes=2, flops=1e14, windows=8, passes=4, zero_stage=1,
-    checkpoint_bytes=2.4e9, checkpoint_steps=1000,
+    parameters=171_585_280, value_bytes=2, flops=1e14, windows=8, passes=4, operations=3000, zero_stage=1,
+    bucket_values=500_000_000, overlap=False, checkpoint_bytes=2.4e9, checkpoint_steps=1000,
 )  # fmt: skip
 
 
 def test_collectives_send_what_zero_says() -> None:
     once = WORK.parameters * 2 * 7 / 8
-    for stage, times in ((0, 2), (1, 2), (2, 5), (3, 12)):
+    for stage, times in ((0, 2), (1, 3), (2, 9), (3, 12)):
         assert collective_bytes(replace(WORK, zero_stage=stage), 8) == pytest.approx(times * once)
     assert collective_bytes(WORK, 1) == 0
+
+
+def test_collectives_take_the_time_of_the_slowest_link() -> None:
+    h100 = HARDWARE["h100"]
+    size = 1e12  # latency counts for nothing
+    for ranks, per_node, rate in ((8, 8, 450e9), (512, 8, 400e9), (16, 4, 200e9), (16, 1, 50e9)):
+        sent = 2 * size * (ranks - 1) / ranks
+        assert all_reduce_seconds(size, h100, ranks, per_node) == pytest.approx(sent / rate, rel=0.01)
+        assert all_gather_seconds(size, h100, ranks, per_node) == pytest.approx(sent / 2 / rate, rel=0.01)
+        assert all_gather_seconds(size, h100, ranks, per_node, 0.5) == pytest.approx(sent / rate, rel=0.01)
+    assert all_reduce_seconds(size, h100, 1, 8) == all_gather_seconds(size, h100, 1, 8) == 0
+
+
+def test_a_small_all_reduce_climbs_a_tree_and_takes_no_ring_of_all_ranks() -> None:
+    h100 = HARDWARE["h100"]
+    small = [all_reduce_seconds(8, h100, ranks, 8) for ranks in (64, 512, 4096)]
+    assert small[2] < 2 * small[0], "the height of the tree counts"
+    assert all_gather_seconds(8, h100, 4096, 8) > 30 * all_gather_seconds(8, h100, 64, 8), "a gather is a ring"
+
+
+def collectives(**changes: Any) -> float:
+    return step_time(replace(WORK, **changes), HARDWARE["h100"], "bf16", 512, 8, Assumptions()).collectives
+
+
+def test_zero_1_reduces_once_a_step_and_zero_2_in_every_pass() -> None:
+    assert collectives(zero_stage=1, passes=4) == pytest.approx(collectives(zero_stage=1, passes=1))
+    assert collectives(zero_stage=2, passes=1) == pytest.approx(collectives(zero_stage=1, passes=1))
+    reduction = collectives(zero_stage=2, passes=2) - collectives(zero_stage=2, passes=1)
+    assert collectives(zero_stage=2, passes=4) == pytest.approx(collectives(zero_stage=1) + 3 * reduction)
+
+
+def test_only_buckets_that_others_follow_overlap_with_the_backward_pass() -> None:
+    whole = collectives()
+    assert collectives(overlap=True) == whole, "one bucket holds all gradients, and is full when the pass ends"
+    small = {"bucket_values": WORK.parameters // 8 + 1}
+    assert collectives(**small) > whole, "each bucket has its own latency"
+    hidden = collectives(**small) - collectives(**small, overlap=True)
+    once = 8 * all_reduce_seconds(2 * WORK.parameters / 8, HARDWARE["h100"], 512, 8, Assumptions().link_share)
+    assert hidden == pytest.approx(7 / 8 * once, rel=1e-3)
+    assert collectives(zero_stage=0, overlap=True) == collectives(zero_stage=0), "DeepSpeed reduces after the pass"
+
+
+def test_a_pass_that_is_too_small_waits_for_the_host() -> None:
+    given = Assumptions(operation_seconds=5e-6)
+    for passes in (1, 16, 64):
+        step = step_time(replace(WORK, passes=passes), HARDWARE["h100"], "bf16", 8, 8, given)
+        assert step.compute + step.host == pytest.approx(max(step.compute, passes * 3000 * 5e-6))
+    assert step.host > 0
+    assert step.stragglers == 0, "the host is as slow on every rank"
+
+
+@pytest.mark.parametrize(("mixer", "layers"), [("bimamba", 1), ("conv", 2), ("transformer", 1)])
+def test_the_operations_of_a_pass_are_about_those_that_torch_dispatches(mixer: str, layers: int) -> None:
+    sizes = {"width": 32, "num_heads": 2, "state_size": 4, "chunk_capacity": (0.9, 0.9), "label_capacity": 0.5}
+    stages = {"encoder_layers": (layers, 1), "decoder_layers": (1, 1), "trunk_layers": 3 * layers, "mixer": mixer}
+    torch.manual_seed(0)
+    network = DNAChunkerConfig(**sizes, **stages)
+    model, ids = DNAChunkerForMaskedLM(network), torch.randint(7, 11, (1, 64))
+    with Dispatched() as dispatched:
+        model(ids, labels=ids.where(ids == 7, -100)).loss.backward()
+    assert operations_of_pass(network) == pytest.approx(dispatched.count, rel=0.2)
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operations that compute something; views and empty tensors start nothing on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += not function.is_view and "empty" not in str(function)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.slow
+def test_deepspeed_sends_what_the_plan_counts() -> None:
+    """All-reduces count twice: a ring scatters the sum, then gathers it."""
+    script = Path(__file__).parents[2] / "support" / "measured_traffic.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "0", "1", "2"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(script.parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for stage, sent in enumerate(json.loads(done.stdout.splitlines()[-1])):
+        planned = collective_bytes(replace(WORK, zero_stage=stage, passes=3), 2) / (WORK.parameters * WORK.value_bytes / 2)
+        assert 2 * sent["all_reduce"] + sent["all_gather_into_tensor"] == pytest.approx(planned, rel=0.02), stage
 
 
 def test_the_expected_maximum_is_that_of_normal_values() -> None:

@@ -1,0 +1,63 @@
+"""Chooses a number for `engine.micro_batch=auto`: as many windows in a pass as the memory plan allows on every rank."""
+
+import platform
+
+import psutil
+import torch
+
+from dnachunker.foundations.failures import BadInput
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.engine.network import network_config
+from dnachunker.pretrain.engine.ranks import Rank
+
+from .memory import FILLED, largest_micro_batch, planned_memory
+
+_GIB = 2**30
+
+
+def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConfig, str | None]:
+    """The config with a number as micro-batch, and a line that says why; collective, and the same on every rank.
+
+    The line is None if the config has a number already.
+
+    Raises:
+        BadInput: not even the smallest micro-batch fits; raised on every rank.
+    """
+    if config.engine.micro_batch != "auto":
+        return config, None
+    network, ranks = network_config(config.model, config.tokenization), rank.world_size
+    on_gpu = rank.device.type == "cuda"
+    free = _least_free_bytes(rank)
+    windows = largest_micro_batch(config, network, ranks, FILLED * free, reserved_buckets=on_gpu)
+    smallest = config.micro_batches(ranks)[0]
+    needed = planned_memory(config, network, ranks, windows or smallest, reserved_buckets=on_gpu).peak / _GIB
+    where = "GPU memory" if on_gpu else "memory for each rank"
+    if windows is None:
+        raise BadInput(
+            f"engine.micro_batch=auto: windows of {max(phase.seq_len for phase in config.data.phases):,} bases, "
+            f"{smallest} in a pass, need about {needed:.1f} GiB, and {free / _GIB:.1f} GiB of {where} are free, of "
+            f"which a plan fills at most {FILLED:.0%}; {_advice(config)}"
+        )
+    return config.with_micro_batch(windows), (
+        f"engine.micro_batch=auto: {windows} x {config.data.seq_len:,} bases in a pass, planned to need "
+        f"{needed:.1f} GiB; {free / _GIB:.1f} GiB of {where} are free"
+    )
+
+
+def _least_free_bytes(rank: Rank) -> float:
+    """Free memory of the rank that has least; ranks that compute on CPUs share the memory of their machine."""
+    if rank.device.type == "cuda":
+        return float(min(rank.gather(torch.cuda.mem_get_info(rank.device)[0])))
+    machines = rank.gather((platform.node(), psutil.virtual_memory().available))
+    hosts = [host for host, _ in machines]
+    return min(available / hosts.count(host) for host, available in machines)
+
+
+def _advice(config: PretrainConfig) -> str:
+    engine, advice = config.engine, []
+    if not engine.activation_checkpointing:
+        advice.append("set engine.activation_checkpointing=true")
+    advice.append("shorten data.seq_len")
+    if engine.zero_stage < 3:
+        advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
+    return f"{', '.join(advice)}, or set engine.micro_batch to a number to try it all the same"
