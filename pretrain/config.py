@@ -224,6 +224,13 @@ class EngineSettings(Config):
         "off", description="torch.compile of the trunk's MLPs; auto: only on GPUs with a compiler"
     )
 
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if value in (None, "auto") or (type(value) is int and value > 0):
+            return value
+        raise ValueError("must be a number of windows, at least 1, or auto")
+
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
@@ -364,7 +371,7 @@ class PretrainConfig(Config):
                 raise ValueError(f"{world_size} ranks do not divide {name}={value}; change one of the two")
         per_rank = self.data.global_batch // world_size
         chosen = self.engine.micro_batch
-        micro_batch = per_rank if chosen in (None, "auto") else chosen
+        micro_batch = chosen if isinstance(chosen, int) else per_rank
         if per_rank % micro_batch:
             raise ValueError(
                 f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows that each of {world_size} "

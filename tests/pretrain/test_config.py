@@ -55,6 +55,8 @@ def test_model_settings_are_the_networks_own_defaults() -> None:
         ("masking.mask=0.95", "mask \\+ random must not exceed 1"),
         ("steps", "not an override"),
         ("engine.zero_stage=4", "key 'engine.zero_stage'"),
+        ("engine.micro_batch=0", "key 'engine.micro_batch': must be a number of windows, at least 1, or auto"),
+        ("engine.micro_batch=most", "key 'engine.micro_batch': must be a number of windows, at least 1, or auto"),
         (
             "tracking.uri=https://me:secret@host/x",
             "holds a password; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead$",
@@ -84,6 +86,7 @@ def test_flags_are_taken_as_they_are() -> None:
 
 def test_batch_sizes_must_divide() -> None:
     assert tiny("engine.micro_batch=2").accumulation(2) == 2
+    assert tiny("engine.micro_batch=auto").micro_batches(2) == [1, 2, 4]
     with pytest.raises(ValueError, match="3 ranks do not divide data.global_batch=8"):
         tiny().accumulation(3)
     with pytest.raises(ValueError, match="engine.micro_batch=3"):

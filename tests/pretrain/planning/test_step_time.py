@@ -125,7 +125,9 @@ def test_deepspeed_sends_what_the_plan_counts() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for stage, sent in enumerate(json.loads(done.stdout.splitlines()[-1])):
-        planned = collective_bytes(replace(WORK, zero_stage=stage, passes=3), 2) / (WORK.parameters * WORK.value_bytes / 2)
+        planned = collective_bytes(replace(WORK, zero_stage=stage, passes=3), 2) / (
+            WORK.parameters * WORK.value_bytes / 2
+        )
         assert 2 * sent["all_reduce"] + sent["all_gather_into_tensor"] == pytest.approx(planned, rel=0.02), stage
 
 
@@ -190,6 +192,7 @@ TRUNK = {"width": 256, "num_heads": 8, "trunk_layers": 24, "encoder_layers": [1,
         (1, 1, 2048, {"zero_stage": 0, "precision": "fp32"}),
         (2, 4, 1024, {"zero_stage": 1, "precision": "fp32"}),
         (2, 4, 1024, {"zero_stage": 2, "precision": "bf16", "micro_batch": 1, "activation_checkpointing": True}),
+        (2, 4, 1024, {"zero_stage": 1, "precision": "bf16", "micro_batch": 1}),
         (2, 2, 1024, {"zero_stage": 3, "precision": "fp32"}),
     ],
 )
