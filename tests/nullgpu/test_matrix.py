@@ -55,6 +55,7 @@ CASES = (
     zero(1, 2, "engine.offload_optimizer=true", name=", offload"),
     zero(3, 2, "engine.offload_optimizer=true", name=", offload"),
     zero(2, 2, "engine.micro_batch=1", name=", accumulation"),
+    zero(1, 2, "engine.micro_batch=auto", name=", micro-batch auto"),
     zero(1, 2, "engine.activation_checkpointing=true", name=", activation checkpointing"),
     *(zero(stage, 2, name=", bf16", **_BF16) for stage in (0, 1, 2, 3)),
     Case("foresee_chunks", ("engine.foresee_chunks=true",), reference=2),
