@@ -45,7 +45,9 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
     compile_trunk: Annotated[
         Literal["auto", "on", "off"], "torch.compile for the trunk's MLPs, norm and residual included; auto: on CUDA"
     ] = "off"
-    scan_backend: Annotated[Literal["auto", "triton", "reference", "cpu", "mamba_ssm"], "see kernels.py"] = "auto"
+    scan_backend: Annotated[Literal["auto", "triton", "mamba_ssm", "cpu", "chunked", "reference"], "see kernels.py"] = (
+        "auto"
+    )
     attention_backend: Annotated[Literal["auto", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"] = "auto"
     norm_eps: float = 1e-5
     initializer_range: Annotated[float, "standard deviation of normal initialisation"] = 0.02

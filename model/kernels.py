@@ -1,8 +1,8 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; the router too); `cpu`
-(compiled loops, float32 on the CPU); `reference` (plain torch, anywhere); `mamba_ssm` (CUDA; a scan only, the other
-two are the reference's).
+Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; the router too); `mamba_ssm`
+(CUDA; a scan only, the other two as in `chunked`); `cpu` (compiled loops, float32 on the CPU); `chunked` (plain torch,
+all blocks of time at once; any device); `reference` (plain torch, position by position; what tests compare with).
 Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest backend that
 runs for the device type and dtype. Optional libraries are looked up with importlib, so that Hugging Face's import check
 does not ask for them.
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels_chunked import selective_scan as selective_scan_chunked
+from .kernels_chunked import smooth as smooth_chunked
 from .kernels_cpu import conv_silu as conv_silu_cpu
 from .kernels_cpu import selective_scan as selective_scan_cpu
 from .kernels_cpu import smooth as smooth_cpu
@@ -32,10 +34,12 @@ from .kernels_reference import smooth as smooth_reference
 
 _SCANS: dict[str, Callable[..., Tensor]] = {
     "reference": selective_scan_reference,
+    "chunked": selective_scan_chunked,
     "cpu": selective_scan_cpu,
     "mamba_ssm": selective_scan_mamba_ssm,
-    "triton": selective_scan_reference,  # for one direction; a layer calls `fused_kernels().gated_scan` for both
+    "triton": selective_scan_chunked,  # for one direction; a layer calls `fused_kernels().gated_scan` for both
 }
+_SMOOTHINGS: dict[str, Callable[..., Tensor]] = {"reference": smooth_reference, "cpu": smooth_cpu}  # else chunked
 
 logger = logging.getLogger("dnachunker.kernels")
 
@@ -93,7 +97,8 @@ _SCAN = {
     "triton": Backend(("cuda",), _triton_lacks),
     "mamba_ssm": Backend(("cuda",), _mamba_ssm_lacks),
     "cpu": Backend(("cpu",), _cpu_lacks),
-    "reference": Backend(("cuda", "cpu"), lambda device, dtype: ""),
+    "reference": Backend((), lambda device, dtype: ""),
+    "chunked": Backend(("cuda", "cpu"), lambda device, dtype: ""),
 }
 _ATTENTION = {
     "flash_attn": Backend(("cuda",), functools.partial(_varlen_lacks, "flash_attn")),
@@ -122,9 +127,9 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     """
     double = dtype == torch.float64
     choice = "reference" if double and requested == "auto" else _choose("scan", _SCAN, requested, device, dtype)
-    if choice == "reference" and requested == "auto" and not double:
+    if choice == "chunked" and requested == "auto":
         missing = "numba is not installed" if device == "cpu" else "triton does not run here"
-        _warn_once(f"{missing}: the selective scan runs as a plain torch loop, slow for training")
+        _warn_once(f"{missing}: the selective scan runs in plain torch (chunked), slower than a kernel")
     choice = "reference" if double else choice
     _say_once("scan", choice, device, dtype)
     return choice
@@ -233,7 +238,7 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto"
         # the kernel returns the mean of both directions; with every backward gate 1, the backward direction gives z
         gates = torch.stack((gate.float(), torch.ones_like(gate, dtype=torch.float32)))
         return (2 * fused_kernels().smooth_both_ways(precise, gates) - precise).to(z.dtype)
-    run = smooth_cpu if choice == "cpu" else smooth_reference
+    run = _SMOOTHINGS.get(choice, smooth_chunked)
     return run(precise, gate.to(precise.dtype), cu_seqlens, False).to(z.dtype)
 
 
@@ -251,7 +256,7 @@ def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: s
         fused: Tensor = fused_kernels().smooth_both_ways(z, gates.float())
         return fused
     precise = z if z.dtype == torch.float64 else z.float()
-    run = smooth_cpu if choice == "cpu" else smooth_reference
+    run = _SMOOTHINGS.get(choice, smooth_chunked)
     f, h = (run(precise, gates[way].to(precise.dtype), cu_seqlens, way == 1) for way in (0, 1))
     return ((f + h) / 2).to(z.dtype)
 

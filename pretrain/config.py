@@ -209,7 +209,7 @@ class EngineSettings(Config):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
     )
-    scan_backend: Literal["auto", "triton", "reference", "cpu", "mamba_ssm"] = Field(
+    scan_backend: Literal["auto", "triton", "mamba_ssm", "cpu", "chunked", "reference"] = Field(
         "auto", description="kernels of scan, convolution and smoothing; auto: the fastest that run (docs/model.md)"
     )
     attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = Field(

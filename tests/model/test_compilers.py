@@ -81,8 +81,8 @@ def test_auto_leaves_a_triton_that_cannot_launch(
     monkeypatch.setattr(kernels, "mamba_ssm_works", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with caplog.at_level(logging.WARNING, "dnachunker.kernels"):
-        assert kernels.scan_backend("auto", "cuda", torch.bfloat16) == "reference"
-        assert kernels.scan_backend("auto", "cuda", torch.bfloat16) == "reference"
+        assert kernels.scan_backend("auto", "cuda", torch.bfloat16) == "chunked"
+        assert kernels.scan_backend("auto", "cuda", torch.bfloat16) == "chunked"
         with pytest.raises(ValueError, match="C compiler"):
             kernels.scan_backend("triton", "cuda", torch.bfloat16)
     assert len([record for record in caplog.records if "Failed to find C compiler" in record.getMessage()]) == 1

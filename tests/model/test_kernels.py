@@ -154,7 +154,7 @@ def test_mamba_ssm_is_chosen_on_cuda_without_triton(mamba_ssm: None, monkeypatch
     assert scan_backend("mamba_ssm", "cuda", torch.float64) == "reference"
     kernels.mamba_ssm_works.cache_clear()
     monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)  # an extension that does not load
-    assert scan_backend("auto", "cuda", torch.bfloat16) == "reference"
+    assert scan_backend("auto", "cuda", torch.bfloat16) == "chunked"
     with pytest.raises(ValueError, match="pip install mamba-ssm"):
         scan_backend("mamba_ssm", "cuda", torch.float32)
 
@@ -237,7 +237,7 @@ def test_packed_attention_is_attention_inside_each_sequence(causal: bool) -> Non
     assert_close(ours, with_gradients(naive_attention, [q, k, v], lengths, causal))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "chunked", "reference"])
 def test_smoothing_read_forward(backend: str) -> None:
     torch.manual_seed(0)
     lengths = [5, 1, 0, 17]
