@@ -25,6 +25,8 @@ def packed_attention(
     Returns:
         (T, H, D/H), dtype of q.
     """
+    if not len(q):
+        return v
     choice = attention_backend(backend, q.device.type, q.dtype)
     borders, longest = packing.cu_seqlens, packing.max_length
     if choice == "flash_attn":
@@ -34,8 +36,11 @@ def packed_attention(
     if choice == "torch_varlen":
         varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
         window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
-        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, window_size=window)
-        return varlen_out
+        width = q.shape[-1]
+        q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))  # the kernel takes multiples of 8 only
+        scale = width**-0.5
+        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, scale=scale, window_size=window)
+        return varlen_out[..., :width]
     lengths: list[int] = packing.lengths.tolist()
     pieces = [x.split(lengths) for x in (q, k, v)]  # one autograd node; slicing would make B of them
     outputs: list[Tensor] = [q[:0]] * len(lengths)

@@ -75,7 +75,9 @@ def _triton_lacks(device: str, dtype: torch.dtype) -> str:
 def _mamba_ssm_lacks(device: str, dtype: torch.dtype) -> str:
     if device != "cuda":
         return f"needs CUDA, not {device}"
-    return "" if mamba_ssm_works() else "needs mamba-ssm: pip install mamba-ssm"
+    if mamba_ssm_works():
+        return ""
+    return "needs mamba-ssm with its CUDA scan: MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
 
 
 def _cpu_lacks(device: str, dtype: torch.dtype) -> str:
@@ -84,9 +86,9 @@ def _cpu_lacks(device: str, dtype: torch.dtype) -> str:
     return "" if device == "cpu" else f"cannot run on {device}"
 
 
-def _varlen_lacks(module: str, device: str, dtype: torch.dtype) -> str:
-    if not _importable(module):
-        return f"is not installed: no module {module}"
+def _varlen_lacks(module: str, function: str, device: str, dtype: torch.dtype) -> str:
+    if not offers(module, function):
+        return f"is not installed: no function {function} in a module {module}"
     if device == "cuda" and dtype in (torch.bfloat16, torch.float16):
         return ""
     return f"needs bf16 or fp16 on CUDA, not {dtype} on {device}"
@@ -101,8 +103,8 @@ _SCAN = {
     "chunked": Backend(("cuda", "cpu"), lambda device, dtype: ""),
 }
 _ATTENTION = {
-    "flash_attn": Backend(("cuda",), functools.partial(_varlen_lacks, "flash_attn")),
-    "torch_varlen": Backend(("cuda",), functools.partial(_varlen_lacks, "torch.nn.attention.varlen")),
+    "flash_attn": Backend(("cuda",), functools.partial(_varlen_lacks, "flash_attn", "flash_attn_varlen_func")),
+    "torch_varlen": Backend(("cuda",), functools.partial(_varlen_lacks, "torch.nn.attention.varlen", "varlen_attn")),
     "sdpa": Backend(("cuda", "cpu"), lambda device, dtype: ""),
 }
 
@@ -161,17 +163,26 @@ def fused_kernels() -> SimpleNamespace:
     )
 
 
-@functools.cache
 def mamba_ssm_works() -> bool:
-    """Whether mamba-ssm is installed and its extension loads here (a build for another torch does not)."""
-    if not _importable("mamba_ssm"):
-        return False
+    """Whether mamba-ssm and its CUDA scan load. After 2.3.2 a plain installation leaves the CUDA scan out."""
+    return offers("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn") and offers(
+        "selective_scan_cuda", "fwd"
+    )
+
+
+@functools.cache
+def offers(module: str, function: str) -> bool:
+    """Whether an optional module loads here and has this function; if the module is there but fails, a warning.
+
+    A build for another torch does not load, and flash-attn-4 alone makes a package `flash_attn` without the function.
+    """
     try:
-        importlib.import_module("mamba_ssm.ops.selective_scan_interface")
-    except ImportError as error:
-        _warn_once(f"mamba-ssm is installed but does not load ({error})")
+        return hasattr(importlib.import_module(module), function)
+    except Exception as error:  # ImportError of a wrong build, or whatever else the module raises as it loads
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module):
+            return False  # not installed
+        _warn_once(f"{module} is installed but does not load ({one_line(error)})")
         return False
-    return True
 
 
 @functools.cache
@@ -261,8 +272,8 @@ def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: s
     return ((f + h) / 2).to(z.dtype)
 
 
-def _said(error: Exception) -> str:
-    """An error as one line."""
+def one_line(error: Exception) -> str:
+    """The class of an error and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -275,7 +286,7 @@ def triton_launches(device: str = "cuda") -> bool:
 
         try_a_launch(device)
     except Exception as error:  # from the compiler, the driver, a subprocess: all mean no
-        logger.warning("triton is installed but cannot run a kernel (%s): continuing without it", _said(error))
+        logger.warning("triton is installed but cannot run a kernel (%s): continuing without it", one_line(error))
         return False
     return True
 
@@ -286,7 +297,7 @@ def torch_compiles(device: str) -> bool:
     try:
         torch.compile(_twice)(torch.ones(2, device=device))
     except Exception as error:  # as above
-        logger.warning("torch.compile does not work here (%s): continuing without it", _said(error))
+        logger.warning("torch.compile does not work here (%s): continuing without it", one_line(error))
         return False
     return True
 

@@ -1,10 +1,7 @@
 """Every kernel equals the plain-torch reference, forward and backward, on ragged packed sequences."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dnachunker.model import kernels, kernels_cpu, kernels_mamba_ssm, kernels_reference
+from dnachunker.model import kernels, kernels_cpu, kernels_reference
 from dnachunker.model.attention import packed_attention
 from dnachunker.model.kernels import attention_backend, scan_backend, selective_scan
 from dnachunker.model.packing import Packing
@@ -89,74 +86,6 @@ def test_compiled_loops_on_a_ragged_batch_with_long_sequences(reverse: bool) -> 
             with_gradients(getattr(module, name), inputs, cu, reverse) for module in (kernels_cpu, kernels_reference)
         ]
         assert_close(*both)
-
-
-def selective_scan_fn(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-) -> Tensor:
-    """mamba-ssm's signature and demands: u, delta (B, D, L); A (D, N); B, C (B, N, L); D (D,); the last axis dense."""
-    batch, channels, length = u.shape
-    assert delta.shape == u.shape
-    assert B.shape == C.shape == (batch, A.shape[1], length)
-    assert D is not None
-    assert A.shape[0] == len(D) == channels
-    assert all(x.stride(-1) == 1 and x.dtype == torch.float32 for x in (u, delta, A, B, C, D))
-    assert z is delta_bias is None
-    assert not delta_softplus
-    assert not return_last_state
-    rows = [x.transpose(1, 2).flatten(0, 1) for x in (u, delta, B, C)]
-    every = borders([length] * batch)
-    y = kernels_reference.selective_scan(rows[0], rows[1], A, rows[2], rows[3], D, every, False)
-    return y.unflatten(0, (batch, length)).transpose(1, 2)
-
-
-@pytest.fixture
-def mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stand-in for the library, which runs on NVIDIA GPUs only: what is tested is how we call it."""
-    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    interface.selective_scan_fn = selective_scan_fn  # type: ignore[attr-defined]
-    for module in (ModuleType("mamba_ssm"), ModuleType("mamba_ssm.ops"), interface):
-        module.__spec__ = ModuleSpec(module.__name__, None)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    caches = (kernels.mamba_ssm_works, kernels._importable)
-    for cached in caches:
-        cached.cache_clear()
-    yield
-    for cached in caches:
-        cached.cache_clear()
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("lengths", [[5], [7, 1, 0, 40, 3]])
-def test_mamba_ssm_is_called_as_it_wants_to_be(mamba_ssm: None, lengths: list[int], reverse: bool) -> None:
-    torch.manual_seed(0)
-    inputs, cu = scan_inputs(sum(lengths), 6, 4), borders(lengths)
-    both = [
-        with_gradients(run, inputs, cu, reverse)
-        for run in (kernels_mamba_ssm.selective_scan, kernels_reference.selective_scan)
-    ]
-    assert_close(*both)
-
-
-def test_mamba_ssm_is_chosen_on_cuda_without_triton(mamba_ssm: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "triton_works", lambda device: False)
-    assert scan_backend("auto", "cuda", torch.bfloat16) == "mamba_ssm"
-    assert scan_backend("auto", "cpu", torch.float32) == "cpu"
-    assert scan_backend("mamba_ssm", "cuda", torch.float64) == "reference"
-    kernels.mamba_ssm_works.cache_clear()
-    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)  # an extension that does not load
-    assert scan_backend("auto", "cuda", torch.bfloat16) == "chunked"
-    with pytest.raises(ValueError, match="pip install mamba-ssm"):
-        scan_backend("mamba_ssm", "cuda", torch.float32)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
