@@ -27,6 +27,7 @@ from dnachunker.cli import main as dnachunker
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.deepspeed_engine import start_process_group
+from dnachunker.pretrain.engine.kernel_check import settle_backends
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.run import Run
 from dnachunker.pretrain.run_folder import store_config
@@ -52,7 +53,8 @@ def build(corpus: str, folder: Path, steps: int, tracking: str | None) -> Run:
     config = load_config(PretrainConfig, "tiny", kind="pretrain", settings=settings)
     store_config(config)
     watchdog = Watchdog(folder, 0, 1, limit=3600, orphaned=lambda _: None, leave=sys.exit)
-    return Run(config, Rank.from_environment(), StopSignals(), watchdog)
+    rank = Rank.from_environment()
+    return Run(config, rank, StopSignals(), watchdog, settle_backends(config.engine, config.model, rank))
 
 
 def close(run: Run) -> None:

@@ -9,6 +9,7 @@ class Failure(Exception):
     """A failure that one line explains to the user; `code` is the exit code of the process."""
 
     code = 1
+    on_all_ranks = False  # every rank of a job raises it, so that one rank prints the line for all
 
 
 class BadInput(Failure):
@@ -17,10 +18,17 @@ class BadInput(Failure):
     code = 2
 
 
+class BadInputOnAllRanks(BadInput):
+    """Bad input that every rank of a job has found, or has been told of."""
+
+    on_all_ranks = True
+
+
 class Interrupted(Failure):
     """A signal stopped the run after it was saved; the same command continues the run."""
 
     code = 3
+    on_all_ranks = True
 
 
 class GuardTripped(Failure):

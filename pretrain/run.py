@@ -19,9 +19,10 @@ from dnachunker.pretrain.data.byte_pairs import merges_of_run
 from dnachunker.pretrain.data.objective import objective_of
 from dnachunker.pretrain.data.pass_order import bases_of_chance, pass_order
 from dnachunker.pretrain.data.training_data import TrainingData
-from dnachunker.pretrain.engine.build_model import build_model
+from dnachunker.pretrain.engine.build_model import build_model, compute_dtype
 from dnachunker.pretrain.engine.chunk_capacity import ChunkCapacity
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
+from dnachunker.pretrain.engine.kernel_check import CheckedKernels
 from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
@@ -44,7 +45,9 @@ _PROBE_WINDOWS = 2
 class Run:
     """A run ready to train: its parts, and how to save them."""
 
-    def __init__(self, config: PretrainConfig, rank: Rank, signals: StopSignals, watchdog: Watchdog) -> None:
+    def __init__(
+        self, config: PretrainConfig, rank: Rank, signals: StopSignals, watchdog: Watchdog, kernels: CheckedKernels
+    ) -> None:
         self.config = config
         self.rank = rank
         self.signals = signals
@@ -68,7 +71,7 @@ class Run:
         order = pass_order(config.engine, config.model, world_size=rank.world_size, accumulation=accumulation)
         bases = bases_of_chance(config.data, passes=rank.world_size * accumulation, ordered=order is not None)
         model = build_model(
-            config.model, config.tokenization, config.engine, seed=config.seed, merges=self._merges,
+            config.model, config.tokenization, kernels.settings, seed=config.seed, merges=self._merges,
             label_capacity=objective.label_capacity(bases),
         )  # fmt: skip
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
@@ -100,22 +103,24 @@ class Run:
             if config.checkpoint.copy_to and rank.is_main
             else None
         )
-        dtype = torch.bfloat16 if config.engine.precision != "fp32" else torch.float32
-        self._describe(dtype, checkpoint.name if checkpoint else None, damage)
+        dtype = compute_dtype(config.engine)
+        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage)
         self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 
-    def _describe(self, dtype: torch.dtype, resumed: str | None, damage: list[str]) -> None:
+    def _describe(self, kernels: CheckedKernels, dtype: torch.dtype, resumed: str | None, damage: list[str]) -> None:
         config, rank = self.config, self.rank
         self.journal.say(
-            describe_backends(config.engine.scan_backend, config.engine.attention_backend, rank.device.type, dtype)
+            describe_backends(
+                kernels.settings.scan_backend, kernels.settings.attention_backend, rank.device.type, dtype
+            )
         )
-        for line in damage:
-            self.journal.say(f"not used: {line}")
+        for line in (*kernels.faults, *(f"not used: {line}" for line in damage)):
+            self.journal.say(line)
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             micro_batch=self.micro_batch, zero_stage=config.engine.zero_stage, device=str(rank.device),
             versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(),
-            machines=machines(rank), damaged=damage,
+            machines=machines(rank), damaged=damage, kernels=kernels.as_event(rank.device.type, dtype),
             say=f"resumed from {resumed}" if resumed else None,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -55,13 +56,15 @@ def store_config(config: PretrainConfig) -> Path:
     return run / CONFIG
 
 
-def forget_new_run(run: Path) -> None:
-    """Remove the folder of a run that was refused before it wrote anything of its own."""
+def discard_unstarted(run: Path) -> None:
+    """Remove a run folder in which no run has begun: it holds nothing but its stored config and hidden files."""
+    try:
+        lock = RunLock(run)
+    except BadInput:
+        return  # another process has begun to train here
     if all(path.name == CONFIG or path.name[0] == "." for path in run.iterdir()):
-        for name in (CONFIG, _LOCK):
-            (run / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # hidden files of the user stay
-            run.rmdir()
+        shutil.rmtree(run)
+    lock.release()
 
 
 def read_config(run: Path) -> PretrainConfig:

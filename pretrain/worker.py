@@ -7,14 +7,13 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from dnachunker.foundations.failures import BadInput, Failure, GuardTripped, Interrupted
+from dnachunker.foundations.failures import BadInputOnAllRanks, Failure, GuardTripped, Interrupted
 from dnachunker.pretrain.safety.guards import RollBack
 from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
 from dnachunker.pretrain.safety.signals import StopSignals
 from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
-from .run_folder import forget_new_run
 
 # Set by the supervisor of the ranks (see cluster/backends/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"  # where each rank writes its exit code
@@ -33,8 +32,7 @@ def run_worker(config: PretrainConfig) -> NoReturn:
         _train(config, signals, watchdog)
         leave(0)
     except Failure as failure:
-        # on an agreed stop every rank is here; one rank prints for all
-        if not isinstance(failure, Interrupted) or _rank() == 0:
+        if not failure.on_all_ranks or _rank() == 0:
             print(f"dnachunker: {failure}", file=sys.stderr, flush=True)
         leave(failure.code)
     except Exception as error:
@@ -56,27 +54,29 @@ def run_worker(config: PretrainConfig) -> NoReturn:
 
 def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
     from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
+    from dnachunker.pretrain.engine.kernel_check import settle_backends
     from dnachunker.pretrain.engine.ranks import Rank
     from dnachunker.pretrain.planning.micro_batch import choose_micro_batch
 
     from .run import Run
+    from .run_folder import discard_unstarted
     from .trainer import train
 
     rank = Rank.from_environment()
     start_process_group(rank)
     try:
         config, chosen = choose_micro_batch(config, rank)
-    except BadInput as refusal:
+        kernels = settle_backends(config.engine, config.model, rank)
+    except BadInputOnAllRanks:
         watchdog.close()  # it keeps a file in the run folder
-        rank.barrier()
-        if rank.is_main:  # for all ranks, which refuse alike
-            forget_new_run(Path(config.run))
-            print(f"dnachunker: {refusal}", file=sys.stderr, flush=True)
-        rank.barrier()
-        leave(refusal.code)
+        rank.barrier()  # no rank writes into the run folder any more
+        if rank.is_main:
+            discard_unstarted(Path(config.run))
+        stop_process_group(rank)  # waits for rank 0: the launcher ends all ranks when one leaves
+        raise
     together = again = True
     while again:
-        run = Run(config, rank, signals, watchdog)
+        run = Run(config, rank, signals, watchdog, kernels)
         run.journal.say(chosen)
         together = again = False
         try:

@@ -9,6 +9,11 @@ from dnachunker.pretrain.config import EngineSettings, ModelSettings, Tokenizati
 from .network import network_config
 
 
+def compute_dtype(settings: EngineSettings) -> torch.dtype:
+    """The precision of matrix products and kernels' inputs, under autocast too."""
+    return torch.float32 if settings.precision == "fp32" else torch.bfloat16
+
+
 def build_model(
     model: ModelSettings,
     tokenization: TokenizationSettings,

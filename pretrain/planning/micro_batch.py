@@ -5,7 +5,7 @@ import platform
 import psutil
 import torch
 
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInputOnAllRanks
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
@@ -21,7 +21,7 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
     The line is None if the config has a number already.
 
     Raises:
-        BadInput: not even the smallest micro-batch fits; raised on every rank.
+        BadInputOnAllRanks: not even the smallest micro-batch fits.
     """
     if config.engine.micro_batch != "auto":
         return config, None
@@ -33,7 +33,7 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
     needed = planned_memory(config, network, ranks, windows or smallest, reserved_buckets=on_gpu).peak / _GIB
     where = "GPU memory" if on_gpu else "memory for each rank"
     if windows is None:
-        raise BadInput(
+        raise BadInputOnAllRanks(
             f"engine.micro_batch=auto: windows of {max(phase.seq_len for phase in config.data.phases):,} bases, "
             f"{smallest} in a pass, need about {needed:.1f} GiB, and {free / _GIB:.1f} GiB of {where} are free, of "
             f"which a plan fills at most {FILLED:.0%}; {_advice(config)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain.run_folder import RunLock
+from dnachunker.pretrain.run_folder import CONFIG, RunLock, discard_unstarted
 
 
 def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) -> None:
@@ -25,3 +25,19 @@ def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) ->
         RunLock(tmp_path)
     assert left[0].exists(), "it may be the other process's"
     lock.release()
+
+
+def test_only_a_folder_in_which_no_run_has_begun_is_discarded(tmp_path: Path) -> None:
+    refused, locked, begun = (tmp_path / name for name in ("refused", "locked", "begun"))
+    for run in (refused, locked, begun):
+        (run / ".ranks").mkdir(parents=True)
+        (run / CONFIG).touch()
+    (begun / "events.jsonl").touch()
+    lock = RunLock(locked)
+    for run in (refused, locked, begun):
+        discard_unstarted(run)
+    lock.release()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "locked"]
+    assert (locked / CONFIG).exists()
+    discard_unstarted(begun)
+    assert (begun / CONFIG).exists()

@@ -1,0 +1,182 @@
+"""What `kernel_check.py` compares: each kernel and plain torch on the same small ragged batch."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dnachunker.model import kernels, kernels_reference
+from dnachunker.model.attention import packed_attention
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.packing import Packing
+from dnachunker.model.routing import Segmentation
+
+LENGTHS = (300, 1, 0, 33, 64)  # many blocks of time, a single position, nothing
+MOST_CHANNELS, MOST_CHANNELS_CPU, MOST_HEADS = 256, 32, 2  # the check of a CPU takes less than a second
+
+Compared = list[tuple[Tensor, Tensor]]  # the kernel's tensor and plain torch's: the result, then each gradient
+Case = tuple[str, Callable[[], Compared]]
+Function = Callable[..., Tensor]
+
+
+def scan_cases(backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
+    """The kernels that `scan_backend` chooses, by name; each comparison runs when it is called.
+
+    Args:
+        network: gives the channels (at most 256, on a CPU 32), the states and the width of the convolution.
+        dtype: of activations; parameters are float32, as is the router.
+    """
+    packing = _packing(device)
+    most = MOST_CHANNELS_CPU if device.type == "cpu" else MOST_CHANNELS
+    channels, states = min(network.inner_width, most), network.state_size
+    draw = _Draw(device)
+    weight, bias = draw(2, channels, network.conv_width), draw(2, channels)
+    A = -torch.arange(1.0, states + 1, device=device).repeat(2, channels, 1)
+    x, rows = draw(packing.total, channels, dtype=dtype), draw(2, packing.total, 2 * states, dtype=dtype)
+    u, raw = (draw(2, packing.total, channels, dtype=dtype) for _ in range(2))
+    gate = draw(packing.total).sigmoid()
+    make = _triton_cases if backend == "triton" else _one_way_cases
+    inputs = {
+        "scan": [u, raw, rows, x, A, draw(2, channels), bias - 4],
+        "convolution": [x, weight, bias],
+        "smoothing": [x, gate],
+        "router": [x.float(), u[0].float()],
+    }
+    for name, (ours, theirs) in make(backend, packing, states).items():
+        yield name, lambda ours=ours, theirs=theirs, name=name: _with_gradients(ours, theirs, inputs[name])
+    if backend == "triton":
+        masks = draw(packing.total) > 1
+        yield "chunking", lambda: _cut(packing, _gates(packing, gate)[0], masks)
+
+
+def attention_cases(
+    backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device
+) -> Iterator[Case]:
+    """The attention of the trunk, as `scan_cases`."""
+    packing, draw = _packing(device), _Draw(device)
+    heads, width = min(network.num_heads, MOST_HEADS), network.width // network.num_heads
+    inputs = [draw(packing.total, heads, width, dtype=dtype) for _ in range(3)]
+
+    def run(name: str) -> Function:
+        return lambda q, k, v: packed_attention(q, k, v, packing, name, causal=network.causal)
+
+    yield "attention", lambda: _with_gradients(run(backend), run("sdpa"), inputs)
+
+
+class _Draw:
+    """Normal random tensors, the same on every device; the global random state stays as it is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._generator, self._device = torch.Generator().manual_seed(0), device
+
+    def __call__(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=self._generator).to(self._device, dtype)
+
+
+def _packing(device: torch.device) -> Packing:
+    borders = torch.tensor([0, *LENGTHS], device=device).cumsum(0).int()
+    return Packing(borders, sum(LENGTHS), max(LENGTHS))
+
+
+def _with_gradients(ours: Function, theirs: Function, inputs: list[Tensor]) -> Compared:
+    """Run both, `theirs` in float64, and take gradients for an uneven gradient of the result."""
+    found: list[list[Tensor]] = []
+    for function, double in ((ours, False), (theirs, True)):
+        leaves = [(x.double() if double else x).detach().clone().requires_grad_() for x in inputs]
+        y = function(*leaves)
+        y.backward(torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape).to(y.dtype))
+        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        found.append([y.detach(), *gradients])
+    return list(zip(*found, strict=True))
+
+
+def _plain(packing: Packing, states: int) -> dict[str, Function]:
+    borders = packing.cu_seqlens
+
+    def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+        B, C = rows.split(states, dim=-1)
+        delta = F.softplus(raw + bias.unsqueeze(1))
+        run = kernels_reference.selective_scan
+        both = [run(u[way], delta[way], A[way], B[way], C[way], skip[way], borders, way == 1) for way in (0, 1)]
+        return (both[0] + both[1]) * F.silu(z)
+
+    def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        run = kernels_reference.conv_silu
+        return torch.stack([run(x, weight[way], bias[way], borders, way == 1) for way in (0, 1)])
+
+    def smoothing(x: Tensor, gate: Tensor) -> Tensor:
+        gates = _gates(packing, gate)
+        forward, backward = (kernels_reference.smooth(x, gates[way], borders, way == 1) for way in (0, 1))
+        return (forward + backward) / 2
+
+    def router(query: Tensor, key: Tensor) -> Tensor:
+        change = (1 - F.cosine_similarity(query[1:], key[:-1], dim=-1)) / 2
+        return torch.where(packing.first, 1.0, F.pad(change, (1, 0)))
+
+    return {"scan": scan, "convolution": convolution, "smoothing": smoothing, "router": router}
+
+
+def _triton_cases(backend: str, packing: Packing, states: int) -> dict[str, tuple[Function, Function]]:
+    plain = _plain(packing, states)
+
+    def fused() -> SimpleNamespace:  # when a kernel runs, since its file may fail as it is imported
+        return kernels.fused_kernels()
+
+    def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+        B, C = rows.split(states, dim=-1)
+        y: Tensor = fused().gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps)
+        return y
+
+    ours: dict[str, Function] = {
+        "scan": scan,
+        "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(x, weight, bias, packing.steps),
+        "smoothing": lambda x, gate: fused().smooth_both_ways(x, _gates(packing, gate)),
+        "router": lambda query, key: fused().boundary_probability(query, key, packing.steps),
+    }
+    return {name: (ours[name], plain[name]) for name in ours}
+
+
+def _one_way_cases(backend: str, packing: Packing, states: int) -> dict[str, tuple[Function, Function]]:
+    """Backends that run one direction at a time; their routers are plain torch."""
+    plain, borders = _plain(packing, states), packing.cu_seqlens
+
+    def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+        B, C = rows.split(states, dim=-1)
+        delta = F.softplus((raw + bias.unsqueeze(1)).float())
+        both = [
+            kernels.selective_scan(
+                u[way], delta[way], A[way], B[way], C[way], skip[way], borders, reverse=way == 1, backend=backend
+            )
+            for way in (0, 1)
+        ]
+        return (both[0] + both[1]) * F.silu(z)
+
+    def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        run = kernels.conv_silu
+        both = [run(x, weight[way], bias[way], borders, reverse=way == 1, backend=backend) for way in (0, 1)]
+        return torch.stack(both)
+
+    def smoothing(x: Tensor, gate: Tensor) -> Tensor:
+        return kernels.smooth_both_ways(x, _gates(packing, gate), borders, backend=backend)
+
+    ours: dict[str, Function] = {"scan": scan, "convolution": convolution, "smoothing": smoothing}
+    return {name: (ours[name], plain[name]) for name in ours}
+
+
+def _gates(packing: Packing, gate: Tensor) -> Tensor:
+    """(2, T): the gates of both directions, closed at the ends of each sequence."""
+    gate = torch.where(packing.first, 1.0, gate)
+    return torch.stack((gate, packing.shift(gate, 1.0, back=True)))
+
+
+def _cut(packing: Packing, probability: Tensor, masks: Tensor) -> Compared:
+    """The chunks that the kernels make of the same probabilities, counted and with a fixed capacity."""
+    natural, forced = probability >= 0.5, masks | packing.shift(masks, False)
+    compared = []
+    for capacity in (None, packing.total):
+        plain = Segmentation(packing, probability, natural, forced, masks, capacity)
+        found = kernels.fused_kernels().cut_chunks(probability, None, masks, packing, protect=True, capacity=capacity)
+        compared += [(ours, getattr(plain, name)) for name, ours in found.items()]
+    return compared
