@@ -126,8 +126,10 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
             "dnachunker.pretrain.planning.rank_check",
             "--output",
             str(output),
-            "--precision",
-            run.engine.precision,
+            "--engine",
+            run.engine.model_dump_json(),
+            "--model",
+            run.model.model_dump_json(),
         ]
         worker += ["--corpus", run.data.corpus]
         tracker = tracking_address(run.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
@@ -143,7 +145,8 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
         if code or not output.exists():
             yield Finding("all", "ranks", "fail", f"exit code {code}", "the ranks' own messages are printed above")
             return
-        yield from judge_ranks(json.loads(output.read_text()), expected)
+        asked = {run.engine.scan_backend, run.engine.attention_backend} != {"auto"}
+        yield from judge_ranks(json.loads(output.read_text()), expected, asked=asked)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -248,17 +251,25 @@ def judge_together(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("all", "clocks", "ok" if good else "warn", f"{skew:.2f} s apart", "" if good else remedy)
 
 
-def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Finding]:
-    """The findings of the ranks, which checked backends, corpus and all-reduce.
+def judge_ranks(found: Mapping[str, Any], expected: float | None, *, asked: bool = False) -> Iterator[Finding]:
+    """The findings of the ranks, which checked kernels, corpus and all-reduce.
 
     Args:
         found: the JSON that `pretrain/planning/rank_check.py` wrote.
         expected: bus bandwidth of all-reduce in GB/s; None: do not judge it.
+        asked: the config names a backend, so a run stops where its kernels fail; otherwise the run uses plain PyTorch.
     """
     ranks = found["ranks"]
     backends = sorted({rank["backends"] for rank in ranks})
-    slow = any("reference" in backend for backend in backends)
-    if len(backends) > 1:
+    slow = any("scan chunked" in backend or "scan reference" in backend for backend in backends)
+    wrong = [f"rank {rank['rank']} on {rank['host']}: {fault}" for rank in ranks for fault in rank["kernel_faults"]]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        remedy = "update the driver or the kernels' package; until then all ranks use slower plain PyTorch"
+        if asked:
+            remedy = "the run will stop; set engine.scan_backend and engine.attention_backend to auto"
+        yield Finding("all", "kernels", "fail" if asked else "warn", wrong[0] + more, remedy)
+    elif len(backends) > 1:
         yield Finding("all", "kernels", "fail", " | ".join(backends), "install the same extras on every machine")
     else:
         remedy = "the selective scan runs as slow plain PyTorch; install gcc for Triton on a GPU, or numba on a CPU"

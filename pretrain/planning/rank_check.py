@@ -1,7 +1,8 @@
 """Checks that the ranks of a job make together before a run.
 
 Started like training, as `python -m dnachunker.pretrain.planning.rank_check`.
-Each rank names its device and kernel backends and decodes some blocks of the corpus; all of them time all-reduces.
+Each rank names its kernel backends, checks their kernels and decodes some blocks of the corpus; all of them time
+all-reduces.
 Rank 0 writes one JSON file.
 """
 
@@ -23,7 +24,9 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.corpus.shard_format import CorruptBlock
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.kernels import describe_backends
+from dnachunker.pretrain.config import EngineSettings, ModelSettings
 from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
+from dnachunker.pretrain.engine.kernel_check import find_faults
 from dnachunker.pretrain.engine.ranks import Rank
 
 _BLOCKS = 16
@@ -36,15 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--corpus")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--engine", type=EngineSettings.model_validate_json, default=EngineSettings())
+    parser.add_argument("--model", type=ModelSettings.model_validate_json, default=ModelSettings())
     parsed = parser.parse_args(arguments)
     rank = Rank.from_environment()
     start_process_group(rank)
-    dtype = torch.float32 if parsed.precision == "fp32" else torch.bfloat16
+    try:
+        backends, faults = _kernels(parsed.engine, parsed.model, rank)
+    except BadInput as failure:  # this rank's GPU does not work any more, so no collective would
+        print(f"dnachunker: rank {rank.rank} on {socket.gethostname()}: {failure}", file=sys.stderr, flush=True)
+        return failure.code
     mine: dict[str, Any] = {
         "rank": rank.rank,
         "host": socket.gethostname(),
-        "backends": describe_backends("auto", "auto", rank.device.type, dtype),
+        "backends": backends,
+        "kernel_faults": faults,
         "corpus_fault": _sample(parsed.corpus, rank.rank) if parsed.corpus else "",
     }
     found = {"ranks": rank.gather(mine), **_time_collectives(rank)}
@@ -52,6 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.output.write_text(json.dumps(found) + "\n")
     stop_process_group(rank)
     return 0
+
+
+def _kernels(engine: EngineSettings, model: ModelSettings, rank: Rank) -> tuple[str, list[str]]:
+    """The backends that the settings choose here, and what is wrong with their kernels.
+
+    Raises:
+        BadInput: see `find_faults`.
+    """
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    try:
+        backends = describe_backends(engine.scan_backend, engine.attention_backend, rank.device.type, dtype)
+        return backends, [fault.found for fault in find_faults(engine, model, rank.device)]
+    except ValueError as error:
+        return "none", [f"engine.{error}"]
 
 
 def _sample(location: str, seed: int) -> str:

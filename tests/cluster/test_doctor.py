@@ -17,7 +17,8 @@ SOUND = {
     "storage_fault": "", "disk_free": 1e12, "write_rate": 1e9, "read_rate": 2e9, "clock": 0.01,
 }  # fmt: skip
 RANKS = {
-    "ranks": [{"rank": r, "host": f"n{r}", "backends": "scan mamba_ssm, attention flash_attn", "corpus_fault": ""}
+    "ranks": [{"rank": r, "host": f"n{r}", "backends": "scan mamba_ssm, attention flash_attn", "corpus_fault": "",
+               "kernel_faults": []}
               for r in range(2)],
     "latency": 2e-5, "bus_bandwidth": 200e9,
 }  # fmt: skip
@@ -67,6 +68,14 @@ def test_faults_that_the_ranks_find_are_named() -> None:
     broken = {**RANKS, "ranks": [first, {**second, "corpus_fault": "train-0.tar.zst: block x at offset 512: bad"}]}
     (finding,) = bad(judge_ranks(broken, None))
     assert "n1: train-0.tar.zst" in finding.found
+    fault = "scan kernel of triton does not run (RuntimeError: no gcc) on NVIDIA H100 (sm_90)"
+    failing = {**RANKS, "ranks": [first, {**second, "kernel_faults": [fault, "another"]}]}
+    for asked, state in ((False, "warn"), (True, "fail")):
+        (finding,) = bad(judge_ranks(failing, None, asked=asked))
+        assert (finding.check, finding.state) == ("kernels", state)
+        assert finding.found == f"rank 1 on n1: {fault} (and 1 more)"
+    plain = {**RANKS, "ranks": [{**rank, "backends": "scan chunked, attention sdpa"} for rank in RANKS["ranks"]]}
+    assert [(f.check, f.state) for f in bad(judge_ranks(plain, None))] == [("kernels", "warn")]
     mixed = {**RANKS, "ranks": [first, {**second, "backends": "scan reference"}]}
     assert [f.check for f in bad(judge_ranks(mixed, None))] == ["kernels"]
 
