@@ -79,7 +79,7 @@ class TrunkLayer(GradientCheckpointingLayer):
         super().__init__()
         width, hidden = config.width, config.mlp_ratio * config.width
         self.heads = config.num_heads
-        self.backend, self.causal = config.attention_backend, config.causal
+        self.config, self.causal = config, config.causal
         self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
@@ -93,7 +93,7 @@ class TrunkLayer(GradientCheckpointingLayer):
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.unbind(1)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        attended = packed_attention(q, k, v, packing, self.backend, causal=self.causal)
+        attended = packed_attention(q, k, v, packing, self.config.trunk_attention, causal=self.causal)
         x = x + self.attention_out(attended.flatten(1))
         if compiles(self.compile_mlp, x.device.type):
             weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight

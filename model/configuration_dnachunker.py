@@ -31,6 +31,10 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
         "num_hidden_layers": "trunk_layers",
         "num_attention_heads": "num_heads",
     }
+    keys_to_ignore_at_inference = [  # noqa: RUF012  (as above): all but loss and scores, which Trainer gathers
+        "mlm_loss", "next_base_loss", "ratio_loss", "stage_boundaries", "stage_boundary_probabilities",
+        "stage_chunk_ids", "stage_chunk_counts", "stage_natural_rates", "stage_forced_counts",
+    ]  # fmt: skip
 
     vocab_size: Annotated[int, "number of input ids, and of logits per base"] = VOCABULARY_SIZE
     router: Annotated[Literal["learned", "fixed"], "fixed: boundaries from the batch or `segmentation`"] = "learned"
@@ -90,6 +94,11 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
         """Number of directions in which a Mamba layer reads: forward, and backward unless causal."""
         return 1 if self.causal else 2
 
+    @property
+    def trunk_attention(self) -> str:
+        """The trunk's attention backend: that of `attn_implementation` where it names one, else `attention_backend`."""
+        return _ATTENTION.get(self._attn_implementation, self.attention_backend)
+
     def _check(self) -> None:
         check_network(self)
         require_choices(self, DNAChunkerConfig)
@@ -103,4 +112,5 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
             raise ValueError(f"label_capacity is {self.label_capacity}; it must be a number in (0, 1], or None")
 
 
+_ATTENTION = {"sdpa": "sdpa", "flash_attention_2": "flash_attn"}  # Hugging Face's names
 _FIELDS = (*get_annotations(NetworkFields), *get_annotations(DNAChunkerConfig))

@@ -31,6 +31,28 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, normalizer:
     return (counted * losses).sum() / total.clamp_min(tiny)
 
 
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of a sequence classifier, as everywhere in Hugging Face.
+
+    Args:
+        logits: (B, K) float32.
+        labels: (B,) int64 for classes, (B,) or (B, K) float for regression, (B, K) float for several labels.
+        problem_type: `regression`, `single_label_classification` or `multi_label_classification`; None: it follows
+            from K and the dtype of the labels.
+
+    Returns:
+        Scalar float32.
+    """
+    if problem_type is None:
+        several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem_type = "regression" if logits.shape[1] == 1 else several
+    if problem_type == "regression":
+        return F.mse_loss(logits.view(labels.shape), labels.float())
+    if problem_type == "single_label_classification":
+        return F.cross_entropy(logits, labels.flatten())
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
 def labelled_rows(labels: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     """The positions that have a label, in a buffer of fixed size, so that the host need not wait for their count.
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from .configuration_dnachunker import DNAChunkerConfig
 from .decoding_state import Recurrence
 from .losses import mlm_loss, total_ratio_loss, void_where
-from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel, levels_at_bases
-from .outputs import DNAChunkerCausalLMOutput, describe_stages
+from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel
+from .outputs import DNAChunkerCausalLMOutput, describe
 from .packing import take, unpack
 
 
@@ -43,7 +43,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
@@ -53,6 +53,8 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
         chunk_capacity: Sequence[float] | None = None,
+        inputs_embeds: Tensor | None = None,
+        **generic: Any,
     ) -> DNAChunkerCausalLMOutput | tuple[Any, ...]:
         """Logits, and the losses.
 
@@ -62,24 +64,25 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
                 at t with the label at t+1. -100 where there is nothing to predict.
             loss_weights: (B, L) float, weight of each label; default 1.
             attention_mask, loss_normalizer, sequence_normalizer, output_hidden_states, return_dict, boundaries,
-                chunk_capacity: as `DNAChunkerForMaskedLM.forward`. Given boundaries may depend on later bases.
+                chunk_capacity, inputs_embeds, generic: as `DNAChunkerForMaskedLM.forward`. Given boundaries may
+                depend on later bases.
 
         Returns:
-            DNAChunkerCausalLMOutput; loss and next_base_loss are None without labels.
+            DNAChunkerCausalLMOutput; the losses are None without labels.
         """
-        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.dnachunker.run_packed(
-            input_ids, attention_mask, boundaries, keep, chunk_capacity
-        )
-        config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
+        hidden, found, packing, index, shape = self.dnachunker.run_packed(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
+            boundaries=boundaries, chunk_capacity=chunk_capacity, generic=generic,
+        )  # fmt: skip
+        config = self.config
         with torch.autocast(hidden.device.type, enabled=False):  # as `DNAChunkerForMaskedLM`
             logits = self.lm_head(hidden).float()
-        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
-        next_base = loss = None
+        ratio = next_base = loss = None
         if labels is not None:
             following = packing.shift(take(labels, index, -100), -100, back=True)
             weights = None if loss_weights is None else packing.shift(take(loss_weights, index, 0), 0, back=True)
             next_base = mlm_loss(logits, following, weights, loss_normalizer)
+            ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
             lost = [stage.overflowed for stage in found.stages] if chunk_capacity is not None else []
             loss = void_where(lost, next_base + config.ratio_loss_weight * ratio)
         output = DNAChunkerCausalLMOutput(
@@ -87,8 +90,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             logits=unpack(logits, index, shape),
             next_base_loss=next_base,
             ratio_loss=ratio,
-            hidden_states=levels_at_bases(found, index, shape) if keep else None,
-            **describe_stages(found.stages, index, shape),
+            **describe(found, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
 

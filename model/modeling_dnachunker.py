@@ -1,4 +1,4 @@
-"""The Hugging Face classes: the bare model, the masked language model, the sequence classifier.
+"""The Hugging Face classes: the bare model, the masked language model, the classifiers of sequences and of bases.
 
 `save_pretrained` writes this package's files beside the weights, so that the Auto classes load a saved folder with
 `trust_remote_code=True` where torch, transformers and safetensors are installed.
@@ -6,13 +6,12 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .attention import TrunkLayer
@@ -20,9 +19,10 @@ from .configuration_dnachunker import DNAChunkerConfig
 from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
-from .losses import labelled_rows, mlm_loss, total_ratio_loss, void_where
+from .inputs import check_generic, check_inputs
+from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
-from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe_stages
+from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
 from .packing import Packing, pack, take, unpack
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
 
@@ -31,6 +31,7 @@ _AUTO_MAP = {
     "AutoModel": "modeling_dnachunker.DNAChunkerModel",
     "AutoModelForMaskedLM": "modeling_dnachunker.DNAChunkerForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_dnachunker.DNAChunkerForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_dnachunker.DNAChunkerForTokenClassification",
 }
 
 
@@ -41,10 +42,16 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
     config: DNAChunkerConfig
     base_model_prefix = "dnachunker"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # Trainer: a loss is the mean over its own batch
+    _supports_sdpa = _supports_flash_attn = True
     _no_split_modules = [*(layer.__name__ for layer in MIXERS.values()), TrunkLayer.__name__]  # noqa: RUF012  (as the base class has it)
 
     def _init_weights(self, module: nn.Module) -> None:
         initialize(module, self.config)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *args: Any, **kwargs: Any) -> str:
+        """As PreTrainedModel's, but without a request it is "eager", which leaves the choice to `attention_backend`."""
+        return str(super().get_correct_attn_implementation(requested_attention or "eager", *args, **kwargs))
 
     def auto_map(self) -> dict[str, str]:
         """The Auto classes that a saved folder offers, each with its file and class."""
@@ -86,66 +93,68 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
 
     def run_packed(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         attention_mask: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
-        keep_levels: bool = False,
         chunk_capacity: Sequence[float] | None = None,
-    ) -> tuple[Tensor, HierarchyOutput, Packing, Tensor]:
+        generic: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, HierarchyOutput, Packing, Tensor, tuple[int, int]]:
         """The network on packed bases, for heads that need no (B, L, D) tensor.
 
-        Args: as `forward`.
+        Args:
+            generic: further arguments of `forward`; see `check_generic`.
+            input_ids, attention_mask, inputs_embeds, output_hidden_states, boundaries, chunk_capacity: as `forward`.
 
         Returns:
-            hidden (T, D) after the final norm; the hierarchy's output; the packing; and (T,) int64, the index of each
-            packed base in the flattened (B*L,) input. With `strand_symmetry` the packing holds both strands, and the
-            bases of the other strand have index B*L.
+            hidden (T, D) after the final norm; the hierarchy's output; the packing; (T,) int64, the index of each
+            packed base in the flattened (B*L,) input; and (B, L). With `strand_symmetry` the packing holds both
+            strands, and the bases of the other strand have index B*L.
 
         Raises:
-            ValueError: input_ids not (B, L), an attention_mask of another shape, boundaries that do not match stages
-                and shape, or a chunk_capacity that is not a number in (0, 1] for each stage.
+            ValueError, TypeError: as `check_inputs` and `check_generic`.
         """
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids must be (B, L); they are {tuple(input_ids.shape)}")
-        present = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
-        if present.shape != input_ids.shape:
-            raise ValueError(f"attention_mask is {tuple(present.shape)}, input_ids are {tuple(input_ids.shape)}")
-        if boundaries is not None and (
-            len(boundaries) != self.config.stages or any(b.shape != input_ids.shape for b in boundaries)
-        ):
-            raise ValueError(f"boundaries must be {self.config.stages} bool tensors of the shape of input_ids")
-        if chunk_capacity is not None and (
-            len(chunk_capacity) != self.config.stages or any(not 0 < share <= 1 for share in chunk_capacity)
-        ):
-            raise ValueError(f"chunk_capacity is {chunk_capacity}; it needs a number in (0, 1] per stage, or None")
-        nowhere = input_ids.numel()
-        if self.config.strand_symmetry:
+        config = self.config
+        present = check_inputs(config, input_ids, inputs_embeds, attention_mask, boundaries, chunk_capacity)
+        check_generic(config, generic or {}, present)
+        shape, nowhere = (present.shape[0], present.shape[1]), present.numel()
+        if config.strand_symmetry and input_ids is not None:
             input_ids, present = both_strands(input_ids, present)
         packing, index = pack(present, wait=chunk_capacity is None)
-        ids = take(input_ids, index, self.config.pad_token_id)
+        starts = None
+        if input_ids is not None:
+            ids = take(input_ids, index, config.pad_token_id)
+            x, masked = self.embedding(ids), ids == config.mask_token_id
+            starts = self.token_starts(ids, packing) if self.token_starts is not None and boundaries is None else None
+        elif inputs_embeds is not None:  # masks must be protected all the same: they are known by their vector
+            x = take(inputs_embeds, index, 0)
+            masked = (x == self.embedding(index.new_full((1,), config.mask_token_id)).to(x.dtype)).all(-1)
         index = index.clamp_max(nowhere)  # boundaries, labels and outputs are of the given strand only
         given = None
         if boundaries is not None:
             given = [take(b.bool(), index, False) for b in boundaries]
-            if self.config.strand_symmetry:
+            if config.strand_symmetry:
                 given = [borders_on_both(b, packing) for b in given]
-        elif self.token_starts is not None:
-            starts = self.token_starts(ids, packing)
-            given = [starts] + [torch.ones_like(starts)] * (self.config.stages - 1)
-        masked = ids == self.config.mask_token_id
-        found = self.hierarchy(self.embedding(ids), packing, masked, given, keep_levels, chunk_capacity)
-        if self.config.strand_symmetry and keep_levels:
+        elif starts is not None:
+            given = [starts] + [torch.ones_like(starts)] * (config.stages - 1)
+        keep = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity)
+        if config.strand_symmetry and keep:
             found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
-        return self.norm(found.hidden), found, packing, index
+        return self.norm(found.hidden), found, packing, index, shape
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
         chunk_capacity: Sequence[float] | None = None,
+        inputs_embeds: Tensor | None = None,
+        **generic: Any,
     ) -> DNAChunkerOutput | tuple[Any, ...]:
         """Vectors per base.
 
@@ -160,20 +169,24 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
             chunk_capacity: per stage, how many chunks per base the buffers hold. None: as many as there are; the host
                 then waits for the device once a stage to count the chunks. More chunks than the capacity make the
                 loss NaN, so that no optimizer learns from a truncated batch. Unused capacity costs what chunks cost.
+            inputs_embeds: (B, L, D), vectors in place of input_ids. Positions that hold the vector of [MASK] count as
+                masked; without an attention_mask no position is a pad.
+            generic: `token_type_ids`, `position_ids`, `output_attentions` and whatever else generic code hands over;
+                accepted if it changes nothing (see `check_generic`).
 
         Returns:
             DNAChunkerOutput.
+
+        Raises:
+            ValueError, TypeError: inputs that do not fit, in one line; see inputs.py.
         """
-        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.run_packed(input_ids, attention_mask, boundaries, keep, chunk_capacity)
-        shape = (input_ids.shape[0], input_ids.shape[1])
+        hidden, found, packing, index, shape = self.run_packed(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
+            boundaries=boundaries, chunk_capacity=chunk_capacity, generic=generic,
+        )  # fmt: skip
         if self.config.strand_symmetry:
             hidden = base_means(hidden, packing)
-        output = DNAChunkerOutput(
-            last_hidden_state=unpack(hidden, index, shape),
-            hidden_states=levels_at_bases(found, index, shape) if keep else None,
-            **describe_stages(found.stages, index, shape),
-        )
+        output = DNAChunkerOutput(last_hidden_state=unpack(hidden, index, shape), **describe(found, index, shape))
         return output.to_tuple() if return_dict is False else output
 
 
@@ -196,7 +209,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
@@ -206,12 +219,14 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
         chunk_capacity: Sequence[float] | None = None,
+        inputs_embeds: Tensor | None = None,
+        **generic: Any,
     ) -> DNAChunkerMaskedLMOutput | tuple[Any, ...]:
         """Logits, and the losses.
 
         Args:
-            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, chunk_capacity: as
-                `DNAChunkerModel.forward`.
+            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, chunk_capacity, inputs_embeds,
+                generic: as `DNAChunkerModel.forward`.
             labels: (B, L) int64, -100 where there is nothing to predict.
             loss_weights: (B, L) float, weight of each label; default 1.
             loss_normalizer: the sum of weights to divide the MLM loss by; default: over these labels. A training
@@ -219,17 +234,15 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             sequence_normalizer: the number of sequences to divide the ratio loss by; default B.
 
         Returns:
-            DNAChunkerMaskedLMOutput; loss and mlm_loss are None without labels; logits are None with labels if
+            DNAChunkerMaskedLMOutput; the losses are None without labels; logits are None with labels if
             `config.label_capacity` is set.
         """
-        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.dnachunker.run_packed(
-            input_ids, attention_mask, boundaries, keep, chunk_capacity
-        )
-        config, shape = self.config, (input_ids.shape[0], input_ids.shape[1])
-        sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
-        ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
-        mlm = loss = rows = None
+        hidden, found, packing, index, shape = self.dnachunker.run_packed(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
+            boundaries=boundaries, chunk_capacity=chunk_capacity, generic=generic,
+        )  # fmt: skip
+        config = self.config
+        ratio = mlm = loss = rows = None
         if labels is None:
             logits = self._logits(hidden, packing)
         else:
@@ -242,14 +255,15 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
                 lost.append(overflowed)
             logits = self._logits(hidden, packing, rows)
             mlm = mlm_loss(logits, truth, weights, loss_normalizer)
+            sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
+            ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
             loss = void_where(lost, mlm + config.ratio_loss_weight * ratio)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape) if rows is None else None,
             mlm_loss=mlm,
             ratio_loss=ratio,
-            hidden_states=levels_at_bases(found, index, shape) if keep else None,
-            **describe_stages(found.stages, index, shape),
+            **describe(found, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -265,8 +279,8 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             return (logits + complement_logits(other)) / 2
 
 
-class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
-    """A linear head on the mean over a sequence's bases; losses by `problem_type` as everywhere in Hugging Face."""
+class _Classifier(DNAChunkerPreTrainedModel):
+    """A linear head with `config.num_labels` outputs."""
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
@@ -275,60 +289,91 @@ class DNAChunkerForSequenceClassification(DNAChunkerPreTrainedModel):
         self.classifier = nn.Linear(config.width, self.num_labels)
         self.post_init()
 
+
+class DNAChunkerForSequenceClassification(_Classifier):
+    """A linear head on the mean over a sequence's bases; losses by `problem_type` as everywhere in Hugging Face."""
+
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
+        inputs_embeds: Tensor | None = None,
+        **generic: Any,
     ) -> DNAChunkerClassifierOutput | tuple[Any, ...]:
-        """Class scores.
+        """Class scores of each sequence.
 
         Args:
             labels: (B,) int64 for classes, (B,) or (B, num_labels) float for regression, (B, num_labels) float for
                 several labels; the default of `config.problem_type` follows from their dtype and `num_labels`.
+            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, inputs_embeds, generic: as
+                `DNAChunkerModel.forward`.
 
         Returns:
             DNAChunkerClassifierOutput.
         """
-        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        hidden, found, packing, index = self.dnachunker.run_packed(input_ids, attention_mask, boundaries, keep)
+        hidden, found, packing, index, shape = self.dnachunker.run_packed(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
+            boundaries=boundaries, generic=generic,
+        )  # fmt: skip
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
         means = (sums / packing.lengths.clamp_min(1).unsqueeze(-1))[: len(packing.real_lengths)]
         if self.config.strand_symmetry:
             means = sequence_means(means)
         logits = self.classifier(means.to(hidden.dtype)).float()
-        shape = (input_ids.shape[0], input_ids.shape[1])
         output = DNAChunkerClassifierOutput(
-            loss=None if labels is None else self._loss(logits, labels),
+            loss=None if labels is None else classification_loss(logits, labels, self.config.problem_type),
             logits=logits,
-            hidden_states=levels_at_bases(found, index, shape) if keep else None,
-            **describe_stages(found.stages, index, shape),
+            **describe(found, index, shape),
         )
         return output.to_tuple() if return_dict is False else output
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        kind: str | None = self.config.problem_type
-        if kind is None:
-            whole = not labels.is_floating_point()
-            several = "single_label_classification" if whole else "multi_label_classification"
-            kind = "regression" if self.num_labels == 1 else several
-        if kind == "regression":
-            return F.mse_loss(logits.view(labels.shape), labels.float())
-        if kind == "single_label_classification":
-            return F.cross_entropy(logits, labels.flatten())
-        return F.binary_cross_entropy_with_logits(logits, labels.float())
 
+class DNAChunkerForTokenClassification(_Classifier):
+    """A linear head on the vector of each base: one label a base."""
 
-def levels_at_bases(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Hidden states of every level, (B, L, D) each."""
-    return tuple(unpack(level, index, shape) for level in found.levels)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        boundaries: Sequence[Tensor] | None = None,
+        inputs_embeds: Tensor | None = None,
+        **generic: Any,
+    ) -> DNAChunkerClassifierOutput | tuple[Any, ...]:
+        """Class scores of each base.
+
+        Args:
+            labels: (B, L) int64, -100 where a base has no label.
+            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, inputs_embeds, generic: as
+                `DNAChunkerModel.forward`.
+
+        Returns:
+            DNAChunkerClassifierOutput.
+        """
+        hidden, found, packing, index, shape = self.dnachunker.run_packed(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
+            boundaries=boundaries, generic=generic,
+        )  # fmt: skip
+        if self.config.strand_symmetry:
+            hidden = base_means(hidden, packing)
+        logits = self.classifier(hidden).float()
+        output = DNAChunkerClassifierOutput(
+            loss=None if labels is None else mlm_loss(logits, take(labels, index, -100), None, None),
+            logits=unpack(logits, index, shape),
+            **describe(found, index, shape),
+        )
+        return output.to_tuple() if return_dict is False else output
 
 
 DNAChunkerConfig.register_for_auto_class()
 DNAChunkerModel.register_for_auto_class("AutoModel")
 DNAChunkerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+DNAChunkerForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

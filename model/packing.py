@@ -131,9 +131,9 @@ def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:
 
 
 def take(values: Tensor, index: Tensor, fill: float | bool) -> Tensor:
-    """(B, L) values -> packed values (T,), `fill` where the index is B*L."""
-    flat = values.flatten()
-    return torch.cat((flat, flat.new_full((1,), fill)))[index]
+    """(B, L, ...) values -> packed values (T, ...), `fill` where the index is B*L."""
+    flat = values.flatten(0, 1)
+    return torch.cat((flat, flat.new_full((1, *flat.shape[1:]), fill)))[index]
 
 
 def unpack(values: Tensor, index: Tensor, shape: tuple[int, int], fill: float | bool = 0) -> Tensor:

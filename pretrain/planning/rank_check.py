@@ -69,7 +69,7 @@ def _kernels(engine: EngineSettings, model: ModelSettings, rank: Rank) -> tuple[
     Raises:
         BadInput: see `find_faults`.
     """
-    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    dtype = compute_dtype(engine)
     try:
         backends = describe_backends(engine.scan_backend, engine.attention_backend, rank.device.type, dtype)
         return backends, [fault.found for fault in find_faults(engine, model, rank.device)]

@@ -153,7 +153,7 @@ def test_routers_learn_from_either_loss_alone() -> None:
     ids = masked_bases((2, 80), 0)
     output = model(ids, labels=labels_for(ids))
     assert all(g > 0 for g in router_gradients(model, output.mlm_loss))
-    assert all(g > 0 for g in router_gradients(model, model(ids).ratio_loss))
+    assert all(g > 0 for g in router_gradients(model, model(ids, labels=labels_for(ids)).ratio_loss))
 
 
 def test_every_parameter_gets_a_gradient_even_without_masks_or_labels() -> None:
@@ -179,7 +179,7 @@ def test_ratio_loss_alone_brings_both_stages_to_their_target() -> None:
     ids = masked_bases((2, 256), 0)
     rates = []
     for _ in range(100):
-        output = model(ids)
+        output = model(ids, labels=labels_for(ids))
         output.ratio_loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -210,7 +210,7 @@ def test_micro_batching_changes_neither_loss_nor_gradient(size: int) -> None:
 
 def outcome(ids: Tensor, **changes: object) -> DNAChunkerMaskedLMOutput:
     with torch.no_grad():
-        return build(**changes).eval()(ids)
+        return build(**changes).eval()(ids, labels=labels_for(ids))
 
 
 def test_ablation_switches_change_what_they_say() -> None:
