@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, __version__
 
 from .alphabet import MASK_ID, PAD_ID, VOCABULARY_SIZE
 from .network_fields import NetworkFields, check_network, require_choices
+
+if int(__version__.partition(".")[0]) < 5:  # here, since Hugging Face loads this file before all others
+    raise ImportError(f"DNACHUNKER needs transformers 5.0 or newer, not {__version__}: pip install -U transformers")
 
 
 class DNAChunkerConfig(NetworkFields, PretrainedConfig):

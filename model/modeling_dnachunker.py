@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_lo
 from .mixers import MIXERS
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
 from .packing import Packing, pack, take, unpack
+from .saved_code import name_needed_files
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
 
 _AUTO_MAP = {
@@ -62,6 +64,8 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
         """As PreTrainedModel's, with an `auto_map` that names every Auto class, not only the one saved."""
         self.config.auto_map = self.auto_map()
         super().save_pretrained(save_directory, *args, **kwargs)
+        modules = {where.partition(".")[0] for where in self.config.auto_map.values()}
+        name_needed_files(Path(save_directory), sorted(modules))
 
     def no_weight_decay_parameter_names(self) -> set[str]:
         """Parameters AdamW should not decay: norms, biases, A_log, D, embeddings (names as in named_parameters)."""
