@@ -46,12 +46,19 @@ def add_verbs(verbs: Any) -> None:
         "AutoTokenizer.from_pretrained(OUT) load with torch, transformers and safetensors alone, then load it in a\n"
         "fresh process without this project and compare its logits with the training model's. Checkpoints are\n"
         "pickled by DeepSpeed: only export runs you trust.",
-        epilog="example:\n  dnachunker export runs/first exported/first",
+        epilog="examples:\n"
+        "  dnachunker export runs/first exported/first\n"
+        "  dnachunker export runs/first exported/first --push my-lab/first --private",
     )  # fmt: skip
     export.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
     export.add_argument("output", metavar="OUT", help="folder to create")
     export.add_argument("--step", type=int, help="checkpoint to export; default: the newest")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    export.add_argument(
+        "--license", default="apache-2.0", help="of the weights, on the model card (default: %(default)s)"
+    )
+    export.add_argument("--push", metavar="REPO", help="then upload OUT to this repository on the Hugging Face Hub")
+    export.add_argument("--private", action="store_true", help="make a repository that --push creates private")
     export.set_defaults(run_verb=_export)
 
     report = verbs.add_parser(
@@ -118,15 +125,25 @@ def _export(arguments: argparse.Namespace) -> int:
     read_config(Path(arguments.run_folder))  # refuses a wrong path before torch is imported
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
+    if arguments.push:
+        from .export.push import check_target
+
+        check_target(arguments.push)
+
     from dnachunker.pretrain.export.export import export_run
 
     result = export_run(
-        Path(arguments.run_folder), Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite
-    )
+        Path(arguments.run_folder), Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite,
+        name=arguments.push, license=arguments.license,
+    )  # fmt: skip
     print(
         f"exported step {result.step} to {result.path}; loaded in a fresh process without dnachunker: "
         f"logits differ from training by at most {result.max_abs_diff:.1e}"
     )
+    if arguments.push:
+        from .export.push import push_folder
+
+        print(f"pushed to {push_folder(result.path, arguments.push, private=arguments.private)}")
     return 0
 
 

@@ -12,18 +12,16 @@ from pathlib import Path
 import torch
 import transformers
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from transformers.dynamic_module_utils import custom_object_save
 from yaml import safe_dump
 
 from dnachunker.foundations.atomic_files import new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.version import __version__
+from dnachunker.model.collator_dnachunker import DNADataCollator
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
-from dnachunker.model.modeling_dnachunker import (
-    DNAChunkerForMaskedLM,
-    DNAChunkerForSequenceClassification,
-    DNAChunkerModel,
-)
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.tokenization_dnachunker import DNATokenizer
 from dnachunker.pretrain.checkpoints.saving import PROBE, choose_checkpoint
 from dnachunker.pretrain.checkpoints.state import RunState, read_state
@@ -32,7 +30,7 @@ from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE
 from dnachunker.pretrain.engine.network import network_config
 
 from .fresh_load import RESULT
-from .model_card import model_card
+from .model_card import longest_window, model_card
 
 RECORD = "export.json"  # the step of the checkpoint, and how far the folder's logits differ
 
@@ -51,8 +49,20 @@ class Exported:
     max_abs_diff: float
 
 
-def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False) -> Exported:
+def export_run(
+    run: Path,
+    output: Path,
+    *,
+    step: int | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+    license: str = "apache-2.0",
+) -> Exported:
     """Export the newest checkpoint of `run` (or the one of `step`) to the folder `output`.
+
+    Args:
+        name: of the model on its card; default: that of the folder.
+        license: of the weights, on the card.
 
     Raises:
         BadInput: no such run or checkpoint, a damaged checkpoint, or `output` exists.
@@ -65,10 +75,10 @@ def export_run(run: Path, output: Path, *, step: int | None = None, overwrite: b
         raise BadInput(f"{output}: not an earlier export, so --overwrite does not replace it; choose another folder")
     state = read_state(checkpoint)
     with new_folder(output) as folder:
-        _write_folder(folder, network_of(state), checkpoint)
+        _write_folder(folder, network_of(state), checkpoint, longest_window(state))
         # only settings that the weights depend on: paths and tracking servers stay private
         (folder / "pretraining.yaml").write_text(safe_dump(state.identity, sort_keys=False))
-        (folder / "README.md").write_text(model_card(run, state, output.name))
+        (folder / "README.md").write_text(model_card(run, state, name or output.name, license=license))
         found = _load_elsewhere(folder, checkpoint / PROBE)
         difference = found["max_abs_diff"]
         if not difference <= (_TOLERANCE[state.device] if state.precision == "fp32" else _TOLERANCE_BF16):
@@ -87,18 +97,14 @@ def network_of(state: RunState) -> DNAChunkerConfig:
     return network_config(model, tokenization, merges=state.merges)
 
 
-def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path) -> None:
+def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path, longest: int) -> None:
     transformers.utils.logging.disable_progress_bar()
     head = DNAChunkerForCausalLM if config.causal else DNAChunkerForMaskedLM
     model = head(config)
     model.load_state_dict(read_weights(checkpoint), strict=True)
-    DNAChunkerConfig.register_for_auto_class()
-    DNAChunkerModel.register_for_auto_class("AutoModel")
-    DNAChunkerForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-    DNAChunkerForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
-    DNAChunkerForCausalLM.register_for_auto_class("AutoModelForCausalLM")
     model.save_pretrained(folder)
-    DNATokenizer().save_pretrained(folder)
+    DNATokenizer(model_max_length=longest + config.causal).save_pretrained(folder)  # causal models start with [BOS]
+    custom_object_save(DNADataCollator, folder)
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

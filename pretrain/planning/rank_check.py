@@ -25,6 +25,7 @@ from dnachunker.dataprep.corpus.shard_format import CorruptBlock
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.config import EngineSettings, ModelSettings
+from dnachunker.pretrain.engine.build_model import compute_dtype
 from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
 from dnachunker.pretrain.engine.kernel_check import find_faults
 from dnachunker.pretrain.engine.ranks import Rank
