@@ -137,7 +137,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[SOURCE=]FILE",
-        help="also compare every base with the FASTA file of the source; may be repeated",
+        help="also compare every base with the genome file of the source, FASTA or .2bit; may be repeated",
     )
     show = verbs.add_parser("show", help="print the bases of a region")
     for verb in (info, verify, show):

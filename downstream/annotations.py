@@ -9,7 +9,7 @@ from typing import TextIO
 from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
-from .fasta import Region
+from .regions import Region
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 import argparse
 
+GENOME_HELP = "genome as `dnachunker shard` reads it: FASTA (plain, gzip, bgzip, zstd) or .2bit"
+
 
 def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
     """Add the arguments that name the model, the genome, its regions and the window length."""
     verb.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    verb.add_argument("--fasta", required=True, metavar="FILE", help="genome in FASTA, plain or gzipped")
+    verb.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
     verb.add_argument(
         "--region", action="append", default=[], metavar="CONTIG[:START-END]|BED",
         help="region to read, 1-based, both ends included; may be repeated (default: the whole genome)",

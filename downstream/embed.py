@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.atomic_files import new_file, new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
 
 from .exported import open_exported
-from .fasta import Genome, Region, choose_regions
+from .regions import Region, choose_regions
 from .windows import WindowOutput, default_window, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]

@@ -19,7 +19,7 @@ from yaml import YAMLError, safe_load
 from dnachunker.foundations.failures import BadInput
 
 from .exported import Exported, batches
-from .fasta import Region
+from .regions import Region
 
 _DEFAULT_WINDOW = 8192
 _BATCH_BASES = 65_536

@@ -22,7 +22,7 @@ MAY_IMPORT = {
         "model", "dataprep.corpus.shard_format", "dataprep.packed_codes", "dataprep.corpus.index", "dataprep.storage",
         "foundations", ".",
     },
-    "downstream": {"model.alphabet", "foundations"},
+    "downstream": {"model.alphabet", "dataprep.genomes", "foundations"},
     "cluster": {"pretrain.config", "dataprep.config", "foundations"},
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
@@ -48,7 +48,8 @@ ORDER = {
     "dataprep": (
         {"config", "storage", "packed_codes", "sample"},
         {"base_loops"},
-        {"corpus", "genomes"},
+        {"genomes"},
+        {"corpus"},
         {"downloads", "layout"},
         {"similarity"},
         {"build"},
@@ -67,7 +68,7 @@ ORDER = {
     ),
     "downstream": (
         {"arguments", "output_folder", "text_files"},
-        {"exported", "fasta"},
+        {"exported", "regions"},
         {"annotations", "tasks", "windows"},
         {"classification", "embed", "studies", "tracks", "variants"},
         {"generation"},
@@ -106,7 +107,6 @@ OWNERS = {
         "downstream/studies/figures.py",
         "experiments/results/figures.py",
     },
-    "pyfaidx": {"dataprep/corpus/compare_fasta.py", "downstream/fasta.py"},
     "numba": {
         "dataprep/base_loops.py",
         "dataprep/similarity/kmer_loops.py",

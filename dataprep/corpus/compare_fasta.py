@@ -1,31 +1,24 @@
-"""Compares a corpus with its FASTA files letter by letter; reads them with pyfaidx, which shares no code with us."""
+"""Compares a corpus with its genome files letter by letter."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyfaidx
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.failures import BadInput
 
 from .index import Corpus, SourceRecord
-
-# letters as a corpus stores them: A, C, G and T stay, any other letter becomes N, and the case is kept
-_KEPT = bytes(c if chr(c) in "ACGTacgt" else ord("n") if chr(c).islower() else ord("N") for c in range(256))
 
 
 def compare_with_fasta(corpus: Corpus, files: Sequence[str]) -> list[str]:
     """One line per block that differs from its genome, in canonical order, with the first wrong coordinate.
 
-    The files must allow random access: plain FASTA, or bgzip if Biopython is installed. pyfaidx writes its index into a
-    temporary folder.
-
     Args:
         files: `SOURCE=PATH` of each genome to compare; the path alone is enough if the corpus has one source.
 
     Raises:
-        BadInput: no such source or file, a file without random access, or a block that cannot be read.
+        BadInput: no such source, no genome file, or a block that cannot be read.
     """
     return [line for item in files for line in _differences(corpus, *_source_and_path(corpus, item))]
 
@@ -43,11 +36,11 @@ def _source_and_path(corpus: Corpus, item: str) -> tuple[SourceRecord, Path]:
 def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[str]:
     table = corpus.blocks()
     rows = np.flatnonzero(table.source == source.name).tolist()
-    with tempfile.TemporaryDirectory() as folder, _open(path, folder) as fasta:
+    with Genome(path) as genome:
         for row in rows:
             block = corpus.read_block(table, row)
-            letters = fasta[block.contig][block.start : block.end] if block.contig in fasta else ""
-            found = np.frombuffer(letters.encode("ascii", "replace").translate(_KEPT), np.uint8)
+            end = min(block.end, genome.lengths.get(block.contig, 0))
+            found = np.frombuffer(genome.fetch(block.contig, block.start, end).encode(), np.uint8)
             stored = np.frombuffer(block.letters, np.uint8)
             if source.repeats_file_sha256:  # the soft-mask comes from another file: compare without case
                 found, stored = found & ~np.uint8(32), stored & ~np.uint8(32)
@@ -63,14 +56,3 @@ def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[s
                     f"{chr(stored[first])} in the corpus; {wrong.size} of the {stored.size} bases of block {block.key} "
                     "differ"
                 )
-
-
-def _open(path: Path, folder: str) -> pyfaidx.Fasta:
-    try:
-        return pyfaidx.Fasta(str(path), indexname=f"{folder}/index.fai", as_raw=True)
-    except (pyfaidx.FastaNotFoundError, FileNotFoundError) as error:
-        raise BadInput(f"{path}: no such file") from error
-    except (pyfaidx.UnsupportedCompressionFormat, ImportError) as error:
-        raise BadInput(f"{path}: a gzip file has no random access; decompress it first") from error
-    except (pyfaidx.FastaIndexingError, ValueError, OSError) as error:
-        raise BadInput(f"{path}: pyfaidx cannot index it: {' '.join(str(error).split())}") from error

@@ -48,8 +48,9 @@ def read_plain(path: Path) -> Iterator[bytes]:
                 if head.startswith(magic):
                     raise BadInput(f"{path}: {what}; convert it to plain, gzip, bgzip or zstd")
             if is_bgzip(head):
-                handle.seek((yield from decompress_members(handle)))
-                yield from _ahead(_joined(_gzip_members(path, handle)))  # the rest: nothing, plain gzip, or an error
+                end = yield from decompress_members(handle)
+                # the rest: nothing, plain gzip, or an error
+                yield from _ahead(_joined(_gzip_members(path, handle, unfinished=not _ends_empty(handle, end))))
             elif head.startswith(_GZIP_MAGIC):
                 yield from _ahead(_joined(_gzip_members(path, handle)))
             elif head.startswith(_ZSTD_MAGICS):
@@ -58,7 +59,7 @@ def read_plain(path: Path) -> Iterator[bytes]:
                 while piece := handle.read(_YIELD_BYTES):
                     yield piece
     except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file; check the source's `path`") from error
+        raise BadInput(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -72,25 +73,40 @@ def is_twobit(path: Path) -> bool:
         return False
 
 
-def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
-    """The content of every member; `zlib.decompress` alone would silently stop after the first member."""
+def _ends_empty(handle: BinaryIO, end: int) -> bool:
+    """Whether the bgzip member before offset `end` is empty; moves the handle to `end`."""
+    handle.seek(max(0, end - 4))
+    return handle.read(min(4, end)) == bytes(4)  # a member ends with the size of its content
+
+
+def _gzip_members(path: Path, handle: BinaryIO, *, unfinished: bool = False) -> Iterator[bytes]:
+    """The content of every member; `zlib.decompress` alone would silently stop after the first member.
+
+    Args:
+        unfinished: whether the member before the handle's position is of bgzip and has content. The last member of a
+            bgzip file is empty, so a file that was cut between two members is noticed.
+    """
     decoder = isal_zlib.decompressobj(31)
-    started = False
+    started = bgzip = False
     pending = handle.read(_READ_BYTES)
     while pending:
         if not started and not pending.strip(b"\0"):  # zero padding after the last member is harmless
             pending = handle.read(_READ_BYTES)
             continue
         if not started:
-            if len(pending) < len(_GZIP_MAGIC):
+            if len(pending) < HEADER_BYTES:
                 pending += handle.read(_READ_BYTES)
             if not pending.startswith(_GZIP_MAGIC):  # isal would take a few foreign bytes for a truncated header
-                raise BadInput(f"{path}: damaged gzip: foreign bytes follow its end; fetch it again")
+                offset = handle.tell() - len(pending)
+                raise BadInput(f"{path}: damaged gzip: foreign bytes follow its end at offset {offset}; fetch it again")
+            bgzip, unfinished = is_bgzip(pending[:HEADER_BYTES]), False
         started = True
         try:
-            yield decoder.decompress(pending, _YIELD_BYTES)
+            content = decoder.decompress(pending, _YIELD_BYTES)
         except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls it an instance
             raise BadInput(f"{path}: damaged gzip before offset {handle.tell()}: {error}; fetch it again") from error
+        unfinished = unfinished or (bgzip and bool(content))
+        yield content
         if decoder.eof:
             pending = decoder.unused_data
             decoder, started = isal_zlib.decompressobj(31), False
@@ -101,6 +117,11 @@ def _gzip_members(path: Path, handle: BinaryIO) -> Iterator[bytes]:
         yield decoder.flush()
     if started and not decoder.eof:
         raise BadInput(f"{path}: truncated gzip: file ends inside a member at offset {handle.tell()}; fetch it again")
+    if unfinished:
+        raise BadInput(
+            f"{path}: truncated bgzip: the empty block that ends a bgzip file is missing at offset {handle.tell()}; "
+            "fetch it again, or compress it again with bgzip"
+        )
 
 
 def _zstd_frames(path: Path, handle: BinaryIO) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 Rules: lower case is soft-mask; IUPAC letters other than ACGT become N and are counted by letter; line ends are LF or
 CRLF, and the last one may be missing; blanks inside lines are ignored; a record without sequence is skipped and
-counted. Anything else is refused with file, contig and line.
+counted; a UTF-8 byte order mark is ignored. Anything else is refused with file, contig and line.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 from .prepared_sequence import PreparedWriter
 
 _LINE_BREAKS = b"\n\r\t "  # bytes that are not part of the sequence
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _AMBIGUOUS = 0x10  # set beside the code of N: a letter to be counted
 _ILLEGAL = 0x80
 _MAX_HEADER_BYTES = 2**20
@@ -54,6 +55,7 @@ class FastaScan:
         self._header: bytearray | None = None  # the header being read
         self._name: str | None = None  # the contig being read
         self._written = 0  # bases of all contigs
+        self._before = b""  # bytes before the first header, blanks at their ends left out
         self._line = 1
         self._width = self._column = 0  # see `base_loops.translate`
         self._last_byte = ord("\n")
@@ -83,7 +85,8 @@ class FastaScan:
                 self._add_sequence(segment)
                 if end < 0:
                     break
-                if (piece[end - 1] if end else self._last_byte) != ord("\n"):
+                marked = not self._lines and self._before == _BYTE_ORDER_MARK  # the mark may stand right before `>`
+                if not marked and (piece[end - 1] if end else self._last_byte) != ord("\n"):
                     raise BadInput(f"{self._where()}: `>` inside a line of sequence; headers start their line")
                 self._close_contig()
                 self._header = bytearray()
@@ -132,8 +135,9 @@ class FastaScan:
 
     def _add_sequence(self, segment: bytes) -> None:
         if self._name is None:
-            if segment.strip():
-                start = segment.lstrip()[:20]
+            self._before = (self._before + segment).strip()
+            if not _BYTE_ORDER_MARK.startswith(self._before):
+                start = self._before[:20]
                 raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
             self._line += segment.count(b"\n")
             return

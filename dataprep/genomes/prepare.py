@@ -103,7 +103,7 @@ def prepare_genome(path: Path, folder: Path, repeats: RepeatSource | None = None
         if done_before and (prepared := _reuse(_stem(folder, hashing.result()[0], repeats, repeats_digest), path)):
             return prepared
         part = Path(work) / "genome"
-        contigs, ambiguous = _decode(path, part)
+        contigs, ambiguous = decode_genome(path, part)
         used = [contig for contig in contigs if contig.length]
         if repeats:
             used = replace_soft_mask(part, used, read_repeats(repeats, {c.name: c.length for c in used}))
@@ -127,8 +127,15 @@ def prepare_genome(path: Path, folder: Path, repeats: RepeatSource | None = None
     return prepared
 
 
-def _decode(path: Path, part: Path) -> tuple[Sequence[Contig], Mapping[str, int]]:
-    """Check a FASTA or .2bit file and write it to `part`; returns all contigs, empty ones too, and what became N."""
+def decode_genome(path: Path, part: Path) -> tuple[Sequence[Contig], Mapping[str, int]]:
+    """Check a FASTA or .2bit file and write its prepared files, whose path without a suffix is `part`.
+
+    Returns:
+        All contigs, empty ones too, and the letters that became N -> how many.
+
+    Raises:
+        BadInput: the file is missing, damaged, or not a nucleotide FASTA or .2bit.
+    """
     with PreparedWriter(part) as sink:
         if is_twobit(path):
             read_twobit(path, sink)

@@ -64,8 +64,9 @@ class _Reader:
             raise self._damaged(f"the header claims {count} sequences")
         offsets: dict[str, int] = {}
         for _ in range(count):
-            name = self._take(self._take(1)[0]).decode("utf-8", "backslashreplace")
-            if not name or name.split() != [name]:
+            letters = self._take(self._take(1)[0])
+            name = letters.decode("utf-8", "backslashreplace")
+            if letters.split() != [letters]:  # empty, or with blanks
                 raise self._damaged(f"sequence name {name!r}")
             if name in offsets:
                 raise BadInput(f"{self.path}: sequence {name} twice; names must be unique")

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import Exported, batches, open_exported
-from dnachunker.downstream.fasta import Genome
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput

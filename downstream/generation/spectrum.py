@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.fasta import Genome
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.studies.figures import divergence_figure
 from dnachunker.downstream.studies.tables import write_study
 from dnachunker.foundations.atomic_files import new_folder

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from dnachunker.downstream.arguments import GENOME_HELP
+
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -25,7 +27,7 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     study.add_argument("kind", choices=("lengths", "enrichment", "motifs", "stability", "species"), help="study to run")
     study.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    study.add_argument("--fasta", required=True, metavar="FILE", help="sequence under study, plain or gzipped")
+    study.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
     study.add_argument(
         "--region", action="append", default=[], metavar="CONTIG[:START-END]|BED",
         help="region to study, 1-based, both ends included; may be repeated (default: the whole genome)",

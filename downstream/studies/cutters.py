@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 
 from dnachunker.downstream.exported import Exported
-from dnachunker.downstream.fasta import Region
+from dnachunker.downstream.regions import Region
 from dnachunker.downstream.windows import run_windows, tile
 
 # By name of the segmentation, (L,) bool: where a token starts. The first base always starts one.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnachunker.downstream.annotations import Feature
-from dnachunker.downstream.fasta import Region
+from dnachunker.downstream.regions import Region
 
 from .cutters import Cuts
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
-from dnachunker.downstream.fasta import Genome
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.text_files import UNREADABLE
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure

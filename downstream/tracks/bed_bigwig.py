@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import numpy as np
 import pyBigWig
 
-from dnachunker.downstream.fasta import Genome
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.windows import WindowOutput
 
 _COLOURS = (("31,111,235", "147,190,255"), ("194,65,12", "253,186,140"))  # alternating, so that neighbours differ
@@ -23,7 +23,7 @@ class TrackWriter:
         self._beds: list[TextIO] = []
         self._wigs: list[Any] = []
         for stage in range(stages):
-            self._beds.append(self._stack.enter_context((folder / f"stage{stage}.bed").open("w", encoding="ascii")))
+            self._beds.append(self._stack.enter_context((folder / f"stage{stage}.bed").open("w", encoding="utf-8")))
             wig = pyBigWig.open(str(folder / f"stage{stage}.bw"), "w")
             wig.addHeader(sizes)
             self._stack.callback(wig.close)

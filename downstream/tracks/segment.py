@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.annotations import Feature, read_features
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.fasta import Genome, Region, choose_regions
 from dnachunker.downstream.output_folder import OPTIONS
+from dnachunker.downstream.regions import Region, choose_regions
 from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput

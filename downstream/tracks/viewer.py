@@ -13,7 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dnachunker.downstream.annotations import Feature
-from dnachunker.downstream.fasta import Region
+from dnachunker.downstream.regions import Region
 
 LONGEST = 2_000_000  # most bases of a region; a base takes about three bytes of the page
 

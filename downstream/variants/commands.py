@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from dnachunker.downstream.arguments import GENOME_HELP
+
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -22,7 +24,7 @@ def add_verbs(verbs: Any) -> None:
         "After a kill, the same command continues. If most lines contradict the genome, nothing is scored.",
     )  # fmt: skip
     variants.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    variants.add_argument("--fasta", required=True, metavar="FILE", help="the VCF's reference, plain or gzipped")
+    variants.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
     variants.add_argument("--vcf", required=True, metavar="FILE", help="variants, plain or gzipped")
     variants.add_argument("--output", required=True, metavar="FILE", help="VCF to create")
     variants.add_argument(

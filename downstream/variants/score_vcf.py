@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.fasta import Genome
 from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import write_json

@@ -1,10 +1,12 @@
-"""`corpus verify --fasta` compares a corpus with its genome through an independent reader."""
+"""`corpus verify --fasta` compares a corpus with its genome, in every format that a corpus is built from."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from dnachunker.dataprep.corpus.compare_fasta import compare_with_fasta
 from dnachunker.dataprep.corpus.index import Corpus
@@ -39,8 +41,12 @@ def test_what_cannot_be_compared_is_refused(build: Callable[..., Any], item: str
         compare_with_fasta(build(GENOME), [item])
 
 
-def test_gzip_is_refused(build: Callable[..., Corpus], tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_packed_genome_is_compared_too(
+    build: Callable[..., Corpus], tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     corpus = build(GENOME)
-    (tmp_path / "genome.fa.gz").write_bytes(b"\x1f\x8b")
-    with pytest.raises(BadInput, match=r"decompress it first|cannot index"):
-        compare_with_fasta(corpus, [str(tmp_path / "genome.fa.gz")])
+    (tmp_path / "packed").write_bytes(pack(GENOME))
+    assert compare_with_fasta(corpus, [str(tmp_path / "packed")]) == []
+    (tmp_path / "packed").write_bytes(pack(GENOME.replace(b"GGGG", b"GGCG")))
+    assert len(compare_with_fasta(corpus, [str(tmp_path / "packed")])) == 1

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.genomes.fasta_scan import FastaScan
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.prepare import glance, prepare_genome
 from dnachunker.dataprep.genomes.prepared_sequence import PreparedWriter, read_stretch
 from dnachunker.dataprep.layout.plan import PlannedSource
@@ -69,15 +70,26 @@ ACCEPTED = {
         ">../../etc\nAAAA\n>a|b.c/d\nCCCC\n>ü\nGGGG\n>a_b.c_d\nTTTT\n".encode(),
         {"../../etc": "AAAA", "a|b.c/d": "CCCC", "ü": "GGGG", "a_b.c_d": "TTTT"},
     ),
+    "byte order mark": (b"\xef\xbb\xbf>a\r\nACGT\r\n", {"a": "ACGT"}),
+    "byte order mark on a line of its own": (b"\xef\xbb\xbf\n\n>a\nACGT\n", {"a": "ACGT"}),
+    "byte order mark, gzip": (gzip.compress(b"\xef\xbb\xbf>a\nACGT\n"), {"a": "ACGT"}),
+    "Latin-1 headers": (">a Gr\u00f6\u00dfe\nAC\n>\u00fc x\nGT\n".encode("latin-1"), {"a": "AC", "\\xfc": "GT"}),
+    "a no-break space in a name": (">a\u00a0b\nAC\n".encode(), {"a\u00a0b": "AC"}),
+    "gzip, then bgzip": (gzip.compress(GOOD[:20]) + bgzip(GOOD[20:]), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "bgzip with zero padding": (bgzip(GOOD) + bytes(5000), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "two bgzip files": (bgzip(GOOD[:20]) + bgzip(GOOD[20:]), {"chr1": "ACGTNNacgtnACG", "chr2": "T" * 35}),
+    "empty members first": (members(b"") + bgzip(b"") + bgzip(b">a\nAC\n"), {"a": "AC"}),
     "a header with >": (b">a b>c > d\nACGT\n", {"a": "ACGT"}),
 }
 
 
 @pytest.mark.parametrize("form", ACCEPTED)
-def test_accepted_forms(form: str, build: Build, reassemble: Reassemble) -> None:
+def test_accepted_forms(form: str, build: Build, reassemble: Reassemble, tmp_path: Path) -> None:
     data, expected = ACCEPTED[form]
     corpus = build(data)
     assert reassemble(corpus, "g") == expected
+    with Genome(tmp_path / "genome.fa") as genome:
+        assert {name: genome.fetch(name, 0, length) for name, length in genome.lengths.items()} == expected
     keys = corpus.blocks().key.tolist()
     assert len(set(keys)) == len(keys)
 
@@ -99,6 +111,10 @@ REFUSED = {
     "gzip cut at its trailer": (gzip.compress(GOOD)[:-4], "truncated gzip"),
     "bgzip cut inside a member": (bgzip(GOOD)[:-40], "truncated gzip"),
     "bgzip cut inside a header": (bgzip(GOOD)[:-20], "truncated gzip"),
+    "bgzip cut between members": (bgzip(GOOD)[:-28], "bgzip file is missing at offset"),
+    "gzip, then bgzip cut between members": (gzip.compress(GOOD) + bgzip(b">c\nAC\n")[:-28], "is missing at offset"),
+    "half a byte order mark": (b"\xef\xbb>a\nACGT\n", "line 1: `>` inside a line"),
+    "UTF-16": (">a\nACGT\n".encode("utf-16"), "not FASTA"),
     "damaged bgzip": (bgzip(GOOD)[:26] + b"\xff\xff" + bgzip(GOOD)[28:], "damaged gzip"),
     "damaged gzip": (gzip.compress(GOOD)[:15] + b"\xff\xff" + gzip.compress(GOOD)[17:], "damaged gzip"),
     "gzip then garbage": (gzip.compress(GOOD) + b"garbage", "damaged gzip"),
@@ -130,6 +146,9 @@ def test_refused_forms(form: str, build: Build, tmp_path: Path) -> None:
     assert "bad.fa" in message
     assert "\n" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["bad.fa"]
+    with pytest.raises(BadInput) as same:
+        Genome(tmp_path / "bad.fa")
+    assert str(same.value) == message
 
 
 def test_missing_file(tmp_path: Path) -> None:

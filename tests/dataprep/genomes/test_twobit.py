@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.prepare import prepare_genome
 from dnachunker.foundations.failures import BadInput
 
@@ -57,11 +58,14 @@ def twobit(letters: dict[str, str], order: str = "<", version: int = 0) -> bytes
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_both_byte_orders_and_versions(
-    order: str, version: int, build: Callable[..., Corpus], reassemble: Callable[..., dict[str, str]]
+    order: str, version: int, build: Callable[..., Corpus], reassemble: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     corpus = build(twobit(LETTERS, order, version), name="genome.2bit")
     assert reassemble(corpus, "g") == {name: text for name, text in LETTERS.items() if text}
     assert corpus.sources[0].empty_records == 1
+    with Genome(tmp_path / "genome.2bit") as genome:
+        found = {name: genome.fetch(name, 1, length) for name, length in genome.lengths.items()}
+    assert found == {name: text[1:] for name, text in LETTERS.items() if text}
 
 
 def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, letters_of: Callable[..., str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dnachunker.cli import main
 from dnachunker.downstream.annotations import Feature, read_features
-from dnachunker.downstream.fasta import Region
+from dnachunker.downstream.regions import Region
 from dnachunker.downstream.studies.chunk_lengths import length_table
 from dnachunker.downstream.studies.cutters import Cuts, KmerCutter, cut_all, train_bpe
 from dnachunker.downstream.studies.enrichment import enrichment_table

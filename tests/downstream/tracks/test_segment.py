@@ -10,11 +10,13 @@ import numpy as np
 import pyBigWig
 import pytest
 import torch
+import zstandard
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker.cli import main
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.fasta import Genome, Region, choose_regions
+from dnachunker.downstream.regions import Region, choose_regions
 from dnachunker.downstream.windows import tile
 from dnachunker.foundations.failures import BadInput
 
@@ -117,7 +119,7 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
         ((packed, "--region", "b:290-310"), "does not lie in b, which has 300 bases"),
         ((broken,), "'L' is not a nucleotide letter"),
         ((export / "config.json",), "not FASTA"),
-        ((tmp_path / "none.fa",), "no such FASTA file"),
+        ((tmp_path / "none.fa",), "none.fa: no such file"),
         ((packed, "--window", "100", "--flank", "50"), "longer than its two flanks"),
     ]
     capsys.readouterr()
@@ -130,6 +132,26 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
     assert "already exists" in capsys.readouterr().err
 
 
+def test_every_genome_format_gives_the_same_tracks(tracks: Path, export: Path, fasta: Path, tmp_path: Path) -> None:
+    ragged = fasta.read_bytes().replace(b">b\n", b"\n\n>b b\xe9\n\n  ").replace(b"\n", b"\r\n")
+    (tmp_path / "ragged.fa").write_bytes(b"\xef\xbb\xbf" + ragged)
+    (tmp_path / "genome.zst").write_bytes(zstandard.compress(fasta.read_bytes()) + zstandard.compress(b">empty\n"))
+    for path in (tmp_path / "ragged.fa", tmp_path / "genome.zst"):
+        assert segment(export, path, tmp_path / path.stem, "--window", "4096") == 0
+        assert (tmp_path / path.stem / "stage0.bed").read_bytes() == (tracks / "stage0.bed").read_bytes()
+
+
+def test_names_beyond_ascii_are_kept(export: Path, tmp_path: Path) -> None:
+    letters = "ACGGT" * 30
+    (tmp_path / "g.fa").write_bytes(f">Größe\n{letters}\n>".encode() + b"caf\xe9 x\n" + letters.encode() + b"\n")
+    assert segment(export, tmp_path / "g.fa", tmp_path / "out", "--html") == 0
+    names = {line.split("\t")[0] for line in (tmp_path / "out" / "stage0.bed").read_text("utf-8").splitlines()}
+    assert names == {"Größe", "caf\\xe9"}
+    with pyBigWig.open(str(tmp_path / "out" / "stage0.bw")) as wig:
+        assert sorted(wig.chroms().values()) == [150, 150]
+        assert not np.isnan(wig.values("Größe", 0, 150, numpy=True)).any()
+
+
 def test_regions_from_a_gzipped_bed_and_damaged_files(fasta: Path, tmp_path: Path) -> None:
     packed = gzip.compress(b"b\t10\t200\n" * 50)
     (tmp_path / "peaks.bed.gz").write_bytes(packed)
@@ -138,7 +160,7 @@ def test_regions_from_a_gzipped_bed_and_damaged_files(fasta: Path, tmp_path: Pat
         (tmp_path / "peaks.bed.gz").write_bytes(packed[:12] + bytes(255 - byte for byte in packed[12:]))
         with pytest.raises(BadInput, match="not readable"):
             choose_regions(genome, [str(tmp_path / "peaks.bed.gz")])
-    with pytest.raises(BadInput, match="cannot be indexed"):
+    with pytest.raises(BadInput, match="damaged gzip"):
         Genome(tmp_path / "peaks.bed.gz")
 
 

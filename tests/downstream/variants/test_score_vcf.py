@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from dnachunker.cli import main
-from dnachunker.downstream.fasta import Genome
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.variants.alleles import Alleles, widen
 from dnachunker.downstream.variants.score_vcf import _look
 

@@ -1,16 +1,11 @@
-"""Random access to a FASTA file, and the regions that `--region` names."""
+"""The regions that `--region` names."""
 
-import gzip
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-import pyfaidx
-
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.foundations.failures import BadInput
 
@@ -31,61 +26,6 @@ class Region:
     @property
     def length(self) -> int:
         return self.end - self.start
-
-
-class Genome:
-    """Contigs of a FASTA file, plain or gzipped, by name. Open one in each process: handles do not survive a fork.
-
-    The index, and the unpacked text of a gzipped file, live in a temporary folder until the genome is closed.
-
-    Raises:
-        BadInput: no such file, or not FASTA.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise BadInput(f"{path}: no such FASTA file")
-        self._folder = tempfile.TemporaryDirectory(prefix="dnachunker-genome-")
-        try:
-            self._open()
-        except BaseException:
-            self._folder.cleanup()
-            raise
-
-    def _open(self) -> None:
-        plain = self.path
-        try:
-            with self.path.open("rb") as file:
-                zipped = file.read(2) == b"\x1f\x8b"
-            if zipped:
-                plain = Path(self._folder.name) / "genome.fa"
-                with gzip.open(self.path) as packed, plain.open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked, 2**20)
-            with plain.open("rb") as file:
-                if file.read(1) != b">":
-                    raise BadInput(f"{self.path}: not FASTA: it does not begin with '>'")
-            self._fasta = pyfaidx.Fasta(str(plain), indexname=f"{self._folder.name}/index.fai", as_raw=True)
-        except (pyfaidx.FastaIndexingError, ValueError, *UNREADABLE) as error:
-            raise BadInput(f"{self.path}: cannot be indexed: {' '.join(str(error).split())}") from error
-        self.lengths: dict[str, int] = {record.name: len(record) for record in self._fasta}
-
-    def fetch(self, contig: str, start: int, end: int) -> str:
-        """Letters of [start, end), which must lie within the contig."""
-        return str(self._fasta[contig][start:end]) if end > start else ""
-
-    def close(self) -> None:
-        """Close the file and remove the temporary folder."""
-        self._fasta.close()
-        self._folder.cleanup()
-
-    def __enter__(self) -> "Genome":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def choose_regions(genome: Genome, wanted: Sequence[str]) -> list[Region]:
