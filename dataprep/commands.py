@@ -32,7 +32,7 @@ example:
   dnachunker corpus info corpora/sample
   dnachunker corpus verify corpora/sample
   dnachunker corpus verify corpora/yeast --fasta sacCer3.fa
-  dnachunker corpus show corpora/sample NC_017366.1:1000-1200
+  dnachunker corpus show corpora/sample NC_017366.1:1001-1200
 """
 
 
@@ -144,8 +144,8 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("corpus", metavar="DIR", help="corpus folder or URL")
     show.add_argument(
         "region",
-        metavar="CONTIG:START-END",
-        help="0-based, half-open; write SOURCE/CONTIG where several sources have such a contig",
+        metavar="CONTIG[:START-END]",
+        help="1-based, both ends included; write SOURCE/CONTIG where several sources have such a contig",
     )
 
 

@@ -1,106 +1,94 @@
-"""Annotated intervals from BED, GTF/GFF and RepeatMasker .out files."""
+"""Annotated intervals of a genome: reads the files that `--annotation` names, and finds what overlaps a region."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
-from dnachunker.downstream.text_files import UNREADABLE, open_text
+import numpy as np
+from numpy.typing import NDArray
+
+from dnachunker.dataprep.genomes.features import Feature, located_features
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.failures import BadInput
 
-from .regions import Region
+_UNNAMED = "interval"  # kind of a BED line without column 4
+# records of RefSeq, Ensembl and SGD files that stand for a sequence itself
+_SEQUENCES = frozenset(("chromosome", "scaffold", "supercontig", "contig"))
+_WHOLE = frozenset(("region", "databank_entry"))  # likewise, where they cover their contig
 
 
-@dataclass(frozen=True)
-class Feature:
-    """Bases [start, end) of a contig, 0-based; `kind` is such as `exon`, `LINE/L1` or a BED name."""
-
-    contig: str
-    start: int
-    end: int
-    kind: str
-    name: str
-    strand: str
-
-
-def read_features(path: Path, regions: Sequence[Region] = ()) -> list[Feature]:
-    """All features of a file, or only those that overlap one of `regions`.
+def read_features(
+    path: Path, lengths: Mapping[str, int], regions: Sequence[Region] = (), kinds: Collection[str] = ()
+) -> list[Feature]:
+    """The features of a file, or only those that overlap one of `regions`.
 
     Args:
-        path: .bed, .gtf, .gff, .gff3 or .out (RepeatMasker's), plain or gzipped. The kind of a feature is column 4 of
-            BED, column 3 of GTF and GFF, the class/family of RepeatMasker.
+        path: BED, GFF3, GTF or RepeatMasker's .out, plain or compressed. The kind of a feature is column 4 of BED,
+            column 3 of GFF3 and GTF, the class/family of RepeatMasker.
+        lengths: contig -> length in bases.
+        regions: disjoint.
+        kinds: kinds to read; empty for all but records that stand for a whole contig.
 
     Raises:
-        BadInput: the file has another format, or a malformed line.
+        BadInput: the file has another format, a malformed line, no contig of the genome, or no feature of `kinds`.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    readers = {".bed": _bed, ".gtf": _gff, ".gff": _gff, ".gff3": _gff, ".out": _repeat_masker}
-    if suffix not in readers:
-        raise BadInput(f"{path}: annotations are read from .bed, .gtf, .gff, .gff3 and RepeatMasker .out files")
-    wanted: dict[str, list[Region]] = {}
-    for region in regions:
-        wanted.setdefault(region.contig, []).append(region)
-    found = []
-    try:
-        with open_text(path) as text:
-            for feature in readers[suffix](path, text):
-                near = wanted.get(feature.contig, ())
-                if not regions or any(feature.start < r.end and r.start < feature.end for r in near):
-                    found.append(feature)
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file") from error
-    except UNREADABLE as error:
-        raise BadInput(f"{path}: not readable: {error}") from error
+    wanted = _RegionIndex(regions)
+    found: list[Feature] = []
+    others: set[str] = set()
+    any_of_kinds = False
+    for feature in located_features(path, lengths):
+        kind = feature.kind or _UNNAMED
+        if kinds and kind not in kinds:
+            others.add(kind)
+            continue
+        if not kinds and (
+            kind in _SEQUENCES or (kind in _WHOLE and feature.end - feature.start == lengths[feature.contig])
+        ):
+            continue
+        any_of_kinds = True
+        if not regions or wanted.overlap(feature):
+            found.append(feature if feature.kind else feature._replace(kind=kind, name=kind))
+    if others and not any_of_kinds:
+        shown = ", ".join(sorted(others)[:12])
+        raise BadInput(f"{path}: no feature of kind {' or '.join(kinds)}; the kinds are {shown}")
     return found
 
 
-def _bed(path: Path, text: TextIO) -> Iterator[Feature]:
-    for number, line in enumerate(text, 1):
-        fields = line.rstrip("\r\n").split("\t")
-        if line.startswith(("#", "track", "browser")) or not line.strip():
-            continue
-        with _line(path, number):
-            name = fields[3] if len(fields) > 3 else "interval"
-            strand = fields[5] if len(fields) > 5 else "."
-            yield Feature(fields[0], int(fields[1]), int(fields[2]), name, name, strand)
+class FeatureIndex:
+    """Features by place: finds those that overlap a region by bisection."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self.kinds = sorted({feature.kind for feature in features})
+        by_contig: dict[str, list[Feature]] = {}
+        for feature in features:
+            by_contig.setdefault(feature.contig, []).append(feature)
+        self._contigs: dict[str, tuple[list[Feature], NDArray[np.int64], NDArray[np.int64]]] = {}
+        for contig, found in by_contig.items():
+            found.sort(key=lambda feature: feature.start)
+            starts, ends = (np.array(values, np.int64) for values in zip(*(f[1:3] for f in found), strict=True))
+            self._contigs[contig] = found, starts, np.maximum.accumulate(ends)
+
+    def overlapping(self, region: Region) -> list[Feature]:
+        """The features that share a base with the region, by start."""
+        if region.contig not in self._contigs:
+            return []
+        found, starts, reach = self._contigs[region.contig]
+        first, last = np.searchsorted(reach, region.start, "right"), np.searchsorted(starts, region.end)
+        return [feature for feature in found[first:last] if feature.end > region.start]
 
 
-def _gff(path: Path, text: TextIO) -> Iterator[Feature]:
-    for number, line in enumerate(text, 1):
-        if line.startswith("##FASTA"):
-            return  # the sequence itself may follow the features of a GFF3 file
-        if line.startswith("#") or not line.strip():
-            continue
-        fields = line.rstrip("\r\n").split("\t")
-        with _line(path, number):
-            contig, _, kind, start, end, _, strand, _, attributes = fields
-            yield Feature(contig, int(start) - 1, int(end), kind, _gff_name(attributes) or kind, strand)
+class _RegionIndex:
+    """Disjoint regions by place."""
 
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self._ends: dict[str, list[int]] = {}
+        self._starts: dict[str, list[int]] = {}
+        for region in sorted(regions):
+            self._starts.setdefault(region.contig, []).append(region.start)
+            self._ends.setdefault(region.contig, []).append(region.end)
 
-def _repeat_masker(path: Path, text: TextIO) -> Iterator[Feature]:
-    for number, line in enumerate(text, 1):
-        fields = line.split()
-        if not fields or not fields[0].isdecimal():  # one of the header's three lines
-            continue
-        with _line(path, number):
-            strand = "-" if fields[8] == "C" else "+"
-            yield Feature(fields[4], int(fields[5]) - 1, int(fields[6]), fields[10], fields[9], strand)
-
-
-def _gff_name(attributes: str) -> str:
-    for key in ("gene_name", "Name", "gene", "gene_id", "ID"):
-        for part in attributes.split(";"):
-            part = part.strip()
-            if part.startswith((f"{key} ", f"{key}=")):
-                return part[len(key) + 1 :].strip('" ')
-    return ""
-
-
-@contextmanager
-def _line(path: Path, number: int) -> Iterator[None]:
-    """Turn the error of a malformed line into one message."""
-    try:
-        yield
-    except (ValueError, IndexError) as error:
-        raise BadInput(f"{path}: line {number}: too few fields, or a coordinate that is not a number") from error
+    def overlap(self, feature: Feature) -> bool:
+        """Whether the feature shares a base with a region."""
+        ends = self._ends.get(feature.contig, [])
+        place = bisect_right(ends, feature.start)
+        return place < len(ends) and self._starts[feature.contig][place] < feature.end

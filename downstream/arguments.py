@@ -22,3 +22,11 @@ def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="BASES",
         help="bases at each end of a window that are context only (default: window / 8)",
     )
+
+
+def add_features_argument(verb: argparse.ArgumentParser) -> None:
+    """Add the argument that chooses features of annotation files."""
+    verb.add_argument(
+        "--features", action="extend", nargs="+", default=[], metavar="KIND",
+        help="kinds of features to read, such as exon CDS (default: all but records of a whole contig)",
+    )  # fmt: skip

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dnachunker.dataprep.genomes.genome import Genome
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.atomic_files import new_file, new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
 
 from .exported import open_exported
-from .regions import Region, choose_regions
+from .regions import choose_regions
 from .windows import WindowOutput, default_window, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]

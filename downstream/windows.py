@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 from yaml import YAMLError, safe_load
 
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.failures import BadInput
 
 from .exported import Exported, batches
-from .regions import Region
 
 _DEFAULT_WINDOW = 8192
 _BATCH_BASES = 65_536

@@ -12,7 +12,7 @@ from .index import Corpus, SourceRecord
 
 
 def compare_with_fasta(corpus: Corpus, files: Sequence[str]) -> list[str]:
-    """One line per block that differs from its genome, in canonical order, with the first wrong coordinate.
+    """One line per block that differs from its genome, in canonical order, with the first wrong base, counted from 1.
 
     Args:
         files: `SOURCE=PATH` of each genome to compare; the path alone is enough if the corpus has one source.
@@ -46,13 +46,13 @@ def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[s
                 found, stored = found & ~np.uint8(32), stored & ~np.uint8(32)
             if found.size != stored.size:
                 yield (
-                    f"{path}: {source.name}/{block.contig} has {found.size} bases from {block.start} on where the "
+                    f"{path}: {source.name}/{block.contig} has {found.size} bases from {block.start + 1} on where the "
                     f"corpus has {stored.size}"
                 )
             elif (wrong := np.flatnonzero(found != stored)).size:
                 first = int(wrong[0])
                 yield (
-                    f"{path}: {source.name}/{block.contig}:{block.start + first} is {chr(found[first])} but "
+                    f"{path}: {source.name}/{block.contig}:{block.start + first + 1} is {chr(found[first])} but "
                     f"{chr(stored[first])} in the corpus; {wrong.size} of the {stored.size} bases of block {block.key} "
                     "differ"
                 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dnachunker.dataprep.genomes.region import parse_region
 from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.foundations.failures import BadInput
 
@@ -69,20 +70,34 @@ def _provenance(source: SourceRecord) -> str:
 
 
 def show_region(corpus: Corpus, region: str) -> str:
-    """The letters of `[SOURCE/]CONTIG:START-END` (0-based, half-open); lower case is soft-mask, `.` an unused base.
+    """The letters of `[SOURCE/]CONTIG[:START-END]` (1-based, both ends included).
 
-    The blocks of the region and its runs of N and of soft-mask are listed above the letters.
+    Lower case is soft-mask, `.` an unused base. The blocks of the region and its runs of N and of soft-mask are listed
+    above the letters, as regions too.
 
     Raises:
-        BadInput: `region` is malformed, names no contig, or lies outside the contig.
+        BadInput: `region` is malformed, names no contig or several, lies outside its contig, or is too long.
     """
-    match = re.fullmatch(r"(?P<contig>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)", region)
-    if not match:
-        raise BadInput(f"{region!r} is not a region; write CONTIG:START-END, such as chr1:1000-1200")
-    start, end = (int(match[name].replace(",", "") or 0) for name in ("start", "end"))
-    source, contig, size = _find_contig(corpus, match["contig"])
-    if not start < end <= size or end - start > _MAX_SHOWN:
-        raise BadInput(f"{region}: {contig} of {source} has {size:,} bases; ask for at most {_MAX_SHOWN:,} within it")
+    places: dict[str, list[tuple[str, str, int]]] = {}
+    for one in corpus.sources:
+        for name, bases in one.contigs.items():
+            places.setdefault(name, []).append((one.name, name, bases))
+            places.setdefault(f"{one.name}/{name}", []).append((one.name, name, bases))
+    asked = parse_region(region, {name: max(place[2] for place in found) for name, found in places.items()})
+    if asked is None:
+        raise BadInput(
+            f"{corpus.path}: {region!r} is on no contig of the corpus; write CONTIG:START-END, such as chr1:1001-1200 "
+            "(`dnachunker corpus info` lists the sources)"
+        )
+    found = places[asked.contig]
+    if len(found) > 1:
+        raise BadInput(
+            f"contig {asked.contig} is in several sources; write {' or '.join(f'{s}/{c}' for s, c, _ in found)}"
+        )
+    source, contig, _ = found[0]
+    start, end = asked.start, asked.end
+    if asked.length > _MAX_SHOWN:
+        raise BadInput(f"region {region!r}: {asked.length:,} bases; ask for at most {_MAX_SHOWN:,}")
     table = corpus.blocks()
     rows = np.flatnonzero(
         (table.source == source) & (table.contig == contig) & (table.end > start) & (table.start < end)
@@ -91,10 +106,10 @@ def show_region(corpus: Corpus, region: str) -> str:
     notes = []
     for row in rows[np.argsort(table.start[rows])].tolist():
         letters[slice(*_overlap(table, row, start, end))] = _letters_of(corpus, table, row, start, end)
-        notes.append(f"  {table.split[row]} {table.start[row]:,}-{table.end[row]:,} in {table.shard[row]}")
+        notes.append(f"  {table.split[row]} {table.start[row] + 1:,}-{table.end[row]:,} in {table.shard[row]}")
     text = letters.tobytes().decode("ascii")
     width = len(f"{end:,}")
-    lines = [f"{start + i:>{width},}  {text[i : i + _LINE]}" for i in range(0, len(text), _LINE)]
+    lines = [f"{start + i + 1:>{width},}  {text[i : i + _LINE]}" for i in range(0, len(text), _LINE)]
     counts = (
         f"N {sum(map(text.count, 'Nn')):,}, soft-masked {sum(map(str.islower, text)):,}, unused {text.count('.'):,}"
     )
@@ -102,28 +117,14 @@ def show_region(corpus: Corpus, region: str) -> str:
         _runs("N", text, "[Nn]+", start),
         _runs("soft-masked", text, "[acgtn]+", start),
     ]
-    return "\n".join([f"{source} {contig}:{start:,}-{end:,} ({counts})", *notes, *filter(None, runs), *lines])
+    return "\n".join([f"{source} {contig}:{start + 1:,}-{end:,} ({counts})", *notes, *filter(None, runs), *lines])
 
 
 def _runs(what: str, text: str, pattern: str, start: int) -> str:
-    """A line with start and end of the runs that match `pattern`; "" if there are none."""
-    places = [f"{start + run.start():,}-{start + run.end():,}" for run in re.finditer(pattern, text)]
+    """A line with first and last base, counted from 1, of the runs that match `pattern`; "" if there are none."""
+    places = [f"{start + run.start() + 1:,}-{start + run.end():,}" for run in re.finditer(pattern, text)]
     more = f" and {len(places) - _MAX_RUNS:,} more" if len(places) > _MAX_RUNS else ""
     return f"  {what} {' '.join(places[:_MAX_RUNS])}{more}" if places else ""
-
-
-def _find_contig(corpus: Corpus, wanted: str) -> tuple[str, str, int]:
-    found = [
-        (source.name, contig, size)
-        for source in corpus.sources
-        for contig, size in source.contigs.items()
-        if wanted in (contig, f"{source.name}/{contig}")
-    ]
-    if not found:
-        raise BadInput(f"{corpus.path}: no contig {wanted!r}; `dnachunker corpus info` lists the sources")
-    if len(found) > 1:
-        raise BadInput(f"contig {wanted} is in several sources; write {' or '.join(f'{s}/{c}' for s, c, _ in found)}")
-    return found[0]
 
 
 def _overlap(table: BlockTable, row: int, start: int, end: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dnachunker.dataprep.config import BedSplit, ContigSplit, HashSplit, resolve_path
+from dnachunker.dataprep.genomes.features import located_features
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.failures import BadInput
 
 UNUSED = "unused"
@@ -82,7 +84,7 @@ def audit_overlap(intervals: Sequence[Interval], source: str, *, grown: bool = F
 
 
 def _show(piece: Interval) -> str:
-    return f"{piece.split} {piece.contig}:{piece.start}-{piece.end}"
+    return f"{piece.split} {Region(*piece[:3])}"
 
 
 def _hash_tiles(rule: HashSplit, contig: str, length: int, seed: int) -> list[Interval]:
@@ -125,15 +127,9 @@ def _whole_contigs(rule: ContigSplit, contigs: Mapping[str, int], source: str) -
 
 def _bed_intervals(rule: BedSplit, contigs: Mapping[str, int], source: str) -> list[Interval]:
     path = resolve_path(rule.path)
-    intervals = [piece for piece in read_bed(path) if piece.contig in contigs]
+    intervals = read_bed(path, contigs)
     if not intervals:
         raise BadInput(f"{path}: no interval lies on a used contig of source {source} (such as {next(iter(contigs))})")
-    for piece in intervals:
-        if piece.end > contigs[piece.contig]:
-            raise BadInput(
-                f"{path}: {_show(piece)} ends beyond {piece.contig} of source {source}, which has "
-                f"{contigs[piece.contig]} bases; is the BED file for another assembly?"
-            )
     return [_grow(piece, rule.grow_to, contigs[piece.contig]) for piece in intervals] if rule.grow_to else intervals
 
 
@@ -148,32 +144,22 @@ def _grow(piece: Interval, target: int | str, contig_length: int) -> Interval:
     return piece._replace(start=start, end=start + wanted)
 
 
-def read_bed(path: Path) -> list[Interval]:
-    """The intervals of a BED file with the split's name in column 4; skips blank, `#`, `track` and `browser` lines.
+def read_bed(path: Path, contigs: Mapping[str, int] | None = None) -> list[Interval]:
+    """The intervals of a BED file with the split's name in column 4.
+
+    Args:
+        contigs: name -> length in bases; intervals on other contigs are left out. None: contigs are not checked.
 
     Raises:
-        BadInput: no such file, or a malformed line; the message gives its number.
+        BadInput: no such file; a malformed line; an interval beyond its contig; no contig in common.
     """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such BED file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable as a BED text file: {error}") from error
     intervals: list[Interval] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        columns = line.split("\t") if "\t" in line else line.split()
-        if len(columns) < 4 or not (columns[1].isdecimal() and columns[2].isdecimal()) or not columns[3].strip():
-            raise BadInput(f"{path}, line {number}: not `contig start end split`: {line[:80]!r}")
-        split = columns[3].strip()
+    for contig, start, end, split, _, _, line in located_features(path, contigs, "bed"):
+        if not split:
+            raise BadInput(f"{path}, line {line}: column 4 is missing; it holds the name of the split")
         if not split.isascii() or not split.isidentifier() or not split.islower() or split == UNUSED:
-            raise BadInput(f"{path}, line {number}: {split!r} is not a split name; use lower-case letters, digits, _")
-        piece = Interval(columns[0], int(columns[1]), int(columns[2]), split)
-        if piece.start >= piece.end:
-            raise BadInput(f"{path}, line {number}: empty interval {_show(piece)}")
-        intervals.append(piece)
+            raise BadInput(f"{path}, line {line}: {split!r} is not a split name; use lower-case letters, digits, _")
+        intervals.append(Interval(contig, start, end, split))
     return intervals
 
 

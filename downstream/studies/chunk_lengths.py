@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.annotations import Feature
-from dnachunker.downstream.regions import Region
+from dnachunker.dataprep.genomes.features import Feature
+from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream.annotations import FeatureIndex
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
@@ -71,14 +72,12 @@ def length_table(
 def _class_masks(
     regions: Sequence[Region], letters: Sequence[str], features: Sequence[Feature]
 ) -> dict[str, list[NDArray[np.bool_]]]:
-    kinds = sorted({feature.kind for feature in features})
-    masks = {kind: [np.zeros(region.length, bool) for region in regions] for kind in kinds}
+    index = FeatureIndex(features)
+    masks = {kind: [np.zeros(region.length, bool) for region in regions] for kind in index.kinds}
     for number, region in enumerate(regions):
-        for feature in features:
-            if feature.contig == region.contig:
-                masks[feature.kind][number][
-                    max(0, feature.start - region.start) : max(0, feature.end - region.start)
-                ] = True
+        for feature in index.overlapping(region):
+            inside = slice(max(0, feature.start - region.start), max(0, feature.end - region.start))
+            masks[feature.kind][number][inside] = True
     lower = [np.frombuffer(text.encode(), np.uint8) >= ord("a") for text in letters]
     if any(mask.any() for mask in lower):
         masks["soft-masked"] = lower

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dnachunker.downstream.arguments import GENOME_HELP
+from dnachunker.downstream.arguments import GENOME_HELP, add_features_argument
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -36,6 +36,7 @@ def add_verbs(verbs: Any) -> None:
     study.add_argument(
         "--annotation", action="append", default=[], metavar="FILE", help="BED, GTF, GFF or .out; may be repeated"
     )
+    add_features_argument(study)
     study.add_argument("--motifs", metavar="FILE", help="motifs as count matrices in JASPAR's format")
     study.add_argument("--other", action="append", default=[], metavar="FASTA", help="another genome; may be repeated")
     study.add_argument("--bpe-corpus", metavar="FASTA", help="sequence that BPE is trained on (default: --fasta)")
@@ -59,6 +60,7 @@ def _study(arguments: argparse.Namespace) -> int:
 
     options = StudyOptions(
         regions=tuple(arguments.region), annotations=tuple(map(Path, arguments.annotation)),
+        features=tuple(arguments.features),
         motifs=Path(arguments.motifs) if arguments.motifs else None, others=tuple(map(Path, arguments.other)),
         bpe_corpus=Path(arguments.bpe_corpus) if arguments.bpe_corpus else None, kmer=arguments.kmer,
         bpe_vocabulary=arguments.bpe_vocabulary, window=arguments.window, permutations=arguments.permutations,

@@ -12,8 +12,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.exported import Exported
-from dnachunker.downstream.regions import Region
 from dnachunker.downstream.windows import run_windows, tile
 
 # By name of the segmentation, (L,) bool: where a token starts. The first base always starts one.

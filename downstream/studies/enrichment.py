@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.annotations import Feature
-from dnachunker.downstream.regions import Region
+from dnachunker.dataprep.genomes.features import Feature
+from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream.annotations import FeatureIndex
 
 from .cutters import Cuts
 
@@ -62,10 +63,9 @@ _Places = list[list[tuple[int, int]]]  # by region: offset of a border, and its 
 
 def _borders(regions: Sequence[Region], features: Sequence[Feature]) -> dict[tuple[str, str], _Places]:
     found: dict[tuple[str, str], _Places] = {}
-    for feature in features:
-        for number, region in enumerate(regions):
-            if feature.contig != region.contig:
-                continue
+    index = FeatureIndex(features)
+    for number, region in enumerate(regions):
+        for feature in index.overlapping(region):
             minus = feature.strand == "-"
             ends = {"5'": feature.end if minus else feature.start, "3'": feature.start if minus else feature.end}
             for side, at in ends.items():

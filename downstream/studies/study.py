@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from dnachunker.dataprep.genomes.features import Feature
 from dnachunker.dataprep.genomes.genome import Genome
-from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream.annotations import read_features
 from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.output_folder import OPTIONS
-from dnachunker.downstream.regions import Region, choose_regions
+from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
@@ -33,6 +35,7 @@ class StudyOptions:
 
     Attributes:
         regions: of the genome; empty for all of it.
+        features: kinds of features to read from the annotations; empty for all.
         bpe_corpus: FASTA that BPE is trained on; None for the sequence under study. A fair comparison uses the
             training sequence of the model.
         window: bases the model reads at a time; None for the pretraining length.
@@ -44,6 +47,7 @@ class StudyOptions:
 
     regions: tuple[str, ...] = ()
     annotations: tuple[Path, ...] = ()
+    features: tuple[str, ...] = ()
     motifs: Path | None = None
     others: tuple[Path, ...] = ()
     bpe_corpus: Path | None = None
@@ -71,9 +75,14 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
     exported = open_exported(model)
-    regions, letters = _read(fasta, options.regions)
+    with Genome(fasta) as genome:
+        regions = choose_regions(genome, options.regions)
+        letters = [genome.fetch(region.contig, region.start, region.end) for region in regions]
+        lengths = genome.lengths
+    features = [
+        feature for path in options.annotations for feature in read_features(path, lengths, regions, options.features)
+    ]
     cutters = _cutters(exported, letters, options)
-    features = [feature for path in options.annotations for feature in read_features(path, regions)]
     title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))
     if not rows:
         raise BadInput(f"{kind}: nothing to count in these regions; choose other regions, annotations or motifs")
@@ -165,7 +174,7 @@ def _species(on: _Subject) -> _Study:
         raise BadInput("species: --other is missing: FASTA files to compare with")
     if len({on.fasta.name, *(path.name for path in o.others)}) <= len(o.others):
         raise BadInput("species: two files have the same name; the table could not tell them apart")
-    texts = {on.fasta.name: on.letters, **{path.name: _read(path, ())[1] for path in o.others}}
+    texts = {on.fasta.name: on.letters, **{path.name: _whole(path) for path in o.others}}
     cuts = {name: _cut(found, on.cutters) for name, found in texts.items()}
     rows = consistency_table(texts, cuts, k=o.context, seen=20)
     for row in rows:
@@ -188,15 +197,14 @@ _STUDIES = {
 }
 
 
-def _read(fasta: Path, wanted: Sequence[str]) -> tuple[list[Region], list[str]]:
+def _whole(fasta: Path) -> list[str]:
     with Genome(fasta) as genome:
-        regions = choose_regions(genome, wanted)
-        return regions, [genome.fetch(region.contig, region.start, region.end) for region in regions]
+        return [genome.fetch(contig, 0, length) for contig, length in genome.lengths.items()]
 
 
 def _cutters(exported: Exported, letters: Sequence[str], options: StudyOptions) -> list[Cutter]:
     window = options.window or default_window(exported)
-    corpus = _read(options.bpe_corpus, ())[1] if options.bpe_corpus else letters
+    corpus = _whole(options.bpe_corpus) if options.bpe_corpus else letters
     model = ModelCutter(exported, exported.network("none"), window, window // 8)
     return [model, KmerCutter(options.kmer), train_bpe(corpus, options.bpe_vocabulary)]
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dnachunker.downstream.arguments import add_genome_arguments
+from dnachunker.downstream.arguments import add_features_argument, add_genome_arguments
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -30,6 +30,7 @@ def add_verbs(verbs: Any) -> None:
         "--annotation", action="append", default=[], metavar="FILE",
         help="BED, GTF, GFF or RepeatMasker .out to show on the page; may be repeated",
     )  # fmt: skip
+    add_features_argument(segment)
     segment.add_argument("--overwrite", action="store_true", help="replace an earlier segmentation in OUT")
     segment.set_defaults(run_verb=_segment)
 
@@ -42,7 +43,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     options = SegmentOptions(
         tuple(arguments.region), arguments.window, arguments.flank, arguments.html,
-        tuple(Path(path) for path in arguments.annotation), arguments.overwrite,
+        tuple(Path(path) for path in arguments.annotation), tuple(arguments.features), arguments.overwrite,
     )  # fmt: skip
     found = segment(Path(arguments.model), Path(arguments.fasta), output, options)
     lengths = ", ".join(f"stage {stage} {mean:.2f}" for stage, mean in enumerate(found["mean_chunk_bases"]))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from dnachunker.dataprep.genomes.genome import Genome
-from dnachunker.downstream.annotations import Feature, read_features
+from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream.annotations import FeatureIndex, read_features
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.output_folder import OPTIONS
-from dnachunker.downstream.regions import Region, choose_regions
+from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
@@ -32,6 +33,7 @@ class SegmentOptions:
     flank: int | None = None
     html: bool = False
     annotations: tuple[Path, ...] = ()
+    features: tuple[str, ...] = ()  # kinds of features to show; empty for all
     overwrite: bool = False
 
 
@@ -53,7 +55,9 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         regions = choose_regions(genome, options.regions)
         if options.html and (long := [r for r in regions if r.length > LONGEST]):
             raise BadInput(f"--html: {long[0]} is longer than {LONGEST:,} bases; choose parts of it with --region")
-        features = [read_features(path, regions) for path in options.annotations]
+        features = [
+            FeatureIndex(read_features(path, genome.lengths, regions, options.features)) for path in options.annotations
+        ]
         network = exported.network("none")
         with new_folder(output) as partial, TrackWriter(partial, genome, exported.config.stages) as tracks:
             viewed = []
@@ -85,12 +89,12 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
     return summary
 
 
-def _viewed(region: Region, parts: Sequence[WindowOutput], features: Sequence[Sequence[Feature]]) -> ViewedRegion:
+def _viewed(region: Region, parts: Sequence[WindowOutput], features: Sequence[FeatureIndex]) -> ViewedRegion:
     stages = range(len(parts[0].boundaries))
     return ViewedRegion(
         region,
         "".join(part.letters for part in parts),
         tuple(np.concatenate([part.boundaries[stage] for part in parts]) for stage in stages),
         tuple(np.concatenate([part.probabilities[stage] for part in parts]) for stage in stages),
-        tuple(tuple(f for f in track if f.contig == region.contig) for track in features),
+        tuple(tuple(track.overlapping(region)) for track in features),
     )

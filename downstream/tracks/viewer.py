@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dnachunker.downstream.annotations import Feature
-from dnachunker.downstream.regions import Region
+from dnachunker.dataprep.genomes.features import Feature
+from dnachunker.dataprep.genomes.region import Region
 
 LONGEST = 2_000_000  # most bases of a region; a base takes about three bytes of the page
 
@@ -25,7 +25,7 @@ class ViewedRegion:
     Attributes:
         letters: lower case where soft-masked.
         boundaries, probabilities: per stage (L,).
-        features: one sequence per annotation file.
+        features: those of the region, one sequence per annotation file.
     """
 
     region: Region
@@ -55,14 +55,13 @@ def write_viewer(path: Path, regions: Sequence[ViewedRegion], annotations: Seque
 
 def _packed(viewed: ViewedRegion) -> dict[str, Any]:
     region = viewed.region
-    near = [[f for f in track if f.start < region.end and region.start < f.end] for track in viewed.features]
     return {
         "contig": region.contig,
         "start": region.start,
         "letters": viewed.letters,
         "boundaries": [_base64(np.packbits(stage)) for stage in viewed.boundaries],
         "probabilities": [_base64(np.round(stage * 255).astype(np.uint8)) for stage in viewed.probabilities],
-        "features": [[[f.start, f.end, f.kind, f.name, f.strand] for f in track] for track in near],
+        "features": [[[f.start, f.end, f.kind, f.name, f.strand] for f in track] for track in viewed.features],
     }
 
 

@@ -96,13 +96,14 @@ def test_verify_names_the_first_fault_and_counts_all(
 
 
 def test_show_prints_the_letters_of_a_region(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("corpus", "show", str(sample), "human_chrM:0-60") == 0
+    assert run("corpus", "show", str(sample), "human_chrM:1-60") == 0
     assert "GATCACAGGTCTATCACCCTATTAACCACTCACGGGAGCTCTCCATGCATTTGGTATTTT" in capsys.readouterr().out
     for region, message in {
-        "human_chrM": "not a region",
-        "chr1:0-10": "no contig 'chr1'",
+        "human_chrM:1-": "on no contig",
+        "chr1:1-10": "'chr1:1-10' is on no contig",
         "human_chrM:10-5": "16,571 bases",
-        "human_chrM:0-99999": "16,571 bases",
+        "human_chrM:0-10": "16,571 bases; regions count from 1",
+        "human_chrM:1-99999": "16,571 bases",
     }.items():
         with pytest.raises(BadInput, match=message):
             run("corpus", "show", str(sample), region)
@@ -115,12 +116,12 @@ def test_show_lists_the_runs_of_n_and_soft_mask(tmp_path: Path, capsys: pytest.C
     config.write_text(f"sources: {{g: {{path: {fasta}}}}}\nmin_bases: 100\n")
     assert run("shard", "--config", str(config), "--output", str(tmp_path / "out"), "--ray", "none") == 0
     capsys.readouterr()
-    assert run("corpus", "show", str(tmp_path / "out"), "c:98-120") == 0
+    assert run("corpus", "show", str(tmp_path / "out"), "c:99-120") == 0
     shown = capsys.readouterr().out
     assert "(N 7, soft-masked 10, unused 0)" in shown
-    assert "  N 104-111\n" in shown
-    assert "  soft-masked 100-104 109-115\n" in shown
-    assert " 98  GTacgtNNNNNnnacgtAAAAA\n" in shown
+    assert "  N 105-111\n" in shown
+    assert "  soft-masked 101-104 110-115\n" in shown
+    assert " 99  GTacgtNNNNNnnacgtAAAAA\n" in shown
 
 
 def test_print_config_builds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,11 @@ def test_a_corpus_equals_its_genome_and_a_changed_genome_is_reported(
 
     genome.write_bytes(GENOME.replace(b"GGGG", b"GGCG").replace(b"TTccccTT", b"TTcCccTT"))
     assert compare_with_fasta(corpus, [str(genome)]) == [
-        f"{genome}: g/a:18 is C but G in the corpus; 1 of the 4 bases of block {corpus.blocks().key[1]} differ",
-        f"{genome}: g/b/odd:5 is C but c in the corpus; 1 of the 10 bases of block {corpus.blocks().key[2]} differ",
+        f"{genome}: g/a:19 is C but G in the corpus; 1 of the 4 bases of block {corpus.blocks().key[1]} differ",
+        f"{genome}: g/b/odd:6 is C but c in the corpus; 1 of the 10 bases of block {corpus.blocks().key[2]} differ",
     ]
     genome.write_bytes(GENOME[:-4] + b"\n")
-    assert "has 7 bases from 0 on where the corpus has 10" in compare_with_fasta(corpus, [str(genome)])[0]
+    assert "has 7 bases from 1 on where the corpus has 10" in compare_with_fasta(corpus, [str(genome)])[0]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_whole_contigs_by_name_and_glob() -> None:
 
 def test_a_contig_in_two_splits_is_refused() -> None:
     rule = ContigSplit(splits={"valid": ("chr*",), "test": ("chr2", "chrX")})
-    with pytest.raises(BadInput, match=r"splits share bases in 2 pairs: .*chr2:0-500.*chrX:0-90"):
+    with pytest.raises(BadInput, match=r"splits share bases in 2 pairs: .*chr2:1-500.*chrX:1-90"):
         divide(rule, CONTIGS, source="g", seed=0)
 
 
@@ -64,14 +64,14 @@ def test_bed_intervals_and_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chr1\t0\t100\ttrain\nchr1\t90\t120\tvalid\n", r"train chr1:0-100 and valid chr1:90-120"),
+        ("chr1\t0\t100\ttrain\nchr1\t90\t120\tvalid\n", r"train chr1:1-100 and valid chr1:91-120"),
         # a long interval overlaps one that is not its neighbour: others start in between
-        ("chr1\t0\t900\ttrain\nchr1\t5\t9\ttrain\nchr1\t800\t850\ttest\n", r"train chr1:0-900 and test chr1:800-850"),
-        ("chr1\t0\t1001\ttrain\n", r"ends beyond chr1.*1000 bases"),
-        ("chr9\t0\t10\ttrain\n", r"no interval lies on a used contig"),
-        ("chr1\t10\t10\ttrain\n", r"line 1: empty interval"),
-        ("chr1\t0\t10\n", r"line 1: not `contig start end split`"),
-        ("\n\nchr1\t-1\t10\ttrain\n", r"line 3: not `contig"),
+        ("chr1\t0\t900\ttrain\nchr1\t5\t9\ttrain\nchr1\t800\t850\ttest\n", r"train chr1:1-900 and test chr1:801-850"),
+        ("chr1\t0\t1001\ttrain\n", r"line 1: chr1:1-1001 is not within chr1.*1,000 bases"),
+        ("chr9\t0\t10\ttrain\n", r"no contig of the genome: the file names chr9, the genome has chr1"),
+        ("chr1\t10\t10\ttrain\n", r"line 1: start 10 and end 10"),
+        ("chr1\t0\t10\n", r"line 1: column 4 is missing"),
+        ("\n\nchr1\t-1\t10\ttrain\n", r"line 3: '-1' is not a coordinate"),
         ("chr1\t0\t10\tTrain Set\n", r"not a split name"),
         ("", r"no interval"),
     ],
@@ -144,7 +144,7 @@ def test_intervals_that_overlap_once_grown_are_refused_and_listed(tmp_path: Path
         divide(bed(tmp_path, text, grow_to="power_of_two"), contigs, source="g", seed=0)
     message = str(error.value)
     assert "splits share bases in 7 pairs of grown intervals: " in message
-    assert "train chr1:106496-237568 and valid chr1:221184-352256" in message
+    assert "train chr1:106497-237568 and valid chr1:221185-352256" in message
     assert message.count(" and ") == 5 + 1
     assert "leave `split.grow_to` out" in message
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dnachunker.cli import main
-from dnachunker.downstream.annotations import Feature, read_features
-from dnachunker.downstream.regions import Region
+from dnachunker.dataprep.genomes.features import Feature
+from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream.annotations import read_features
 from dnachunker.downstream.studies.chunk_lengths import length_table
 from dnachunker.downstream.studies.cutters import Cuts, KmerCutter, cut_all, train_bpe
 from dnachunker.downstream.studies.enrichment import enrichment_table
@@ -155,19 +156,19 @@ def test_annotations_from_each_format(tmp_path: Path) -> None:
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-        (found,) = read_features(tmp_path / name)
+        (found,) = read_features(tmp_path / name, {"c": 100})
         assert (found.contig, found.start, found.end, found.strand) == ("c", 10, 20, "-")
         assert found.kind == {"a.bed": "peak", "a.out": "SINE/Alu"}.get(name, "exon")
-        assert read_features(tmp_path / name, [Region("c", 20, 30)]) == []
+        assert read_features(tmp_path / name, {"c": 100}, [Region("c", 20, 30)]) == []
     (tmp_path / "a.bed").write_text("c\t1\n")
-    with pytest.raises(BadInput, match=r"a\.bed: line 1: too few fields"):
-        read_features(tmp_path / "a.bed")
+    with pytest.raises(BadInput, match=r"a\.bed, line 1: not `contig start end`"):
+        read_features(tmp_path / "a.bed", {"c": 100})
 
 
 def test_the_command_writes_tables_and_figures(
     export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "genes.bed").write_text("a\t300\t500\texon\t0\t+\na\t900\t1100\texon\t0\t-\n")
+    (tmp_path / "genes.bed").write_text("chra\t300\t500\texon\t0\t+\nchra\t900\t1100\texon\t0\t-\n")
     (tmp_path / "other.fa").write_text(f">o\n{random_letters(2000, 5)}\n")
     where = ["--model", str(export), "--fasta", str(fasta), "--bpe-vocabulary", "100", "--permutations", "9"]
     for kind, more, rows in (
@@ -183,7 +184,11 @@ def test_the_command_writes_tables_and_figures(
         assert {row["tokens"] for row in table} == {"stage 0", "stage 1", "6-mer", "BPE"}
         assert (output / "figure.svg").read_text().rstrip().endswith("</svg>")
         assert json.loads((output / "options.json").read_text())["kind"] == kind
-    capsys.readouterr()
+    assert capsys.readouterr().err.count("genes.bed: contigs are matched by another spelling: chra is a\n") == 2
+    wrong = ["study", "lengths", *where, "--output", str(tmp_path / "out"), "--annotation", str(tmp_path / "wrong.bed")]
+    (tmp_path / "wrong.bed").write_text("chr1\t300\t500\texon\n")
+    assert main(wrong) == 2
+    assert "the file names chr1, the genome has a" in capsys.readouterr().err
     assert main(["study", "motifs", *where, "--output", str(tmp_path / "out")]) == 2
     assert "--motifs is missing" in capsys.readouterr().err
     assert main(["study", "enrichment", *where, "--output", str(tmp_path / "out")]) == 2

@@ -15,8 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from dnachunker.cli import main
 from dnachunker.dataprep.genomes.genome import Genome
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.regions import Region, choose_regions
+from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import tile
 from dnachunker.foundations.failures import BadInput
 
@@ -158,7 +159,7 @@ def test_regions_from_a_gzipped_bed_and_damaged_files(fasta: Path, tmp_path: Pat
     with Genome(fasta) as genome:
         assert choose_regions(genome, [str(tmp_path / "peaks.bed.gz")]) == [Region("b", 10, 200)]
         (tmp_path / "peaks.bed.gz").write_bytes(packed[:12] + bytes(255 - byte for byte in packed[12:]))
-        with pytest.raises(BadInput, match="not readable"):
+        with pytest.raises(BadInput, match="damaged gzip"):
             choose_regions(genome, [str(tmp_path / "peaks.bed.gz")])
     with pytest.raises(BadInput, match="damaged gzip"):
         Genome(tmp_path / "peaks.bed.gz")

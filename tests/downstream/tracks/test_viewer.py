@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dnachunker.cli import main
-from dnachunker.downstream.regions import Region
+from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.tracks.viewer import ViewedRegion, write_viewer
 
 BROWSER = next(
