@@ -20,6 +20,7 @@ from .bgzip import HEADER_BYTES, decompress_members, is_bgzip
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)))  # and skippable
 TWOBIT_MAGICS = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FOREIGN = {
     b"BZh": "bzip2-compressed",
     b"\xfd7zXZ": "xz-compressed",
@@ -43,7 +44,7 @@ def read_plain(path: Path) -> Iterator[bytes]:
             head = handle.read(HEADER_BYTES)
             handle.seek(0)
             if not head:
-                raise BadInput(f"{path}: the file is empty; expected FASTA")
+                raise BadInput(f"{path}: the file is empty")
             for magic, what in _FOREIGN.items():
                 if head.startswith(magic):
                     raise BadInput(f"{path}: {what}; convert it to plain, gzip, bgzip or zstd")
@@ -62,6 +63,37 @@ def read_plain(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
+    """The lines of a text file, decompressed, without line ends (LF or CRLF) and without a byte order mark.
+
+    An empty file has no lines.
+
+    Args:
+        longest: most bytes of a line.
+
+    Raises:
+        BadInput: as `read_plain`, or a line is too long.
+    """
+    if path.is_file() and not path.stat().st_size:
+        return
+    rest: list[bytes] = [b""]  # pieces of the line that is not complete yet
+    number = 0
+    for piece in read_plain(path):
+        first, *lines = piece.split(b"\n")
+        rest.append(first)
+        if lines:
+            lines = [b"".join(rest), *lines]
+            if not number:
+                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+            rest = [lines.pop()]
+            number += len(lines)
+            yield from (line.removesuffix(b"\r") for line in lines)
+        if longest is not None and sum(map(len, rest)) > longest:
+            raise BadInput(f"{path}, line {number + 1}: longer than {longest:,} bytes; is this the right file?")
+    if last := b"".join(rest):
+        yield (last if number else last.removeprefix(BYTE_ORDER_MARK)).removesuffix(b"\r")
 
 
 def is_twobit(path: Path) -> bool:

@@ -15,10 +15,10 @@ from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
+from .decompress import BYTE_ORDER_MARK
 from .prepared_sequence import PreparedWriter
 
 _LINE_BREAKS = b"\n\r\t "  # bytes that are not part of the sequence
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _AMBIGUOUS = 0x10  # set beside the code of N: a letter to be counted
 _ILLEGAL = 0x80
 _MAX_HEADER_BYTES = 2**20
@@ -85,7 +85,7 @@ class FastaScan:
                 self._add_sequence(segment)
                 if end < 0:
                     break
-                marked = not self._lines and self._before == _BYTE_ORDER_MARK  # the mark may stand right before `>`
+                marked = not self._lines and self._before == BYTE_ORDER_MARK  # the mark may stand right before `>`
                 if not marked and (piece[end - 1] if end else self._last_byte) != ord("\n"):
                     raise BadInput(f"{self._where()}: `>` inside a line of sequence; headers start their line")
                 self._close_contig()
@@ -136,7 +136,7 @@ class FastaScan:
     def _add_sequence(self, segment: bytes) -> None:
         if self._name is None:
             self._before = (self._before + segment).strip()
-            if not _BYTE_ORDER_MARK.startswith(self._before):
+            if not BYTE_ORDER_MARK.startswith(self._before):
                 start = self._before[:20]
                 raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
             self._line += segment.count(b"\n")

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from dnachunker.foundations.failures import BadInput
 
 from .contig_names import agree_on_contigs
-from .decompress import read_plain
+from .decompress import read_lines
 from .region import Region
 
 BED, GFF, REPEATMASKER = "bed", "gff", "repeatmasker"
@@ -22,7 +22,6 @@ _FORMS = {
 }  # fmt: skip
 _PACKED = (".gz", ".bgz", ".zst")
 _MAX_LINE_BYTES = 2**20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SKIPPED = ("track", "browser")  # first words of lines for genome browsers
 _COLUMN_NAMES = ("chrom", "chr", "chromosome", "contig", "seqname", "seqid")  # first word of a line of column names
 _HEADER = ("SW", "bit", "score")  # first words of the header of RepeatMasker's .out
@@ -207,28 +206,10 @@ def _text(fields: list[str]) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that are neither blank nor a comment, up to the sequence of a GFF3 file."""
-    for number, line in enumerate(_all_lines(path), 1):
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+    for number, line in enumerate(read_lines(path, _MAX_LINE_BYTES), 1):
+        text = line.decode("utf-8", "backslashreplace")
         if text.startswith(("##FASTA", ">")):
             return
         if text.startswith("#") or not text.strip() or text.split(None, 1)[0] in _SKIPPED:
             continue
         yield number, text
-
-
-def _all_lines(path: Path) -> Iterator[bytes]:
-    if path.is_file() and not path.stat().st_size:
-        return  # a legal list of no intervals; `read_plain` would refuse it
-    rest = b""
-    number = 0
-    for piece in read_plain(path):
-        lines = (rest + piece).split(b"\n")
-        rest = lines.pop()
-        number += len(lines)
-        if len(rest) > _MAX_LINE_BYTES:
-            raise BadInput(f"{path}, line {number + 1}: longer than 1 MiB; this is not a list of intervals")
-        yield from lines
-    if rest:
-        yield rest

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.text_files import UNREADABLE, open_text
+from dnachunker.downstream.text_files import text_lines
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
@@ -37,11 +37,7 @@ def read_motifs(path: Path) -> list[Motif]:
     Raises:
         BadInput: the file has another format.
     """
-    try:
-        with open_text(path) as text:
-            lines = [line.strip() for line in text if line.strip()]
-    except UNREADABLE as error:
-        raise BadInput(f"{path}: not readable: {error}") from error
+    lines = [line.strip() for line in text_lines(path) if line.strip()]
     found = []
     for start in range(0, len(lines), 5):
         header, *rows = lines[start : start + 5]

@@ -5,6 +5,7 @@ import gzip
 import io
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
 from dnachunker.dataprep.genomes.genome import Genome
-from dnachunker.downstream.text_files import UNREADABLE
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.progress import Progress
@@ -160,7 +160,7 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
     names = _spellings(genome)
     try:
         text = gzip.decompress(_read(where)).decode()
-    except UNREADABLE as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BadInput(f"{where}: not gzipped coordinates: {error}") from error
     table = csv.DictReader(io.StringIO(text))
     for row in table:

@@ -1,15 +1,15 @@
 """Read labelled sequences in the formats of benchmarks: CSV, TSV, FASTA (label in the header) and parquet."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.text_files import UNREADABLE, open_text
+from dnachunker.downstream.text_files import text_lines
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
@@ -17,6 +17,7 @@ _SEQUENCE_COLUMNS = ("sequence", "seq")
 _LABEL_COLUMNS = ("label", "labels", "class")
 _FASTA = (".fa", ".fna", ".fasta")
 SUFFIXES = (".csv", ".tsv", *_FASTA, ".parquet")
+_LONGEST_FIELD = 2**31 - 1  # letters; the default of the csv module, 131,072, is less than a long sequence
 _LETTERS = frozenset(BASES + "N" + IUPAC_AMBIGUOUS + (BASES + "N" + IUPAC_AMBIGUOUS).lower())
 
 
@@ -51,17 +52,19 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
         classes: the classes of the training data; default: the labels of this file.
 
     Raises:
-        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or not among `classes`.
+        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or not among `classes`;
+            labels that are no classes, since most of them occur once.
     """
     sequences: list[str] = []
     spelled: list[str] = []
     known = None if classes is None else set(classes)
     for where, sequence, label in _rows(path):
+        sequence, label = sequence.strip(), label.strip()
         if not sequence or not _LETTERS.issuperset(sequence):
             strange = sorted(set(sequence) - _LETTERS)
             found = f"holds {strange[0]!r}, which is not a nucleotide letter" if strange else "is empty"
             raise BadInput(f"{path}: {where}: the sequence {found}")
-        if not label.strip():
+        if not label:
             raise BadInput(f"{path}: {where}: has no label")
         if known is not None and label not in known:
             raise BadInput(f"{path}: {where}: label {label!r} does not occur in training, which has {sorted(known)}")
@@ -70,6 +73,11 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
     if not sequences:
         raise BadInput(f"{path}: holds no sequences")
     names = tuple(classes) if classes is not None else sort_classes(set(spelled))
+    if classes is None and len(names) > max(2, len(spelled) // 2):
+        raise BadInput(
+            f"{path}: {len(spelled):,} sequences have {len(names):,} different labels, such as {names[0]}; only "
+            "classes can be learned, not numbers (regression): group the labels into classes"
+        )
     index = {name: number for number, name in enumerate(names)}
     return Labelled(tuple(sequences), np.array([index[label] for label in spelled], np.int64), names)
 
@@ -98,26 +106,26 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     suffix = data_suffix(path)
     if suffix is None:
         raise BadInput(f"{path}: not a data file; readable formats are {', '.join(SUFFIXES)}, plain or gzipped")
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif suffix in _FASTA:
+        yield from _fasta_rows(path, text_lines(path))
+    else:
+        yield from _table_rows(path, text_lines(path), suffix)
+
+
+def _table_rows(path: Path, text: Iterable[str], suffix: str) -> Iterator[tuple[str, str, str]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    table = csv.DictReader((f"{line}\n" for line in text), delimiter="\t" if suffix == ".tsv" else ",")
     try:
-        if suffix == ".parquet":
-            yield from _parquet_rows(path)
-            return
-        with open_text(path) as text:
-            yield from _fasta_rows(path, text) if suffix in _FASTA else _table_rows(path, text, suffix)
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file") from error
-    except (*UNREADABLE, csv.Error) as error:
-        raise BadInput(f"{path}: not readable: {error}") from error
+        sequence, label = _columns(path, table.fieldnames or [])
+        for row in table:
+            yield f"line {table.line_num}", row[sequence] or "", row[label] or ""
+    except csv.Error as error:
+        raise BadInput(f"{path}: line {table.line_num}: not readable: {error}") from error
 
 
-def _table_rows(path: Path, text: TextIO, suffix: str) -> Iterator[tuple[str, str, str]]:
-    table = csv.DictReader(text, delimiter="\t" if suffix == ".tsv" else ",")
-    sequence, label = _columns(path, table.fieldnames or [])
-    for row in table:
-        yield f"line {table.line_num}", row[sequence] or "", row[label] or ""
-
-
-def _fasta_rows(path: Path, text: TextIO) -> Iterator[tuple[str, str, str]]:
+def _fasta_rows(path: Path, text: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     where, label = "", ""
     parts: list[str] = []
     for number, line in enumerate(text, 1):
@@ -157,7 +165,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 def _columns(path: Path, names: Sequence[Any]) -> tuple[str, str]:
     found = []
     for kind in (_SEQUENCE_COLUMNS, _LABEL_COLUMNS):
-        column = next((name for name in names if str(name).lower() in kind), None)
+        column = next((name for name in names if str(name).strip().lower() in kind), None)
         if column is None:
             raise BadInput(f"{path}: has no column {kind[0]!r}; it has {', '.join(map(str, names)) or 'none'}")
         found.append(str(column))

@@ -25,8 +25,13 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     variants.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     variants.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
-    variants.add_argument("--vcf", required=True, metavar="FILE", help="variants, plain or gzipped")
-    variants.add_argument("--output", required=True, metavar="FILE", help="VCF to create")
+    variants.add_argument("--vcf", required=True, metavar="FILE", help="variants: VCF (plain or compressed) or BCF")
+    variants.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="file to create: .vcf, .vcf.gz (bgzip, with an index) or .bcf (with an index)",
+    )
     variants.add_argument(
         "--context", type=int, metavar="BASES", help="window around a variant (default: as in pretraining)"
     )

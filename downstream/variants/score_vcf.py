@@ -11,21 +11,22 @@ from typing import Any
 
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.text_files import UNREADABLE, open_text
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
-from dnachunker.model.alphabet import BASES
+from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 from .alleles import Alleles, Fetch, widen
 from .likelihoods import VariantScore, score_variants
+from .variant_files import VariantLines, check_writable, publish
 
 SCORED = "scored"
 _SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
 _LOOKED_AT = 1000  # records compared with the genome before scoring
 _GROUP = 16  # lines scored and stored together
 _OURS = "DNC_"
+_AMBIGUOUS = str.maketrans(IUPAC_AMBIGUOUS, "N" * len(IUPAC_AMBIGUOUS))  # as the genome gives these letters
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
     "DNC_SHIFT{stage}": ("Float", "change of the chunk boundaries of stage {stage} nearby: 1 - Jaccard index"),
@@ -60,8 +61,6 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     """
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
-    if output.name.endswith(".gz"):
-        raise BadInput(f"{output}: the output is plain text; name it .vcf, and compress it afterwards with bgzip")
     exported = open_exported(model)
     context = options.context or default_window(exported)
     if context < 4 * options.longest:
@@ -72,15 +71,16 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     }  # fmt: skip
     progress = _Partial(output, identity)
     counts: dict[str, int] = {}
-    with Genome(fasta) as genome:
-        _check_assembly(vcf, genome, options.longest)
-        total = sum(1 for _ in _records(vcf))
+    with Genome(fasta) as genome, VariantLines(vcf) as variants:
+        _check_assembly(variants, genome, options.longest)
+        total = sum(1 for _ in variants.records())
+        check_writable(variants, output)
         stages = exported.config.stages
-        progress.begin(_header(vcf, model.name, identity, stages))
+        progress.begin(_header(variants, model.name, identity, stages))
         network = exported.network("masked")
         reported = 0
         with Progress("score-variants", total, "line") as bar:
-            for group in _groups(vcf, genome, options.longest, context):
+            for group in _groups(variants, genome, options.longest, context):
                 lines = [line for line in group if line.number > progress.done]
                 for line in group:
                     for number, (status, _) in enumerate(line.outcomes):
@@ -100,13 +100,13 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
                 bar.update(len(group))
         if reported > _SHOWN:
             print(f"{reported - _SHOWN} more alleles were not scored; DNC_STATUS says why", file=sys.stderr)
-    progress.finish()
+        progress.finish(max(genome.lengths.values()))
     return counts
 
 
-def _groups(vcf: Path, genome: Genome, longest: int, context: int) -> Iterator[list[_Line]]:
+def _groups(variants: VariantLines, genome: Genome, longest: int, context: int) -> Iterator[list[_Line]]:
     group: list[_Line] = []
-    for number, fields in _records(vcf):
+    for number, fields in variants.records():
         outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
         group.append(_Line(number, fields, outcomes))
         if len(group) == _GROUP:
@@ -116,31 +116,10 @@ def _groups(vcf: Path, genome: Genome, longest: int, context: int) -> Iterator[l
         yield group
 
 
-def _records(vcf: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of the records."""
-    columns = 0
-    try:
-        with open_text(vcf) as text:
-            for number, line in enumerate(text, 1):
-                line = line.rstrip("\r\n")
-                if line.startswith("#CHROM"):
-                    columns = len(line.split("\t"))
-                elif not line.startswith("#") and line:
-                    fields = line.split("\t")
-                    if not columns:
-                        raise BadInput(f"{vcf}: line {number}: a record before the #CHROM line; this is not a VCF")
-                    if len(fields) != columns or len(fields) < 8 or not fields[1].isdecimal():
-                        raise BadInput(f"{vcf}: line {number}: not a VCF record: {line[:60]!r}")
-                    yield number, fields
-    except FileNotFoundError as error:
-        raise BadInput(f"{vcf}: no such file") from error
-    except UNREADABLE as error:
-        raise BadInput(f"{vcf}: not readable: {error}") from error
-
-
 def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context: int) -> tuple[str, Alleles | None]:
     """The status of one ALT, and its alleles if it can be scored."""
-    contig, start, reference, alternative = fields[0], int(fields[1]) - 1, fields[3].upper(), alt.upper()
+    contig, start, alternative = fields[0], int(fields[1]) - 1, alt.upper()
+    reference = fields[3].upper().translate(_AMBIGUOUS)
     if contig not in genome.lengths:
         return "unknown_contig", None
     length = genome.lengths[contig]
@@ -175,19 +154,19 @@ def _upper(genome: Genome, contig: str, start: int, end: int) -> str:
     return genome.fetch(contig, start, end).upper()
 
 
-def _check_assembly(vcf: Path, genome: Genome, longest: int) -> None:
+def _check_assembly(variants: VariantLines, genome: Genome, longest: int) -> None:
     seen = wrong = 0
-    for _, fields in _records(vcf):
+    for _, fields in variants.records():
         status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
         seen += 1
         wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
         if seen == _LOOKED_AT:
             break
     if not seen:
-        raise BadInput(f"{vcf}: holds no records")
+        raise BadInput(f"{variants.path}: holds no records")
     if wrong * 2 > seen:
         raise BadInput(
-            f"{vcf}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
+            f"{variants.path}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
             "is the VCF of another assembly, or does it name contigs otherwise?"
         )
 
@@ -213,7 +192,7 @@ def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:
     return "\t".join(fields) + "\n"
 
 
-def _header(vcf: Path, model: str, identity: dict[str, Any], stages: int) -> str:
+def _header(variants: VariantLines, model: str, identity: dict[str, Any], stages: int) -> str:
     made = {
         "model": f'"{model}"', "sha256": identity["model"], "fasta": f'"{identity["fasta"][0]}"',
         **{name: identity[name] for name in ("context", "radius", "longest")},
@@ -224,15 +203,12 @@ def _header(vcf: Path, model: str, identity: dict[str, Any], stages: int) -> str
             said = meaning.format(stage=stage)
             ours.append(f'##INFO=<ID={name.format(stage=stage)},Number=A,Type={kind},Description="{said}">')
     lines = []
-    with open_text(vcf) as text:
-        for line in text:
-            if not line.startswith("#"):
-                break
-            if line.startswith((f"##INFO=<ID={_OURS}", "##dnachunker=")):
-                continue  # of an earlier scoring
-            if line.startswith("#CHROM"):
-                lines += ours
-            lines.append(line.rstrip("\r\n"))
+    for line in variants.header():
+        if line.startswith((f"##INFO=<ID={_OURS}", "##dnachunker=")):
+            continue  # of an earlier scoring
+        if line.startswith("#CHROM"):
+            lines += ours
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 
@@ -267,11 +243,11 @@ class _Partial:
 
     def write(self, lines: Sequence[str], done: int) -> None:
         with self._text.open("ab") as file:
-            file.write("".join(lines).encode())
+            file.write("".join(lines).encode("utf-8", "surrogateescape"))
             self._bytes = file.tell()
         self.done = max(self.done, done)
         write_json(self._state, {"identity": self._identity, "done": self.done, "bytes": self._bytes})
 
-    def finish(self) -> None:
-        self._text.replace(self._output)
+    def finish(self, longest_contig: int) -> None:
+        publish(self._text, self._output, longest_contig)
         self._state.unlink()

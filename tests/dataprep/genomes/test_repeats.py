@@ -67,7 +67,7 @@ def test_no_repeats_at_all(tmp_path: Path, reassemble: Any) -> None:
         ("bed", "a\t-1\t5\n", r"line 1: '-1' is not a coordinate"),
         ("bed", "a\t1\t" + "9" * 5000, r"is not a coordinate"),
         ("bed", "chr1\t1\t5\n", r"no contig of the genome: the file names chr1, the genome has a"),
-        ("bed", "a" * 2**21, r"line 1: longer than 1 MiB"),
+        ("bed", "a" * 2**21, r"line 1: longer than 1,048,576 bytes"),
         ("repeatmasker", "1 2 3 4 a x 7 8 9 10 11\n", r"line 1: 'x' is not a coordinate"),
         ("repeatmasker", OUT + "1 2 3\n", r"line 8: not a line of RepeatMasker"),
         (

@@ -19,7 +19,19 @@ FASTA = "".join(f">chr1:{i}|{label}\n{s[:3]}\n{s[3:]}\n" for i, (s, label) in en
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("a.csv", CSV), ("a.csv", CSV.replace("\n", "\r\n")), ("a.tsv", TSV), ("a.fna", FASTA)]
+    ("name", "text"),
+    [
+        ("a.csv", CSV),
+        ("a.csv", CSV.replace("\n", "\r\n")),
+        (
+            "a.csv",
+            "\ufeff"
+            + CSV.replace("sequence,label", '" Sequence" , LABEL').replace(",", " , ").replace("ACGTN", "ACGTN\t"),
+        ),
+        ("a.tsv", TSV),
+        ("a.fna", FASTA),
+        ("a.fa", "\ufeff" + FASTA),
+    ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
 def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, text: str, zipped: bool) -> None:
@@ -29,6 +41,11 @@ def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, text: str, z
     assert data.sequences == tuple(sequence for sequence, _ in ROWS)
     assert data.classes == ("0", "1")
     assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_a_field_may_be_longer_than_the_csv_modules_default(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'sequence,label\n"{"ACGT" * 100_000}",0\nAC,1\n')
+    assert len(read_labelled(tmp_path / "a.csv").sequences[0]) == 400_000
 
 
 def test_parquet_and_named_classes(tmp_path: Path) -> None:
@@ -54,10 +71,16 @@ def damaged(packed: bytes) -> bytes:
         ("a.csv", b"sequence,label\n,0\n", "line 2: the sequence is empty"),
         ("a.csv", b"sequence,label\nACGT,0\nACGT,\n", "line 3: has no label"),
         ("a.csv", b"letters,label\nAC,0\n", "no column 'sequence'"),
+        (
+            "a.csv",
+            b"sequence,label\nAC,0.13\nAG,0.5\nAT,-1\nGC,-1\n",
+            "4 sequences have 3 different labels, such as -1",
+        ),
+        ("a.csv", "sequence,label\nAC,\u00e9\n".encode("latin-1"), "line 2: not UTF-8 text"),
         ("a.csv", b"sequence,label\n", "holds no sequences"),
         ("a.fa", b">one\nACGT\n", "does not end in |LABEL"),
-        ("a.csv.gz", gzip.compress(CSV.encode())[:-12], "not readable"),
-        ("a.csv.gz", damaged(gzip.compress(CSV.encode() * 50)), "not readable"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-12], "truncated gzip"),
+        ("a.csv.gz", damaged(gzip.compress(CSV.encode() * 50)), "damaged gzip"),
         ("a.parquet", b"nothing", "not readable as parquet"),
         ("a.xlsx", b"", "not a data file"),
     ],
