@@ -1,6 +1,7 @@
 """Progress of long work: one line that is updated on a terminal, a new line every few seconds elsewhere."""
 
 import sys
+import time
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -40,7 +41,7 @@ class Progress(tqdm):
         """Print the state; tqdm calls this when it is time to, and at the end of work that took long enough."""
         if self._live:
             return super().display(msg, pos)
-        if self._time() < self.start_t + self.delay:
+        if time.time() < self.start_t + _PLAIN_SECONDS:
             return False
         left = " of {total_fmt}{unit}, {rate_fmt}{postfix}, {remaining} left"
         self.bar_format = "{desc}: {n_fmt}" + (left if self.total else "{unit}, {rate_fmt}{postfix}")

@@ -119,12 +119,12 @@ def _what_is_wrong(compare: Callable[[], Compared], tolerance: float) -> str:
         errors = [_error(ours, theirs) for ours, theirs in compare()]
     except Exception as error:  # of the compiler, the driver or the library
         return f"does not run ({kernels.one_line(error)})"
-    wrong = [(index, error) for index, error in enumerate(errors) if not error <= tolerance]
+    wrong = [(index, found) for index, found in enumerate(errors) if not found <= tolerance]
     if not wrong:
         return ""
-    index, error = wrong[0]
+    index, found = wrong[0]
     where = f"gradient {index}" if index else "result"
-    return f"differs from plain torch ({where}: by {error:.2g} of the largest value, more than {tolerance:g})"
+    return f"differs from plain torch ({where}: by {found:.2g} of the largest value, more than {tolerance:g})"
 
 
 def _error(ours: Tensor, theirs: Tensor) -> float:
