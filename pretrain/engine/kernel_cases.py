@@ -1,6 +1,7 @@
 """What `kernel_check.py` compares: each kernel and plain torch on the same small ragged batch."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -45,10 +46,10 @@ def scan_cases(backend: str, network: DNAChunkerConfig, dtype: torch.dtype, devi
         "router": [x.float(), u[0].float()],
     }
     for name, (ours, theirs) in make(backend, packing, states).items():
-        yield name, lambda ours=ours, theirs=theirs, name=name: _with_gradients(ours, theirs, inputs[name])
+        yield name, partial(_with_gradients, ours, theirs, inputs[name])
     if backend == "triton":
         masks = draw(packing.total) > 1
-        yield "chunking", lambda: _cut(packing, _gates(packing, gate)[0], masks)
+        yield "chunking", partial(_cut, packing, _gates(packing, gate)[0], masks)
 
 
 def attention_cases(
@@ -62,7 +63,7 @@ def attention_cases(
     def run(name: str) -> Function:
         return lambda q, k, v: packed_attention(q, k, v, packing, name, causal=network.causal)
 
-    yield "attention", lambda: _with_gradients(run(backend), run("sdpa"), inputs)
+    yield "attention", partial(_with_gradients, run(backend), run("sdpa"), inputs)
 
 
 class _Draw:
