@@ -81,7 +81,6 @@ def retreat(
     real = d < D
     for way in range(2):
         a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        through = tl.load(skip + way * D + d, mask=real, other=0.0)
         place = ((span * 2 + way) * N + n) * D + d[None, :]
         handed = tl.load(leaving + place, mask=real[None, :], other=0.0)
         grad_a = tl.zeros([N, WIDTH], tl.float32)
@@ -112,6 +111,7 @@ def retreat(
                 opened = sigmoid(gate)
                 dy = dout * gate * opened
                 s = handed + c * dy[None, :]
+                through = tl.load(skip + way * D + d, mask=real, other=0.0)  # here: all registers are taken
                 y = tl.sum(c * state, axis=0) + through * x
                 dc = tl.sum(state * dy[None, :], axis=1, keep_dims=True)
                 state = before[TILE - 1 - back]

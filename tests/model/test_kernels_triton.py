@@ -112,7 +112,7 @@ def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
 
     def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu_both_ways(wide[:, channels:], weight, bias, packing.steps, rows=4, width=4)
+        return conv_silu_both_ways(wide[:, channels:], weight, bias, packing.steps, span=4, width=4)
 
     def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, borders = wide[:, channels:].float(), packing.cu_seqlens
