@@ -29,6 +29,7 @@ def test_no_kernel_of_a_bf16_run_spills_registers() -> None:
     ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)  # shown when the test fails, and with -s
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     ours = "".join(path.read_text() for path in (ROOT / "model").glob("kernels_triton*.py"))
     launched = set(re.findall(r"@launched\ndef (\w+)", ours)) - {"write_one"}  # the trial before a run
