@@ -217,16 +217,18 @@ class TrainingData:
     def _corrupted(self, windows: Windows, packed: torch.Tensor) -> list[Batch]:
         device, size = self._rank.device, len(windows) // self._accumulation
         keys = window_keys(windows)
+        if self._pin_memory:  # a copy out of other memory would wait until the device is idle
+            keys = keys.pin_memory().to(device, non_blocking=True)
         parts = [slice(begin, begin + size) for begin in range(0, len(windows), size)]
         if self._order is not None:
             if device.type == "cpu" and not (self._buffers and self._buffers[0].input_ids.shape == packed.shape):
                 self._buffers = [Batch.empty(*packed.shape)]
             buffer = self._buffers[0] if self._buffers else None
-            whole = self._objective.batch(packed.to(device, non_blocking=True), keys.to(device), out=buffer)
+            whole = self._objective.batch(packed.to(device, non_blocking=True), keys, out=buffer)
             rows = self._order(whole)
             return [whole.take(rows[part]) for part in parts]
         if device.type != "cpu":
-            return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part].to(device))
+            return [self._objective.batch(packed[part].to(device, non_blocking=True), keys[part])
                     for part in parts]  # fmt: skip
         if not self._buffers or self._buffers[0].input_ids.shape != packed[parts[0]].shape:
             self._buffers = [Batch.empty(size, packed.shape[1]) for _ in parts]
