@@ -36,7 +36,9 @@ def build_model(
     )  # fmt: skip
     built = DNAChunkerForCausalLM(network) if network.causal else DNAChunkerForMaskedLM(network)
     if engine.activation_checkpointing:
-        built.gradient_checkpointing_enable()
+        # older releases of transformers 5 have only the second name, newer ones warn of it
+        enable = getattr(built, "activation_checkpointing_enable", None) or built.gradient_checkpointing_enable
+        enable()
     if engine.precision == "bf16":
         built.bfloat16()
     return built

@@ -24,18 +24,23 @@ def start_process_group(rank: Rank) -> None:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs.
 
     The rank's GPU becomes the current one first: object collectives put their bytes on the current GPU, and NCCL fails
-    if DeepSpeed has bound the process group to another GPU.
+    if the process group is bound to another GPU.
     """
-    if rank.device.type == "cuda":
+    backend = "nccl" if rank.device.type == "cuda" else "gloo"
+    if backend == "nccl":
         torch.cuda.set_device(rank.device)
     deepspeed_logger.setLevel(logging.ERROR)
     # they are about calls inside DeepSpeed, which a user cannot change
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Only DeepSpeed's inference all-reduce uses this op, yet every CPU start would compile it: 30-50 s, a compiler
-    # needed, and a race between hosts that share the cache.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if rank.device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, timeout=datetime.timedelta(minutes=30), verbose=False)
+    # DeepSpeed looks in this table for one op only, that of its inference all-reduce, which every CPU start would
+    # compile: 30-50 s, a compiler needed, and a race between hosts that share the cache. DeepSpeed fills a table that
+    # nobody has set: it probes every op, and prints a line for each that needs the CUDA toolkit.
+    deepspeed.ops.__compatible_ops__ = {}
+    timeout = datetime.timedelta(minutes=30)
+    if backend == "nccl":
+        # DeepSpeed would bind no GPU to the group of a single rank; then torch guesses one, and warns twice
+        torch.distributed.init_process_group(backend, timeout=timeout, device_id=rank.device)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
 class TrainingEngine:

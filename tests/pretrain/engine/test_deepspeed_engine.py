@@ -17,9 +17,14 @@ def test_a_rank_selects_its_gpu_before_it_joins_the_others(monkeypatch: pytest.M
     calls: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set_device", device)))
     monkeypatch.setattr(deepspeed, "init_distributed", lambda **options: calls.append(options["dist_backend"]))
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, **options: calls.append((backend, options["device_id"])),
+    )
     gpu = torch.device("cuda", 1)
     start_process_group(Rank(rank=1, world_size=2, local_rank=1, device=gpu))
-    assert calls == [("set_device", gpu), "nccl"]
+    assert calls == [("set_device", gpu), ("nccl", gpu), "nccl"], "the group is bound to the rank's GPU"
     calls.clear()
     start_process_group(Rank(rank=1, world_size=2, local_rank=1, device=torch.device("cpu")))
     assert calls == ["gloo"]
