@@ -67,8 +67,8 @@ class Table:
                 f"{row.difference:>18.1e}{row.export:>10.1e}{row.seconds:>7.1f}"
                 for row in self.rows
             ),
-            f"{len(self.rows)} rows in {time.monotonic() - self.began:.0f} s; every row was trained, stopped, saved, "
-            "resumed and exported",
+            f"{len(self.rows)} rows in {time.monotonic() - self.began:.0f} s: each trained, saved and exported, and "
+            "stopped and resumed where it has several numbers of ranks",
         ]
 
 

@@ -15,8 +15,8 @@ def zero(stage: int, *how: str, name: str = "", **rest: Any) -> Case:
     return Case(f"ZeRO {stage}{name}", how=(f"engine.zero_stage={stage}", *how), **rest)
 
 
-_BF16: dict[str, Any] = {"work": ("engine.precision=bf16",), "tolerance": 0.02}
-_AUTOCAST: dict[str, Any] = {"work": ("engine.precision=bf16-autocast",), "tolerance": 0.02}
+_BF16: dict[str, Any] = {"work": ("engine.precision=bf16",), "tolerance": 0.002}
+_AUTOCAST: dict[str, Any] = {"work": ("engine.precision=bf16-autocast",), "tolerance": 0.002}
 CASES = (
     *(zero(stage, ranks=(1, 1)) for stage in (0, 2)),
     *(zero(stage) for stage in range(4)),
