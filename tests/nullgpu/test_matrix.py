@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matrix import Case, Matrix, Table, ended, events
 
-pytestmark = [pytest.mark.nullgpu, pytest.mark.timeout(1200)]  # seconds; a row takes 20 on a quiet machine
+pytestmark = [pytest.mark.nullgpu, pytest.mark.timeout(1200)]  # seconds, for busy machines
 
 _SHORT = "data.curriculum=[{from_step: 2, seq_len: 48, global_batch: 4}]"
 
