@@ -17,7 +17,7 @@ class DNADataCollator(DataCollatorForLanguageModeling):
     included. Not for causal models: give them labels that equal the inputs.
     """
 
-    def torch_mask_tokens(self, inputs: Any, special_tokens_mask: Any = None, **_: Any) -> tuple[Tensor, Tensor]:
+    def torch_mask_tokens(self, inputs: Any, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """inputs (B, L) int64 -> corrupted inputs and labels, -100 where nothing is to be predicted."""
         inputs = inputs.clone()
         chance, kind = torch.rand((2, *inputs.shape), generator=self.generator)

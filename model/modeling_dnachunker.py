@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNACh
 from .packing import Packing, pack, take, unpack
 from .saved_code import name_needed_files
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
+
+if TYPE_CHECKING:  # not for types: the files that a module names are saved with it, and users of a model need these two
+    from .collator_dnachunker import DNADataCollator  # noqa: F401
+    from .tokenization_dnachunker import DNATokenizer  # noqa: F401
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_dnachunker.DNAChunkerConfig",

@@ -6,6 +6,7 @@ in dimension 1, and the only scalars are losses, which exist with labels alone.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,9 +122,7 @@ class DNAChunkerClassifierOutput(ChunkFields, _Scores):
     """
 
 
-def describe(
-    found: HierarchyOutput, index: Tensor, shape: tuple[int, int]
-) -> dict[str, Tensor | tuple[Tensor, ...] | None]:
+def describe(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
     """The chunk fields of an output, spread to (B, L).
 
     Args:

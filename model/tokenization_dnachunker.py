@@ -57,9 +57,9 @@ class DNATokenizer(PreTrainedTokenizerFast):
         }
         super().__init__(**{**specials, **kwargs})
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._encode_plus(text, text_pair, **kwargs)
+            return super()._encode_plus(text, text_pair, *args, **kwargs)
         except Exception as error:  # the library has no narrower type
             if _UNKNOWN not in str(error):
                 raise

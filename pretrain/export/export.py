@@ -12,13 +12,11 @@ from pathlib import Path
 import torch
 import transformers
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from transformers.dynamic_module_utils import custom_object_save
 from yaml import safe_dump
 
 from dnachunker.foundations.atomic_files import new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.version import __version__
-from dnachunker.model.collator_dnachunker import DNADataCollator
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
@@ -104,7 +102,6 @@ def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path, long
     model.load_state_dict(read_weights(checkpoint), strict=True)
     model.save_pretrained(folder)
     DNATokenizer(model_max_length=longest + config.causal).save_pretrained(folder)  # causal models start with [BOS]
-    custom_object_save(DNADataCollator, folder)
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -52,9 +52,12 @@ print(output.logits.shape, output.boundaries[0])  # (1, L, 16), and where the mo
 
 ## Training
 
-{steps:,} steps of {batch:,} windows of {length:,} bases ({bases:,} bases with padding), {precision}, ZeRO stage
-{zero_stage}, seed {seed}, on {hardware}. Software: {software}. The resolved configuration is in `pretraining.yaml`, the
-comparison of this folder's logits with the training model's in `export.json`.
+- {steps:,} steps of {batch:,} windows of {length:,} bases ({bases:,} bases with padding), seed {seed}
+- {precision}, ZeRO stage {zero_stage}, {hardware}
+- {software}
+
+The resolved configuration is in `pretraining.yaml`, the comparison of this folder's logits with the training model's in
+`export.json`.
 
 ## Evaluation
 
@@ -181,11 +184,12 @@ def _hardware(events: list[dict[str, Any]], state: RunState) -> str:
     started = [e for e in events if e["event"] in ("start", "resume") and e["steps_done"] <= state.steps_done]
     machines = started[-1].get("machines", []) if started else []
     kinds = sorted({machine.get("gpu") or f"CPUs with {machine.get('cores')} cores" for machine in machines})
-    return f"{state.world_size} ranks on {len(machines) or 'unknown'} machines ({', '.join(kinds) or state.device})"
+    ranks, count = state.world_size, len(machines) or 1
+    return f"{ranks} rank{'s' * (ranks > 1)} on {count} machine{'s' * (count > 1)} ({', '.join(kinds) or state.device})"
 
 
 def _software(events: list[dict[str, Any]], state: RunState) -> str:
-    code = next((e["code"] for e in reversed(events) if e.get("code")), {})
+    code: dict[str, Any] = next((e["code"] for e in reversed(events) if e.get("code")), {})
     commit = f", commit {code['commit']}{' with changes' if code.get('changed') else ''}" if code.get("commit") else ""
     return ", ".join(f"{name} {version}" for name, version in state.versions.items()) + commit
 

@@ -1,6 +1,6 @@
 """Code written for any Hugging Face model works with an exported folder: pipelines, Trainer, peft.
 
-The checks are in generic_code.py, which runs in a process where this project cannot be imported.
+The checks are in tests/support/generic_code.py, which runs in a process where this project cannot be imported.
 """
 
 import ast
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files, get_relative_imports
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
-from dnachunker.model.collator_dnachunker import DNADataCollator
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.tokenization_dnachunker import DNATokenizer
 
-SCRIPT = Path(__file__).with_name("generic_code.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "generic_code.py"
 SMALL = {
     "width": 32, "encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2, "num_heads": 2,
     "scan_backend": "reference",  # nothing to compile
@@ -51,7 +50,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
     DNATokenizer(model_max_length=1024).save_pretrained(folder)
-    custom_object_save(DNADataCollator, folder)
     return folder
 
 

@@ -237,9 +237,11 @@ def letters_that_are_no_bases() -> None:
         for wrong in ("AC-G", "ACGX", "A*", "é"):
             refused(Exception, lambda tok=tok, wrong=wrong: tok(wrong), "IUPAC codes")  # type: ignore[misc]
     refused(ValueError, lambda: tokenizer(["ACG", "AC[MASK]-G"]), "'-' at position 8")
-    tokenizer.save_pretrained(SCRATCH / "tokenizer")
-    again = AutoTokenizer.from_pretrained(SCRATCH / "tokenizer", trust_remote_code=True)
-    refused(ValueError, lambda: again("A-"), "'-' at position 1")
+    for number, tok in enumerate((generic, tokenizer)):  # as after fine-tuning: the code comes with the model
+        load(AutoModel).save_pretrained(SCRATCH / f"tuned-{number}")
+        tok.save_pretrained(SCRATCH / f"tuned-{number}")
+        again = AutoTokenizer.from_pretrained(SCRATCH / f"tuned-{number}", trust_remote_code=True)
+        refused(ValueError, lambda again=again: again("A-"), "'-' at position 1")  # type: ignore[misc]
 
 
 def collator_selects_and_draws_bases_only() -> None:
