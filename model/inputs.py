@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .configuration_dnachunker import DNAChunkerConfig
@@ -36,7 +37,7 @@ def check_inputs(
     if input_ids is not None:
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be (B, L); they are {tuple(input_ids.shape)}")
-        shape, present = input_ids.shape, input_ids != config.pad_token_id
+        shape = input_ids.shape
     else:
         assert inputs_embeds is not None  # by the first check
         if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != config.width:
@@ -46,11 +47,8 @@ def check_inputs(
                 "this model needs input_ids: it computes the other strand, or a segmentation, from letters"
             )
         shape = inputs_embeds.shape[:2]
-        present = inputs_embeds.new_ones(shape).bool()
-    if attention_mask is not None:
-        present = attention_mask != 0
-        if present.shape != shape:
-            raise ValueError(f"attention_mask is {tuple(present.shape)}, the inputs are {tuple(shape)}")
+    if attention_mask is not None and attention_mask.shape != shape:
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, the inputs are {tuple(shape)}")
     if boundaries is not None and (
         len(boundaries) != config.stages or any(stage.shape != shape for stage in boundaries)
     ):
@@ -59,7 +57,12 @@ def check_inputs(
         len(chunk_capacity) != config.stages or any(not 0 < share <= 1 for share in chunk_capacity)
     ):
         raise ValueError(f"chunk_capacity is {chunk_capacity}; it needs a number in (0, 1] per stage, or None")
-    return present
+    if attention_mask is not None:
+        return attention_mask != 0
+    if input_ids is not None:
+        return input_ids != config.pad_token_id
+    assert inputs_embeds is not None  # by the first check
+    return inputs_embeds.new_ones(shape, dtype=torch.bool)
 
 
 def check_generic(config: DNAChunkerConfig, generic: Mapping[str, Any], present: Tensor) -> None:
