@@ -157,7 +157,7 @@ class _ParquetSink:
 
 
 class _ZarrSink:
-    """A group per region, `CONTIG:START-END`, whose arrays grow row by row."""
+    """A group per region, `CONTIG:START-END` (`/` as %2F and % as %25), whose arrays grow row by row."""
 
     def __init__(self, folder: Path, described: dict[str, Any]) -> None:
         import zarr
@@ -165,7 +165,7 @@ class _ZarrSink:
         self._root = zarr.open_group(str(folder), mode="w", attributes=json.loads(json.dumps(described)))
 
     def add(self, region: Region, starts: NDArray[np.int64], ends: NDArray[np.int64], vectors: Vectors) -> None:
-        name = str(region)
+        name = str(region).replace("%", "%25").replace("/", "%2F")  # `/` would nest groups, and `..` is refused
         if name not in self._root:
             group = self._root.create_group(name)
             width = vectors.shape[1]

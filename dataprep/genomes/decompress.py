@@ -17,7 +17,7 @@ from dnachunker.foundations.failures import BadInput
 
 from .bgzip import HEADER_BYTES, decompress_members, is_bgzip
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)))  # and skippable
 TWOBIT_MAGICS = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -52,7 +52,7 @@ def read_plain(path: Path) -> Iterator[bytes]:
                 end = yield from decompress_members(handle)
                 # the rest: nothing, plain gzip, or an error
                 yield from _ahead(_joined(_gzip_members(path, handle, unfinished=not _ends_empty(handle, end))))
-            elif head.startswith(_GZIP_MAGIC):
+            elif head.startswith(GZIP_MAGIC):
                 yield from _ahead(_joined(_gzip_members(path, handle)))
             elif head.startswith(_ZSTD_MAGICS):
                 yield from _ahead(_joined(_zstd_frames(path, handle)))
@@ -128,7 +128,7 @@ def _gzip_members(path: Path, handle: BinaryIO, *, unfinished: bool = False) -> 
         if not started:
             if len(pending) < HEADER_BYTES:
                 pending += handle.read(_READ_BYTES)
-            if not pending.startswith(_GZIP_MAGIC):  # isal would take a few foreign bytes for a truncated header
+            if not pending.startswith(GZIP_MAGIC):  # isal would take a few foreign bytes for a truncated header
                 offset = handle.tell() - len(pending)
                 raise BadInput(f"{path}: damaged gzip: foreign bytes follow its end at offset {offset}; fetch it again")
             bgzip, unfinished = is_bgzip(pending[:HEADER_BYTES]), False

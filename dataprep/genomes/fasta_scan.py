@@ -15,7 +15,7 @@ from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-from .decompress import BYTE_ORDER_MARK
+from .decompress import BYTE_ORDER_MARK, GZIP_MAGIC
 from .prepared_sequence import PreparedWriter
 
 _LINE_BREAKS = b"\n\r\t "  # bytes that are not part of the sequence
@@ -138,6 +138,8 @@ class FastaScan:
             self._before = (self._before + segment).strip()
             if not BYTE_ORDER_MARK.startswith(self._before):
                 start = self._before[:20]
+                if start.startswith(GZIP_MAGIC):
+                    raise BadInput(f"{self.path}: compressed twice; decompress it once")
                 raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
             self._line += segment.count(b"\n")
             return

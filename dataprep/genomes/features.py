@@ -146,7 +146,7 @@ def _bed(fields: list[str]) -> _Parsed:
         raise ValueError(f"not `contig start end`: {_text(fields)}")
     start, end = _coordinate(fields[1]), _coordinate(fields[2])
     if start >= end:
-        raise ValueError(f"start {start} and end {end}: BED counts from 0 without the end, so this is no base")
+        raise ValueError(f"start {start} and end {end}: BED counts from 0 without the end, so no base lies between")
     name = fields[3].strip() if len(fields) > 3 else ""
     return start, end, name, name, _strand(fields[5]) if len(fields) > 5 else "."
 
@@ -175,7 +175,7 @@ def _from_one(first: str, last: str) -> tuple[int, int]:
     """0-based start and end of bases that are counted from 1, both included."""
     start, end = _coordinate(first), _coordinate(last)
     if not 1 <= start <= end:
-        raise ValueError(f"start {start} and end {end}: bases count from 1, and the start comes before the end")
+        raise ValueError(f"start {start} and end {end}: bases count from 1, and the start must not exceed the end")
     return start - 1, end
 
 

@@ -101,3 +101,9 @@ def test_mistakes_leave_nothing(export: Path, fasta: Path, tmp_path: Path, capsy
         assert embed(export, fasta, tmp_path / name, *more) == 2
         assert message in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+
+def test_names_of_contigs_are_names_of_groups(export: Path, tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(">a/../b%2F\nACGTACGT\n>..\nACGT\n")
+    assert embed(export, tmp_path / "g.fa", tmp_path / "b.zarr", "--level", "base") == 0
+    assert sorted(zarr.open_group(str(tmp_path / "b.zarr"), mode="r").group_keys()) == ["..:1-4", "a%2F..%2Fb%252F:1-8"]

@@ -113,6 +113,7 @@ REFUSED = {
     "bgzip cut inside a header": (bgzip(GOOD)[:-20], "truncated gzip"),
     "bgzip cut between members": (bgzip(GOOD)[:-28], "bgzip file is missing at offset"),
     "gzip, then bgzip cut between members": (gzip.compress(GOOD) + bgzip(b">c\nAC\n")[:-28], "is missing at offset"),
+    "compressed twice": (gzip.compress(gzip.compress(GOOD)), "compressed twice"),
     "half a byte order mark": (b"\xef\xbb>a\nACGT\n", "line 1: `>` inside a line"),
     "UTF-16": (">a\nACGT\n".encode("utf-16"), "not FASTA"),
     "damaged bgzip": (bgzip(GOOD)[:26] + b"\xff\xff" + bgzip(GOOD)[28:], "damaged gzip"),
