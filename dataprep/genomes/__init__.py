@@ -1,1 +1,1 @@
-"""Reads genome files of every format and writes prepared genomes: 2 bits a base, with random access."""
+"""Reads genomes and files of intervals in every format; prepared genomes have 2 bits a base and random access."""

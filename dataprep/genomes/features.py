@@ -192,12 +192,17 @@ def _strand(text: str) -> str:
 
 
 def _gff_name(attributes: list[str]) -> str:
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for key, separator, value in _ATTRIBUTE.findall(attributes[0] if attributes else ""):
+        if key in _NAMES:
+            found.setdefault(key, (separator, value))
+    for key in _NAMES:
+        separator, value = found.get(key, ("", ""))
         quoted = len(value) > 1 and value.startswith('"') and value.endswith('"')
         text = value[1:-1] if quoted else value.strip()
-        found.setdefault(key, unquote(text) if separator == "=" else text)
-    return next((found[key] for key in _NAMES if found.get(key)), "")
+        if text:
+            return unquote(text) if separator == "=" else text
+    return ""
 
 
 def _text(fields: list[str]) -> str:
@@ -210,6 +215,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = line.decode("utf-8", "backslashreplace")
         if text.startswith(("##FASTA", ">")):
             return
-        if text.startswith("#") or not text.strip() or text.split(None, 1)[0] in _SKIPPED:
+        if text.startswith("#") or not text.strip():
+            continue
+        if text.startswith(_SKIPPED) and text.split(None, 1)[0] in _SKIPPED:
             continue
         yield number, text
