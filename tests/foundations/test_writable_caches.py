@@ -22,15 +22,15 @@ def run(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_where_home_cannot_be_written_caches_lie_in_a_private_temporary_folder(tmp_path: Path) -> None:
-    done = run(tmp_path, HOME="/dev/null/home")
+    done = run(tmp_path, HOME="/dev/null/user")
     place = tmp_path / f"dnachunker-cache-{os.getuid()}"
     assert done.stdout.split() == [str(place), str(place / "triton")], done.stderr
     assert done.stderr.splitlines() == [
-        f"caches are kept in {place}, because /dev/null/home/.cache cannot be written; "
+        f"caches are kept in {place}, because /dev/null/user/.cache cannot be written; "
         "XDG_CACHE_HOME names another place"
     ]
     assert place.stat().st_mode & 0o777 == 0o700
-    again = run(tmp_path, HOME="/dev/null/home", XDG_CACHE_HOME=str(place))
+    again = run(tmp_path, HOME="/dev/null/user", XDG_CACHE_HOME=str(place))
     assert again.stderr == "", "a process started from the first one says nothing"
 
 
@@ -38,7 +38,7 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     planted = tmp_path / f"dnachunker-cache-{os.getuid()}"
     planted.mkdir()
     planted.chmod(0o777)
-    done = run(tmp_path, HOME="/dev/null/home")
+    done = run(tmp_path, HOME="/dev/null/user")
     assert not done.stdout.startswith(f"{planted} ")
     assert "caches are kept in" in done.stderr
 
