@@ -60,4 +60,4 @@ def choose_dropped(blocks: Sequence[PlannedBlock], groups: Sequence[Sequence[int
 
 
 def _place(block: PlannedBlock) -> str:
-    return f"{block.split} {block.source}/{block.contig}:{block.start}-{block.end}"
+    return f"{block.split} {block.source}/{block.contig}:{block.start + 1}-{block.end}"

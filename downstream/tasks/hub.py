@@ -170,7 +170,7 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
             raise BadInput(f"{where}: line {table.line_num}: needs region, start, end and strand") from error
         known = names.get(contig)
         if known is None or not 0 <= start < end <= genome.lengths[known]:
-            raise BadInput(f"{where}: line {table.line_num}: {contig}:{start}-{end} does not lie in {genome.path}")
+            raise BadInput(f"{where}: line {table.line_num}: {contig}:{start + 1}-{end} does not lie in {genome.path}")
         letters = genome.fetch(known, start, end)
         yield letters.translate(_OPPOSITE)[::-1] if strand == "-" else letters
 

@@ -210,7 +210,7 @@ def test_a_bed_file_divides_the_genome_and_belongs_to_its_identity(config: Corpu
     with pytest.raises(BadInput, match="--overwrite"):
         build(config, tmp_path / "corpus")
     bed.write_text("a\t0\t100\ttrain\na\t99\t120\tvalid\n")
-    with pytest.raises(BadInput, match=r"share bases in 1 pairs: train a:0-100 and valid a:99-120"):
+    with pytest.raises(BadInput, match=r"share bases in 1 pairs: train a:1-100 and valid a:100-120"):
         build(config, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "g.fa", "splits.bed"]
 

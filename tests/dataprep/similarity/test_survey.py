@@ -62,7 +62,7 @@ def test_duplicates_across_splits_are_refused_naming_both_places(build: Callable
     one, two = dna(200), dna(20)
     letters = fasta(a=one, b=dna(300), c=reverse(one), d=two, e=dna(40), f=two)
     held_out = {"kind": "contigs", "splits": {"valid": ["c"], "test": ["f"]}}
-    with pytest.raises(BadInput, match=r"2 blocks .*train g/a:0-200 equals valid g/c:0-200; train g/d:0-20 equals"):
+    with pytest.raises(BadInput, match=r"2 blocks .*train g/a:1-200 equals valid g/c:1-200; train g/d:1-20 equals"):
         build(letters, block_bases=512, split=held_out, duplicates="refuse")
     corpus = build(letters, block_bases=512, split=held_out, duplicates="drop")
     assert corpus.blocks("train").contig.tolist() == ["b", "e"]

@@ -175,7 +175,7 @@ def test_genomic_benchmarks_are_cut_from_coordinates(
     assert "positive.csv.gz: not gzipped coordinates" in capsys.readouterr().err
     server.files[f"/gb/{task}/test/positive.csv.gz"] = gzip.compress(b"id,region,start,end,strand\n0,c,80,95,+\n")
     assert fetch("genomic-benchmarks", tmp_path / "two", *arguments, "--genome", f"Homo_sapiens={fasta}") == 2
-    assert "line 2: c:80-95 does not lie in" in capsys.readouterr().err
+    assert "line 2: c:81-95 does not lie in" in capsys.readouterr().err
     assert not list((tmp_path / "two").iterdir())
 
 
