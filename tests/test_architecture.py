@@ -100,6 +100,7 @@ OWNERS = {
         "pretrain/export/export.py",
     },
     "mlflow": {"foundations/mlflow_client.py"},
+    "pyfaidx": {"dataprep/corpus/compare_fasta.py"},
     "pysam": {"downstream/variants/variant_files.py"},
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {

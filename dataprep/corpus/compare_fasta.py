@@ -1,14 +1,60 @@
-"""Compares a corpus with its genome files letter by letter."""
+"""Compares a corpus with its genome files letter by letter.
 
+A file that pyfaidx can index is read with pyfaidx, which shares no code with us. Other files are read as `shard` does.
+"""
+
+import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyfaidx
 
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.failures import BadInput
 
 from .index import Corpus, SourceRecord
+
+# letters as a corpus stores them: A, C, G and T stay, any other letter becomes N, and the case is kept
+_KEPT = bytes(c if chr(c) in "ACGTacgt" else ord("n") if chr(c).islower() else ord("N") for c in range(256))
+
+
+class _Indexed:
+    """`Genome` by pyfaidx, with its index in a temporary folder.
+
+    Raises:
+        Exception: of many types, where pyfaidx cannot index the file.
+    """
+
+    def __init__(self, path: Path, folder: str) -> None:
+        self._fasta = pyfaidx.Fasta(str(path), indexname=f"{folder}/index.fai", as_raw=True)
+        self.lengths = {name: len(record) for name, record in self._fasta.items()}
+
+    def fetch(self, contig: str, start: int, end: int) -> str:
+        letters = self._fasta[contig][start:end] if end > start else ""
+        return letters.encode("ascii", "replace").translate(_KEPT).decode("ascii")
+
+    def close(self) -> None:
+        self._fasta.close()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[_Indexed | Genome]:
+    with tempfile.TemporaryDirectory() as folder:
+        reader: _Indexed | Genome
+        try:
+            with path.open("rb") as file:
+                plain = file.read(1) == b">"
+            reader = _Indexed(path, folder) if plain else Genome(path)
+        except BadInput:
+            raise
+        except Exception:
+            reader = Genome(path)
+        try:
+            yield reader
+        finally:
+            reader.close()
 
 
 def compare_with_fasta(corpus: Corpus, files: Sequence[str]) -> list[str]:
@@ -36,7 +82,7 @@ def _source_and_path(corpus: Corpus, item: str) -> tuple[SourceRecord, Path]:
 def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[str]:
     table = corpus.blocks()
     rows = np.flatnonzero(table.source == source.name).tolist()
-    with Genome(path) as genome:
+    with _open(path) as genome:
         for row in rows:
             block = corpus.read_block(table, row)
             end = min(block.end, genome.lengths.get(block.contig, 0))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from dnachunker.dataprep.corpus import compare_fasta
 from dnachunker.dataprep.corpus.compare_fasta import compare_with_fasta
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
@@ -31,6 +32,23 @@ def test_a_corpus_equals_its_genome_and_a_changed_genome_is_reported(
     ]
     genome.write_bytes(GENOME[:-4] + b"\n")
     assert "has 7 bases from 1 on where the corpus has 10" in compare_with_fasta(corpus, [str(genome)])[0]
+
+
+def test_a_plain_genome_is_read_by_code_that_is_not_ours(
+    build: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = build(GENOME)
+    monkeypatch.setattr(compare_fasta, "Genome", None)
+    assert compare_with_fasta(corpus, [str(tmp_path / "genome.fa")]) == []
+
+
+@pytest.mark.parametrize("genome", [b"\xef\xbb\xbf" + GENOME, GENOME.replace(b"acgt\nGGGG", b"acgt\n\nGG\nGG\n\n")])
+def test_a_genome_that_pyfaidx_cannot_index_is_compared_too(
+    build: Callable[..., Corpus], tmp_path: Path, genome: bytes
+) -> None:
+    corpus = build(GENOME)
+    (tmp_path / "odd.fa").write_bytes(genome)
+    assert compare_with_fasta(corpus, [str(tmp_path / "odd.fa")]) == []
 
 
 @pytest.mark.parametrize(
