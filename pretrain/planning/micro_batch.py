@@ -1,4 +1,4 @@
-"""Chooses a number for `engine.micro_batch=auto`: as many windows in a pass as the memory plan allows on every rank."""
+"""Windows in a pass: `engine.micro_batch=auto` takes as many as the memory plan allows on every rank."""
 
 import platform
 
@@ -6,6 +6,7 @@ import psutil
 import torch
 
 from dnachunker.foundations.failures import BadInputOnAllRanks
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
@@ -13,6 +14,7 @@ from dnachunker.pretrain.engine.ranks import Rank
 from .memory import FILLED, largest_micro_batch, planned_memory
 
 _GIB = 2**30
+_HOPELESS = 1.25  # of a GPU's memory: measured peaks are within 15 % of the plan
 
 
 def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConfig, str | None]:
@@ -21,11 +23,12 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
     The line is None if the config has a number already.
 
     Raises:
-        BadInputOnAllRanks: not even the smallest micro-batch fits.
+        BadInputOnAllRanks: not even the smallest micro-batch fits, or the config's number is far beyond a GPU's memory.
     """
-    if config.engine.micro_batch != "auto":
-        return config, None
     network, ranks = network_config(config.model, config.tokenization), rank.world_size
+    if config.engine.micro_batch != "auto":
+        _require_hope(config, network, rank)
+        return config, None
     on_gpu = rank.device.type == "cuda"
     free = _least_free_bytes(rank)
     windows = largest_micro_batch(config, network, ranks, FILLED * free, reserved_buckets=on_gpu)
@@ -44,6 +47,21 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
     )
 
 
+def _require_hope(config: PretrainConfig, network: DNAChunkerConfig, rank: Rank) -> None:
+    if rank.device.type != "cuda":
+        return
+    memory = min(rank.gather(torch.cuda.mem_get_info(rank.device)[1]))
+    windows = config.data.global_batch // rank.world_size // config.accumulation(rank.world_size)
+    needed = planned_memory(config, network, rank.world_size, windows, reserved_buckets=True).peak
+    if needed > _HOPELESS * memory:
+        longest = max(phase.seq_len for phase in config.data.phases)
+        raise BadInputOnAllRanks(
+            f"engine.micro_batch: {windows} windows of up to {longest:,} bases in a pass need about "
+            f"{needed / _GIB:.1f} GiB, and a GPU has {memory / _GIB:.1f} GiB; "
+            f"set engine.micro_batch=auto, {_remedies(config)}"
+        )
+
+
 def _least_free_bytes(rank: Rank) -> float:
     """Free memory of the rank that has least; ranks that compute on CPUs share the memory of their machine."""
     if rank.device.type == "cuda":
@@ -54,10 +72,14 @@ def _least_free_bytes(rank: Rank) -> float:
 
 
 def _advice(config: PretrainConfig) -> str:
+    return f"{_remedies(config)}, or set engine.micro_batch to a number to try it all the same"
+
+
+def _remedies(config: PretrainConfig) -> str:
     engine, advice = config.engine, []
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
-    return f"{', '.join(advice)}, or set engine.micro_batch to a number to try it all the same"
+    return ", ".join(advice)

@@ -89,7 +89,7 @@ def test_auto_is_the_largest_divisor_whose_plan_fits(
         assert fits if size == chosen else not fits or size < (chosen or 0)
 
 
-@given(memory=st.lists(st.integers(12, 200), min_size=4, max_size=4))
+@given(memory=st.lists(st.integers(16, 200), min_size=4, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_every_rank_chooses_what_fits_on_the_rank_with_least_memory(memory: list[int]) -> None:
     config = config_of("dnachunker-172m", "engine.micro_batch=auto")
@@ -118,6 +118,19 @@ def test_a_window_that_fits_nowhere_is_refused_with_the_numbers(gpus: None) -> N
     assert "engine.zero_stage=2" in said
     with pytest.raises(BadInput, match="set engine.activation_checkpointing=true"):
         chosen_by(config_of("dnachunker-172m", "data.seq_len=4194304"), [GIB])
+
+
+def test_a_number_far_beyond_a_gpu_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = int(HARDWARE["l40s"].memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (memory, memory))
+    monkeypatch.setattr(Peer, "gather", lambda self, value: [value] * self.world_size)
+    gpus = Peer(0, 2, 0, torch.device("cuda", 0))
+    with pytest.raises(
+        BadInput, match=r"64 windows of up to 8,192 bases in a pass need about .*, and a GPU has 44\.7 GiB"
+    ):
+        choose_micro_batch(config_of("dnachunker-172m", "engine.micro_batch=64"), gpus)
+    fits = config_of("dnachunker-172m", "engine.micro_batch=2")
+    assert choose_micro_batch(fits, gpus) == (fits, None)
 
 
 def test_ranks_on_cpus_share_the_memory_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
