@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from dnachunker.dataprep.corpus.held_out_doubts import doubts_about
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import GuardTripped
 from dnachunker.foundations.version import __version__
@@ -114,13 +115,14 @@ class Run:
                 kernels.settings.scan_backend, kernels.settings.attention_backend, rank.device.type, dtype
             )
         )
-        for line in (*kernels.faults, *(f"not used: {line}" for line in damage)):
+        doubts = [f"corpus: {line}" for line in doubts_about(self._corpus)] if rank.is_main else []
+        for line in (*kernels.faults, *(f"not used: {line}" for line in damage), *doubts):
             self.journal.say(line)
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             micro_batch=self.micro_batch, zero_stage=config.engine.zero_stage, device=str(rank.device),
             versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(),
-            machines=machines(rank), damaged=damage, kernels=kernels.as_event(rank.device.type, dtype),
+            machines=machines(rank), damaged=damage, doubts=doubts, kernels=kernels.as_event(rank.device.type, dtype),
             say=f"resumed from {resumed}" if resumed else None,
         )  # fmt: skip
 

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "model": set(),
     "dataprep": {"model.alphabet", "foundations"},
     "pretrain": {
-        "model", "dataprep.corpus.shard_format", "dataprep.packed_codes", "dataprep.corpus.index", "dataprep.storage",
+        "model", "dataprep.corpus.shard_format", "dataprep.packed_codes", "dataprep.corpus.index",
+        "dataprep.corpus.held_out_doubts", "dataprep.storage",
         "foundations", ".",
     },
     "downstream": {"model.alphabet", "dataprep.genomes", "foundations"},

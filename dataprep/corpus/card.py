@@ -14,6 +14,7 @@ from markupsafe import Markup
 from yaml import safe_dump
 
 from .card_figures import Pieces, contig_bar, histogram, split_colours, stacked_bar
+from .held_out_doubts import held_out_doubts
 from .index import BlockTable, CorpusIndex, SourceRecord
 
 CARD_NAME = "card.html"
@@ -41,6 +42,7 @@ def render_card(index: CorpusIndex, blocks: BlockTable, fingerprint: str) -> byt
         maps=[_map(source, blocks, colours) for source in drawn],
         undrawn=len(index.sources) - len(drawn),
         reasons=_REASONS,
+        doubts=held_out_doubts(index, blocks),
         config=safe_dump(index.config, sort_keys=False, allow_unicode=True, width=100),
     )
     return page.encode("utf-8")

@@ -9,6 +9,7 @@ from dnachunker.dataprep.genomes.region import parse_region
 from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.foundations.failures import BadInput
 
+from .held_out_doubts import asked_shares, held_out_doubts, obtained_shares
 from .index import BlockTable, Corpus, SourceRecord
 
 _LINE = 80  # bases a line
@@ -35,6 +36,14 @@ def describe_corpus(corpus: Corpus) -> str:
                 _percent(source.gc, called),
             )
         )
+    blocks = corpus.blocks()
+    shares = [("source", "split", "asked %", "got %")]
+    for source in corpus.sources:
+        asked, obtained = asked_shares(corpus.index, source.name), obtained_shares(blocks, source.name)
+        for split in corpus.index.splits:
+            if split in asked or (split != "train" and obtained.get(split)):
+                share = f"{100 * asked[split]:.2f}" if split in asked else "-"
+                shares.append((source.name, split, share, f"{100 * obtained.get(split, 0.0):.2f}"))
     splits = [("split", "bases", "blocks", "shards", "MB", "bits/base")]
     for name, totals in corpus.index.splits.items():
         splits.append(
@@ -50,6 +59,7 @@ def describe_corpus(corpus: Corpus) -> str:
     dropped = [("left out of", "split", "why", "pieces", "bases")]
     dropped += [(r.source, r.split, r.reason, f"{r.blocks:,}", f"{r.bases:,}") for r in corpus.index.dropped]
     parts = [align(sources, text_columns=3), align(splits, text_columns=1)]
+    parts += [align(shares, text_columns=2)] if len(shares) > 1 else []
     parts += [align(dropped, text_columns=3)] if corpus.index.dropped else []
     if (leakage := corpus.index.leakage) and leakage.rows:
         found = [("held out", "source", f"{leakage.k}-mers", "in train", "%")]
@@ -57,6 +67,8 @@ def describe_corpus(corpus: Corpus) -> str:
             (r.split, r.source, f"{r.kmers:,}", f"{r.in_train:,}", _percent(r.in_train, r.kmers)) for r in leakage.rows
         ]
         parts.append(align(found, text_columns=2))
+    if doubts := held_out_doubts(corpus.index, blocks):
+        parts.append("\n".join(f"warning: {line}" for line in doubts))
     parts += ["\n".join(map(_provenance, corpus.sources)), f"fingerprint {corpus.fingerprint}"]
     return "\n\n".join(parts)
 

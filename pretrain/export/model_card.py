@@ -1,12 +1,12 @@
 """The README.md of an exported folder: metadata for the Hub, how to load the model, what it was trained on and how."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from dnachunker.dataprep.corpus.index import Corpus, SourceRecord
+from dnachunker.dataprep.corpus.held_out_doubts import doubts_about
+from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.checkpoints.state import RunState
 from dnachunker.pretrain.config import PretrainConfig
@@ -118,7 +118,7 @@ def model_card(run: Path, state: RunState, name: str, *, license: str = "apache-
         license: of the weights, as the Hub names licences.
     """
     config, events = read_config(run), read_events(run)
-    sources = _sources(config, state)
+    corpus = _corpus(config, state)
     evaluations = [e for e in events if e["event"] == "evaluation" and e["steps_done"] <= state.steps_done]
     kind = _CAUSAL if config.model.causal else _MASKED
     metadata = ModelCardData(
@@ -126,7 +126,7 @@ def model_card(run: Path, state: RunState, name: str, *, license: str = "apache-
         library_name="transformers",
         pipeline_tag=kind["task"],
         tags=["dna", "genomics", "biology", "dnachunker"],
-        datasets=[source.name for source in sources] or None,
+        datasets=[source.name for source in corpus.sources] if corpus else None,
         metrics=["loss", "accuracy"] if evaluations else None,
         model_name=name.rpartition("/")[2],
         eval_results=_results(evaluations[-1], kind["task"], state) if evaluations else None,
@@ -138,7 +138,7 @@ def model_card(run: Path, state: RunState, name: str, *, license: str = "apache-
         license=license,
         collator="" if config.model.causal else _COLLATOR.format(name=name),
         version=state.versions.get("dnachunker", "of an unknown version"),
-        data=_data(sources, state),
+        data=_data(corpus, state),
         steps=state.steps_done,
         batch=config.data.global_batch,
         length=config.data.seq_len,
@@ -160,24 +160,26 @@ def longest_window(state: RunState) -> int:
     return max(int(phase["seq_len"]) for phase in (data, *phases))
 
 
-def _sources(config: PretrainConfig, state: RunState) -> Sequence[SourceRecord]:
-    """The genomes trained on; none if the corpus is no longer where the run read it."""
+def _corpus(config: PretrainConfig, state: RunState) -> Corpus | None:
+    """The corpus trained on; None if it is no longer where the run read it."""
     try:
         corpus = Corpus.open(config.data.corpus)
     except (BadInput, OSError):
-        return ()
-    return corpus.sources if corpus.fingerprint == state.corpus_fingerprint else ()
+        return None
+    return corpus if corpus.fingerprint == state.corpus_fingerprint else None
 
 
-def _data(sources: Sequence[SourceRecord], state: RunState) -> str:
-    corpus = f"The corpus has the fingerprint `{state.corpus_fingerprint}`."
-    if not sources:
-        return f"{corpus} It could not be read at the time of export, so its genomes are not listed here."
+def _data(corpus: Corpus | None, state: RunState) -> str:
+    named = f"The corpus has the fingerprint `{state.corpus_fingerprint}`."
+    if corpus is None:
+        return f"{named} It could not be read at the time of export, so its genomes are not listed here."
     rows = "\n".join(
-        f"| {s.name} | {s.species} | {s.assembly} | {s.bases:,} | {s.licence or 'not stated'} |" for s in sources
+        f"| {s.name} | {s.species} | {s.assembly} | {s.bases:,} | {s.licence or 'not stated'} |" for s in corpus.sources
     )
     header = "| source | species | assembly | bases | licence |\n| --- | --- | --- | --- | --- |"
-    return f"{header}\n{rows}\n\n{corpus} It was built from reference sequence; held-out splits were not trained on."
+    doubts = "".join(f"\n\n**Warning.** {line}" for line in doubts_about(corpus))
+    told = "It was built from reference sequence; held-out splits were not trained on."
+    return f"{header}\n{rows}\n\n{named} {told}{doubts}"
 
 
 def _hardware(events: list[dict[str, Any]], state: RunState) -> str:

@@ -20,8 +20,7 @@ _AUTOCAST: dict[str, Any] = {"work": ("engine.precision=bf16-autocast",), "toler
 # Triton's interpreter takes about half a second for a position
 _SMALLEST: dict[str, Any] = {"work": ("steps=2", "data.global_batch=2", "data.seq_len=12"), "steps": 2}
 CASES = (
-    *(zero(stage, ranks=(1, 1)) for stage in (0, 2)),
-    *(zero(stage) for stage in range(4)),
+    *(zero(stage, ranks=(ranks, ranks)) for ranks in (1, 2, 4) for stage in range(4)),
     zero(1, ranks=(2, 4, 1)),
     zero(3, ranks=(2, 1)),
     zero(1, "engine.offload_optimizer=true", name=", offload"),
