@@ -44,7 +44,7 @@ def test_a_relative_in_train_is_named_everywhere(tmp_path: Path, capsys: pytest.
     parent = letters(60_000, 1)
     strain = parent[:30_000] + letters(1, 9) + parent[30_001:]
     rule = {"kind": "bed", "path": str(tmp_path / "held_out.bed")}
-    (tmp_path / "held_out.bed").write_text("chr_both\t60000\t120000\tvalid\n")
+    (tmp_path / "held_out.bed").write_text("chr_both\t0\t60000\ttrain\nchr_both\t60000\t120000\tvalid\n")
     corpus = corpus_of(tmp_path, rule, both=parent + strain)
     (line,) = doubts_about(corpus)
     assert line.startswith("both: ")
