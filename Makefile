@@ -75,4 +75,4 @@ gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu/run.py
 
 clean:
-	rm -rf $(VENV) $(NULLGPU_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+	rm -rf $(VENV) $(NULLGPU_VENV) .venv-peers build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo

@@ -145,8 +145,7 @@ def examine(run: "PretrainConfig", cluster: "ClusterConfig", expected: float | N
         if code or not output.exists():
             yield Finding("all", "ranks", "fail", f"exit code {code}", "the ranks' own messages are printed above")
             return
-        asked = {run.engine.scan_backend, run.engine.attention_backend} != {"auto"}
-        yield from judge_ranks(json.loads(output.read_text()), expected, asked=asked)
+        yield from judge_ranks(json.loads(output.read_text()), expected)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -251,27 +250,29 @@ def judge_together(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("all", "clocks", "ok" if good else "warn", f"{skew:.2f} s apart", "" if good else remedy)
 
 
-def judge_ranks(found: Mapping[str, Any], expected: float | None, *, asked: bool = False) -> Iterator[Finding]:
+def judge_ranks(found: Mapping[str, Any], expected: float | None) -> Iterator[Finding]:
     """The findings of the ranks, which checked kernels, corpus and all-reduce.
 
     Args:
         found: the JSON that `pretrain/planning/rank_check.py` wrote.
         expected: bus bandwidth of all-reduce in GB/s; None: do not judge it.
-        asked: the config names a backend, so a run stops where its kernels fail; otherwise the run uses plain PyTorch.
     """
     ranks = found["ranks"]
     backends = sorted({rank["backends"] for rank in ranks})
     slow = any("scan chunked" in backend or "scan reference" in backend for backend in backends)
-    wrong = [f"rank {rank['rank']} on {rank['host']}: {fault}" for rank in ranks for fault in rank["kernel_faults"]]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        remedy = "update the driver or the kernels' package; until then all ranks use slower plain PyTorch"
-        if asked:
-            remedy = "the run will stop; set engine.scan_backend and engine.attention_backend to auto"
-        yield Finding("all", "kernels", "fail" if asked else "warn", wrong[0] + more, remedy)
-    elif len(backends) > 1:
+    wrong = [(rank, fault) for rank in ranks for fault in rank["kernel_faults"]]
+    for stops in (True, False):
+        those = [f"rank {rank['rank']} on {rank['host']}: {fault['found']}" for rank, fault in wrong
+                 if fault["stops"] == stops]  # fmt: skip
+        if those:
+            more = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
+            remedy = "update the driver or the kernels' package; until then all ranks use slower plain PyTorch"
+            if stops:
+                remedy = "the run will stop; set engine.scan_backend and engine.attention_backend to auto"
+            yield Finding("all", "kernels", "fail" if stops else "warn", those[0] + more, remedy)
+    if len(backends) > 1:
         yield Finding("all", "kernels", "fail", " | ".join(backends), "install the same extras on every machine")
-    else:
+    elif not wrong:
         remedy = "the selective scan runs as slow plain PyTorch; install gcc for Triton on a GPU, or numba on a CPU"
         yield Finding("all", "kernels", "warn" if slow else "ok", backends[0], remedy if slow else "")
     faults = [f"{rank['host']}: {rank['corpus_fault']}" for rank in ranks if rank["corpus_fault"]]

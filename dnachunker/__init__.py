@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dnachunker.model.modeling_dnachunker import (
         DNAChunkerForMaskedLM,
         DNAChunkerForSequenceClassification,
+        DNAChunkerForTokenClassification,
         DNAChunkerModel,
     )
     from dnachunker.model.tokenization_dnachunker import DNATokenizer
@@ -29,6 +30,7 @@ __all__ = [
     "DNAChunkerForCausalLM",
     "DNAChunkerForMaskedLM",
     "DNAChunkerForSequenceClassification",
+    "DNAChunkerForTokenClassification",
     "DNAChunkerModel",
     "DNATokenizer",
     "__version__",
@@ -43,6 +45,7 @@ _HOMES = {
     "DNAChunkerForCausalLM": "model.modeling_causal",
     "DNAChunkerForMaskedLM": "model.modeling_dnachunker",
     "DNAChunkerForSequenceClassification": "model.modeling_dnachunker",
+    "DNAChunkerForTokenClassification": "model.modeling_dnachunker",
     "DNAChunkerModel": "model.modeling_dnachunker",
     "DNATokenizer": "model.tokenization_dnachunker",
 }

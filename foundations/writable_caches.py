@@ -16,14 +16,14 @@ def provide_caches() -> None:
 
     Processes started from here inherit the variables. Call it before any of the libraries is imported.
     """
-    home = Path(os.path.expanduser("~"))
+    home = Path(os.path.expanduser("~"))  # `~` itself for a user that the machine does not know
     usual = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    place = usual if _can_write(usual) else _private_folder()
+    place = usual if usual.is_absolute() and _can_write(usual) else _private_folder()
     if place != usual:
         os.environ["XDG_CACHE_HOME"] = str(place)
         print(f"caches are kept in {place}, because {usual} cannot be written; XDG_CACHE_HOME names another place",
               file=sys.stderr)  # fmt: skip
-    if not os.access(home, os.W_OK):
+    if not (home.is_absolute() and os.access(home, os.W_OK)):
         for variable, name in _OTHERS.items():
             os.environ.setdefault(variable, str(place / name))
 

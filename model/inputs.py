@@ -84,6 +84,8 @@ def check_generic(config: DNAChunkerConfig, generic: Mapping[str, Any], present:
         if name == "token_type_ids" and not value.any():
             continue
         if name == "position_ids":
+            if value.shape[-1] != present.shape[-1]:
+                raise ValueError(f"position_ids are {tuple(value.shape)}, for {tuple(present.shape)} bases")
             neighbours = present[:, 1:] & present[:, :-1]
             if ((value.diff(dim=-1) == 1) | ~neighbours).all():
                 continue

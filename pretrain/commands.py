@@ -125,6 +125,10 @@ def _export(arguments: argparse.Namespace) -> int:
     read_config(Path(arguments.run_folder))  # refuses a wrong path before torch is imported
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
+    if arguments.private and not arguments.push:
+        from dnachunker.foundations.failures import BadInput
+
+        raise BadInput("export --private: name the repository with --push REPO")
     if arguments.push:
         from .export.push import check_target
 

@@ -38,7 +38,7 @@ from dnachunker.pretrain.safety.signals import StopSignals
 from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
-from .run_folder import RunLock
+from .run_folder import RunLock, mark_started
 
 _PROBE_WINDOWS = 2
 
@@ -55,6 +55,8 @@ class Run:
         self.watchdog = watchdog
         self.folder = Path(config.run)
         self._lock = RunLock(self.folder) if rank.is_main else None
+        if rank.is_main:
+            mark_started(self.folder)
         self._corpus = Corpus.open(config.data.corpus)
         accumulation = config.accumulation(rank.world_size)
         self.micro_batch = config.data.global_batch // rank.world_size // accumulation

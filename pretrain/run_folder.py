@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from .config import PretrainConfig
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_UNSTARTED = ".unstarted"  # a start made the folder's config, and no run has begun
 _OLD_SECONDS = 60
 
 
@@ -52,19 +52,24 @@ def store_config(config: PretrainConfig) -> Path:
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     RunLock(run).release()  # rank 0 takes the lock for good; this check comes before the slow start of ranks
+    if not (run / CONFIG).exists():
+        (run / _UNSTARTED).touch()
     write_text(run / CONFIG, to_yaml(config))
     return run / CONFIG
 
 
+def mark_started(run: Path) -> None:
+    """From now on the folder belongs to a run that has begun."""
+    (run / _UNSTARTED).unlink(missing_ok=True)
+
+
 def discard_unstarted(run: Path) -> None:
-    """Remove a run folder in which no run has begun: it holds nothing but its stored config and hidden files."""
-    try:
-        lock = RunLock(run)
-    except BadInput:
-        return  # another process has begun to train here
-    if all(path.name == CONFIG or path.name[0] == "." for path in run.iterdir()):
-        shutil.rmtree(run)
-    lock.release()
+    """Remove what the start of a refused run has made, and the folder if nothing else is in it."""
+    if (run / _UNSTARTED).exists():
+        for name in (CONFIG, _LOCK, _UNSTARTED):
+            (run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # files of the user stay
+            run.rmdir()
 
 
 def read_config(run: Path) -> PretrainConfig:

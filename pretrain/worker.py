@@ -1,5 +1,6 @@
 """The life of one rank: join the other ranks, train, and end with the right exit code."""
 
+import contextlib
 import os
 import sys
 import time
@@ -71,7 +72,8 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
         watchdog.close()  # it keeps a file in the run folder
         rank.barrier()  # no rank writes into the run folder any more
         if rank.is_main:
-            discard_unstarted(Path(config.run))
+            with contextlib.suppress(OSError):  # the refusal is what counts
+                discard_unstarted(Path(config.run))
         stop_process_group(rank)  # waits for rank 0: the launcher ends all ranks when one leaves
         raise
     together = again = True

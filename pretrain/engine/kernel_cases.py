@@ -1,5 +1,6 @@
 """What `kernel_check.py` compares: each kernel and plain torch on the same small ragged batch."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Segmentation
 
 LENGTHS = (300, 1, 0, 33, 64)  # many blocks of time, a single position, nothing
+LENGTHS_INTERPRETED = (20, 1, 0, 7)  # Triton's interpreter takes a tenth of a second for a position
 MOST_CHANNELS, MOST_CHANNELS_CPU, MOST_HEADS = 256, 32, 2  # the check of a CPU takes less than a second
 
 Compared = list[tuple[Tensor, Tensor]]  # the kernel's tensor and plain torch's: the result, then each gradient
@@ -22,27 +24,30 @@ Case = tuple[str, Callable[[], Compared]]
 Function = Callable[..., Tensor]
 
 
-def scan_cases(backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
+def scan_cases(
+    backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device, weights: torch.dtype
+) -> Iterator[Case]:
     """The kernels that `scan_backend` chooses, by name; each comparison runs when it is called.
 
     Args:
         network: gives the channels (at most 256, on a CPU 32), the states and the width of the convolution.
-        dtype: of activations; parameters are float32, as is the router.
+        dtype: of the results of matrix products.
+        weights: of parameters and of the residual stream. A and the router are float32.
     """
     packing = _packing(device)
     most = MOST_CHANNELS_CPU if device.type == "cpu" else MOST_CHANNELS
     channels, states = min(network.inner_width, most), network.state_size
     draw = _Draw(device)
-    weight, bias = draw(2, channels, network.conv_width), draw(2, channels)
+    weight, bias = draw(2, channels, network.conv_width, dtype=weights), draw(2, channels, dtype=weights)
     A = -torch.arange(1.0, states + 1, device=device).repeat(2, channels, 1)
     x, rows = draw(packing.total, channels, dtype=dtype), draw(2, packing.total, 2 * states, dtype=dtype)
     u, raw = (draw(2, packing.total, channels, dtype=dtype) for _ in range(2))
     gate = draw(packing.total).sigmoid()
     make = _triton_cases if backend == "triton" else _one_way_cases
     inputs = {
-        "scan": [u, raw, rows, x, A, draw(2, channels), bias - 4],
+        "scan": [u, raw, rows, x, A, draw(2, channels, dtype=weights), bias - 4],
         "convolution": [x, weight, bias],
-        "smoothing": [x, gate],
+        "smoothing": [x.to(weights), gate],
         "router": [x.float(), u[0].float()],
     }
     for name, (ours, theirs) in make(backend, packing, states).items():
@@ -55,7 +60,7 @@ def scan_cases(backend: str, network: DNAChunkerConfig, dtype: torch.dtype, devi
 def attention_cases(
     backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device
 ) -> Iterator[Case]:
-    """The attention of the trunk, as `scan_cases`."""
+    """The attention of the trunk, as `scan_cases`; its inputs are results of matrix products."""
     packing, draw = _packing(device), _Draw(device)
     heads, width = min(network.num_heads, MOST_HEADS), network.width // network.num_heads
     inputs = [draw(packing.total, heads, width, dtype=dtype) for _ in range(3)]
@@ -77,8 +82,9 @@ class _Draw:
 
 
 def _packing(device: torch.device) -> Packing:
-    borders = torch.tensor([0, *LENGTHS], device=device).cumsum(0).int()
-    return Packing(borders, sum(LENGTHS), max(LENGTHS))
+    lengths = LENGTHS_INTERPRETED if os.environ.get("TRITON_INTERPRET") == "1" else LENGTHS
+    borders = torch.tensor([0, *lengths], device=device).cumsum(0).int()
+    return Packing(borders, sum(lengths), max(lengths))
 
 
 def _with_gradients(ours: Function, theirs: Function, inputs: list[Tensor]) -> Compared:

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,7 +104,9 @@ def find_faults(settings: EngineSettings, model: ModelSettings, device: torch.de
         "attention": kernels.attention_backend(settings.attention_backend, device.type, dtype),
     }
     faults = []
-    for kind, cases in (("scan", scan_cases), ("attention", attention_cases)):
+    weights = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    of_scan = partial(scan_cases, weights=weights)
+    for kind, cases in (("scan", of_scan), ("attention", attention_cases)):
         if chosen[kind] in (PLAIN[kind], "reference"):
             continue
         for name, compare in cases(chosen[kind], network, dtype, device):

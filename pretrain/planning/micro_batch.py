@@ -1,6 +1,8 @@
 """Windows in a pass: `engine.micro_batch=auto` takes as many as the memory plan allows on every rank."""
 
+import contextlib
 import platform
+from pathlib import Path
 
 import psutil
 import torch
@@ -14,6 +16,10 @@ from dnachunker.pretrain.engine.ranks import Rank
 from .memory import FILLED, largest_micro_batch, planned_memory
 
 _GIB = 2**30
+_CONTAINER_MEMORY = (  # cgroups, version 2 and version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 _HOPELESS = 1.25  # of a GPU's memory: measured peaks are within 15 % of the plan
 
 
@@ -48,17 +54,19 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
 
 
 def _require_hope(config: PretrainConfig, network: DNAChunkerConfig, rank: Rank) -> None:
-    if rank.device.type != "cuda":
-        return
+    if rank.device.type != "cuda" or "zero_optimization" in config.engine.deepspeed:
+        return  # the plan does not know what such keys save
     memory = min(rank.gather(torch.cuda.mem_get_info(rank.device)[1]))
     windows = config.data.global_batch // rank.world_size // config.accumulation(rank.world_size)
     needed = planned_memory(config, network, rank.world_size, windows, reserved_buckets=True).peak
     if needed > _HOPELESS * memory:
+        smallest = config.micro_batches(rank.world_size)[0]
+        auto = "set engine.micro_batch=auto, " if windows > smallest else ""
         longest = max(phase.seq_len for phase in config.data.phases)
         raise BadInputOnAllRanks(
             f"engine.micro_batch: {windows} windows of up to {longest:,} bases in a pass need about "
             f"{needed / _GIB:.1f} GiB, and a GPU has {memory / _GIB:.1f} GiB; "
-            f"set engine.micro_batch=auto, {_remedies(config)}"
+            f"{auto}{_remedies(config)}"
         )
 
 
@@ -66,9 +74,18 @@ def _least_free_bytes(rank: Rank) -> float:
     """Free memory of the rank that has least; ranks that compute on CPUs share the memory of their machine."""
     if rank.device.type == "cuda":
         return float(min(rank.gather(torch.cuda.mem_get_info(rank.device)[0])))
-    machines = rank.gather((platform.node(), psutil.virtual_memory().available))
+    machines = rank.gather((platform.node(), _available_bytes()))
     hosts = [host for host, _ in machines]
     return min(available / hosts.count(host) for host, available in machines)
+
+
+def _available_bytes() -> int:
+    """Memory that this machine, or the container that limits this process, still has."""
+    free = psutil.virtual_memory().available
+    for limit, used in _CONTAINER_MEMORY:
+        with contextlib.suppress(OSError, ValueError):  # no such controller, or no limit
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return max(free, 0)
 
 
 def _advice(config: PretrainConfig) -> str:

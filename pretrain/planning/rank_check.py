@@ -64,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _kernels(engine: EngineSettings, model: ModelSettings, rank: Rank) -> tuple[str, list[str]]:
+def _kernels(engine: EngineSettings, model: ModelSettings, rank: Rank) -> tuple[str, list[dict[str, Any]]]:
     """The backends that the settings choose here, and what is wrong with their kernels.
+
+    A fault `stops` a run if the settings name the backend; otherwise plain PyTorch replaces the backend.
 
     Raises:
         BadInput: see `find_faults`.
@@ -73,9 +75,10 @@ def _kernels(engine: EngineSettings, model: ModelSettings, rank: Rank) -> tuple[
     dtype = compute_dtype(engine)
     try:
         backends = describe_backends(engine.scan_backend, engine.attention_backend, rank.device.type, dtype)
-        return backends, [fault.found for fault in find_faults(engine, model, rank.device)]
+        faults = find_faults(engine, model, rank.device)
     except ValueError as error:
-        return "none", [f"engine.{error}"]
+        return "none", [{"found": f"engine.{error}", "stops": True}]
+    return backends, [{"found": f.found, "stops": getattr(engine, f"{f.kind}_backend") != "auto"} for f in faults]
 
 
 def _sample(location: str, seed: int) -> str:

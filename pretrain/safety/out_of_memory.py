@@ -17,7 +17,7 @@ def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) 
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
     if engine.precision == "fp32":
-        advice.append("start a new run with engine.precision=bf16-autocast")
+        advice.append("start a new run with engine.precision=bf16")
     if engine.zero_stage < 3:
         advice.append(f"start a new run with engine.zero_stage={engine.zero_stage + 1} or higher")
     if engine.zero_stage and not engine.offload_optimizer:

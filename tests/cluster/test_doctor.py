@@ -69,9 +69,10 @@ def test_faults_that_the_ranks_find_are_named() -> None:
     (finding,) = bad(judge_ranks(broken, None))
     assert "n1: train-0.tar.zst" in finding.found
     fault = "scan kernel of triton does not run (RuntimeError: no gcc) on NVIDIA H100 (sm_90)"
-    failing = {**RANKS, "ranks": [first, {**second, "kernel_faults": [fault, "another"]}]}
-    for asked, state in ((False, "warn"), (True, "fail")):
-        (finding,) = bad(judge_ranks(failing, None, asked=asked))
+    for stops, state in ((False, "warn"), (True, "fail")):
+        faults = [{"found": found, "stops": stops} for found in (fault, "another")]
+        failing = {**RANKS, "ranks": [first, {**second, "kernel_faults": faults}]}
+        (finding,) = bad(judge_ranks(failing, None))
         assert (finding.check, finding.state) == ("kernels", state)
         assert finding.found == f"rank 1 on n1: {fault} (and 1 more)"
     plain = {**RANKS, "ranks": [{**rank, "backends": "scan chunked, attention sdpa"} for rank in RANKS["ranks"]]}

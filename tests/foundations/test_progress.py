@@ -35,3 +35,20 @@ def test_a_count_that_starts_over_keeps_what_was_done(monkeypatch: pytest.Monkey
         bar.restart(40, 100)
         bar.update(60)
     assert "100 of 100B" in pipe.getvalue().splitlines()[-1]
+    with Progress("fetching", 10, "B", stream=pipe) as bar:
+        bar.restart(0, None)
+        bar.update(5)
+    assert pipe.getvalue().splitlines()[-1].startswith("fetching: 5.00B")
+
+
+def test_messages_beside_progress_are_plain_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.StringIO()
+    with Progress("scoring", 10, "line", stream=pipe) as bar:
+        bar.start_t -= 60  # a minute of work
+        bar.update(1)
+        for number in range(3):
+            bar.write(f"message {number}", file=pipe)
+    lines = pipe.getvalue().splitlines()
+    assert "\r" not in pipe.getvalue()
+    assert [line for line in lines if line.startswith("message")] == ["message 0", "message 1", "message 2"]
+    assert len([line for line in lines if line.startswith("scoring")]) <= 2

@@ -30,7 +30,7 @@ CASES = (
     zero(1, "engine.activation_checkpointing=true", name=", activation checkpointing"),
     *(zero(stage, name=", bf16", **_BF16) for stage in (0, 1, 3)),
     *(zero(stage, name=", bf16 autocast", **_AUTOCAST) for stage in (0, 1, 3)),
-    zero(1, "engine.scan_backend=triton", name=", Triton's kernels interpreted", **_SMALLEST),
+    zero(1, "engine.scan_backend=triton", "guards.hang_seconds=900", name=", Triton's kernels interpreted", **_SMALLEST),
     Case("foresee_chunks", ("engine.foresee_chunks=true",), reference=2),
     Case("causal", ("model.causal=true",)),
     Case("strand symmetry", ("model.strand_symmetry=true",)),

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain.run_folder import CONFIG, RunLock, discard_unstarted
+from dnachunker.foundations.typed_config import load_config
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.run_folder import CONFIG, RunLock, discard_unstarted, mark_started, store_config
 
 
 def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) -> None:
@@ -27,17 +29,20 @@ def test_one_process_at_a_time_and_nothing_half_written_stays(tmp_path: Path) ->
     lock.release()
 
 
-def test_only_a_folder_in_which_no_run_has_begun_is_discarded(tmp_path: Path) -> None:
-    refused, locked, begun = (tmp_path / name for name in ("refused", "locked", "begun"))
-    for run in (refused, locked, begun):
-        (run / ".ranks").mkdir(parents=True)
-        (run / CONFIG).touch()
-    (begun / "events.jsonl").touch()
-    lock = RunLock(locked)
-    for run in (refused, locked, begun):
+def test_only_what_the_start_of_a_refused_run_made_is_discarded(tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, "tiny", ["run=r", "data.corpus=c"], kind="pretrain")
+    fresh, users, own, begun = (tmp_path / name for name in ("fresh", "users", "own", "begun"))
+    (users / ".git").mkdir(parents=True)
+    (users / ".git" / "HEAD").touch()
+    own.mkdir()
+    (own / CONFIG).write_text("mine")
+    for run in (fresh, users, own, begun):
+        store_config(config.model_copy(update={"run": str(run)}))
+    mark_started(begun)
+    for run in (fresh, users, own, begun):
         discard_unstarted(run)
-    lock.release()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "locked"]
-    assert (locked / CONFIG).exists()
-    discard_unstarted(begun)
+    assert not fresh.exists()
+    assert [path.name for path in users.iterdir()] == [".git"]
+    assert (users / ".git" / "HEAD").exists()
+    assert (own / CONFIG).exists(), "a config that was there before may be the user's only one"
     assert (begun / CONFIG).exists()

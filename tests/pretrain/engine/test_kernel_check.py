@@ -55,7 +55,7 @@ BREAK = pytest.mark.parametrize(
 
 
 def test_sound_kernels_pass_and_change_nothing() -> None:
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16-autocast", "bf16"):
         settings = EngineSettings(precision=precision)
         checked = settle_backends(settings, MODEL, ALONE)
         assert checked.faults == ()
