@@ -17,8 +17,9 @@ def zero(stage: int, *how: str, name: str = "", **rest: Any) -> Case:
 
 _BF16: dict[str, Any] = {"work": ("engine.precision=bf16",), "tolerance": 0.002}
 _AUTOCAST: dict[str, Any] = {"work": ("engine.precision=bf16-autocast",), "tolerance": 0.002}
-# Triton's interpreter takes about half a second for a position
+# Triton's interpreter takes about half a second for a position, and longer to check the kernels before the first step
 _SMALLEST: dict[str, Any] = {"work": ("steps=2", "data.global_batch=2", "data.seq_len=12"), "steps": 2}
+_PATIENT = "guards.hang_seconds=900"
 CASES = (
     *(zero(stage, ranks=(ranks, ranks)) for ranks in (1, 2, 4) for stage in range(4)),
     zero(1, ranks=(2, 4, 1)),
@@ -30,7 +31,7 @@ CASES = (
     zero(1, "engine.activation_checkpointing=true", name=", activation checkpointing"),
     *(zero(stage, name=", bf16", **_BF16) for stage in (0, 1, 3)),
     *(zero(stage, name=", bf16 autocast", **_AUTOCAST) for stage in (0, 1, 3)),
-    zero(1, "engine.scan_backend=triton", "guards.hang_seconds=900", name=", Triton's kernels interpreted", **_SMALLEST),
+    zero(1, "engine.scan_backend=triton", _PATIENT, name=", Triton's kernels interpreted", **_SMALLEST),
     Case("foresee_chunks", ("engine.foresee_chunks=true",), reference=2),
     Case("causal", ("model.causal=true",)),
     Case("strand symmetry", ("model.strand_symmetry=true",)),
