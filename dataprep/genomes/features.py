@@ -1,7 +1,7 @@
 """The one reader of files of intervals: BED, GFF3, GTF and RepeatMasker's .out, plain or compressed.
 
 Blank lines, comments, `track` and `browser` lines and a byte order mark are skipped; fields are separated by tabs, or
-by blanks where a line has too few tabs. The sequence that may follow the features of a GFF3 file is not read.
+by blanks where a line has too few tabs. The sequence that may follow the features of a GFF3 or GTF file is not read.
 """
 
 import re
@@ -16,9 +16,9 @@ from .contig_names import agree_on_contigs
 from .decompress import read_lines
 from .region import Region
 
-BED, GFF, REPEATMASKER = "bed", "gff", "repeatmasker"
+BED, GFF, GTF, REPEATMASKER = "bed", "gff", "gtf", "repeatmasker"
 _FORMS = {
-    ".bed": BED, ".gff": GFF, ".gff2": GFF, ".gff3": GFF, ".gtf": GFF, ".out": REPEATMASKER,
+    ".bed": BED, ".gff": GFF, ".gff2": GTF, ".gff3": GFF, ".gtf": GTF, ".out": REPEATMASKER,
 }  # fmt: skip
 _PACKED = (".gz", ".bgz", ".zst")
 _MAX_LINE_BYTES = 2**20
@@ -56,7 +56,7 @@ def located_features(
 
     Args:
         lengths: contig -> length in bases; None if no genome is known yet: then contigs are not checked.
-        form: `bed`, `gff` (GFF3 and GTF) or `repeatmasker`; None to find out by the file's name, or else by its first
+        form: `bed`, `gff` (GFF3), `gtf` or `repeatmasker`; None to find out by the file's name, or else by its first
             line.
         skip_unknown: whether intervals on contigs that the genome lacks are left out; otherwise they are refused.
 
@@ -67,9 +67,9 @@ def located_features(
     form = form or _form(path)
     names: Mapping[str, str] | None = None
     if lengths is not None:
-        names = agree_on_contigs(path, (fields[0] for _, fields in _entries(path, form)), lengths)
+        names = agree_on_contigs(path, (fields[0] for _, fields in _entries(path, form, lengths)), lengths)
     circular: set[str] = set()
-    for number, fields in _entries(path, form):
+    for number, fields in _entries(path, form, lengths):
         where = f"{path}, line {number}"
         try:
             start, end, kind, name, strand = _PARSERS[form](fields)
@@ -110,16 +110,24 @@ def _form(path: Path) -> str:
         if len(fields) > 2 and (fields[0].lower() in _COLUMN_NAMES or (fields[1] + fields[2]).isdecimal()):
             return BED
         if len(fields) > 7 and (fields[3] + fields[4]).isdecimal():
-            return GFF
+            return (
+                GFF if any(separator == "=" for _, separator, _ in _ATTRIBUTE.findall(line.split(None, 8)[-1])) else GTF
+            )
         raise BadInput(f"{path}, line {number}: not a line of BED, GFF3, GTF or RepeatMasker's .out: {line[:60]!r}")
     return BED
 
 
-def _entries(path: Path, form: str) -> Iterator[tuple[int, list[str]]]:
+def _entries(path: Path, form: str, lengths: Mapping[str, int] | None) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of every line that lists an interval; the contig is the first field."""
     least, most = _COLUMNS[form]
     first = True
-    for number, line in _lines(path):
+    for number, line in _lines(path, form):
+        if line.startswith(">"):
+            if form in (GFF, GTF) and not first:
+                return
+            raise BadInput(
+                f"{path}, line {number}: begins with '>' as FASTA does, but lists no interval: {line[:60]!r}"
+            )
         fields = line.split("\t")
         if len(fields) < least or form == REPEATMASKER:
             fields = line.split(None, most - 1)
@@ -129,8 +137,8 @@ def _entries(path: Path, form: str) -> Iterator[tuple[int, list[str]]]:
             fields = [*fields[4:5], *fields]
         elif first and form == BED and fields[0].lower() in _COLUMN_NAMES and not any(map(str.isdecimal, fields[1:3])):
             continue
-        elif form == GFF and "%" in fields[0]:
-            fields[0] = unquote(fields[0])
+        elif form == GFF and "%" in fields[0] and fields[0] not in (lengths or ()):
+            fields[0] = unquote(fields[0])  # GTF has no escapes
         first = False
         if not fields or not fields[0].strip():
             raise BadInput(f"{path}, line {number}: names no contig: {line[:60]!r}")
@@ -167,8 +175,13 @@ def _repeatmasker(fields: list[str]) -> _Parsed:
     return *_from_one(fields[5], fields[6]), fields[10], fields[9], "-" if fields[8] == "C" else _strand(fields[8])
 
 
-_PARSERS = {BED: _bed, GFF: _gff, REPEATMASKER: _repeatmasker}
-_COLUMNS = {BED: (3, 0), GFF: (8, 9), REPEATMASKER: (11, 0)}  # least number, and most where blanks separate them
+_PARSERS = {BED: _bed, GFF: _gff, GTF: _gff, REPEATMASKER: _repeatmasker}
+_COLUMNS = {
+    BED: (3, 0),
+    GFF: (8, 9),
+    GTF: (8, 9),
+    REPEATMASKER: (11, 0),
+}  # least number, and most where blanks separate them
 
 
 def _from_one(first: str, last: str) -> tuple[int, int]:
@@ -209,11 +222,11 @@ def _text(fields: list[str]) -> str:
     return repr(" ".join(fields)[:60])
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are neither blank nor a comment, up to the sequence of a GFF3 file."""
+def _lines(path: Path, form: str | None = None) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that are neither blank nor a comment, up to the ##FASTA line of GFF3 and GTF."""
     for number, line in enumerate(read_lines(path, _MAX_LINE_BYTES), 1):
         text = line.decode("utf-8", "backslashreplace")
-        if text.startswith(("##FASTA", ">")):
+        if form in (GFF, GTF) and text.startswith("##FASTA"):
             return
         if text.startswith("#") or not text.strip():
             continue

@@ -10,6 +10,7 @@ from dnachunker.dataprep.genomes.features import located_features
 from dnachunker.foundations.failures import BadInput
 
 LENGTHS = {"chr1": 1000, "chr2": 500}
+FASTA = ">chr1 first\nACGT\n"
 
 
 def read(folder: Path, name: str, text: str | bytes) -> list[tuple[str, int, int, str, str, str]]:
@@ -70,6 +71,21 @@ def test_a_feature_across_the_origin_of_a_circular_contig(tmp_path: Path) -> Non
         read(tmp_path, "b.gff3", text.splitlines()[1])
 
 
+def test_only_gff3_has_escapes_in_names_of_contigs_and_an_equal_name_comes_first(tmp_path: Path) -> None:
+    lengths = {"a|b": 100, "a%7Cc": 100, "a|c": 100}
+    for name, attributes, given, expected in (
+        ("a.gff3", "ID=1", "a%7Cb", ["a|b"]),
+        ("a.gff3", "ID=1", "a%7Cc", ["a%7Cc"]),
+        ("a.txt", "ID=1", "a%7Cb", ["a|b"]),
+        ("a.gtf", 'gene_id "1"', "a%7Cc", ["a%7Cc"]),
+        ("a.gtf", 'gene_id "1"', "a%7Cb", []),
+        ("a.txt", 'gene_id "x=1"', "a%7Cb", []),
+    ):
+        line = f"\tx\texon\t11\t20\t.\t-\t.\t{attributes}\n"
+        (tmp_path / name).write_text("a|c" + line + given + line)
+        assert [feature.contig for feature in located_features(tmp_path / name, lengths)] == ["a|c", *expected]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -88,6 +104,10 @@ def test_a_feature_across_the_origin_of_a_circular_contig(tmp_path: Path) -> Non
         ("a.out", "1 2 3 4 chr1 5 6\n", "line 1: not a line of RepeatMasker"),
         ("a.txt", "hello world\n", "line 1: not a line of BED, GFF3, GTF or RepeatMasker"),
         ("a.bed", gzip.compress(b"chr1\t1\t5\n")[:-6], "truncated gzip"),
+        *((f"a.{ending}", FASTA, "line 1: begins with '>' as FASTA does") for ending in ("bed", "out", "gff3", "gtf")),
+        ("a.fa", FASTA, "line 1: not a line of BED, GFF3, GTF or RepeatMasker"),
+        ("a.bed", "chr1\t1\t5\n>chr2\t1\t5\n", "line 2: begins with '>'"),
+        ("a.bed", "chr1\t1\t5\n##FASTA\nACGT\n", "line 3: not `contig start end`"),
     ],
 )
 def test_a_bad_line_is_named(name: str, text: str | bytes, message: str, tmp_path: Path) -> None:
