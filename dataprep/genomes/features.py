@@ -110,9 +110,8 @@ def _form(path: Path) -> str:
         if len(fields) > 2 and (fields[0].lower() in _COLUMN_NAMES or (fields[1] + fields[2]).isdecimal()):
             return BED
         if len(fields) > 7 and (fields[3] + fields[4]).isdecimal():
-            return (
-                GFF if any(separator == "=" for _, separator, _ in _ATTRIBUTE.findall(line.split(None, 8)[-1])) else GTF
-            )
+            attributes = _ATTRIBUTE.findall(line.split(None, 8)[-1])
+            return GFF if any(separator == "=" for _, separator, _ in attributes) else GTF
         raise BadInput(f"{path}, line {number}: not a line of BED, GFF3, GTF or RepeatMasker's .out: {line[:60]!r}")
     return BED
 
@@ -176,12 +175,8 @@ def _repeatmasker(fields: list[str]) -> _Parsed:
 
 
 _PARSERS = {BED: _bed, GFF: _gff, GTF: _gff, REPEATMASKER: _repeatmasker}
-_COLUMNS = {
-    BED: (3, 0),
-    GFF: (8, 9),
-    GTF: (8, 9),
-    REPEATMASKER: (11, 0),
-}  # least number, and most where blanks separate them
+# least number, and most where blanks separate them
+_COLUMNS = {BED: (3, 0), GFF: (8, 9), GTF: (8, 9), REPEATMASKER: (11, 0)}
 
 
 def _from_one(first: str, last: str) -> tuple[int, int]:
