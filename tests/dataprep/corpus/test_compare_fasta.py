@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyfaidx
 import pytest
 import zstandard
 
@@ -40,6 +41,19 @@ def test_a_plain_genome_is_read_by_code_that_is_not_ours(
     corpus = build(GENOME)
     monkeypatch.setattr(compare_fasta, "Genome", None)
     assert compare_with_fasta(corpus, [str(tmp_path / "genome.fa")]) == []
+
+
+def test_a_difference_that_only_pyfaidx_sees_is_not_reported(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    blanks = GENOME.replace(b"acgt\nGGGG", b"acgt \nGGGG ").replace(b"\nTTTT", b"\nTT TT")
+    corpus = build(blanks)
+    genome = tmp_path / "genome.fa"
+    fasta = pyfaidx.Fasta(str(genome), indexname=str(tmp_path / "index.fai"))
+    assert " " in str(fasta["a"])  # so the two readings do differ
+    fasta.close()
+    assert compare_with_fasta(corpus, [str(genome)]) == []
+    genome.write_bytes(blanks.replace(b"GGGG", b"GGCG"))
+    (line,) = compare_with_fasta(corpus, [str(genome)])
+    assert "g/a:19 is C but G in the corpus; 1 of the 4 bases" in line
 
 
 @pytest.mark.parametrize("genome", [b"\xef\xbb\xbf" + GENOME, GENOME.replace(b"acgt\nGGGG", b"acgt\n\nGG\nGG\n\n")])
