@@ -65,6 +65,18 @@ def read_plain(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def first_piece(path: Path) -> bytes:
+    """The first piece of `read_plain`.
+
+    Raises:
+        BadInput: as `read_plain`, or nothing is compressed in the file.
+    """
+    piece = next(filter(None, read_plain(path)), b"")
+    if not piece:
+        raise BadInput(f"{path}: the file is empty")
+    return piece
+
+
 def read_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
     """The lines of a text file, decompressed, without line ends (LF or CRLF) and without a byte order mark.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dnachunker.foundations.failures import BadInput
 
-from .decompress import is_twobit, read_plain
+from .decompress import first_piece, is_twobit, read_plain
 from .fasta_scan import FastaScan
 from .prepared_sequence import (
     BASES,
@@ -82,7 +82,7 @@ def glance(path: Path) -> None:
         BadInput: the file is missing, empty, unreadable, or in an unsupported compression.
     """
     if not is_twobit(path):
-        next(read_plain(path))
+        first_piece(path)
 
 
 def prepare_genome(path: Path, folder: Path, repeats: RepeatSource | None = None) -> PreparedGenome:

@@ -296,6 +296,17 @@ def test_piece_borders_do_not_matter(
         assert reassemble(corpus, "g") == read_fasta(data)
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [b"", gzip.compress(b""), bgzip(b"", 5), zstandard.compress(b"")],
+    ids=["plain", "gzip", "bgzip", "zstd"],
+)
+def test_a_glance_says_that_a_file_is_empty(tmp_path: Path, packed: bytes) -> None:
+    (tmp_path / "g.fa").write_bytes(packed)
+    with pytest.raises(BadInput, match=r"g\.fa: the file is empty$"):
+        glance(tmp_path / "g.fa")
+
+
 def test_a_glance_leaves_no_thread_behind(tmp_path: Path) -> None:
     """Workers are forked after a glance, and a lock held by a thread at the fork would hang them."""
     letters = b">a\n" + b"ACGTTGCA" * 3_000_000  # more pieces than are drawn ahead
