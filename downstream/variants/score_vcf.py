@@ -19,7 +19,7 @@ from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 from .alleles import Alleles, Fetch, widen
 from .likelihoods import VariantScore, score_variants
-from .variant_files import VariantLines, check_writable, publish
+from .variant_files import VariantLines, check_suffix, check_writable, publish
 
 SCORED = "scored"
 _SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
@@ -57,8 +57,10 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         ALT alleles by status.
 
     Raises:
-        BadInput: no such model, genome or VCF; a malformed line; most lines contradict the genome; `output` exists.
+        BadInput: no such model, genome or VCF; a malformed line; most lines contradict the genome; `output` exists
+            or has an unknown suffix.
     """
+    check_suffix(output)
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
     exported = open_exported(model)

@@ -16,13 +16,14 @@ from typing import Any, Self
 import pysam
 import pysam.bcftools
 
-from dnachunker.dataprep.genomes.decompress import read_plain
+from dnachunker.dataprep.genomes.decompress import first_piece, read_plain
 from dnachunker.downstream.text_files import text_lines
 from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput
 
 _BCF_MAGIC = b"BCF"
 _CONTIG = re.compile(rb"##contig=<ID=([^,>]+)")
+_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 _LONGEST_TBI = 2**29  # bases of a contig that a .tbi index can hold; a .csi index holds more
 
 pysam.set_verbosity(0)  # else htslib writes warnings to stderr
@@ -34,20 +35,20 @@ class VariantLines:
     Bytes that are not UTF-8 become surrogates, which `surrogateescape` turns back.
 
     Raises:
-        BadInput: no such file, or it is damaged.
+        BadInput: no such file, or it is empty or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._text = path
-        if next(read_plain(path)).startswith(_BCF_MAGIC):
+        if first_piece(path).startswith(_BCF_MAGIC):
             for _ in read_plain(path):  # notices damage and a cut between two blocks
                 pass
             self._folder = tempfile.TemporaryDirectory(prefix="dnachunker-bcf-")
             self._text = Path(self._folder.name) / "text.vcf"
             try:
-                pysam.bcftools.view("-Ov", "-o", str(self._text), str(path), catch_stdout=False)
+                pysam.bcftools.view("-Ov", "-o", str(self._text), str(path.absolute()), catch_stdout=False)
             except pysam.SamtoolsError as error:
                 self._folder.cleanup()
                 raise BadInput(f"{path}: cannot be read as BCF: {_one_line(error)}") from error
@@ -82,6 +83,16 @@ class VariantLines:
     ) -> None:
         if self._folder:
             self._folder.cleanup()
+
+
+def check_suffix(output: Path) -> None:
+    """Check that the name of `output` says in which format to write.
+
+    Raises:
+        BadInput: the suffix is unknown.
+    """
+    if not output.name.endswith(_SUFFIXES):
+        raise BadInput(f"--output {output}: its name chooses the format, and must end in {', '.join(_SUFFIXES)}")
 
 
 def check_writable(variants: VariantLines, output: Path) -> None:

@@ -1,6 +1,7 @@
 """VCF, bgzipped VCF and BCF are read and written, and what is not scored stays as it was."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pysam
@@ -68,6 +69,39 @@ def test_every_format_goes_in_and_out(export: Path, fasta: Path, tmp_path: Path,
     cut = (tmp_path / "in.bcf").read_bytes()[:-28]
     (tmp_path / "cut.bcf").write_bytes(cut)
     assert score(export, fasta, tmp_path / "cut.bcf", tmp_path / "f.vcf") == 2
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_file_of_variants_with_nothing_in_it_is_said_to_be_empty(
+    export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "in.vcf.gz").write_bytes(pack(b""))
+    assert score(export, fasta, tmp_path / "in.vcf.gz", tmp_path / "out.vcf") == 2
+    assert capsys.readouterr().err.endswith(f"{tmp_path}/in.vcf.gz: the file is empty\n")
+
+
+@pytest.mark.parametrize("name", ["out.vcf.zst", "out.txt", "out", "out.bcf.gz"])
+def test_a_name_of_no_format_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert score(nowhere, nowhere, nowhere, tmp_path / name) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: its name chooses the format, and must end in .vcf, .vcf.gz, .vcf.bgz, .bcf" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_begin_with_a_dash_are_no_options(
+    export: Path, fasta: Path, tmp_path: Path, variants: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.vcf").write_text(variants)
+    pysam.bcftools.view("-Ob", "-o", "-in.bcf", "in.vcf", catch_stdout=False)
+    where = ["--model", str(export), "--fasta", str(fasta), "--context", "200"]
+    for output in ("-out.vcf", "-out.vcf.gz", "-out.bcf"):
+        assert main(["score-variants", *where, "--vcf=-in.bcf", f"--output={output}"]) == 0
+        assert len(records(tmp_path / output)) == 3
 
 
 def test_bytes_of_any_encoding_are_kept(export: Path, fasta: Path, tmp_path: Path, variants: str) -> None:
