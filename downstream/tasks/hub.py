@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
+from dnachunker.dataprep.genomes.contig_names import match_contigs
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure
@@ -157,32 +158,26 @@ def _genome_for(reference: str, task: str, genomes: Mapping[str, Path]) -> Path:
 
 def _sequences(where: str, genome: Genome) -> Iterator[str]:
     """Sequences at the coordinates of a file with the columns region, start, end (0-based, half-open) and strand."""
-    names = _spellings(genome)
     try:
         text = gzip.decompress(_read(where)).decode()
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BadInput(f"{where}: not gzipped coordinates: {error}") from error
     table = csv.DictReader(io.StringIO(text))
-    for row in table:
+    rows = [(table.line_num, row) for row in table]
+    # Ensembl's FASTA gives a transcript's version, which coordinates may leave out
+    spelled = {re.sub(r"^(ENS[A-Z]*\d+)\.\d+$", r"\1", name): name for name in reversed(genome.lengths)}
+    spelled |= {name: name for name in genome.lengths}
+    meant = match_contigs((row.get("region") or "" for _, row in rows), spelled)
+    for number, row in rows:
         try:
             contig, start, end, strand = row["region"], int(row["start"]), int(row["end"]), row["strand"]
-        except (KeyError, ValueError) as error:
-            raise BadInput(f"{where}: line {table.line_num}: needs region, start, end and strand") from error
-        known = names.get(contig)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{where}: line {number}: needs region, start, end and strand") from error
+        known = spelled.get(meant.get(contig, ""))
         if known is None or not 0 <= start < end <= genome.lengths[known]:
-            raise BadInput(f"{where}: line {table.line_num}: {contig}:{start + 1}-{end} does not lie in {genome.path}")
+            raise BadInput(f"{where}: line {number}: {contig}:{start + 1}-{end} does not lie in {genome.path}")
         letters = genome.fetch(known, start, end)
         yield letters.translate(_OPPOSITE)[::-1] if strand == "-" else letters
-
-
-def _spellings(genome: Genome) -> dict[str, str]:
-    """Names of contigs by other spellings: with and without `chr`, without an Ensembl version."""
-    found: dict[str, str] = {}
-    for name in genome.lengths:
-        versionless = re.sub(r"^(ENS[A-Z]*\d+)\.\d+$", r"\1", name)
-        for spelling in (f"chr{name}", name.removeprefix("chr"), versionless):
-            found.setdefault(spelling, name)
-    return found | {name: name for name in genome.lengths}
 
 
 def _read(where: str) -> bytes:

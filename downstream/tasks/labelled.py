@@ -1,6 +1,7 @@
 """Read labelled sequences in the formats of benchmarks: CSV, TSV, FASTA (label in the header) and parquet."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,12 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
     if not sequences:
         raise BadInput(f"{path}: holds no sequences")
     names = tuple(classes) if classes is not None else sort_classes(set(spelled))
-    if classes is None and len(names) > max(2, len(spelled) // 2):
+    counts = Counter(spelled)
+    once = [name for name in names if counts[name] == 1]
+    if classes is None and len(names) > 2 and 2 * len(once) > len(names):
         raise BadInput(
-            f"{path}: {len(spelled):,} sequences have {len(names):,} different labels, such as {names[0]}; only "
-            "classes can be learned, not numbers (regression): group the labels into classes"
+            f"{path}: of {len(names):,} different labels, {len(once):,} occur once, such as {once[0]}; only classes "
+            "can be learned, not numbers (regression): group the labels into classes"
         )
     index = {name: number for number, name in enumerate(names)}
     return Labelled(tuple(sequences), np.array([index[label] for label in spelled], np.int64), names)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnachunker.cli import main
+from dnachunker.downstream.tasks.hub import fetch_suite
 from dnachunker.downstream.tasks.labelled import read_labelled
 from dnachunker.downstream.tasks.task_folders import suite_tasks
 from dnachunker.foundations.failures import BadInput
@@ -177,6 +178,36 @@ def test_genomic_benchmarks_are_cut_from_coordinates(
     assert fetch("genomic-benchmarks", tmp_path / "two", *arguments, "--genome", f"Homo_sapiens={fasta}") == 2
     assert "line 2: c:81-95 does not lie in" in capsys.readouterr().err
     assert not list((tmp_path / "two").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("contig", "region"),
+    [("1", "chr1"), ("chrM", "MT"), ("chrIV", "4"), ("ENST00000456328.2", "ENST00000456328"), ("chr1", "chr1")],
+)
+def test_coordinates_may_spell_contigs_otherwise_than_the_genome(tmp_path: Path, contig: str, region: str) -> None:
+    task, split = (
+        "demo_coding_vs_intergenomic_seqs",
+        gzip.compress(f"region,start,end,strand\n{region},2,6,+\n".encode()),
+    )
+    (tmp_path / "genome.fa").write_text(f">{contig}\nAACGTTAA\n>other\nACGT\n")
+    source = tmp_path / "coordinates" / task
+    for name in ("train", "test"):
+        (source / name).mkdir(parents=True)
+        (source / name / "coding.csv.gz").write_bytes(split)
+    (source / "metadata.yaml").write_text("classes:\n  coding:\n    url: ftp://host/Homo.dna.fa.gz\n")
+    arguments = ("--source", str(source.parent), "--task", task, "--genome", f"Homo={tmp_path / 'genome.fa'}")
+    assert fetch("genomic-benchmarks", tmp_path / "gb", *arguments) == 0
+    assert read_labelled(tmp_path / "gb" / task / "train.csv.gz").sequences == ("CGTT",)
+    bad = b"region,start,end,strand\nchr1,2\n"
+    (source / "test" / "coding.csv.gz").write_bytes(gzip.compress(bad))
+    with pytest.raises(BadInput, match=r"coding.csv.gz: line 2: needs region, start, end and strand"):
+        fetch_suite(
+            "genomic-benchmarks",
+            tmp_path / "bad",
+            tasks=[task],
+            source=str(source.parent),
+            genomes={"Homo": tmp_path / "genome.fa"},
+        )
 
 
 def test_counts_that_differ_from_the_published_are_said(

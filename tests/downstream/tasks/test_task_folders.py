@@ -59,6 +59,18 @@ def test_parquet_and_named_classes(tmp_path: Path) -> None:
             read_labelled(tmp_path / "train.parquet")
 
 
+def test_labels_that_mostly_occur_once_are_numbers_and_not_classes(tmp_path: Path) -> None:
+    def read(labels: list[str]) -> tuple[str, ...]:
+        (tmp_path / "train.csv").write_text("sequence,label\n" + "".join(f"AC,{label}\n" for label in labels))
+        return read_labelled(tmp_path / "train.csv").classes
+
+    often, rare = ["0.0"] * 30, [f"{n / 7:.3f}" for n in range(1, 11)]  # many bases without signal, as in a track
+    with pytest.raises(BadInput, match=r"train.csv: of 11 different labels, 10 occur once, such as 0.143"):
+        read(often + rare)
+    assert len(read([str(n) for n in range(6)] + ["0", "1", "2"])) == 6  # three occur once, three do not
+    assert len(read(["0", "1"])) == 2
+
+
 def damaged(packed: bytes) -> bytes:
     """Bits after the header are flipped; zlib notices them before the checksum does."""
     return packed[:12] + bytes(255 - byte for byte in packed[12:])
@@ -74,7 +86,7 @@ def damaged(packed: bytes) -> bytes:
         (
             "a.csv",
             b"sequence,label\nAC,0.13\nAG,0.5\nAT,-1\nGC,-1\n",
-            "4 sequences have 3 different labels, such as -1",
+            "of 3 different labels, 2 occur once, such as 0.13",
         ),
         ("a.csv", "sequence,label\nAC,\u00e9\n".encode("latin-1"), "line 2: not UTF-8 text"),
         ("a.csv", b"sequence,label\n", "holds no sequences"),
