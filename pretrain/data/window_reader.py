@@ -93,10 +93,10 @@ class WindowReader:
             return self._cache.memory[slot, : int(self._blocks.bases[index])].copy()
 
     def locate(self, windows: Windows) -> list[str]:
-        """Coordinates of windows, for messages: `contig:start-end(strand)`, 0-based half-open."""
+        """Coordinates of windows, for messages: `contig:start-end(strand)`, 1-based, both ends included."""
         begin = self._blocks.start[windows.block]
         contigs, strands = self._blocks.contig[windows.block], np.where(windows.reverse, "-", "+")
-        spans = zip(contigs, begin + windows.start, begin + windows.end, strands, strict=True)
+        spans = zip(contigs, begin + windows.start + 1, begin + windows.end, strands, strict=True)
         return [f"{contig}:{start}-{end}({strand})" for contig, start, end, strand in spans]
 
     def close(self) -> None:

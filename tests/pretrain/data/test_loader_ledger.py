@@ -39,4 +39,4 @@ def test_the_ledger_of_an_epoch_survives_twenty_kills(toy_corpus: Corpus, worker
     in_epoch = [line.split()[0] for lines in expected for line in lines.values()][:windows]
     assert max(Counter(in_epoch).values()) == 1
     spans = [tuple(map(int, where.partition(":")[2][:-3].split("-"))) for where in in_epoch]
-    assert sum(end - start for start, end in spans) == toy_corpus.index.splits["train"].bases
+    assert sum(last - first + 1 for first, last in spans) == toy_corpus.index.splits["train"].bases

@@ -35,7 +35,8 @@ def test_windows_are_the_letters_of_the_genome_on_either_strand(toy_corpus: Corp
     swap = str.maketrans("ACGTacgtNn", "TGCAtgcaNn")
     for row, where in zip(packed, reader.locate(windows), strict=True):
         contig, _, span = where.partition(":")
-        start, end = map(int, span[:-3].split("-"))
+        first, end = map(int, span[:-3].split("-"))
+        start = first - 1  # regions in messages are 1-based
         expected = genome[contig][start:end]
         if span.endswith("(-)"):
             expected = expected.translate(swap)[::-1]
