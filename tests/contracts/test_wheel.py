@@ -72,10 +72,15 @@ def test_the_wheel_has_one_top_level_name_and_every_file(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in names} == {"dnachunker"}
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
-    front = {name for name in listed if name.startswith("dnachunker/") and name.endswith(".py")}
+    front = {name for name in listed if name.startswith("dnachunker/") and name.endswith((".py", "py.typed"))}
     links = [path.name for path in (ROOT / "dnachunker").iterdir() if path.is_symlink()]
     linked = {f"dnachunker/{name}" for name in listed if name.partition("/")[0] in links}
     assert set(names) == front | linked
+
+
+def test_the_metadata_of_the_wheel_are_valid(wheel: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("python_path", [False, True], ids=["", "PYTHONPATH=."])
