@@ -5,6 +5,11 @@ Any other exception is a bug of ours and keeps its traceback.
 """
 
 
+def one_line(error: object) -> str:
+    """The message of an error without line ends."""
+    return " ".join(str(error).split())
+
+
 class Failure(Exception):
     """A failure that one line explains to the user; `code` is the exit code of the process."""
 

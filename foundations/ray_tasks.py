@@ -13,7 +13,7 @@ import psutil
 
 import dnachunker
 
-from .failures import BadInput, Failure
+from .failures import BadInput, Failure, one_line
 
 LOCAL_RAY = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB; without a limit Ray reserves a third of the memory
@@ -133,7 +133,7 @@ def map_on_ray(
                 result, failure = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 raise Failure(
-                    f"a task died: {' '.join(str(error).split())[:300]}; run the same command again to continue"
+                    f"a task died: {one_line(error)[:300]}; run the same command again to continue"
                 ) from error
             if failure is not None:
                 raise failure

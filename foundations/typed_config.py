@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml import YAMLError, safe_dump
 
-from .failures import BadInput
+from .failures import BadInput, one_line
 
 PRESETS = Path(__file__).parents[1] / "configs"
 _COMMENT_COLUMNS = 100
@@ -50,7 +50,7 @@ def load_config(
     try:
         raw = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable as YAML: {_one_line(error)}") from error
+        raise BadInput(f"{path}: not readable as YAML: {one_line(error)}") from error
     if not OmegaConf.is_dict(raw):
         raise BadInput(f"{path}: a config is a mapping of keys to values; this file holds something else")
     for override in overrides:
@@ -62,7 +62,7 @@ def load_config(
         for key, value in (settings or {}).items():
             _set(values, key.split("."), value)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {_one_line(error)}") from error
+        raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {one_line(error)}") from error
     return validate_config(schema, values, origin=str(path))
 
 
@@ -173,7 +173,3 @@ def _set(values: Any, keys: Sequence[str], value: object) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
     values[keys[-1]] = value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -137,11 +137,16 @@ def scan_backend(requested: str, device: str, dtype: torch.dtype) -> str:
     return choice
 
 
+def triton_is_interpreted() -> bool:
+    """Whether Triton's kernels run step by step on the CPU, as in tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def triton_works(device: str) -> bool:
     """Whether Triton's kernels run on this device type: on the CPU too where its interpreter is switched on."""
     if not _importable("triton"):
         return False
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if triton_is_interpreted():
         return device in ("cuda", "cpu")
     return device == "cuda" and triton_launches()
 

@@ -297,10 +297,6 @@ class _Classifier(DNAChunkerPreTrainedModel):
         self.classifier = nn.Linear(config.width, self.num_labels)
         self.post_init()
 
-
-class DNAChunkerForSequenceClassification(_Classifier):
-    """A linear head on the mean over a sequence's bases; losses by `problem_type` as everywhere in Hugging Face."""
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -312,72 +308,65 @@ class DNAChunkerForSequenceClassification(_Classifier):
         inputs_embeds: Tensor | None = None,
         **generic: Any,
     ) -> DNAChunkerClassifierOutput | tuple[Any, ...]:
-        """Class scores of each sequence.
+        """Class scores.
 
         Args:
-            labels: (B,) int64 for classes, (B,) or (B, num_labels) float for regression, (B, num_labels) float for
-                several labels; the default of `config.problem_type` follows from their dtype and `num_labels`.
+            labels: as the class says.
             input_ids, attention_mask, output_hidden_states, return_dict, boundaries, inputs_embeds, generic: as
                 `DNAChunkerModel.forward`.
 
         Returns:
-            DNAChunkerClassifierOutput.
+            DNAChunkerClassifierOutput; loss is None without labels.
         """
         hidden, found, packing, index, shape = self.dnachunker.run_packed(
             input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
             boundaries=boundaries, generic=generic,
         )  # fmt: skip
+        loss, logits = self._scores(hidden, packing, index, shape, labels)
+        output = DNAChunkerClassifierOutput(loss=loss, logits=logits, **describe(found, index, shape))
+        return output.to_tuple() if return_dict is False else output
+
+    def _scores(
+        self, hidden: Tensor, packing: Packing, index: Tensor, shape: tuple[int, int], labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss and logits of the vectors (T, D) of packed bases; `index` and `shape` as from `run_packed`."""
+        raise NotImplementedError
+
+
+class DNAChunkerForSequenceClassification(_Classifier):
+    """A linear head on the mean over a sequence's bases: logits (B, num_labels).
+
+    Labels are (B,) int64 for classes, (B,) or (B, num_labels) float for regression, (B, num_labels) float for several
+    labels. The default of `config.problem_type` follows from dtype and `num_labels`, as elsewhere in Hugging Face.
+    """
+
+    def _scores(
+        self, hidden: Tensor, packing: Packing, index: Tensor, shape: tuple[int, int], labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         sums = hidden.new_zeros(len(packing.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packing.sequence, hidden.float())
         means = (sums / packing.lengths.clamp_min(1).unsqueeze(-1))[: len(packing.real_lengths)]
         if self.config.strand_symmetry:
             means = sequence_means(means)
         logits = self.classifier(means.to(hidden.dtype)).float()
-        output = DNAChunkerClassifierOutput(
-            loss=None if labels is None else classification_loss(logits, labels, self.config.problem_type),
-            logits=logits,
-            **describe(found, index, shape),
-        )
-        return output.to_tuple() if return_dict is False else output
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return loss, logits
 
 
 class DNAChunkerForTokenClassification(_Classifier):
-    """A linear head on the vector of each base: one label a base."""
+    """A linear head on the vector of each base: logits (B, L, num_labels).
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        boundaries: Sequence[Tensor] | None = None,
-        inputs_embeds: Tensor | None = None,
-        **generic: Any,
-    ) -> DNAChunkerClassifierOutput | tuple[Any, ...]:
-        """Class scores of each base.
+    Labels are (B, L) int64, -100 where a base has no label.
+    """
 
-        Args:
-            labels: (B, L) int64, -100 where a base has no label.
-            input_ids, attention_mask, output_hidden_states, return_dict, boundaries, inputs_embeds, generic: as
-                `DNAChunkerModel.forward`.
-
-        Returns:
-            DNAChunkerClassifierOutput.
-        """
-        hidden, found, packing, index, shape = self.dnachunker.run_packed(
-            input_ids, attention_mask, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states,
-            boundaries=boundaries, generic=generic,
-        )  # fmt: skip
+    def _scores(
+        self, hidden: Tensor, packing: Packing, index: Tensor, shape: tuple[int, int], labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         if self.config.strand_symmetry:
             hidden = base_means(hidden, packing)
         logits = self.classifier(hidden).float()
-        output = DNAChunkerClassifierOutput(
-            loss=None if labels is None else mlm_loss(logits, take(labels, index, -100), None, None),
-            logits=unpack(logits, index, shape),
-            **describe(found, index, shape),
-        )
-        return output.to_tuple() if return_dict is False else output
+        loss = None if labels is None else mlm_loss(logits, take(labels, index, -100), None, None)
+        return loss, unpack(logits, index, shape)
 
 
 DNAChunkerConfig.register_for_auto_class()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from dnachunker.dataprep.corpus.held_out_doubts import doubts_about
+from dnachunker.dataprep.corpus.held_out_doubts import held_out_doubts
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import GuardTripped
 from dnachunker.foundations.version import __version__
@@ -117,8 +117,13 @@ class Run:
                 kernels.settings.scan_backend, kernels.settings.attention_backend, rank.device.type, dtype
             )
         )
-        doubts = [f"corpus: {line}" for line in doubts_about(self._corpus)] if rank.is_main else []
-        for line in (*kernels.faults, *(f"not used: {line}" for line in damage), *doubts):
+        # rank 0 alone writes lines and events
+        doubts = held_out_doubts(self._corpus.index, self._corpus.blocks()) if rank.is_main else []
+        for line in (
+            *kernels.faults,
+            *(f"not used: {line}" for line in damage),
+            *(f"corpus: {line}" for line in doubts),
+        ):
             self.journal.say(line)
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,

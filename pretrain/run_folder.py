@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from dnachunker.foundations.atomic_files import PARTIAL, write_text
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInput, one_line
 from dnachunker.foundations.typed_config import to_yaml, validate_config
 
 from .config import PretrainConfig
@@ -86,7 +86,7 @@ def read_config(run: Path) -> PretrainConfig:
     except FileNotFoundError as error:
         raise BadInput(f"{run}: not a run folder: no {CONFIG} in it") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise BadInput(f"{path}: not readable: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{path}: not readable: {one_line(error)}") from error
     try:
         return validate_config(PretrainConfig, values, origin=str(path))
     except BadInput as error:

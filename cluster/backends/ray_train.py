@@ -18,7 +18,7 @@ from dnachunker.cluster.request import Request, say, worker_of
 from dnachunker.cluster.restart import Attempt, supervise
 from dnachunker.cluster.stop_requests import StopRequests
 from dnachunker.cluster.topology import job_exit_code
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInput, one_line
 
 _STOPPED = 130  # the code of shells for Ctrl-C: the ranks were ended and could not save
 
@@ -132,7 +132,7 @@ def _train(job: Mapping[str, Any], workers: int, resources: Mapping[str, float])
     except Exception as error:
         codes = codes_in(error)
         if not codes:
-            say(f"Ray Train: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            say(f"Ray Train: {type(error).__name__}: {one_line(error)[:300]}")
         return job_exit_code(codes) if codes else 1
     return 0
 

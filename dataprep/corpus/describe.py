@@ -37,9 +37,9 @@ def describe_corpus(corpus: Corpus) -> str:
             )
         )
     blocks = corpus.blocks()
-    shares = [("source", "split", "asked %", "got %")]
+    shares, every = [("source", "split", "asked %", "got %")], obtained_shares(blocks)
     for source in corpus.sources:
-        asked, obtained = asked_shares(corpus.index, source.name), obtained_shares(blocks, source.name)
+        asked, obtained = asked_shares(corpus.index, source.name), every.get(source.name, {})
         for split in corpus.index.splits:
             if split in asked or (split != "train" and obtained.get(split)):
                 share = f"{100 * asked[split]:.2f}" if split in asked else "-"

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .index import BlockTable, Corpus, CorpusIndex
+from .index import BlockTable, CorpusIndex
 
-LEAKED = 0.2  # of a source's k-mers in a held-out split; repeats alone give 2 to 5 %
+LEAKED = 0.2  # of a source's k-mers in a held-out split
 _FAR = 0.5  # relative difference of an obtained share from the one asked for
 _HELD_OUT = ("valid", "test")
 
@@ -15,22 +15,25 @@ def asked_shares(index: CorpusIndex, source: str) -> dict[str, float]:
     return {split: rule[split] for split in _HELD_OUT if rule[split]} if rule["kind"] == "hash" else {}
 
 
-def obtained_shares(blocks: BlockTable, source: str) -> dict[str, float]:
-    """Split -> share of the source's bases in blocks of that split."""
-    mine = blocks.source == source
-    whole = max(int(blocks.bases[mine].sum()), 1)
+def obtained_shares(blocks: BlockTable) -> dict[str, dict[str, float]]:
+    """Source -> split -> share of the source's bases in blocks of that split."""
+    sources, source = np.unique(blocks.source, return_inverse=True)
+    splits, split = np.unique(blocks.split, return_inverse=True)
+    bases = np.zeros((len(sources), len(splits)))
+    np.add.at(bases, (source, split), blocks.bases)
+    shares = bases / np.maximum(bases.sum(axis=1, keepdims=True), 1)
     return {
-        str(split): int(blocks.bases[mine & (blocks.split == split)].sum()) / whole for split in np.unique(blocks.split)
+        str(name): dict(zip(splits.tolist(), row.tolist(), strict=True))
+        for name, row in zip(sources, shares, strict=True)
     }
 
 
 def held_out_doubts(index: CorpusIndex, blocks: BlockTable) -> list[str]:
     """One line for each reason: shares far from those asked for, and sequence that the train split holds too."""
-    lines = []
+    lines, obtained = [], obtained_shares(blocks)
     for source in index.sources:
-        obtained = obtained_shares(blocks, source.name)
         for split, asked in asked_shares(index, source.name).items():
-            found = obtained.get(split, 0.0)
+            found = obtained.get(source.name, {}).get(split, 0.0)
             if not found:
                 lines.append(
                     f"{source.name}: no base is in {split}, and {asked:.1%} are asked for; lower split.tile, "
@@ -49,8 +52,3 @@ def held_out_doubts(index: CorpusIndex, blocks: BlockTable) -> list[str]:
                     "a loss there measures memory; hold out its close relatives as a whole"
                 )
     return lines
-
-
-def doubts_about(corpus: Corpus) -> list[str]:
-    """`held_out_doubts` of an opened corpus."""
-    return held_out_doubts(corpus.index, corpus.blocks())

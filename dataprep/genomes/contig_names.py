@@ -10,7 +10,7 @@ from dnachunker.foundations.failures import BadInput
 
 _PREFIX = re.compile(r"(chromosome|chrom|chr)[ _]?(?=.)", re.IGNORECASE)
 _MITOCHONDRION = ("m", "mt", "mito", "mtdna", "mitochondrion", "mitochondria")
-_TENS = ("", "X", "XX", "XXX", "XL")
+_TENS = ("", "X", 2 * "X", 3 * "X", "XL")
 _ONES = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
 _ROMAN = {
     tens + ones: 10 * ten + one for ten, tens in enumerate(_TENS) for one, ones in enumerate(_ONES) if tens + ones

@@ -19,13 +19,14 @@ from yaml import YAMLError, safe_load
 from dnachunker.dataprep.genomes.contig_names import match_contigs
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.atomic_files import new_folder, write_json
-from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.foundations.progress import Progress
 
 from .labelled import data_suffix, read_labelled
 from .task_folders import ORIGIN, Suite, TaskFacts, check_origin, load_suite
 
 COORDINATES = "https://raw.githubusercontent.com/{repository}/{revision}/datasets"
+_LONGEST_ERROR = 200  # characters
 _SPLITS = ("train", "test")
 _OPPOSITE = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
 
@@ -91,12 +92,12 @@ def _fetch_huggingface(suite: Suite, task: str, folder: Path, endpoint: str | No
             for split in _SPLITS
         }
     except Exception as error:  # the client's classes of errors depend on its version
-        raise Failure(f"{suite.repository}: {_one_line(error)}; run this again to continue") from error
+        raise Failure(f"{suite.repository}: {one_line(error)[:_LONGEST_ERROR]}; run this again to continue") from error
     for split in _SPLITS:
         try:
             _store(paths[split], folder, split, None if own[split] else task, suite)
         except (OSError, pa.ArrowException) as error:
-            raise Failure(f"{suite.repository}: {split} data of {task}: {_one_line(error)}") from error
+            raise Failure(f"{suite.repository}: {split} data of {task}: {one_line(error)[:_LONGEST_ERROR]}") from error
 
 
 def _of_split(files: Sequence[str], split: str, folder: str) -> list[str]:
@@ -187,11 +188,7 @@ def _read(where: str) -> bytes:
     except FileNotFoundError as error:
         raise BadInput(f"{where}: no such file") from error
     except Exception as error:  # each file system raises its own errors
-        raise Failure(f"{where}: {_one_line(error)}; run this again to continue") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise Failure(f"{where}: {one_line(error)[:_LONGEST_ERROR]}; run this again to continue") from error
 
 
 def _counted(folder: Path, facts: TaskFacts) -> str:

@@ -19,7 +19,7 @@ import pysam.bcftools
 from dnachunker.dataprep.genomes.decompress import first_piece, read_plain
 from dnachunker.downstream.text_files import text_lines
 from dnachunker.foundations.atomic_files import new_file
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInput, one_line
 
 _BCF_MAGIC = b"BCF"
 _CONTIG = re.compile(rb"##contig=<ID=([^,>]+)")
@@ -51,7 +51,7 @@ class VariantLines:
                 pysam.bcftools.view("-Ov", "-o", str(self._text), str(path.absolute()), catch_stdout=False)
             except pysam.SamtoolsError as error:
                 self._folder.cleanup()
-                raise BadInput(f"{path}: cannot be read as BCF: {_one_line(error)}") from error
+                raise BadInput(f"{path}: cannot be read as BCF: {_said(error)}") from error
 
     def header(self) -> list[str]:
         """The lines before the first record."""
@@ -163,9 +163,10 @@ def _write_bcf(text: Path, bcf: Path, failure: str) -> None:
         except pysam.SamtoolsError as error:
             raise BadInput(
                 f"{failure}: BCF needs a header line for every INFO, FILTER and FORMAT, and values that fit it "
-                f"({_one_line(error)}); name the output .vcf.gz instead"
+                f"({_said(error)}); name the output .vcf.gz instead"
             ) from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).replace("\\n", " ").split())[:200]
+def _said(error: Exception) -> str:
+    """What bcftools printed, whose line ends pysam shows as a backslash and an n."""
+    return one_line(str(error).replace("\\n", " "))[:200]

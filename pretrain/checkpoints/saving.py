@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from dnachunker.foundations.atomic_files import write_text
-from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.pretrain.config import CheckpointSettings
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
@@ -64,8 +64,7 @@ def save_checkpoint(
     try:
         engine.save(partial)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Failure(f"{partial}: cannot be written: {reason}; older checkpoints are intact") from error
+        raise Failure(f"{partial}: cannot be written: {one_line(error)[:200]}; older checkpoints are intact") from error
     rank.barrier()
     if rank.is_main:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}, partial / PROBE)

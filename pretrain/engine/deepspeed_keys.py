@@ -16,7 +16,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInput, one_line
 
 
 def _known_precision(name: str) -> str:
@@ -182,7 +182,7 @@ def require_valid(raw: Mapping[str, Any], made: Mapping[str, Any]) -> None:
 
 def refusal(error: Exception) -> BadInput:
     """One line for an error of DeepSpeed's own checks, which raise many types."""
-    return BadInput(f"engine.deepspeed: DeepSpeed refuses it: {' '.join(str(error).split())}")
+    return BadInput(f"engine.deepspeed: DeepSpeed refuses it: {one_line(error)}")
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,6 +1,5 @@
 """What `kernel_check.py` compares: each kernel and plain torch on the same small ragged batch."""
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -82,7 +81,7 @@ class _Draw:
 
 
 def _packing(device: torch.device) -> Packing:
-    lengths = LENGTHS_INTERPRETED if os.environ.get("TRITON_INTERPRET") == "1" else LENGTHS
+    lengths = LENGTHS_INTERPRETED if kernels.triton_is_interpreted() else LENGTHS
     borders = torch.tensor([0, *lengths], device=device).cumsum(0).int()
     return Packing(borders, sum(lengths), max(lengths))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from dnachunker.dataprep.corpus.held_out_doubts import doubts_about
+from dnachunker.dataprep.corpus.held_out_doubts import held_out_doubts
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.checkpoints.state import RunState
@@ -177,7 +177,7 @@ def _data(corpus: Corpus | None, state: RunState) -> str:
         f"| {s.name} | {s.species} | {s.assembly} | {s.bases:,} | {s.licence or 'not stated'} |" for s in corpus.sources
     )
     header = "| source | species | assembly | bases | licence |\n| --- | --- | --- | --- | --- |"
-    doubts = "".join(f"\n\n**Warning.** {line}" for line in doubts_about(corpus))
+    doubts = "".join(f"\n\n**Warning.** {line}" for line in held_out_doubts(corpus.index, corpus.blocks()))
     told = "It was built from reference sequence; held-out splits were not trained on."
     return f"{header}\n{rows}\n\n{named} {told}{doubts}"
 

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.failures import BadInput, one_line
 
 
 def check_target(repository: str) -> None:
@@ -18,7 +18,7 @@ def check_target(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise BadInput(f"--push {repository}: {_one_line(error)}") from error
+        raise BadInput(f"--push {repository}: {_without_token(error)}") from error
     if get_token() is None:
         raise BadInput(
             f"--push {repository}: not logged in to the Hugging Face Hub; run `hf auth login` or set HF_TOKEN"
@@ -40,13 +40,12 @@ def push_folder(folder: Path, repository: str, *, private: bool) -> str:
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload with dnachunker")
     except Exception as error:  # versions of huggingface_hub differ in their HTTP library and its errors
         raise BadInput(
-            f"--push {repository}: {_one_line(error)}; the export is complete: push it with "
+            f"--push {repository}: {_without_token(error)}; the export is complete: push it with "
             f"`hf upload {repository} {folder}`"
         ) from None  # a traceback could show request headers
     return str(commit.commit_url)
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    token = get_token()
+def _without_token(error: Exception) -> str:
+    text, token = one_line(error), get_token()
     return text.replace(token, "***") if token else text

@@ -8,7 +8,7 @@ import pytest
 from dnachunker.cli import main
 from dnachunker.dataprep.build.build import build_corpus
 from dnachunker.dataprep.config import CorpusConfig
-from dnachunker.dataprep.corpus.held_out_doubts import doubts_about
+from dnachunker.dataprep.corpus.held_out_doubts import held_out_doubts
 from dnachunker.dataprep.corpus.index import Corpus
 
 
@@ -26,9 +26,13 @@ def corpus_of(tmp_path: Path, split: dict[str, object], **genomes: str) -> Corpu
     return build_corpus(config, tmp_path / "corpus", workers=0, quiet=True).corpus
 
 
+def doubts_of(corpus: Corpus) -> list[str]:
+    return held_out_doubts(corpus.index, corpus.blocks())
+
+
 def test_shares_far_from_those_asked_for_are_named(tmp_path: Path) -> None:
     rule = {"kind": "hash", "tile": 20_000, "valid": 0.3}
-    doubts = doubts_about(corpus_of(tmp_path, rule, small=letters(19_000, 1), large=letters(200_000, 2)))
+    doubts = doubts_of(corpus_of(tmp_path, rule, small=letters(19_000, 1), large=letters(200_000, 2)))
     assert any(line.startswith("small: ") for line in doubts)
     for line in doubts:
         assert "30.0% are asked for" in line
@@ -37,7 +41,7 @@ def test_shares_far_from_those_asked_for_are_named(tmp_path: Path) -> None:
 
 def test_fine_tiles_leave_no_doubt(tmp_path: Path) -> None:
     rule = {"kind": "hash", "tile": 512, "valid": 0.2, "test": 0.2}
-    assert doubts_about(corpus_of(tmp_path, rule, one=letters(200_000, 1), two=letters(200_000, 2))) == []
+    assert doubts_of(corpus_of(tmp_path, rule, one=letters(200_000, 1), two=letters(200_000, 2))) == []
 
 
 def test_a_relative_in_train_is_named_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +50,7 @@ def test_a_relative_in_train_is_named_everywhere(tmp_path: Path, capsys: pytest.
     rule = {"kind": "bed", "path": str(tmp_path / "held_out.bed")}
     (tmp_path / "held_out.bed").write_text("chr_both\t0\t60000\ttrain\nchr_both\t60000\t120000\tvalid\n")
     corpus = corpus_of(tmp_path, rule, both=parent + strain)
-    (line,) = doubts_about(corpus)
+    (line,) = doubts_of(corpus)
     assert line.startswith("both: ")
     assert "of its 31-mers in valid are in train too" in line
     assert line in (tmp_path / "corpus" / "card.html").read_text()

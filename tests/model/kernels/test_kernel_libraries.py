@@ -5,13 +5,14 @@ the checks of their Python and C++ code, and compute the result in plain torch.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from kernel_gradients import assert_close, borders, with_gradients
 from torch import Tensor
 
 from dnachunker.model import kernels, kernels_mamba_ssm, kernels_reference
@@ -20,23 +21,6 @@ from dnachunker.model.kernels import attention_backend, scan_backend
 from dnachunker.model.packing import Packing
 
 RAGGED = [7, 1, 0, 40, 3]
-
-
-def borders(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).int()
-
-
-def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], *rest: object) -> list[Tensor]:
-    """The result and all gradients, in float32, for an uneven gradient of the result."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    y = function(*leaves, *rest)
-    y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
-    return [x.float() for x in (y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None))]
-
-
-def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        assert float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max())), f"tensor {index}"
 
 
 def selective_scan_fn(

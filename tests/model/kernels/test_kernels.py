@@ -1,12 +1,12 @@
 """Every kernel equals the plain-torch reference, forward and backward, on ragged packed sequences."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_gradients import assert_close, borders, with_gradients
 from torch import Tensor
 
 from dnachunker.model import kernels, kernels_cpu, kernels_reference
@@ -15,24 +15,6 @@ from dnachunker.model.kernels import attention_backend, scan_backend, selective_
 from dnachunker.model.packing import Packing
 
 LENGTHS = st.lists(st.one_of(st.just(0), st.just(1), st.integers(2, 70)), min_size=1, max_size=5).filter(any)
-
-
-def borders(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).int()
-
-
-def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], *rest: object) -> list[Tensor]:
-    """The result and the gradient of every input for a fixed, uneven output gradient."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    y = function(*leaves, *rest)
-    y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
-    return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
-def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-5) -> None:
-    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        scale = max(1.0, float(b.abs().max()))
-        assert float((a - b).abs().max()) <= tolerance * scale, f"tensor {index}"
 
 
 def scan_inputs(total: int, channels: int, state: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_gradients import borders, with_gradients
 from torch import Tensor
 
 from dnachunker.model import kernels_chunked, kernels_reference
@@ -15,10 +16,6 @@ LENGTHS = st.lists(st.one_of(st.sampled_from(EDGES), st.integers(2, 5 * BLOCK)),
 RUNS = (kernels_chunked, kernels_reference)
 
 
-def borders(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).int()
-
-
 def scan_inputs(total: int, channels: int, states: int, speed: float) -> list[Tensor]:
     """Inputs of a scan; the larger `speed`, the faster states decay."""
     A = -torch.rand(channels, states) * speed
@@ -26,16 +23,9 @@ def scan_inputs(total: int, channels: int, states: int, speed: float) -> list[Te
     return [torch.randn(total, channels), torch.rand(total, channels), A, B, C, torch.randn(channels)]
 
 
-def with_gradients(name: str, module: object, inputs: list[Tensor], cu: Tensor, reverse: bool) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    y = getattr(module, name)(*leaves, cu, reverse)
-    y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
-    return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
 def assert_same(name: str, inputs: list[Tensor], lengths: list[int], reverse: bool) -> None:
     """Relative to the largest value: results to 1e-5, gradients to 1e-4."""
-    ours, theirs = (with_gradients(name, module, inputs, borders(lengths), reverse) for module in RUNS)
+    ours, theirs = (with_gradients(getattr(module, name), inputs, borders(lengths), reverse) for module in RUNS)
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert a.isfinite().all(), f"tensor {index}"
         scale = float(b.abs().max().clamp_min(1)) if len(b) else 1.0
