@@ -1,6 +1,6 @@
 """What `kernel_check.py` compares: each kernel and plain torch on the same small ragged batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Segmentation
 
 LENGTHS = (300, 1, 0, 33, 64)  # many blocks of time, a single position, nothing
-LENGTHS_INTERPRETED = (20, 1, 0, 7)  # Triton's interpreter takes a tenth of a second for a position
+LONGEST_INTERPRETED = 12  # Triton's interpreter takes a tenth of a second for a position
 MOST_CHANNELS, MOST_CHANNELS_CPU, MOST_HEADS = 256, 32, 2  # the check of a CPU takes less than a second
 
 Compared = list[tuple[Tensor, Tensor]]  # the kernel's tensor and plain torch's: the result, then each gradient
@@ -24,7 +24,12 @@ Function = Callable[..., Tensor]
 
 
 def scan_cases(
-    backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device, weights: torch.dtype
+    backend: str,
+    network: DNAChunkerConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: torch.dtype,
+    lengths: Sequence[int] = LENGTHS,
 ) -> Iterator[Case]:
     """The kernels that `scan_backend` chooses, by name; each comparison runs when it is called.
 
@@ -32,8 +37,9 @@ def scan_cases(
         network: gives the channels (at most 256, on a CPU 32), the states and the width of the convolution.
         dtype: of the results of matrix products.
         weights: of parameters and of the residual stream. A and the router are float32.
+        lengths: of the packed sequences.
     """
-    packing = _packing(device)
+    packing = _packing(device, lengths)
     most = MOST_CHANNELS_CPU if device.type == "cpu" else MOST_CHANNELS
     channels, states = min(network.inner_width, most), network.state_size
     draw = _Draw(device)
@@ -60,7 +66,7 @@ def attention_cases(
     backend: str, network: DNAChunkerConfig, dtype: torch.dtype, device: torch.device
 ) -> Iterator[Case]:
     """The attention of the trunk, as `scan_cases`; its inputs are results of matrix products."""
-    packing, draw = _packing(device), _Draw(device)
+    packing, draw = _packing(device, LENGTHS), _Draw(device)
     heads, width = min(network.num_heads, MOST_HEADS), network.width // network.num_heads
     inputs = [draw(packing.total, heads, width, dtype=dtype) for _ in range(3)]
 
@@ -80,10 +86,16 @@ class _Draw:
         return torch.randn(shape, generator=self._generator).to(self._device, dtype)
 
 
-def _packing(device: torch.device) -> Packing:
-    lengths = LENGTHS_INTERPRETED if kernels.triton_is_interpreted() else LENGTHS
+def _packing(device: torch.device, lengths: Sequence[int]) -> Packing:
+    if kernels.triton_is_interpreted():
+        lengths = [min(length, LONGEST_INTERPRETED) for length in lengths]
     borders = torch.tensor([0, *lengths], device=device).cumsum(0).int()
     return Packing(borders, sum(lengths), max(lengths))
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest value; NaN if either holds one."""
+    return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-9))
 
 
 def _with_gradients(ours: Function, theirs: Function, inputs: list[Tensor]) -> Compared:

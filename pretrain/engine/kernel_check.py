@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks
 from dnachunker.model import kernels
@@ -21,7 +20,7 @@ from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.config import EngineSettings, ModelSettings
 
 from .build_model import compute_dtype
-from .kernel_cases import Compared, attention_cases, scan_cases
+from .kernel_cases import Compared, attention_cases, relative_error, scan_cases
 from .ranks import Rank
 
 # Largest error allowed, relative to the largest value of a tensor. Rounding gives less than half of it.
@@ -119,7 +118,7 @@ def find_faults(settings: EngineSettings, model: ModelSettings, device: torch.de
 def _what_is_wrong(compare: Callable[[], Compared], tolerance: float) -> str:
     """What is wrong with a kernel; empty if nothing is."""
     try:
-        errors = [_error(ours, theirs) for ours, theirs in compare()]
+        errors = [relative_error(ours, theirs) for ours, theirs in compare()]
     except Exception as error:  # of the compiler, the driver or the library
         return f"does not run ({kernels.one_line(error)})"
     wrong = [(index, found) for index, found in enumerate(errors) if not found <= tolerance]
@@ -128,11 +127,6 @@ def _what_is_wrong(compare: Callable[[], Compared], tolerance: float) -> str:
     index, found = wrong[0]
     where = f"gradient {index}" if index else "result"
     return f"differs from plain torch ({where}: by {found:.2g} of the largest value, more than {tolerance:g})"
-
-
-def _error(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference relative to the largest value; NaN if either holds one."""
-    return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-9))
 
 
 def _name(device: torch.device) -> str:
