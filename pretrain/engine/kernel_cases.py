@@ -29,7 +29,7 @@ def scan_cases(
     dtype: torch.dtype,
     device: torch.device,
     weights: torch.dtype,
-    lengths: Sequence[int] = LENGTHS,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[Case]:
     """The kernels that `scan_backend` chooses, by name; each comparison runs when it is called.
 
@@ -37,9 +37,9 @@ def scan_cases(
         network: gives the channels (at most 256, on a CPU 32), the states and the width of the convolution.
         dtype: of the results of matrix products.
         weights: of parameters and of the residual stream. A and the router are float32.
-        lengths: of the packed sequences.
+        lengths: of the packed sequences; default: LENGTHS.
     """
-    packing = _packing(device, lengths)
+    packing = _packing(device, lengths or LENGTHS)
     most = MOST_CHANNELS_CPU if device.type == "cpu" else MOST_CHANNELS
     channels, states = min(network.inner_width, most), network.state_size
     draw = _Draw(device)
