@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +14,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while t
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels are tested without a GPU
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Each test leaves the environment as it was: the command, called in this process, sets variables such as
+    PYTHONSAFEPATH for its children, and the children of a later test must not find them."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
