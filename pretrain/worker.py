@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dnachunker.foundations.failures import BadInputOnAllRanks, Failure, GuardTripped, Interrupted
 from dnachunker.pretrain.safety.guards import RollBack
@@ -15,6 +15,9 @@ from dnachunker.pretrain.safety.signals import StopSignals
 from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
+
+if TYPE_CHECKING:
+    from dnachunker.pretrain.engine.ranks import Rank
 
 # Set by the supervisor of the ranks (see cluster/backends/local.py).
 EXIT_FOLDER_VARIABLE = "DNACHUNKER_EXIT_FOLDER"  # where each rank writes its exit code
@@ -66,7 +69,7 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
     rank = Rank.from_environment()
     start_process_group(rank)
     try:
-        config, chosen = choose_micro_batch(config, rank)
+        config, chosen = choose_micro_batch(config, rank, _earlier_micro_batch(Path(config.run), rank))
         kernels = settle_backends(config.engine, config.model, rank)
     except BadInputOnAllRanks:
         watchdog.close()  # it keeps a file in the run folder
@@ -96,6 +99,15 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
             if together:  # wait until rank 0 has written everything: the launcher ends all ranks when one leaves
                 stop_process_group(rank)
     watchdog.close()
+
+
+def _earlier_micro_batch(run: Path, rank: "Rank") -> int | None:
+    """Windows in a pass when as many ranks last worked on this run; collective."""
+    from dnachunker.pretrain.records.event_log import read_events
+
+    began = [e for e in (read_events(run) if rank.is_main else []) if e["event"] in ("start", "resume")]
+    numbers = [e.get("micro_batch") for e in began if e["world_size"] == rank.world_size]
+    return rank.from_main(numbers[-1] if numbers else None)
 
 
 def leave(code: int) -> NoReturn:

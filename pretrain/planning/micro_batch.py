@@ -23,10 +23,16 @@ _CONTAINER_MEMORY = (  # cgroups, version 2 and version 1
 _HOPELESS = 1.25  # of a GPU's memory: measured peaks are within 15 % of the plan
 
 
-def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConfig, str | None]:
+def choose_micro_batch(
+    config: PretrainConfig, rank: Rank, earlier: int | None = None
+) -> tuple[PretrainConfig, str | None]:
     """The config with a number as micro-batch, and a line that says why; collective, and the same on every rank.
 
     The line is None if the config has a number already.
+
+    Args:
+        earlier: the number with which as many ranks began this run. It is kept where its plan fits into what is free,
+            because another number would change how sums are rounded.
 
     Raises:
         BadInputOnAllRanks: not even the smallest micro-batch fits, or the config's number is far beyond a GPU's memory.
@@ -38,6 +44,9 @@ def choose_micro_batch(config: PretrainConfig, rank: Rank) -> tuple[PretrainConf
     on_gpu = rank.device.type == "cuda"
     free = _least_free_bytes(rank)
     windows = largest_micro_batch(config, network, ranks, FILLED * free, reserved_buckets=on_gpu)
+    if earlier in config.micro_batches(ranks):
+        planned = planned_memory(config, network, ranks, earlier, reserved_buckets=on_gpu).peak
+        windows = earlier if planned <= free else windows
     smallest = config.micro_batches(ranks)[0]
     needed = planned_memory(config, network, ranks, windows or smallest, reserved_buckets=on_gpu).peak / _GIB
     where = "GPU memory" if on_gpu else "memory for each rank"

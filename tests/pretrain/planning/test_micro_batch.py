@@ -144,6 +144,21 @@ def test_ranks_on_cpus_share_the_memory_of_their_machine(monkeypatch: pytest.Mon
     assert windows(4, 256) == windows(1, 64) < windows(1, 256)
 
 
+def test_a_resume_keeps_its_number_while_that_fits(gpus: None) -> None:
+    config, h100 = config_of("dnachunker-172m", "engine.micro_batch=auto"), int(HARDWARE["h100"].memory)
+    rank = Peer(0, 1, 0, torch.device("cuda", 0))
+
+    def windows(memory: int, earlier: int | None) -> Any:
+        free[:] = [memory]
+        return choose_micro_batch(config, rank, earlier)[0].engine.micro_batch
+
+    alone = windows(h100, None)
+    assert windows(h100, 2) == 2 < alone
+    assert windows(2 * h100, alone) == alone < windows(2 * h100, None)
+    assert windows(int(0.95 * h100), alone) == alone > windows(int(0.7 * h100), alone)
+    assert windows(h100, 5) == alone, "5 does not divide the windows of a rank"
+
+
 def test_a_number_is_left_as_it_is() -> None:
     config = config_of("dnachunker-172m", "engine.micro_batch=4")
     assert choose_micro_batch(config, Rank(0, 1, 0, torch.device("cpu"))) == (config, None)
@@ -196,6 +211,8 @@ def test_a_run_with_auto_is_the_run_with_the_number(server: Ranks, tmp_path: Pat
     server.finish(fewer, "steps=4", "engine.micro_batch=1")
     for theirs, ours in zip(facts(fewer)[0], facts(auto)[0], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4), "the windows of a step do not depend on the micro-batch"
+    server.finish(fewer, "steps=4", "engine.micro_batch=auto")
+    assert facts(fewer)[1] == [1, 1], "a resume keeps the number"
 
 
 @pytest.mark.slow
