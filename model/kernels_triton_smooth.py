@@ -154,18 +154,20 @@ def _entering(values: Tensor, gate: Tensor, sizes: tuple[int, int, int], scale: 
     return ends
 
 
-def smooth_both_ways(z: Tensor, gate: Tensor, *, span: int = 16, width: int = 64, ahead: int = 16) -> Tensor:
+def smooth_both_ways(z: Tensor, gate: Tensor, *, span: int = 16, width: int = 0, ahead: int = 16) -> Tensor:
     """(f + h) / 2, the gated smoothing of `kernels_reference.smooth` in each direction.
 
     Args:
         z: (T, D). gate: (2, T) float32, for each direction, 1 where it enters a sequence.
-        span, width, ahead: positions and channels of a program, spans whose ends are loaded together.
+        span, width, ahead: positions and channels of a program, spans whose ends are loaded together. A width of 0
+            takes the channels of 128 bytes: one load of a warp, and registers for all positions of a span.
 
     Returns:
         (T, D), dtype of z.
     """
     if not len(z):
         return z * gate.sum()
+    width = width or 128 // z.element_size()
     with torch.cuda.device_of(z):  # Triton launches on the current device
         out: Tensor = _Smooth.apply(z.contiguous(), gate.contiguous(), span, width, ahead)
     return out
