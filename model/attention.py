@@ -72,6 +72,13 @@ def feed_forward(x: Tensor, norm: Tensor, enter: Tensor, leave: Tensor, eps: flo
     return x + F.linear(hidden, leave)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm over the channels of each head, in float32 under any precision. x (T, H, D/H) -> same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
+
+
 class TrunkLayer(GradientCheckpointingLayer):
     """x + attention(norm(x)), then x + MLP(norm(x)); bias-free, GELU."""
 
@@ -82,6 +89,9 @@ class TrunkLayer(GradientCheckpointingLayer):
         self.config, self.causal = config, config.causal
         self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm, self.key_norm = (
+            HeadNorm(width // config.num_heads, eps=config.norm_eps) if config.qk_norm else None for _ in range(2)
+        )
         self.attention_out = nn.Linear(width, width, bias=False)
         self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.mlp_in = nn.Linear(width, hidden, bias=False)
@@ -92,13 +102,20 @@ class TrunkLayer(GradientCheckpointingLayer):
         """x (T, D), angles from `rotary_angles` -> (T, D)."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.unbind(1)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = self.placed(q, k, cos, sin)
         attended = packed_attention(q, k, v, packing, self.config.trunk_attention, causal=self.causal)
         x = x + self.attention_out(attended.flatten(1))
         if compiles(self.compile_mlp, x.device.type):
             weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight
             return compiled(feed_forward)(x, *weights, self.mlp_norm.eps)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+
+    def placed(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys (T, H, D/H) turned by their positions' angles, then normalised if `qk_norm` is set."""
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.query_norm is None or self.key_norm is None:
+            return q, k
+        return self.query_norm(q), self.key_norm(k)
 
 
 class Trunk(nn.Module):

@@ -74,7 +74,9 @@ def parameters(config: DNAChunkerConfig) -> dict[str, int]:
     for stage, layers in enumerate(config.encoder_layers):
         counts[f"encoder {stage}"] = layers * layer
         counts[f"router {stage}"] = _router_products(config)
+    head_norms = 2 * config.width // config.num_heads if config.qk_norm else 0
     counts["trunk"] = _trunk_products(config) + (2 * config.trunk_layers + 1) * config.width
+    counts["trunk"] += config.trunk_layers * head_norms
     for stage, layers in reversed(list(enumerate(config.decoder_layers))):
         counts[f"decoder {stage}"] = layers * layer
     counts["norm and head"] = config.width + config.vocab_size * config.width
@@ -130,6 +132,7 @@ def activation_bytes(
         checkpointing: keep each layer's input and recompute the rest, one layer at a time.
     """
     layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
+    trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
     largest, values, density = 0.0, 0.0, 1.0
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import rotary_angles, rotate
+from .attention import rotary_angles
 from .hierarchy import Hierarchy
 
 _FIRST_CACHE = 64  # chunks per sequence that the cache holds at first; doubled when full
@@ -105,10 +105,10 @@ def _trunk_layer_step(
     layer: Any, x: Tensor, kept: Tensor, rows: Tensor, place: Tensor, earlier: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
     q, k, v = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1)).unbind(1)
-    kept[0, rows, place], kept[1, rows, place] = rotate(k, cos, sin), v
+    q, k = layer.placed(q, k, cos, sin)
+    kept[0, rows, place], kept[1, rows, place] = k, v
     keys, values = kept[:, rows, : earlier.shape[1]].transpose(2, 3)  # (R, H, slots, D/H)
-    query = rotate(q, cos, sin).unsqueeze(2)
-    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=earlier[:, None, None])
+    attended = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values, attn_mask=earlier[:, None, None])
     x = x + layer.attention_out(attended.flatten(1))
     return x + layer.mlp_out(F.gelu(layer.mlp_in(layer.mlp_norm(x))))
 

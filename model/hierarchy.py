@@ -86,7 +86,7 @@ class Hierarchy(nn.Module):
         self.causal = config.causal
         self.backend = config.scan_backend
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
-        self.routers = nn.ModuleList(Router(config) for _ in range(config.stages))
+        self.routers = nn.ModuleList(Router(config, stage) for stage in range(config.stages))
         self.trunk = Trunk(config)
         self.decoders = nn.ModuleList(Stack(config, count) for count in config.decoder_layers)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .network_fields import counts_forced
 from .routing import Segmentation
 
 
@@ -78,7 +79,7 @@ def void_where(lost: Sequence[Tensor], loss: Tensor) -> Tensor:
     return loss * torch.where(torch.stack(tuple(lost)).any(), torch.nan, 1.0) if lost else loss
 
 
-def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "natural") -> Tensor:
+def ratio_loss(segmentation: Segmentation, target: float, *, forced: bool = False) -> Tensor:
     """The ratio loss of H-Net (arXiv 2507.07955, eq. 10), one value per sequence.
 
     b p / alpha + (1 - b)(1 - p) / (1 - alpha), with b the share of boundaries and p the mean probability over the
@@ -86,14 +87,14 @@ def ratio_loss(segmentation: Segmentation, target: float, boundaries: str = "nat
 
     Args:
         target: alpha.
-        boundaries: `natural`, or `forced` to count those of mask protection too. Under 12 % masks forced
-            boundaries alone exceed the target at stage 1 and the router collapses; hence natural is the default.
+        forced: count the boundaries of mask protection too. Under 12 % masks these alone exceed the target at stage 1
+            and the router collapses; hence they are not counted by default.
 
     Returns:
         (B,) float32, 0 for empty sequences.
     """
     packing = segmentation.packing
-    counted = segmentation.natural if boundaries == "natural" else segmentation.boundary
+    counted = segmentation.boundary if forced else segmentation.natural
     b = packing.mean(counted.to(segmentation.probability.dtype))
     p = packing.mean(segmentation.probability)
     loss = b * p / target + (1 - b) * (1 - p) / (1 - target)
@@ -104,6 +105,9 @@ def total_ratio_loss(
     stages: Sequence[Segmentation], targets: Sequence[float], boundaries: str, normalizer: Tensor | float | None
 ) -> Tensor:
     """Sum over stages and sequences of `ratio_loss`, divided by normalizer (default: the number of sequences)."""
-    losses = [ratio_loss(stage, target, boundaries) for stage, target in zip(stages, targets, strict=True)]
+    losses = [
+        ratio_loss(stage, target, forced=counts_forced(boundaries, number))
+        for number, (stage, target) in enumerate(zip(stages, targets, strict=True))
+    ]
     total = torch.stack(losses).sum()
     return total / (len(losses[0]) if normalizer is None else normalizer)

@@ -49,6 +49,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         loss_weights: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         sequence_normalizer: Tensor | float | None = None,
+        ratio_loss_scale: float = 1.0,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
@@ -63,9 +64,9 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             labels: (B, L) int64, aligned with the inputs as everywhere in Hugging Face: the loss compares the logits
                 at t with the label at t+1. -100 where there is nothing to predict.
             loss_weights: (B, L) float, weight of each label; default 1.
-            attention_mask, loss_normalizer, sequence_normalizer, output_hidden_states, return_dict, boundaries,
-                chunk_capacity, inputs_embeds, generic: as `DNAChunkerForMaskedLM.forward`. Given boundaries may
-                depend on later bases.
+            attention_mask, loss_normalizer, sequence_normalizer, ratio_loss_scale, output_hidden_states, return_dict,
+                boundaries, chunk_capacity, inputs_embeds, generic: as `DNAChunkerForMaskedLM.forward`. Given
+                boundaries may depend on later bases.
 
         Returns:
             DNAChunkerCausalLMOutput; the losses are None without labels.
@@ -84,7 +85,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
             next_base = mlm_loss(logits, following, weights, loss_normalizer)
             ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequence_normalizer)
             lost = [stage.overflowed for stage in found.stages] if chunk_capacity is not None else []
-            loss = void_where(lost, next_base + config.ratio_loss_weight * ratio)
+            loss = void_where(lost, next_base + config.ratio_loss_weight * ratio_loss_scale * ratio)
         output = DNAChunkerCausalLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape),

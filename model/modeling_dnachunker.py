@@ -223,6 +223,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         loss_weights: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         sequence_normalizer: Tensor | float | None = None,
+        ratio_loss_scale: float = 1.0,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Sequence[Tensor] | None = None,
@@ -240,6 +241,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             loss_normalizer: the sum of weights to divide the MLM loss by; default: over these labels. A training
                 loop passes the sum over the global batch, and adds up the losses of its micro-batches.
             sequence_normalizer: the number of sequences to divide the ratio loss by; default B.
+            ratio_loss_scale: factor on `config.ratio_loss_weight`, for a warm-up.
 
         Returns:
             DNAChunkerMaskedLMOutput; the losses are None without labels; logits are None with labels if
@@ -265,7 +267,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             mlm = mlm_loss(logits, truth, weights, loss_normalizer)
             sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
             ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
-            loss = void_where(lost, mlm + config.ratio_loss_weight * ratio)
+            loss = void_where(lost, mlm + config.ratio_loss_weight * ratio_loss_scale * ratio)
         output = DNAChunkerMaskedLMOutput(
             loss=loss,
             logits=unpack(logits, index, shape) if rows is None else None,

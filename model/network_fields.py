@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args, get_origin
 LAYERS = ("encoder_layers", "decoder_layers", "trunk_layers")  # a stage, or the trunk, may have none
 _AT_LEAST_ONE = (
     "width", "num_heads", "mlp_ratio", "local_window", "state_size", "conv_width", "expand", "dt_rank",
+    "protected_stages",
 )  # fmt: skip
 _CAUSAL_NEEDS = {"mixer": "bimamba", "chunk_pooling": "first", "strand_symmetry": False}
 
@@ -26,6 +27,9 @@ class NetworkFields:
     num_heads: Annotated[int, "attention heads of the trunk, and of mixer `transformer`"] = 10
     mlp_ratio: Annotated[int, "inner channels of the trunk's MLPs, as a multiple of width"] = 4
     rope_theta: Annotated[float, "base of the rotary position angles (arXiv 2104.09864)"] = 10_000.0
+    qk_norm: Annotated[
+        bool, "in the trunk, RMSNorm of each head's queries and keys after RoPE (QK-norm, arXiv 2010.04245)"
+    ] = False
     mixer: Annotated[
         Literal["bimamba", "transformer", "conv"],
         "layers of encoders and decoders; transformer (local attention) and conv (dilated) are as large as bimamba",
@@ -42,16 +46,23 @@ class NetworkFields:
         float, "lambda, weight of the ratio loss; the default is H-Net's (arXiv 2507.07955)"
     ] = 0.03
     ratio_boundaries: Annotated[
-        Literal["natural", "forced"], "boundaries that the ratio loss counts: the routers' own, or forced ones too"
+        Literal["natural", "forced", "forced-stage-0"],
+        "boundaries that the ratio loss counts: the routers' own, or forced ones too, at all stages or at stage 0",
     ] = "natural"
     chunk_pooling: Annotated[
         Literal["first", "mean"], "a chunk's vector: that of its first position, or the mean over its positions"
     ] = "first"
     mask_protection: Annotated[bool, "each masked base is a chunk of its own at every stage; off if causal"] = True
+    protected_stages: Annotated[int | None, "outermost stages that have mask protection; default: all"] = None
     residual_gating: Annotated[bool, "no residual from the encoder where a chunk holds a mask; off if causal"] = True
     strand_symmetry: Annotated[
         bool, "read both strands, at twice the cost: exactly equivariant to the reverse complement"
     ] = False
+
+
+def counts_forced(ratio_boundaries: str, stage: int) -> bool:
+    """Whether the ratio loss of a stage counts forced boundaries too."""
+    return ratio_boundaries == "forced" or (ratio_boundaries == "forced-stage-0" and stage == 0)
 
 
 def require_choices(network: NetworkFields, owner: type) -> None:
@@ -98,6 +109,8 @@ def check_network(network: NetworkFields) -> None:
         )
     require_at_least(1, network, _AT_LEAST_ONE)
     require_at_least(0, network, LAYERS)
+    if network.protected_stages is not None and network.protected_stages > stages:
+        raise ValueError(f"protected_stages is {network.protected_stages}; there are {stages} stages")
     if any(not 0 < ratio < 1 for ratio in network.target_ratios):
         raise ValueError(f"target_ratios are {network.target_ratios}; each must lie strictly between 0 and 1")
     if network.width % (2 * network.num_heads):

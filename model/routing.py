@@ -119,9 +119,9 @@ class BoundaryProbability(nn.Module):
 class Router(nn.Module):
     """Boundaries from probabilities, mask protection included."""
 
-    def __init__(self, config: DNAChunkerConfig) -> None:
+    def __init__(self, config: DNAChunkerConfig, stage: int) -> None:
         super().__init__()
-        self.mask_protection = config.mask_protection
+        self.mask_protection = config.mask_protection and stage < (config.protected_stages or config.stages)
         self.strand_symmetry = config.strand_symmetry
         self.backend = config.scan_backend
         self.probability = (

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
 _HASH_RATE = 1.0e9  # bytes a second: rank 0 writes the sha256 of every file into a checkpoint's manifest
-_PARAMETER_GROUPS = 2  # of the optimizer; ZeRO stages 1 and 2 gather the parameters of each in a call of its own
 _PREFETCH_VALUES = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size
 _BACKWARD_SHARE = 2 / 3  # of a pass
 # Operations of a forward and a backward pass, counted by the counter of `benchmarks/launches.py`
 _FIXED_OPERATIONS, _STAGE_OPERATIONS, _TRUNK_LAYER_OPERATIONS = 111, 179, 63
+_QK_NORM_OPERATIONS = 40  # of a trunk layer
 _MIXER_LAYER_OPERATIONS = {"bimamba": 125, "conv": 62, "transformer": 148}
 
 
@@ -64,6 +64,7 @@ class Workload:
         overlap: DeepSpeed's overlap_comm: collectives run beside computing where they can.
         checkpoint_bytes: of one checkpoint, over all ranks.
         checkpoint_steps: steps from one checkpoint to the next.
+        parameter_groups: of the optimizer; ZeRO stages 1 and 2 gather the parameters of each in a call of its own.
     """
 
     parameters: int
@@ -77,6 +78,7 @@ class Workload:
     overlap: bool
     checkpoint_bytes: float
     checkpoint_steps: int
+    parameter_groups: int = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class StepTime:
 def operations_of_pass(network: "DNAChunkerConfig") -> int:
     """Operations that the host starts for a forward and a backward pass, whatever the size of the batch."""
     mixers = sum(network.encoder_layers) + sum(network.decoder_layers)
-    counted = _FIXED_OPERATIONS + _STAGE_OPERATIONS * network.stages + _TRUNK_LAYER_OPERATIONS * network.trunk_layers
+    of_trunk_layer = _TRUNK_LAYER_OPERATIONS + (_QK_NORM_OPERATIONS if network.qk_norm else 0)
+    counted = _FIXED_OPERATIONS + _STAGE_OPERATIONS * network.stages + of_trunk_layer * network.trunk_layers
     return counted + _MIXER_LAYER_OPERATIONS[network.mixer] * mixers
 
 
@@ -167,7 +170,7 @@ def _collective_seconds(
     hidden = min(reductions * (1 - 1 / buckets), meetings * _BACKWARD_SHARE * pass_seconds)
     gathers = 0.0
     if work.zero_stage in (1, 2):
-        gathers = all_gather_seconds(size, *links) + (_PARAMETER_GROUPS - 1) * all_gather_seconds(0, *links)
+        gathers = all_gather_seconds(size, *links) + (work.parameter_groups - 1) * all_gather_seconds(0, *links)
     if work.zero_stage == 3:
         fetches = math.ceil(work.parameters / _PREFETCH_VALUES)
         gathers = 2 * work.passes * fetches * all_gather_seconds(size / fetches, *links)

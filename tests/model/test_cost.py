@@ -8,7 +8,10 @@ from dnachunker.model.cost import activation_bytes, bimamba_layer_parameters, fl
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 
-@pytest.mark.parametrize("changes", [{}, {"width": 96, "encoder_layers": (1, 3), "num_heads": 6, "trunk_layers": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"width": 96, "encoder_layers": (1, 3), "num_heads": 6, "trunk_layers": 2}, {"qk_norm": True}],
+)
 def test_parameters_by_component_add_up_to_the_model(changes: dict[str, object]) -> None:
     config = DNAChunkerConfig(**changes)
     with torch.device("meta"):
@@ -17,6 +20,8 @@ def test_parameters_by_component_add_up_to_the_model(changes: dict[str, object])
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
     assert counts["trunk"] == sum(p.numel() for p in model.dnachunker.hierarchy.trunk.parameters())
     assert bimamba_layer_parameters(DNAChunkerConfig()) == 2_803_840
+    if changes == {"qk_norm": True}:
+        assert sum(counts.values()) - sum(parameters(DNAChunkerConfig()).values()) == 30 * 2 * 64
 
 
 def test_flops_of_the_paper_run() -> None:
@@ -28,7 +33,8 @@ def test_flops_of_the_paper_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mixer": "bimamba"}, {"mixer": "transformer"}, {"mixer": "conv"}, {"strand_symmetry": True}]
+    "changes",
+    [{"mixer": "bimamba"}, {"mixer": "transformer"}, {"mixer": "conv"}, {"strand_symmetry": True}, {"qk_norm": True}],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_memory_estimate_is_what_torch_keeps(changes: dict[str, object], checkpointing: bool) -> None:

@@ -35,6 +35,7 @@ CONFIGS = st.fixed_dictionaries(
         "expand": st.integers(1, 2),
         "encoder_layers": st.tuples(st.integers(0, 2), st.integers(0, 2)),
         "decoder_layers": st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        "qk_norm": st.booleans(),
         "rope_theta": st.sampled_from([100.0, 10_000.0]),
     }
 )

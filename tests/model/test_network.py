@@ -225,9 +225,38 @@ def test_ablation_switches_change_what_they_say() -> None:
     forced = outcome(ids, ratio_boundaries="forced")
     assert torch.equal(forced.logits, base.logits)
     assert forced.ratio_loss != base.ratio_loss
+    outer_protected = outcome(ids, protected_stages=1)
+    assert torch.equal(outer_protected.boundaries[0], base.boundaries[0])
+    assert outer_protected.forced_counts[1].sum() == 0 < base.forced_counts[1].sum()
+    outer_counted = outcome(ids, ratio_boundaries="forced-stage-0")
+    assert torch.equal(outer_counted.logits, base.logits)
+    assert outer_counted.ratio_loss not in (base.ratio_loss, forced.ratio_loss)
+    # where only stage 0 is protected, no other stage has forced boundaries to count
+    both = [outcome(ids, protected_stages=1, ratio_boundaries=which) for which in ("forced", "forced-stage-0")]
+    assert both[0].ratio_loss == both[1].ratio_loss
     pooled = outcome(ids, chunk_pooling="mean")
     assert torch.equal(pooled.boundaries[0], base.boundaries[0])
     assert not torch.equal(pooled.logits, base.logits)
+
+
+def test_qk_norm_takes_the_size_of_queries_and_keys_away() -> None:
+    ids = masked_bases((2, 80), 5)
+    for qk_norm in (False, True):
+        model = build(qk_norm=qk_norm).eval()
+        with torch.no_grad():
+            before = model(ids).logits
+            for layer in model.dnachunker.hierarchy.trunk.layers:
+                layer.qkv.weight[: 2 * 32] *= 100.0  # queries and keys, not values
+            after = model(ids).logits
+        assert ((after - before).abs().max() < 1e-4) == qk_norm
+
+
+def test_the_weight_of_the_ratio_loss_can_be_scaled_for_a_warm_up() -> None:
+    ids, model = masked_bases((2, 80), 5), build(ratio_loss_weight=0.5).eval()
+    with torch.no_grad():
+        whole, none = (model(ids, labels=labels_for(ids), ratio_loss_scale=scale) for scale in (1.0, 0.0))
+    assert torch.equal(none.loss, none.mlm_loss)
+    assert torch.equal(whole.loss, whole.mlm_loss + 0.5 * whole.ratio_loss)
 
 
 def test_boundaries_may_come_with_the_batch() -> None:

@@ -13,4 +13,4 @@ def test_published_rows_are_in_italics_and_ours_are_not(tmp_path: Path) -> None:
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert "| H3 | full | 0.500 | 0.400 to 0.600 |" in next(line for line in lines if "H3" in line)
     assert next(line for line in lines if "GENERator" in line).startswith("| *average* | *GENERator* | *0.728* |  |")
-    assert (tmp_path / "table.html").read_text().count('class="published"') == 2
+    assert (tmp_path / "table.html").read_text().count('class="published"') == 3

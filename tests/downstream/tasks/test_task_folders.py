@@ -140,7 +140,8 @@ def test_the_suites_hold_what_was_published() -> None:
     assert suites["nt"].repository != suites["nt-revised"].repository
     published = {(name, row.model): row.average for name, suite in suites.items() for row in suite.published}
     assert published == {
-        ("nt", "DNACHUNKER"): 0.772, ("nt", "GENERator"): 0.728, ("nt-revised", "DNACHUNKER"): 0.660,
+        ("nt", "DNACHUNKER"): 0.772, ("nt", "GENERator"): 0.728, ("nt", "LDARNet"): 0.738,
+        ("nt-revised", "DNACHUNKER"): 0.660,
         ("genomic-benchmarks", "DNACHUNKER"): 0.885, ("genomic-benchmarks", "GENERator"): 0.892,
     }  # fmt: skip
     assert sum(f.train + f.test for f in suites["genomic-benchmarks"].tasks.values()) == 890_705

@@ -91,12 +91,15 @@ def test_a_pass_that_is_too_small_waits_for_the_host() -> None:
     assert step.stragglers == 0, "the host is as slow on every rank"
 
 
-@pytest.mark.parametrize(("mixer", "layers"), [("bimamba", 1), ("conv", 2), ("transformer", 1)])
-def test_the_operations_of_a_pass_are_about_those_that_torch_dispatches(mixer: str, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("mixer", "layers", "qk_norm"),
+    [("bimamba", 1, False), ("bimamba", 4, True), ("conv", 2, False), ("transformer", 1, False)],
+)
+def test_the_operations_of_a_pass_are_about_those_that_torch_dispatches(mixer: str, layers: int, qk_norm: bool) -> None:
     sizes = {"width": 32, "num_heads": 2, "state_size": 4, "chunk_capacity": (0.9, 0.9), "label_capacity": 0.5}
     stages = {"encoder_layers": (layers, 1), "decoder_layers": (1, 1), "trunk_layers": 3 * layers, "mixer": mixer}
     torch.manual_seed(0)
-    network = DNAChunkerConfig(**sizes, **stages)
+    network = DNAChunkerConfig(**sizes, **stages, qk_norm=qk_norm)
     model, ids = DNAChunkerForMaskedLM(network), torch.randint(7, 11, (1, 64))
     with Dispatched() as dispatched:
         model(ids, labels=ids.where(ids == 7, -100)).loss.backward()
