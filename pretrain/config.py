@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 from dnachunker.foundations.typed_config import Config
 from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from .learning_config import OptimizerSettings, ScheduleSettings, Share
+
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -159,35 +160,6 @@ class MaskingSettings(Config):
         return self
 
 
-class OptimizerSettings(Config):
-    """AdamW; no decay on norms, biases, A_log, D and embeddings."""
-
-    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="highest learning rate of the schedule")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of the mean of gradients")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="decay of the mean of squared gradients")
-    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the root of the mean of squares")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.1, description="decoupled; a step decays by lr times this")
-    clip_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="largest 2-norm of the gradients")
-
-
-class ScheduleSettings(Config):
-    """Learning rate over the steps, as shares of the run: linear warm-up, stable, decay to `final_share` x lr."""
-
-    kind: Literal["wsd", "cosine", "constant"] = Field(
-        "wsd", description="after warm-up: stable, then decay at the end; a cosine; or no decay"
-    )
-    warmup: Share = Field(0.1, description="share of the steps over which the rate rises linearly")
-    decay: Share = Field(0.2, description="share of the steps spent decaying (wsd only)")
-    decay_shape: Literal["linear", "1-sqrt"] = Field("1-sqrt", description="curve of the decay (wsd only)")
-    final_share: Share = Field(0.0, description="rate of the last step, as a share of lr")
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.warmup + self.decay > 1:
-            raise ValueError("warmup + decay must not exceed 1")
-        return self
-
-
 class EngineSettings(Config):
     """How a step is computed. May change between resumes where the checkpoint allows it."""
 
@@ -328,6 +300,16 @@ class PretrainConfig(Config):
     guards: GuardSettings = GuardSettings()
     tracking: TrackingSettings = TrackingSettings()
     launch: LaunchSettings = LaunchSettings()
+
+    @model_validator(mode="after")
+    def _every_level_has_a_rate(self) -> Self:
+        factors, levels = self.optimizer.stage_lr, len(self.model.encoder_layers) + 1
+        if isinstance(factors, tuple) and len(factors) != levels:
+            raise ValueError(
+                f"optimizer.stage_lr has {len(factors)} factors; it needs {levels}: one for each stage of the model "
+                "from the outermost in, then one for the trunk"
+            )
+        return self
 
     @model_validator(mode="after")
     def _both_strands_are_cut_alike(self) -> Self:

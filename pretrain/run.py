@@ -24,7 +24,8 @@ from dnachunker.pretrain.engine.build_model import build_model, compute_dtype
 from dnachunker.pretrain.engine.chunk_capacity import ChunkCapacity
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.kernel_check import CheckedKernels
-from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate
+from dnachunker.pretrain.engine.network import lr_factors
+from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate, ratio_loss_scale
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
 from dnachunker.pretrain.order.curriculum import SkippedBatches
@@ -80,9 +81,12 @@ class Run:
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
+        optimizer = build_adamw(
+            model, model.no_weight_decay_parameter_names(), config.optimizer,
+            lr_factors(config.optimizer, config.model, config.tokenization),
+        )  # fmt: skip
         self.engine = TrainingEngine(
-            model, build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer), config.engine, rank,
-            global_batch=config.data.global_batch, accumulation=accumulation,
+            model, optimizer, config.engine, rank, global_batch=config.data.global_batch, accumulation=accumulation,
             clip_grad_norm=config.optimizer.clip_grad_norm, load_universal=needs_resharding(state, rank),
         )  # fmt: skip
         if checkpoint and state:
@@ -186,6 +190,10 @@ class Run:
         if self.first_step and step - self.first_step < config.checkpoint.rewarm:
             rate *= (step - self.first_step + 1) / (config.checkpoint.rewarm + 1)
         return rate
+
+    def ratio_loss_scale(self, step: int) -> float:
+        """Factor on the weight of the ratio loss at optimizer step `step`."""
+        return ratio_loss_scale(step, self.config.steps, self.config.schedule)
 
     def act_on(self, verdict: Verdict, step: int, windows: Windows) -> None:
         """Record what a guard found at `step`, with the windows of all ranks; collective.

@@ -36,6 +36,7 @@ def train(run: Run) -> None:
                 loss_weights=batch.loss_weights,
                 loss_normalizer=max(weight_sum, 1e-6),
                 sequence_normalizer=data.global_batch,
+                ratio_loss_scale=run.ratio_loss_scale(step),
                 chunk_capacity=run.capacity.per_base,
             )
             enter("backward", step)

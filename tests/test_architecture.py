@@ -57,6 +57,7 @@ ORDER = {
         {"commands"},
     ),
     "pretrain": (
+        {"learning_config"},
         {"config"},
         {"engine", "order", "run_folder"},
         {"data", "safety", "checkpoints"},

@@ -14,6 +14,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from dnachunker.pretrain.config import EngineSettings
 
 from .deepspeed_config import deepspeed_config
+from .optimizer import LR_FACTOR
 from .ranks import Rank
 
 # The folder of a checkpoint that DeepSpeed writes.
@@ -71,6 +72,8 @@ class TrainingEngine:
         self._universal = load_universal
         self._zero_stage = settings.zero_stage
         self._accumulation = accumulation
+        # kept here, since a checkpoint of an older version restores groups without factors
+        self._lr_factors = [group.get(LR_FACTOR, 1.0) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # `step` sets it; until then no step may change a weight
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -108,13 +111,14 @@ class TrainingEngine:
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear the gradients; call once after the last micro-batch of a step.
 
-        If gradients are not finite, every rank drops them and `updates` stays as it was.
+        A group's rate is `learning_rate` times its factor. If gradients are not finite, every rank drops them and
+        `updates` stays as it was.
 
         Returns:
             The gradients' 2-norm over all ranks before clipping.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, factor in zip(self._optimizer.param_groups, self._lr_factors, strict=True):
+            group["lr"] = learning_rate * factor
         if self._zero_stage:  # ZeRO itself checks the gradients and skips the update
             self._engine.step()
             # after an overflow the reported norm is missing, or that of the step before

@@ -1,27 +1,53 @@
 """Parameter groups and the learning-rate schedule."""
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 
 import torch
 
-from dnachunker.pretrain.config import OptimizerSettings, ScheduleSettings
+from dnachunker.pretrain.learning_config import OptimizerSettings, ScheduleSettings
+
+LR_FACTOR = "lr_factor"  # key of a parameter group: its learning rate is that of the schedule times this
+_STAGE = re.compile(r"hierarchy\.(?:encoders|routers|decoders)\.(\d+)\.")
 
 
 def build_adamw(
-    model: torch.nn.Module, without_decay: Collection[str], settings: OptimizerSettings
+    model: torch.nn.Module,
+    without_decay: Collection[str],
+    settings: OptimizerSettings,
+    factors: Sequence[float] = (1.0,),
 ) -> torch.optim.AdamW:
-    """AdamW with two groups: decayed matrices, and the parameters named in `without_decay`."""
-    decayed: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
+    """AdamW with two groups for each factor: decayed matrices, and the parameters named in `without_decay`.
+
+    Decoupled decay is the rate times `weight_decay`, so a factor scales it too.
+
+    Args:
+        factors: on the learning rate, of each stage from the outermost in, then of the trunk; see `lr_factors`.
+            Embedding, final norm and head belong to the outermost stage.
+    """
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for factor in factors:
+        groups |= {(factor, False): [], (factor, True): []}
     for name, parameter in model.named_parameters():
-        (plain if name in without_decay else decayed).append(parameter)
+        groups[_factor_of(name, factors), name in without_decay].append(parameter)
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        [
+            {"params": parameters, "weight_decay": 0.0 if plain else settings.weight_decay, LR_FACTOR: factor}
+            for (factor, plain), parameters in groups.items()
+            if parameters
+        ],
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
     )
+
+
+def _factor_of(name: str, factors: Sequence[float]) -> float:
+    if ".hierarchy.trunk." in name:
+        return factors[-1]
+    stage = _STAGE.search(name)
+    return factors[int(stage[1]) if stage and len(factors) > 1 else 0]
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSettings) -> float:
@@ -43,3 +69,9 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSettings
         progress = max(0.0, (step - (steps - decay) + 1) / (decay + 1))
         share = 1 - (math.sqrt(progress) if schedule.decay_shape == "1-sqrt" else progress)
     return peak * (schedule.final_share + (1 - schedule.final_share) * share)
+
+
+def ratio_loss_scale(step: int, steps: int, schedule: ScheduleSettings) -> float:
+    """Factor on the weight of the ratio loss at optimizer step `step` of `steps`; 1 on the last step of its warm-up."""
+    warmup = round(schedule.ratio_warmup * steps)
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0

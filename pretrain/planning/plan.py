@@ -192,6 +192,7 @@ def workload(
 ) -> "Workload":
     """The work of one of `ranks` ranks in a step."""
     from dnachunker.model.cost import flops_per_base, parameters
+    from dnachunker.pretrain.engine.network import lr_factors
 
     from .memory import bucket_values, checkpoint_bytes, chunks_per_base, value_bytes
     from .step_time import Workload, operations_of_pass
@@ -209,6 +210,7 @@ def workload(
         overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default
         checkpoint_bytes=checkpoint_bytes(count, engine.zero_stage, engine.precision),
         checkpoint_steps=config.checkpoint.every,
+        parameter_groups=2 * len(set(lr_factors(config.optimizer, config.model, config.tokenization))),
     )  # fmt: skip
 
 

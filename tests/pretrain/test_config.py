@@ -27,6 +27,22 @@ def test_presets_load_and_survive_a_round_trip(preset: str, tmp_path: Path) -> N
     assert config.accumulation(2) >= 1
 
 
+def test_the_authors_preset_differs_from_the_papers_in_the_choices_of_their_code() -> None:
+    paper, authors = (
+        load_config(PretrainConfig, preset, REQUIRED, kind="pretrain").model_dump(exclude_defaults=True)
+        for preset in ("dnachunker-172m", "dnachunker-172m-authors")
+    )
+    ours = {key: paper[key] for key in ("steps", "log_every", "engine", "evaluation", "checkpoint", "run")}
+    assert authors == ours | {
+        "model": {
+            "qk_norm": True, "ratio_loss_weight": 1.0, "ratio_boundaries": "forced-stage-0", "protected_stages": 1,
+        },
+        "data": paper["data"] | {"reverse_complement": False},
+        "optimizer": {"lr": 5e-4},
+        "schedule": {"kind": "cosine", "final_share": 0.2},
+    }  # fmt: skip
+
+
 def test_model_settings_are_the_networks_own_defaults() -> None:
     network = DNAChunkerConfig()
     for name, value in ModelSettings().model_dump().items():
@@ -52,6 +68,13 @@ def test_model_settings_are_the_networks_own_defaults() -> None:
         ("model.encoder_layers=[1,0]", r"encoder_layers is \(1, 0\); it must be at least 1"),
         ("model.ratio_loss_weight=-1", "ratio_loss_weight is -1.0; it must not be negative"),
         ("model.rope_theta=0", "rope_theta is 0.0; it must be more than 0"),
+        ("model.protected_stages=0", "protected_stages is 0; it must be at least 1"),
+        ("model.protected_stages=3", "protected_stages is 3; there are 2 stages"),
+        (
+            "optimizer.stage_lr=[1,0,1]",
+            "key 'optimizer.stage_lr': must be a list of factors, each more than 0, or auto",
+        ),
+        ("optimizer.stage_lr=[1,2]", "optimizer.stage_lr has 2 factors; it needs 3"),
         ("masking.mask=0.95", "mask \\+ random must not exceed 1"),
         ("steps", "not an override"),
         ("engine.zero_stage=4", "key 'engine.zero_stage'"),
@@ -103,6 +126,9 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),
         ("seed=1", "seed was 0 and is now 1"),
+        ("optimizer.stage_lr=auto", "optimizer.stage_lr was None and is now 'auto'"),
+        ("schedule.ratio_warmup=0.1", "schedule.ratio_warmup was 0.0 and is now 0.1"),
+        ("model.qk_norm=true", "model.qk_norm was False and is now True"),
         ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
         ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
         ("tokenization.kind=kmer", "tokenization.kind was 'learned' and is now 'kmer'"),

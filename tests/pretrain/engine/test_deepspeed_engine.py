@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import deepspeed
 import pytest
@@ -64,12 +65,82 @@ assert model.weight.dtype == before.dtype
 """
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "bf16"), (0, "bf16-autocast"), (2, "bf16-autocast")])
-def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int, precision: str) -> None:
+_A_RATE_FOR_EACH_GROUP = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from dnachunker.pretrain.config import EngineSettings
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.optimizer import build_adamw
+from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.learning_config import OptimizerSettings
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        stage = nn.ModuleList([nn.Linear(1, 1)])
+        parts = {"encoders": stage, "trunk": nn.Linear(1, 1)}
+        self.dnachunker = nn.ModuleDict({"hierarchy": nn.ModuleDict(parts)})
+        for parameter in self.parameters():
+            nn.init.ones_(parameter)
+
+    def forward(self, x):
+        parts = self.dnachunker["hierarchy"]
+        return torch.cat((parts["encoders"][0](x), parts["trunk"](x)), dim=1)
+
+
+def engine_of(stage):
+    net = Net()
+    biases = {name for name, _ in net.named_parameters() if name.endswith("bias")}
+    adamw = build_adamw(net, biases, OptimizerSettings(weight_decay=0.5), (4.0, 1.0))
+    return TrainingEngine(net, adamw, EngineSettings(zero_stage=stage), rank, global_batch=1, accumulation=1,
+                          clip_grad_norm=10.0)
+
+
+def values(engine):
+    with torch.no_grad():
+        none, one = (engine.forward(x=torch.full((1, 1), x))[0] for x in (0.0, 1.0))
+    return torch.stack((one - none, none))  # weights and biases, of stage and trunk
+
+
+rank = Rank.from_environment()
+start_process_group(rank)
+for stage in range(4):
+    wanted, folder = torch.ones(2, 2), Path(sys.argv[1], str(stage))
+    for step in range(3):
+        if step == 0:
+            engine = engine_of(stage)
+        if step == 2:  # as a resumed run does
+            engine.save(folder)
+            engine.close()
+            engine = engine_of(stage)
+            engine.load(folder)
+        engine.backward(engine.forward(x=torch.ones(1, 1)).sum())
+        engine.step(2**-6)
+        rate = 2**-6 * torch.tensor([4.0, 1.0])
+        # AdamW decays weights by the rate times 0.5, then moves all by the rate, since the gradient stays the same
+        wanted = wanted * torch.stack((1 - rate / 2, torch.ones(2))) - rate
+        torch.testing.assert_close(values(engine), wanted, rtol=0, atol=1e-5, msg=lambda m: f"stage {stage}: {m}")
+    engine.close()
+"""
+
+
+def run_as_rank(script: str, *arguments: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", _ONE_UPDATE, str(stage), precision]
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "bf16"), (0, "bf16-autocast"), (2, "bf16-autocast")])
+def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int, precision: str) -> None:
+    run_as_rank(_ONE_UPDATE, str(stage), precision)
+
+
+def test_groups_keep_their_own_rates_and_decays_at_every_zero_stage_and_after_a_resume(tmp_path: Path) -> None:
+    run_as_rank(_A_RATE_FOR_EACH_GROUP, str(tmp_path))

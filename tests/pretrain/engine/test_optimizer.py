@@ -1,11 +1,14 @@
-"""Learning-rate schedules at their corners."""
+"""Learning-rate schedules at their corners, and a rate for each stage."""
 
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.typed_config import validate_config
-from dnachunker.pretrain.config import ScheduleSettings
-from dnachunker.pretrain.engine.optimizer import learning_rate
+from dnachunker.foundations.typed_config import load_config, validate_config
+from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.engine.build_model import build_model
+from dnachunker.pretrain.engine.network import lr_factors
+from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate, ratio_loss_scale
+from dnachunker.pretrain.learning_config import ScheduleSettings
 
 
 def rates(schedule: ScheduleSettings, steps: int = 100) -> list[float]:
@@ -33,3 +36,39 @@ def test_cosine_and_constant() -> None:
 def test_a_warm_up_that_overlaps_the_decay_is_refused() -> None:
     with pytest.raises(BadInput, match="warmup \\+ decay"):
         validate_config(ScheduleSettings, {"warmup": 0.6, "decay": 0.6}, origin="x.yaml")
+
+
+def test_the_weight_of_the_ratio_loss_rises_over_its_warm_up() -> None:
+    schedule = ScheduleSettings(ratio_warmup=0.1)
+    scales = [ratio_loss_scale(step, 100, schedule) for step in range(100)]
+    assert scales[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert set(scales[9:]) == {1.0}
+    assert {ratio_loss_scale(step, 100, ScheduleSettings()) for step in range(100)} == {1.0}
+
+
+def factors_of(*overrides: str) -> tuple[float, ...]:
+    config = load_config(PretrainConfig, "tiny", ["run=r", "data.corpus=c", *overrides], kind="pretrain")
+    return lr_factors(config.optimizer, config.model, config.tokenization)
+
+
+def test_auto_is_the_root_of_positions_for_each_position_of_the_trunk() -> None:
+    assert factors_of() == (1, 1, 1)
+    assert factors_of("optimizer.stage_lr=[3.0,1.7,0.9]") == (3.0, 1.7, 0.9)
+    assert factors_of("optimizer.stage_lr=auto", "model.target_ratios=[0.25,0.25]") == (4, 2, 1)
+    assert factors_of("optimizer.stage_lr=auto", "tokenization.kind=kmer", "tokenization.k=4") == (2, 1, 1)
+
+
+def test_each_parameter_is_in_the_group_of_its_stage_and_decay() -> None:
+    config = load_config(PretrainConfig, "tiny", ["run=r", "data.corpus=c", "model.width=32"], kind="pretrain")
+    model = build_model(config.model, config.tokenization, config.engine, seed=0)
+    plain = model.no_weight_decay_parameter_names()
+    one = build_adamw(model, plain, config.optimizer)
+    assert [group["weight_decay"] for group in one.param_groups] == [config.optimizer.weight_decay, 0.0]
+
+    groups = build_adamw(model, plain, config.optimizer, (3.0, 2.0, 1.0)).param_groups
+    found = {id(p): (group["lr_factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        level = next((stage for stage in "01" if f"ers.{stage}." in name.partition("layers")[0]), "0")
+        factor = 1.0 if ".trunk." in name else {"0": 3.0, "1": 2.0}[level]
+        assert found[id(parameter)] == (factor, 0.0 if name in plain else config.optimizer.weight_decay), name
