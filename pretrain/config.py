@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from dnachunker.foundations.typed_config import Config
 from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least
 
-from .learning_config import OptimizerSettings, ScheduleSettings, Share
+from .learning_config import InitSettings, OptimizerSettings, ScheduleSettings, Share
 
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -294,6 +294,7 @@ class PretrainConfig(Config):
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    init: InitSettings = InitSettings()
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()

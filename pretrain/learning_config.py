@@ -1,4 +1,4 @@
-"""How the weights of a run are updated. Torch-free."""
+"""How the weights of a run start and how they are updated. Torch-free."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -52,4 +52,22 @@ class ScheduleSettings(Config):
     def _shares_fit(self) -> Self:
         if self.warmup + self.decay > 1:
             raise ValueError("warmup + decay must not exceed 1")
+        return self
+
+
+class InitSettings(Config):
+    """Which weights a new run starts from; the optimizer always starts fresh."""
+
+    model: str | None = Field(
+        None,
+        description="export, or run folder (its newest checkpoint), of the same architecture; default: random weights",
+    )
+    reset: tuple[Literal["head", "routers"], ...] = Field(
+        (), description="parts that start as in a new model all the same: head, routers"
+    )
+
+    @model_validator(mode="after")
+    def _reset_needs_a_model(self) -> Self:
+        if self.reset and self.model is None:
+            raise ValueError("reset needs init.model: without it, every part starts as in a new model")
         return self

@@ -16,6 +16,7 @@ from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint, needs_resharding
 from dnachunker.pretrain.checkpoints.saving import require_space, save_checkpoint
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
+from dnachunker.pretrain.checkpoints.warm_start import start_from_parent
 from dnachunker.pretrain.data.byte_pairs import merges_of_run
 from dnachunker.pretrain.data.objective import objective_of
 from dnachunker.pretrain.data.pass_order import bases_of_chance, pass_order
@@ -78,6 +79,9 @@ class Run:
             config.model, config.tokenization, kernels.settings, seed=config.seed, merges=self._merges,
             label_capacity=objective.label_capacity(bases),
         )  # fmt: skip
+        self._parent, started = (
+            (state.parent, []) if state else start_from_parent(model, model.config, config.init, rank)
+        )
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
@@ -111,10 +115,12 @@ class Run:
             else None
         )
         dtype = compute_dtype(config.engine)
-        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage)
+        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage, started)
         self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 
-    def _describe(self, kernels: CheckedKernels, dtype: torch.dtype, resumed: str | None, damage: list[str]) -> None:
+    def _describe(
+        self, kernels: CheckedKernels, dtype: torch.dtype, resumed: str | None, damage: list[str], started: list[str]
+    ) -> None:
         config, rank = self.config, self.rank
         self.journal.say(
             describe_backends(
@@ -127,13 +133,16 @@ class Run:
             *kernels.faults,
             *(f"not used: {line}" for line in damage),
             *(f"corpus: {line}" for line in doubts),
+            *started,
         ):
             self.journal.say(line)
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             micro_batch=self.micro_batch, zero_stage=config.engine.zero_stage, device=str(rank.device),
             versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(),
-            machines=machines(rank), damaged=damage, doubts=doubts, kernels=kernels.as_event(rank.device.type, dtype),
+            machines=machines(rank), damaged=damage, doubts=doubts,
+            kernels=kernels.as_event(rank.device.type, dtype),
+            parent=self._parent and self._parent.model_dump(mode="json"),
             say=f"resumed from {resumed}" if resumed else None,
         )  # fmt: skip
 
@@ -156,6 +165,7 @@ class Run:
             corpus_fingerprint=self._corpus.fingerprint,
             identity=identity_of(config),
             merges=self._merges,
+            parent=self._parent,
             versions=self._versions(),
         )
         folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
@@ -178,8 +188,13 @@ class Run:
                 self.journal.say(f"warning: {name}: {message}")
 
     def owes_evaluation(self) -> bool:
-        """Whether the run was interrupted at a step whose evaluation was due (the same answer on every rank)."""
-        owed = 0 < self.first_step < self.config.steps and self.first_step % self.config.evaluation.every == 0
+        """Whether an evaluation is due before the next step; the same answer on every rank.
+
+        So it is where the run was interrupted at such a step, and at step 0 of a run that starts from a parent, whose
+        loss it repeats.
+        """
+        due = self.first_step % self.config.evaluation.every == 0 and self.first_step < self.config.steps
+        owed = due and (self.first_step > 0 or self._parent is not None)
         told = any(e["event"] == "evaluation" and e["steps_done"] == self.first_step for e in read_events(self.folder))
         return self.rank.any(self.rank.is_main and owed and not told)
 

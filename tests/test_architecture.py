@@ -99,7 +99,6 @@ OWNERS = {
         "pretrain/engine/deepspeed_config.py",
         "pretrain/engine/deepspeed_keys.py",
         "pretrain/checkpoints/loading.py",
-        "pretrain/export/export.py",
     },
     "mlflow": {"foundations/mlflow_client.py"},
     "pyfaidx": {"dataprep/corpus/compare_fasta.py"},

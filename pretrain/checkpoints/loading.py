@@ -10,14 +10,16 @@ from argparse import Namespace
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import torch
 from deepspeed.checkpoint import ds_to_universal
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE, TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
 
 from .saving import newest_whole_checkpoint
-from .state import RunState
+from .state import RunState, read_state
 
 
 def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
@@ -83,3 +85,14 @@ def write_universal(checkpoint: Path, folder: Path) -> None:
     )
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints every parameter
         ds_to_universal.main(arguments)
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of a verified checkpoint in fp32, gathered from the files of all ranks."""
+    if read_state(checkpoint).zero_stage == 0:
+        # the manifest has been verified: this run wrote the file
+        path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
+        states = torch.load(path, map_location="cpu", weights_only=False)
+        return {name: tensor.float() for name, tensor in states["module"].items()}
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed prints every file
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)

@@ -18,6 +18,15 @@ _NAME = re.compile(r"step-(\d{8})")
 _IDENTITY = ("seed", "model", "tokenization", "data", "masking", "optimizer", "schedule", "steps")
 
 
+class Parent(Config):
+    """The model whose weights a run started from."""
+
+    model: str  # init.model of the run; a resume does not read it again
+    fingerprint: str  # of its weights: see warm_start.py
+    steps_done: int | None = None  # of its own training
+    reset: tuple[str, ...] = ()  # parts that were not taken from it
+
+
 class RunState(Config):
     """Small, readable part of a checkpoint; the weights lie beside it."""
 
@@ -36,6 +45,7 @@ class RunState(Config):
     corpus_fingerprint: str
     identity: dict[str, Any]
     merges: str = ""  # byte pairs, with tokenization.kind=bpe
+    parent: Parent | None = None
     versions: dict[str, str]
 
 
@@ -89,7 +99,10 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
             f"{config.run}: cannot resume: {key} was {before!r} and is now {after!r}; "
             f"set it back, or start a new run with another run folder"
         )
+    parent = state.parent
     facts = {
+        "init.model": (parent and parent.model, config.init.model),
+        "init.reset": (list(parent.reset) if parent else [], list(config.init.reset)),
         "the corpus's content": (state.corpus_fingerprint, corpus_fingerprint),
         "engine.zero_stage": (state.zero_stage, config.engine.zero_stage),
         "engine.precision": (state.precision, config.engine.precision),

@@ -2,6 +2,7 @@
 
 import torch
 
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.pretrain.config import EngineSettings, ModelSettings, TokenizationSettings
@@ -12,6 +13,11 @@ from .network import network_config
 def compute_dtype(settings: EngineSettings) -> torch.dtype:
     """The precision of matrix products and kernels' inputs, under autocast too."""
     return torch.float32 if settings.precision == "fp32" else torch.bfloat16
+
+
+def class_of(network: DNAChunkerConfig) -> type[DNAChunkerForMaskedLM] | type[DNAChunkerForCausalLM]:
+    """The language model of a network: masked, or causal."""
+    return DNAChunkerForCausalLM if network.causal else DNAChunkerForMaskedLM
 
 
 def build_model(
@@ -34,7 +40,7 @@ def build_model(
         model, tokenization, merges=merges, label_capacity=label_capacity, compile_trunk=engine.compile,
         scan_backend=engine.scan_backend, attention_backend=engine.attention_backend,
     )  # fmt: skip
-    built = DNAChunkerForCausalLM(network) if network.causal else DNAChunkerForMaskedLM(network)
+    built = class_of(network)(network)
     if engine.activation_checkpointing:
         # older releases of transformers 5 have only the second name, newer ones warn of it
         enable = getattr(built, "activation_checkpointing_enable", None) or built.gradient_checkpointing_enable

@@ -44,6 +44,13 @@ class Rank:
             dist.all_reduce(values)
         return values
 
+    def tensor_from_main(self, values: torch.Tensor) -> torch.Tensor:
+        """Rank 0's `values` on every rank; the others pass any values of the same shape and dtype."""
+        if self.world_size > 1:
+            values = values.to(self.device)
+            dist.broadcast(values, src=0)
+        return values
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         return self.sum(float(flag))[0] > 0

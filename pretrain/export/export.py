@@ -1,31 +1,25 @@
 """A checkpoint of any ZeRO stage -> a Hugging Face folder, which appears only after a fresh process has loaded it."""
 
-import io
 import json
 import subprocess
 import sys
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import transformers
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from yaml import safe_dump
 
 from dnachunker.foundations.atomic_files import new_folder
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.version import __version__
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
-from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.tokenization_dnachunker import DNATokenizer
+from dnachunker.pretrain.checkpoints.loading import read_weights
+from dnachunker.pretrain.checkpoints.parents import network_of
 from dnachunker.pretrain.checkpoints.saving import PROBE, choose_checkpoint
-from dnachunker.pretrain.checkpoints.state import RunState, read_state
-from dnachunker.pretrain.config import ModelSettings, TokenizationSettings
-from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE
-from dnachunker.pretrain.engine.network import network_config
+from dnachunker.pretrain.checkpoints.state import read_state
+from dnachunker.pretrain.engine.build_model import class_of
 
 from .fresh_load import RESULT
 from .model_card import longest_window, model_card
@@ -88,31 +82,12 @@ def export_run(
     return Exported(output, state.steps_done, difference)
 
 
-def network_of(state: RunState) -> DNAChunkerConfig:
-    """The configuration of the network that a checkpoint holds."""
-    model = ModelSettings.model_validate(state.identity["model"])
-    tokenization = TokenizationSettings.model_validate(state.identity.get("tokenization", {}))
-    return network_config(model, tokenization, merges=state.merges)
-
-
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path, longest: int) -> None:
     transformers.utils.logging.disable_progress_bar()
-    head = DNAChunkerForCausalLM if config.causal else DNAChunkerForMaskedLM
-    model = head(config)
+    model = class_of(config)(config)
     model.load_state_dict(read_weights(checkpoint), strict=True)
     model.save_pretrained(folder)
     DNATokenizer(model_max_length=longest + config.causal).save_pretrained(folder)  # causal models start with [BOS]
-
-
-def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights of a verified checkpoint in fp32, gathered from the files of all ranks."""
-    if read_state(checkpoint).zero_stage == 0:
-        # the manifest has been verified: this run wrote the file
-        path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
-        states = torch.load(path, map_location="cpu", weights_only=False)
-        return {name: tensor.float() for name, tensor in states["module"].items()}
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed prints every file
-        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
 
 
 def _load_elsewhere(folder: Path, probe: Path) -> dict[str, float]:

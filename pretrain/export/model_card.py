@@ -53,7 +53,7 @@ print(output.logits.shape, output.boundaries[0])  # (1, L, 16), and where the mo
 ## Training
 
 - {steps:,} steps of {batch:,} windows of {length:,} bases ({bases:,} bases with padding), seed {seed}
-- {precision}, ZeRO stage {zero_stage}, {hardware}
+{parent}- {precision}, ZeRO stage {zero_stage}, {hardware}
 - {software}
 
 The resolved configuration is in `pretraining.yaml`, the comparison of this folder's logits with the training model's in
@@ -144,6 +144,7 @@ def model_card(run: Path, state: RunState, name: str, *, license: str = "apache-
         length=config.data.seq_len,
         longest=longest_window(state),
         bases=state.samples_seen * config.data.seq_len,
+        parent=_parent(state),
         precision=state.precision,
         zero_stage=state.zero_stage,
         seed=config.seed,
@@ -179,7 +180,21 @@ def _data(corpus: Corpus | None, state: RunState) -> str:
     header = "| source | species | assembly | bases | licence |\n| --- | --- | --- | --- | --- |"
     doubts = "".join(f"\n\n**Warning.** {line}" for line in held_out_doubts(corpus.index, corpus.blocks()))
     told = "It was built from reference sequence; held-out splits were not trained on."
+    if state.parent:
+        told += f" The model that training started from, `{Path(state.parent.model).name}`, has seen other data."
     return f"{header}\n{rows}\n\n{named} {told}{doubts}"
+
+
+def _parent(state: RunState) -> str:
+    if state.parent is None:
+        return ""
+    parent = state.parent
+    trained = "" if parent.steps_done is None else f" after {parent.steps_done:,} steps"
+    fresh = f", but for {' and '.join(parent.reset)}" if parent.reset else ""
+    return (
+        f"- started from the weights of `{Path(parent.model).name}`{trained}{fresh}, with a fresh optimizer "
+        f"(fingerprint of these weights: `{parent.fingerprint}`)\n"
+    )
 
 
 def _hardware(events: list[dict[str, Any]], state: RunState) -> str:

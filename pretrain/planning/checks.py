@@ -1,6 +1,6 @@
 """Refuses a run that cannot work, before a process is started or a GPU is billed.
 
-Torch-free, unless `engine.deepspeed` has keys to check.
+Torch-free, unless `engine.deepspeed` has keys or `init.model` names a model to check.
 """
 
 import logging
@@ -24,7 +24,7 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
 
     Raises:
         BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, a folder that is no
-            run folder, or raw keys that DeepSpeed does not take.
+            run folder, an `init.model` that does not fit, or raw keys that DeepSpeed does not take.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
@@ -44,6 +44,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     if checkpoints := complete_checkpoints(run):
         # before the stored config is replaced: a refused resume must leave the run as it was
         require_same_run(_newest_state(checkpoints), config, corpus.fingerprint)
+    elif config.init.model is not None:
+        _require_parent_fits(config)
     if world_size > 1 and _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < _SHARED_MEMORY_BYTES:
         raise BadInput(
             f"{_SHARED_MEMORY}: ranks of one machine exchange data there and less than "
@@ -54,6 +56,13 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
     if config.engine.deepspeed:
         _require_deepspeed_takes(config.engine)
+
+
+def _require_parent_fits(config: PretrainConfig) -> None:
+    # the shapes of a model come from torch, which takes seconds: a run without a parent does not wait for it
+    from dnachunker.pretrain.checkpoints.parents import require_parent_fits
+
+    require_parent_fits(config)
 
 
 def _require_deepspeed_takes(engine: EngineSettings) -> None:

@@ -116,7 +116,7 @@ class MlflowMirror:
 
     def _connect(self) -> None:
         client = connect(self._uri)
-        self._cursor = {**dict.fromkeys(_MIRRORED, 0), **read_cursor(self._run)}
+        self._cursor = {**dict.fromkeys(_MIRRORED, -1), **read_cursor(self._run)}
         if "run_id" not in self._cursor:
             self._cursor["run_id"] = self._create_run(client)
             write_cursor(self._run, self._cursor)
@@ -194,7 +194,7 @@ def _tags(event: dict[str, Any]) -> dict[str, str]:
     """The part of an event that describes the whole run."""
     if event["event"] in ("start", "resume"):
         names = ("world_size", "micro_batch", "zero_stage", "device", "versions", "corpus", "code", "machines")
-        return {name: json.dumps(event[name]) for name in names if name in event}
+        return {name: json.dumps(event[name]) for name in (*names, "parent") if event.get(name) is not None}
     if event["event"] == "checkpoint":
         return {"checkpoint": event["folder"]}
     if event["event"] == "guard":

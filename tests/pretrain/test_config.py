@@ -75,6 +75,7 @@ def test_model_settings_are_the_networks_own_defaults() -> None:
             "key 'optimizer.stage_lr': must be a list of factors, each more than 0, or auto",
         ),
         ("optimizer.stage_lr=[1,2]", "optimizer.stage_lr has 2 factors; it needs 3"),
+        ("init.reset=[trunk]", "key 'init.reset.0': Input should be 'head' or 'routers'"),
         ("masking.mask=0.95", "mask \\+ random must not exceed 1"),
         ("steps", "not an override"),
         ("engine.zero_stage=4", "key 'engine.zero_stage'"),

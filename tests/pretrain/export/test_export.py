@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dnachunker.pretrain.checkpoints.loading import read_weights
 from dnachunker.pretrain.checkpoints.state import STATE, RunState
 from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE
-from dnachunker.pretrain.export.export import read_weights
 
 
 def test_weights_that_a_gpu_wrote_are_read_on_a_machine_without_one(

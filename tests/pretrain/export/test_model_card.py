@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from dnachunker.dataprep.corpus.index import Corpus
-from dnachunker.pretrain.checkpoints.state import RunState, identity_of
+from dnachunker.pretrain.checkpoints.state import Parent, RunState, identity_of
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.export.model_card import longest_window, model_card
 from dnachunker.pretrain.records.event_log import EventLog
@@ -56,6 +56,17 @@ def test_a_card_has_what_the_hub_reads_and_what_a_reader_needs(tmp_path: Path, t
     assert str(tmp_path) not in text
     assert toy_corpus.path not in text
     assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text)
+
+
+def test_a_card_names_the_model_that_training_started_from(tmp_path: Path, toy_corpus: Corpus) -> None:
+    state = trained(tmp_path, toy_corpus)
+    assert "fresh optimizer" not in model_card(tmp_path, state, "model")
+    parent = Parent(model="/private/models/human", fingerprint="ab12", steps_done=1500, reset=("head",))
+    text = model_card(tmp_path, state.model_copy(update={"parent": parent}), "model")
+    assert "- started from the weights of `human` after 1,500 steps, but for head, with a fresh optimizer" in text
+    assert "`ab12`" in text
+    assert "`human`, has seen other data" in text
+    assert "/private" not in text
 
 
 def test_a_corpus_that_has_moved_or_changed_is_not_described(tmp_path: Path, toy_corpus: Corpus) -> None:

@@ -87,7 +87,15 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
     try:
         log = EventLog(run)
         mirror = mirror_of(run, config_of(run, uri), said.append, fresh=True)
-        log.write("start", steps_done=0, world_size=2, machines=[{"host": "a"}], versions={}, code={"commit": "abc"})
+        log.write(
+            "start",
+            steps_done=0,
+            world_size=2,
+            machines=[{"host": "a"}],
+            versions={},
+            code={"commit": "abc"},
+            parent={"model": "human", "fingerprint": "ab12"},
+        )
         write_steps(log, mirror, range(1, 4))
         until(lambda: read_cursor(run).get("step") == 3, "the first steps never arrived")
         os.killpg(server.pid, signal.SIGKILL)
@@ -118,6 +126,7 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
         assert {"key": "data.seq_len", "value": "1024"} in record["data"]["params"]
         tags = {tag["key"]: tag["value"] for tag in record["data"]["tags"]}
         assert json.loads(tags["code"]) == {"commit": "abc"}
+        assert json.loads(tags["parent"])["fingerprint"] == "ab12"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
