@@ -18,7 +18,10 @@ from dnachunker.model.tokenization_dnachunker import DNATokenizer
 def exported(tmp_path_factory) -> tuple[Path, torch.Tensor, torch.Tensor]:
     """A saved folder, an input with pads and masks, and the saved model's logits."""
     torch.manual_seed(0)
-    config = DNAChunkerConfig(width=32, encoder_layers=(1, 1), decoder_layers=(1, 1), trunk_layers=2, num_heads=2)
+    config = DNAChunkerConfig(
+        width=32, encoder_layers=(1, 1), decoder_layers=(1, 1), trunk_layers=2, num_heads=2,
+        qk_norm=True, protected_stages=1,
+    )  # fmt: skip
     model = DNAChunkerForMaskedLM(config).eval()
     with torch.no_grad():  # away from initial values, so that a re-initialisation on loading would show
         for parameter in model.parameters():
