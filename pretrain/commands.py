@@ -62,10 +62,19 @@ def add_verbs(verbs: Any) -> None:
     export.set_defaults(run_verb=_export)
 
     report = verbs.add_parser(
-        "report", help="one self-contained HTML page about a run",
-        description="Write RUN/report.html: loss beside its baselines, compression over time, learned chunks.",
+        "report", formatter_class=_RAW, help="one self-contained HTML page about a run, or several side by side",
+        description="Write one HTML page with interactive charts. Of one run: loss beside its baselines, compression\n"
+        "over time, learned chunks, load of every machine. Of several: which is best, their curves against steps,\n"
+        "bases, FLOPs and time, and the settings in which they differ.",
+        epilog="examples:\n"
+        "  dnachunker report runs/first                       # writes runs/first/report.html\n"
+        "  dnachunker report runs/first --serve               # a page that follows the run while it goes on\n"
+        "  dnachunker report runs/first runs/second           # writes runs/comparison.html",
     )  # fmt: skip
-    report.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
+    report.add_argument("run_folders", metavar="RUN", nargs="+", help="run folder of `dnachunker pretrain`")
+    report.add_argument("--output", metavar="FILE", help="default: RUN/report.html, or comparison.html beside the runs")
+    report.add_argument("--serve", action="store_true", help="serve the page on this machine, kept fresh, until Ctrl-C")
+    report.add_argument("--port", type=int, default=0, help="of --serve (default: a free one)")
     report.set_defaults(run_verb=_report)
 
     plan = verbs.add_parser("plan", help=PLAN_HELP)
@@ -154,7 +163,19 @@ def _export(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.pretrain.records.report import write_report
+    from .run_folder import read_config
 
-    print(f"wrote {write_report(Path(arguments.run_folder))}")
+    runs = [Path(folder) for folder in arguments.run_folders]
+    for run in runs:
+        read_config(run)  # refuses a wrong path before libraries are imported
+
+    from dnachunker.pretrain.records.report import output_of, write_page
+
+    output = Path(arguments.output) if arguments.output else output_of(runs)
+    if arguments.serve:
+        from dnachunker.pretrain.records.report_server import serve_report
+
+        serve_report(runs, output, arguments.port)
+    else:
+        print(f"wrote {write_page(runs, output)}")
     return 0

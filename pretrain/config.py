@@ -253,7 +253,7 @@ class GuardSettings(Config):
 
 
 class TrackingSettings(Config):
-    """The MLflow mirror. The event log is complete with or without it."""
+    """The MLflow mirror and the TensorBoard files. The event log is complete with or without them."""
 
     enabled: bool = Field(True, description="mirror the event log to MLflow")
     uri: str | None = Field(
@@ -261,6 +261,8 @@ class TrackingSettings(Config):
     )
     experiment: str = Field("dnachunker", description="name of the MLflow experiment")
     run_name: str | None = Field(None, description="default: the run folder's name")
+    tensorboard: bool = Field(False, description="also write the event log as TensorBoard files, RUN/tensorboard")
+    system_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="between samples of each machine's load")
     parent_run: str | None = Field(None, description="id of the MLflow run to nest this one under, as in a sweep")
 
     @field_validator("uri")

@@ -35,6 +35,7 @@ from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.journal import Journal, evaluation_line
 from dnachunker.pretrain.records.provenance import code_version, machines
 from dnachunker.pretrain.records.speed import Speed, matrix_rate
+from dnachunker.pretrain.records.system_load import SystemLoad
 from dnachunker.pretrain.safety.guards import LossGuards, RollBack, Verdict
 from dnachunker.pretrain.safety.signals import StopSignals
 from dnachunker.pretrain.safety.watchdog import Watchdog
@@ -109,6 +110,7 @@ class Run:
             self.folder, config.tracking, config.model_dump(mode="json"), rank,
             steps=config.steps, steps_done=self.first_step,
         )  # fmt: skip
+        self.load = SystemLoad(rank, config.tracking.system_seconds)
         self._copies = (
             RemoteCopies(self.folder, config.checkpoint.copy_to, self.journal.say)
             if config.checkpoint.copy_to and rank.is_main
@@ -245,6 +247,7 @@ class Run:
         """Stop background work and flush the journal."""
         self.watchdog.enter("close", self.config.steps)
         self.data.close()
+        self.load.close()
         if self._copies:
             self._copies.close()
         self.journal.close()

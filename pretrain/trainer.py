@@ -3,7 +3,6 @@
 import time
 
 from dnachunker.foundations.failures import Interrupted
-from dnachunker.pretrain.records.provenance import load_of_machines
 from dnachunker.pretrain.records.step_metrics import StepSums
 
 from .run import Run
@@ -29,20 +28,21 @@ def train(run: Run) -> None:
         sums = StepSums()
         for batch in data.micro_batches:
             enter("forward", step)
-            output = engine.forward(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                labels=batch.labels,
-                loss_weights=batch.loss_weights,
-                loss_normalizer=max(weight_sum, 1e-6),
-                sequence_normalizer=data.global_batch,
-                ratio_loss_scale=run.ratio_loss_scale(step),
-                chunk_capacity=run.capacity.per_base,
-            )
+            with run.load.forward():
+                output = engine.forward(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    labels=batch.labels,
+                    loss_weights=batch.loss_weights,
+                    loss_normalizer=max(weight_sum, 1e-6),
+                    sequence_normalizer=data.global_batch,
+                    ratio_loss_scale=run.ratio_loss_scale(step),
+                    chunk_capacity=run.capacity.per_base,
+                )
             enter("backward", step)
             engine.backward(output.loss)
             sums.add(batch, output)
-        metrics = sums.over_all(rank)
+        metrics = sums.over_all(rank, run.load.row(data.wait))
         if run.capacity.learn(metrics.most_chunks):
             run.journal.say(
                 f"step {step}: more chunks than the fixed-size buffers hold; this update is skipped, "
@@ -61,7 +61,9 @@ def train(run: Run) -> None:
             seconds = time.perf_counter() - began
             speed = run.speed.of_step(metrics.bases, data.seq_len, metrics.compression, seconds)
             pace = {"lr": lr, "grad_norm": grad_norm, "seconds": seconds, "data_wait": data.wait, **speed}
-            run.journal.write("step", steps_done=done, **metrics.as_event() | pace, system=load_of_machines(rank))
+            run.journal.write("step", steps_done=done, **metrics.as_event() | pace)
+        if system := run.load.hear(metrics.of_ranks, last=done == config.steps):
+            run.journal.write("system", steps_done=done, **system)
 
         stop = run.signals.agreed(rank)
         if done == config.steps or (done % config.evaluation.every == 0 and not stop):

@@ -106,7 +106,6 @@ OWNERS = {
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
-        "pretrain/records/figures.py",
         "downstream/studies/figures.py",
         "experiments/results/figures.py",
     },

@@ -96,7 +96,8 @@ def read_training(cell: Cell, events: list[dict[str, Any]]) -> tuple[Metrics, li
         "flops_per_base": flops_per_base(network, seq_len, _chunks_per_base(final["pretraining_compression"])).total,
         "flops": spent / recorded * bases,
     }
-    memory = [node for step in steps for node in (step.get("system") or {}).values()]
+    samples = [event for event in events if event["event"] == "system"]
+    memory = [node for sample in samples for node in sample.values() if isinstance(node, dict)]
     for key in ("gpu_memory_gb", "ranks_peak_memory_gb", "ranks_memory_gb"):
         if found := [node[key] for node in memory if key in node]:
             metrics["peak_memory_gb"] = max(found)

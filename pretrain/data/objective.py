@@ -22,6 +22,7 @@ class Judged:
     labels: Tensor  # int64 token ids, IGNORED_LABEL where there is no label
     correct: Tensor  # bool
     selected: Tensor  # bool, positions of the training loss
+    weights: Tensor  # float32, of the training loss, 0 where nothing is selected
     scored: Tensor  # bool, positions of the headline
     is_repeat: Tensor  # bool
 
@@ -64,7 +65,7 @@ class MaskedBases:
         return {"input_ids": ids, "attention_mask": ids != PAD_ID}
 
     def judge(self, batch: Batch, logits: Tensor) -> Judged:
-        return _judged(logits, batch.labels, batch.input_ids == MASK_ID, batch.is_repeat)
+        return _judged(logits, batch.labels, batch.loss_weights, batch.input_ids == MASK_ID, batch.is_repeat)
 
 
 class NextBase:
@@ -91,7 +92,9 @@ class NextBase:
 
     def judge(self, batch: Batch, logits: Tensor) -> Judged:
         labels = batch.labels[:, 1:]
-        return _judged(logits[:, :-1], labels, labels != IGNORED_LABEL, batch.is_repeat[:, 1:])
+        return _judged(
+            logits[:, :-1], labels, batch.loss_weights[:, 1:], labels != IGNORED_LABEL, batch.is_repeat[:, 1:]
+        )
 
 
 def objective_of(masking: MaskingSettings, *, causal: bool) -> Objective:
@@ -103,6 +106,6 @@ def _after_bos(ids: Tensor) -> Tensor:
     return F.pad(ids, (1, 0), value=BOS_ID)
 
 
-def _judged(logits: Tensor, labels: Tensor, scored: Tensor, is_repeat: Tensor) -> Judged:
+def _judged(logits: Tensor, labels: Tensor, weights: Tensor, scored: Tensor, is_repeat: Tensor) -> Judged:
     losses = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return Judged(losses, labels, logits.argmax(-1) == labels, labels != IGNORED_LABEL, scored, is_repeat)
+    return Judged(losses, labels, logits.argmax(-1) == labels, labels != IGNORED_LABEL, weights, scored, is_repeat)

@@ -117,8 +117,9 @@ class HeldOut:
 
         For masked bases, `masked_loss` is over [MASK] positions only. `selected_loss` is over all selected positions,
         and lower, since some of them were left unchanged. For a causal model, `next_base_loss` is over all A, C, G and
-        T. `compression` is of sequence in which nothing is masked, `pretraining_compression` of masked sequence. Where
-        there are several species, `species` has all of this for each, whether or not training saw it.
+        T. `objective_loss` has the positions and the weights of the training loss. `compression` is of sequence in
+        which nothing is masked, `pretraining_compression` of masked sequence. Where there are several species,
+        `species` has all of this for each, whether or not training saw it.
 
         Args:
             on_batch: called before each forward pass, so that a long evaluation is not taken for a hang.
@@ -224,6 +225,7 @@ class HeldOut:
             "scored_correct": (judged.correct & scored).sum(1),
             "repeat": repeat.sum(1), "repeat_loss": (losses * repeat).sum(1),
             "selected": selected.sum(1), "selected_loss": (losses * selected).sum(1),
+            "weights": judged.weights.double().sum(1), "objective_loss": (losses * judged.weights).sum(1),
         }  # fmt: skip
         for order in ORDERS:
             nats = np.stack([self._tables.losses(row & 7, order) for row in packed])
@@ -273,6 +275,7 @@ def _averages(names: Sequence[str], table: Any, headline: Headline) -> dict[str,
         "repeat_loss": ratio("repeat_loss", "repeat"),
         "unique_loss": unique["loss"] / unique["scored"] if unique["scored"] else float("nan"),
         "selected_loss": ratio("selected_loss", "selected"),
+        "objective_loss": ratio("objective_loss", "weights"),
         "compression": compression("chunks"),
         "pretraining_compression": compression("pretraining_chunks"),
         "bases": total["bases"],

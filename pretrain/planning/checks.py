@@ -6,6 +6,7 @@ Torch-free, unless `engine.deepspeed` has keys or `init.model` names a model to 
 import logging
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from dnachunker.dataprep.corpus.index import Corpus
@@ -24,7 +25,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
 
     Raises:
         BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, a folder that is no
-            run folder, an `init.model` that does not fit, or raw keys that DeepSpeed does not take.
+            run folder, an `init.model` that does not fit, TensorBoard files without TensorBoard, or raw keys that
+            DeepSpeed does not take.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
@@ -54,6 +56,11 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+    if config.tracking.tensorboard and not find_spec("tensorboard"):
+        raise BadInput(
+            "tracking.tensorboard=true: TensorBoard is not installed; "
+            "install it (pip install 'dnachunker[tensorboard]'), or leave the key out"
+        )
     if config.engine.deepspeed:
         _require_deepspeed_takes(config.engine)
 

@@ -1,4 +1,4 @@
-"""Writes what a run says about itself to each kind of record: event log, MLflow mirror and live line.
+"""Writes what a run says about itself to each kind of record: event log, live line, MLflow mirror, TensorBoard files.
 
 Only rank 0 keeps records; on the other ranks every call does nothing.
 """
@@ -15,6 +15,7 @@ from dnachunker.pretrain.evaluation.markov import ORDERS
 from .event_log import EventLog
 from .live_line import LiveLine
 from .mlflow_mirror import MlflowMirror
+from .tensorboard_files import TensorBoardFiles
 
 
 class Journal:
@@ -37,12 +38,15 @@ class Journal:
             steps_done: of them, those before this process.
         """
         self._active = rank.is_main
-        self._mirror: MlflowMirror | None = None
+        self._copies: list[MlflowMirror | TensorBoardFiles] = []  # of the event log
         if self._active:
             self._log = EventLog(run)
             self._live_line = LiveLine(steps, steps_done)
             if tracking.enabled:
-                self._mirror = MlflowMirror(run, tracking, parameters, self._live_line.say, fresh=not steps_done)
+                mirror = MlflowMirror(run, tracking, parameters, self._live_line.say, fresh=not steps_done)
+                self._copies.append(mirror)
+            if tracking.tensorboard:
+                self._copies.append(TensorBoardFiles(run, self._live_line.say, fresh=not steps_done))
 
     def write(self, event: str, *, say: str | None = None, **values: Any) -> None:
         """Record an event; `say` also prints a line."""
@@ -50,8 +54,8 @@ class Journal:
             record = self._log.write(event, **values)
             if event == "step":
                 self._live_line.step(record)
-            if self._mirror is not None:
-                self._mirror.wake()
+            for copy in self._copies:
+                copy.wake()
         self.say(say)
 
     def say(self, line: str | None) -> None:
@@ -60,11 +64,11 @@ class Journal:
             self._live_line.say(line)
 
     def close(self) -> None:
-        """Flush everything; waits for MLflow for a bounded time."""
+        """Flush everything; waits for each copy of the event log for a bounded time."""
         if self._active:
             self._live_line.close()
-            if self._mirror is not None:
-                self._mirror.close()
+            for copy in self._copies:
+                copy.close()
             self._log.close()
 
 

@@ -27,7 +27,7 @@ from dnachunker.pretrain.config import TrackingSettings
 from .event_log import EVENTS
 
 _CURSOR = "mlflow.json"  # run id and, by kind of event, the last step mirrored, so that a resume repeats no point
-_MIRRORED = {"step": "train/", "evaluation": "valid/", "diagnostics": "diagnostics/"}
+_MIRRORED = {"step": "train/", "evaluation": "valid/", "diagnostics": "diagnostics/", "system": "system/"}
 # By kind of event, a metric whose history shows how far the server has got when the answer to a call was lost.
 _WITNESS = {"step": "train/loss", "evaluation": "valid/order0_loss"}
 _RETRY_SECONDS = (2.0, 60.0)  # the first wait after a failure, and the longest

@@ -1,5 +1,8 @@
-"""`dnachunker report`: a run as one self-contained HTML page, made from its event log alone."""
+"""`dnachunker report`: one run, or several side by side, as one self-contained HTML page made from event logs alone."""
 
+import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,14 @@ from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml
 from dnachunker.pretrain.data.headline import MASKED, headline_of, stages_of
 from dnachunker.pretrain.evaluation.markov import ORDERS
-from dnachunker.pretrain.run_folder import read_config
 
-from .event_log import read_events
-from .figures import (
-    chunk_length_figure,
-    compression_figure,
-    gradient_figure,
-    loss_figure,
-    rate_figure,
-    speed_figure,
-    utilisation_figure,
-)
+from .charts import charts_of_run, charts_of_runs, nodes_of, tables_of
+from .compare_runs import differences, summaries
+from .run_curves import AXES, RunCurves
 
-REPORT = "report.html"
+REPORT, COMPARISON = "report.html", "comparison.html"
 _BASES_PER_ROW = 100
+_PAGES = Path(__file__).parent / "pages"
 
 
 def write_report(run: Path) -> Path:
@@ -34,49 +30,131 @@ def write_report(run: Path) -> Path:
     Raises:
         BadInput: the folder is no run, or it has not taken a step yet.
     """
-    config = read_config(run)
-    events = read_events(run)
-    steps = [event for event in events if event["event"] == "step"]
-    if not steps:
-        raise BadInput(f"{run}: no step has been logged yet, so there is nothing to report")
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    segmentations = [event for event in events if event["event"] == "segmentation"]
-    diagnostics = [event for event in events if event["event"] == "diagnostics"]
-    starts = [event for event in events if event["event"] in ("start", "resume")]
+    return write_page([run], run / REPORT)
+
+
+def write_page(runs: Sequence[Path], output: Path) -> Path:
+    """Write the page of one run, or of several side by side, to a file, and return its path.
+
+    Raises:
+        BadInput: as `report_page`, or the file cannot be written.
+    """
+    page = report_page(runs)
+    try:
+        write_text(output, page)
+    except OSError as error:
+        raise BadInput(f"{output}: cannot be written ({error.strerror}); choose a file with --output") from error
+    return output
+
+
+def output_of(runs: Sequence[Path]) -> Path:
+    """Where the page of these runs goes by default: into the run's folder, or the folder that holds all the runs."""
+    if len(runs) == 1:
+        return runs[0] / REPORT
+    return Path(os.path.commonpath([run.resolve().parent for run in runs])) / COMPARISON
+
+
+def report_page(folders: Sequence[Path], *, live: bool = False) -> str:
+    """The HTML of a report about one run, or about several.
+
+    Args:
+        live: the page asks its server for news.
+
+    Raises:
+        BadInput: a folder is no run, it has not taken a step yet, or it is named twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise BadInput(f"{', '.join(map(str, folders))}: a run is named twice; name each run once")
+    runs = [RunCurves(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    charts = charts_of_run(runs[0]) if len(runs) == 1 else charts_of_runs(runs)
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(_PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = pages.get_template("report.html.j2").render(
-        run=run.name,
-        config=config,
-        config_yaml=to_yaml(config),
-        start=starts[-1],
-        last=steps[-1],
-        bases=sum(step["bases"] for step in steps) / len(steps) * steps[-1]["steps_done"],
-        final=evaluations[-1] if evaluations else None,
-        headline=headline_of(evaluations[-1]) if evaluations else None,
-        orders=ORDERS,
-        figures=[
-            Markup(figure)  # our own SVG, not user text
-            for figure in (
-                loss_figure(steps, evaluations, [e for e in events if e["event"] in ("resume", "guard")]),
-                compression_figure(steps, evaluations),
-                chunk_length_figure(steps),
-                gradient_figure(steps),
-                rate_figure(steps),
-                speed_figure(steps),
-                utilisation_figure(steps),
-            )
+    pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    content = _of_run(runs[0]) if len(runs) == 1 else _of_runs(runs)
+    return pages.get_template("report.html.j2" if len(runs) == 1 else "comparison.html.j2").render(
+        # the library and our script hold no user text
+        library=Markup((_PAGES / "uplot" / "uPlot.iife.min.js").read_text("utf-8")),
+        library_style=Markup((_PAGES / "uplot" / "uPlot.min.css").read_text("utf-8")),
+        script=Markup((_PAGES / "report.js").read_text("utf-8")),
+        groups=dict.fromkeys(chart.get("group", "") for chart in charts),
+        data={
+            "axes": [axis for axis in AXES if all(axis in run.last for run in runs)],
+            "charts": charts,
+            "tables": tables_of(runs, charts),
+            "marks": [_marks(run) for run in runs],
+            "live": live,
+        },
+        **content,
+    )  # fmt: skip
+
+
+def _of_run(run: RunCurves) -> dict[str, Any]:
+    """What the page of a single run says beside its charts."""
+    evaluations, segmentations = run.of_kind("evaluation"), run.of_kind("segmentation")
+    diagnostics, samples = run.of_kind("diagnostics"), run.of_kind("system")
+    return {
+        "run": run,
+        "title": run.name,
+        "config_yaml": to_yaml(run.config),
+        "state": _state(run),
+        "final": evaluations[-1] if evaluations else None,
+        "orders": ORDERS,
+        "segmentation": segmentations[-1] if segmentations else None,
+        "rows": _chunk_rows(segmentations[-1]) if segmentations else [],
+        "last_stage": len(run.of_kind("step")[-1]["compression"]) - 1,
+        "diagnostics": diagnostics[-1] if diagnostics else None,
+        "checks": _checks(diagnostics[-1]) if diagnostics else [],
+        "history": [
+            {"event": e["event"], "steps_done": e["steps_done"], "what": _what(e)} for e in run.events if _notable(e)
         ],
-        segmentation=segmentations[-1] if segmentations else None,
-        rows=_chunk_rows(segmentations[-1]) if segmentations else [],
-        last_stage=len(steps[-1]["compression"]) - 1,
-        diagnostics=diagnostics[-1] if diagnostics else None,
-        checks=_checks(diagnostics[-1]) if diagnostics else [],
-        history=[{"event": e["event"], "steps_done": e["steps_done"], "what": _what(e)} for e in events if _notable(e)],
-    )
-    write_text(run / REPORT, page)
-    return run / REPORT
+        "nodes": {node: samples[-1][node] for node in nodes_of(run)} if samples else {},
+    }
+
+
+def _of_runs(runs: Sequence[RunCurves]) -> dict[str, Any]:
+    """What the page of several runs says beside its charts."""
+    return {
+        "title": f"{len(runs)} runs",
+        "states": [_state(run) for run in runs],
+        "summaries": summaries(runs),
+        "differences": differences(runs),
+        "names": [run.name for run in runs],
+    }
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Each run's folder without what all paths have in common."""
+    if len(folders) == 1:
+        return [folders[0].resolve().name]
+    parts = [folder.resolve().parts for folder in folders]
+    common = len(Path(os.path.commonpath([folder.resolve() for folder in folders])).parts)
+    shared = {part for part in parts[0] if all(part in other for other in parts)}
+    return ["/".join(p for p in path[common:] if p not in shared) or path[-1] for path in parts]
+
+
+def _state(run: RunCurves) -> dict[str, Any]:
+    """Whether a run goes on, as far as its log tells, and how much of it is done."""
+    kind, last = run.events[-1]["event"], run.events[-1]
+    names = {"finish": "finished", "interrupt": "interrupted"}
+    pace = [step["seconds"] for step in run.of_kind("step")[-20:] if step.get("seconds")]
+    left = run.config.steps - run.last["steps"]
+    return {
+        "name": names.get(kind, "running"),
+        "share": run.last["steps"] / run.config.steps,
+        "seconds_left": left * sum(pace) / len(pace) if pace and kind not in names else None,
+        "told": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last["time"])),
+    }
+
+
+def _marks(run: RunCurves) -> list[dict[str, float]]:
+    """Where the charts have a vertical line: resumes and guards."""
+    keys = [axis for axis in AXES if axis in run.last]
+    return [{key: row[key] for key in keys} for kind in ("resume", "guard") for row in run.rows(kind)]
 
 
 def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:

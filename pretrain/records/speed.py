@@ -35,12 +35,13 @@ class Speed:
             seconds: the step took.
 
         Returns:
-            `bases_per_second`, `bases_per_second_per_device`, and `utilisation`: model FLOPs (see `model/cost.py`) as a
-            share of the FLOPs that all devices reach in matrix products in the same time.
+            `flops`: model FLOPs of the step, see `model/cost.py`. `bases_per_second`, `bases_per_second_per_device`.
+            `utilisation`: `flops` as a share of what all devices reach in matrix products in the same time.
         """
         chunks_per_base = list(accumulate(compression, mul))
         flops = bases * flops_per_base(self._network, seq_len, chunks_per_base).total
         return {
+            "flops": flops,
             "bases_per_second": bases / seconds,
             "bases_per_second_per_device": bases / seconds / self._world_size,
             "utilisation": flops / seconds / self._world_size / self._matrix_rate,

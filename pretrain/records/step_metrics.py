@@ -36,6 +36,7 @@ class StepMetrics:
         natural_rate: share of positions where the router itself starts a chunk.
         chunk_length: in bases.
         most_chunks: chunks per base, pads included, of the micro-batch of any rank that has most.
+        of_ranks: of each rank the row it handed in; not part of a `step` event.
     """
 
     losses: Mapping[str, float]
@@ -45,6 +46,7 @@ class StepMetrics:
     natural_rate: tuple[float, ...]
     chunk_length: tuple[ChunkLengths, ...]
     most_chunks: tuple[float, ...]
+    of_ranks: list[list[float]]
 
     @property
     def loss(self) -> float:
@@ -96,15 +98,21 @@ class StepSums:
         share = torch.stack([stage.sum() for stage in output.chunk_counts]).double() / batch.input_ids.numel()
         self._most = share if self._most is None else torch.maximum(self._most, share)
 
-    def over_all(self, rank: Rank) -> StepMetrics:
-        """The step's metrics over all ranks; collective, and waits for the device once."""
+    def over_all(self, rank: Rank, row: Sequence[float] = ()) -> StepMetrics:
+        """The step's metrics over all ranks; collective, and waits for the device once.
+
+        Args:
+            row: numbers of this rank that all ranks get to know; of equal length on all.
+        """
         assert self._sums is not None, "no micro-batch was added"
         assert self._most is not None
         stages = len(self._most)
-        most = self._sums.new_zeros(rank.world_size, stages)
-        most[rank.rank] = self._most  # each rank fills its own row, so that the sum over ranks has the rows of all
-        flat = rank.sum_tensor(torch.cat((self._sums, most.flatten()))).tolist()
+        own = torch.cat((self._most, self._most.new_tensor(row)))
+        rows = self._sums.new_zeros(rank.world_size, len(own))
+        rows[rank.rank] = own  # each rank fills its own row, so that the sum over ranks has the rows of all
+        flat = rank.sum_tensor(torch.cat((self._sums, rows.flatten()))).tolist()
         total = {name: flat[part] for name, part in self._parts.items()}
+        told = np.array(flat[len(self._sums) :]).reshape(rank.world_size, -1)
         (bases,), (sequences,), chunks = total["bases"], total["sequences"], total["chunks"]
         return StepMetrics(
             losses=dict(zip(self._losses, total["losses"], strict=True)),
@@ -113,7 +121,8 @@ class StepSums:
             forced_share=tuple(forced / count for forced, count in zip(total["forced"], chunks, strict=True)),
             natural_rate=tuple(rates / sequences for rates in total["natural"]),
             chunk_length=tuple(_percentiles(counts) for counts in np.array(total["lengths"]).reshape(stages, -1)),
-            most_chunks=tuple(np.array(flat[len(self._sums) :]).reshape(-1, stages).max(0).tolist()),
+            most_chunks=tuple(told[:, :stages].max(0).tolist()),
+            of_ranks=told[:, stages:].tolist(),
         )
 
 

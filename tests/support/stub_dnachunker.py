@@ -54,8 +54,8 @@ def pretrain() -> int:
                 "step", steps_done=step, bases=8192, bases_per_second=6000 + 1000 * rate,
                 forced_share={"stage0": rate / 2, "stage1": rate / 3},
                 compression={"stage0": 0.4 + rate / 10, "stage1": 0.6},
-                system={"node0": {"ranks_peak_memory_gb": rate}},
             )  # fmt: skip
+            write("system", steps_done=step, node0={"ranks_peak_memory_gb": rate})
             if step % every == 0 or step == steps:
                 loss = 1.4 - 0.1 * number(sorted(given.items())) * step / steps
                 shares = {"stage0": 0.4 + rate / 10, "stage1": 0.6}

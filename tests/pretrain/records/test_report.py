@@ -78,9 +78,9 @@ def add_up(engine: Engine, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tup
     with monkeypatch.context() as patch:
         patch.setattr(Rank, "sum_tensor", lambda self, values: contributions.append(values.clone()) or values)
         for rank in range(2):
-            sums[rank].over_all(Rank(rank, 2, rank, torch.device("cpu")))
+            sums[rank].over_all(Rank(rank, 2, rank, torch.device("cpu")), [rank, 10.0 + rank])
         patch.setattr(Rank, "sum_tensor", lambda self, values: sum(contributions))
-        return sums[1].over_all(Rank(1, 2, 1, torch.device("cpu"))), outputs
+        return sums[1].over_all(Rank(1, 2, 1, torch.device("cpu")), [1.0, 11.0]), outputs
 
 
 def lengths_of(chunk_ids: torch.Tensor) -> list[int]:
@@ -100,6 +100,7 @@ def test_records_have_as_many_stages_as_the_network(
     batch = held_out.batch(6)
 
     metrics, outputs = add_up(engine, batch, monkeypatch)
+    assert metrics.of_ranks == [[0.0, 10.0], [1.0, 11.0]]
     bases = int(batch.attention_mask.sum())
     counts = [[int(output.chunk_counts[stage].sum()) for output in outputs] for stage in range(stages)]
     forced = [sum(int(output.forced_counts[stage].sum()) for output in outputs) for stage in range(stages)]
@@ -123,6 +124,13 @@ def test_records_have_as_many_stages_as_the_network(
     assert speed["utilisation"] == pytest.approx(bases * flops / 1e12)
 
     evaluation = held_out.evaluate(engine)  # type: ignore[arg-type]
+    with torch.no_grad():
+        trained_on = engine.forward(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels,
+            loss_weights=batch.loss_weights,
+        )  # fmt: skip
+    assert evaluation["objective_loss"] == pytest.approx(float(trained_on.mlm_loss), rel=1e-5)
+    assert evaluation["objective_loss"] != pytest.approx(evaluation["selected_loss"])  # repeats count less
     with torch.no_grad():
         plain = engine.forward(**MaskedBases(MaskingRates()).plain_inputs(torch.from_numpy(held_out._packed)))
     chunks = [int(count.sum()) for count in plain.chunk_counts]
