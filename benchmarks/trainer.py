@@ -1,11 +1,12 @@
-"""Cost of the training loop compared with a bare DeepSpeed loop on the same batches, and cost of a dead MLflow server.
+"""Cost of the training loop compared with a bare DeepSpeed loop on the same batches, and cost of the records of a run.
 
-python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5]
+python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5] [KEY=VALUE ...]
 
-One rank, preset tiny. Each round trains the same steps in three ways, one after the other. The table gives medians over
-the rounds: seconds a step, and the ratio within a round. Both are given by the wall clock and by CPU time, because
-other work on the machine disturbs CPU time less. Importing MLflow takes some seconds once a run, in the background, and
-is not counted.
+One rank, preset tiny. Each round trains the same steps in four ways, one after the other: bare; without MLflow; with
+MLflow, the load of the machine every second and, where TensorBoard is installed, its files; with a dead MLflow server.
+The table gives medians over the rounds: seconds a step, and the ratio within a round. Both are given by the wall clock
+and by CPU time, because other work on the machine disturbs CPU time less. Importing MLflow takes some seconds once a
+run, in the background, and is not counted.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +41,16 @@ from dnachunker.pretrain.trainer import train
 Seconds = tuple[float, float]  # by the wall clock, and by the CPU clock
 
 _WARM_UP = 3
-_DEAD = "http://127.0.0.1:9"  # nothing listens on the discard port
+_NONE = ["tracking.enabled=false"]
+_DEAD = ["tracking.uri=http://127.0.0.1:9"]  # nothing listens on the discard port
+_ALL = ["tracking.system_seconds=1", f"tracking.tensorboard={'true' if find_spec('tensorboard') else 'false'}"]
 
 
-def build(corpus: str, folder: Path, steps: int, tracking: str | None) -> Run:
-    """A new run of the preset tiny that evaluates and saves only at its end.
-
-    Args:
-        tracking: URI of the MLflow server; None: no MLflow.
-    """
+def build(corpus: str, folder: Path, steps: int, overrides: Sequence[str]) -> Run:
+    """A new run of the preset tiny that evaluates and saves only at its end."""
     settings: dict[str, Any] = {"data.corpus": corpus, "run": str(folder), "steps": _WARM_UP + steps}
     settings |= {"evaluation.every": 10**6, "evaluation.windows": 1, "checkpoint.every": 10**6}
-    settings |= {"tracking.enabled": tracking is not None, "tracking.uri": tracking}
-    config = load_config(PretrainConfig, "tiny", kind="pretrain", settings=settings)
+    config = load_config(PretrainConfig, "tiny", overrides, kind="pretrain", settings=settings)
     store_config(config)
     watchdog = Watchdog(folder, 0, 1, limit=3600, orphaned=lambda _: None, leave=sys.exit)
     rank = Rank.from_environment()
@@ -63,9 +63,9 @@ def close(run: Run) -> None:
     run.watchdog.close()
 
 
-def time_trainer(corpus: str, folder: Path, steps: int, tracking: str | None) -> Seconds:
+def time_trainer(corpus: str, folder: Path, steps: int, overrides: Sequence[str]) -> Seconds:
     """Time of a step of `trainer.train`, measured between the steps' events in the log."""
-    run = build(corpus, folder, steps, tracking)
+    run = build(corpus, folder, steps, overrides)
     stamps: list[Seconds] = []
     honest = run.journal.write
 
@@ -80,9 +80,9 @@ def time_trainer(corpus: str, folder: Path, steps: int, tracking: str | None) ->
     return since(stamps[_WARM_UP - 1], stamps[-1], steps)
 
 
-def time_bare(corpus: str, folder: Path, steps: int) -> Seconds:
+def time_bare(corpus: str, folder: Path, steps: int, overrides: Sequence[str]) -> Seconds:
     """Time of a step with only forward, backward and update, on the same batches as the trainer's."""
-    run = build(corpus, folder, steps, None)
+    run = build(corpus, folder, steps, overrides)
     engine: Any = run.engine.network
     # copied, because a draw may overwrite the batch before it
     batches = [deepcopy(run.data.draw().micro_batches[0]) for _ in range(_WARM_UP + steps)]
@@ -117,23 +117,26 @@ def main() -> None:
     parser.add_argument("--corpus", help="corpus folder (default: built from the embedded sample)")
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys of every run")
     options = parser.parse_args()
     importlib.import_module("mlflow.tracking")
     start_process_group(Rank.from_environment())
-    found: dict[str, list[Seconds]] = {"bare": [], "trainer": [], "dead": []}
+    found: dict[str, list[Seconds]] = {"bare": [], "trainer": [], "all": [], "dead": []}
     with tempfile.TemporaryDirectory() as scratch:
         corpus = options.corpus or str(Path(scratch, "corpus"))
         if not options.corpus:
             dnachunker(["shard", "--config", "sample", "--output", corpus])
         for number in range(options.rounds):
             place = Path(scratch, str(number))
-            found["bare"].append(time_bare(corpus, place / "bare", options.steps))
-            found["trainer"].append(time_trainer(corpus, place / "trainer", options.steps, None))
-            found["dead"].append(time_trainer(corpus, place / "dead", options.steps, _DEAD))
+            given = options.overrides
+            found["bare"].append(time_bare(corpus, place / "bare", options.steps, [*_NONE, *given]))
+            for name, tracking in (("trainer", _NONE), ("all", _ALL), ("dead", _DEAD)):
+                found[name].append(time_trainer(corpus, place / name, options.steps, [*tracking, *given]))
     print("| | seconds a step | CPU seconds a step | speed (wall) | speed (CPU) |\n| --- | --- | --- | --- | --- |")
     for name, label, base in (
         ("bare", "bare DeepSpeed loop", "bare"),
         ("trainer", "trainer, of the bare loop", "bare"),
+        ("all", "trainer with all records, of the trainer", "trainer"),
         ("dead", "trainer with a dead tracking server, of the trainer", "trainer"),
     ):
         pairs = list(zip(found[name], found[base], strict=True))

@@ -82,7 +82,7 @@ def charts_of_runs(runs: Sequence[RunCurves]) -> list[dict[str, Any]]:
 
     baseline = [Curve("order-5 Markov", "evaluation", "order5_loss", _GREY)]
     charts = [
-        _chart("headline", "Held-out loss minus order-5 Markov loss", "nats per base",
+        _chart("headline", "Held-out loss minus order-5 Markov loss (below 0 is better)", "nats per base",
                each("evaluation", "over_order5", "dots"), ceiling=_ceiling(runs, over=5), mark=0),
         _chart("loss", "Held-out loss", "nats per base",
                [*each("evaluation", "headline_loss", "dots"), *(baseline if _same_baseline(runs) else [])],

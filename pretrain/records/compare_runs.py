@@ -6,7 +6,7 @@ from typing import Any
 
 from .run_curves import RunCurves
 
-_OF_THE_RUN_ALONE = ("run", "tracking.run_name", "tracking.parent_run")
+_OF_THE_RUN_ALONE = ("run", "tracking.run_name", "tracking.parent_run", "launch.processes")
 
 
 def summaries(runs: Sequence[RunCurves]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from .run_curves import AXES, RunCurves
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 _BASES_PER_ROW = 100
+_SILENT_SECONDS = 1800  # after which a run that has not ended is no longer taken to be running
 _PAGES = Path(__file__).parent / "pages"
 
 
@@ -140,13 +141,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _state(run: RunCurves) -> dict[str, Any]:
     """Whether a run goes on, as far as its log tells, and how much of it is done."""
     kind, last = run.events[-1]["event"], run.events[-1]
-    names = {"finish": "finished", "interrupt": "interrupted"}
+    ended = {"finish": "finished", "interrupt": "interrupted"}
+    silent = time.time() - last["time"] > _SILENT_SECONDS
     pace = [step["seconds"] for step in run.of_kind("step")[-20:] if step.get("seconds")]
     left = run.config.steps - run.last["steps"]
     return {
-        "name": names.get(kind, "running"),
+        "name": ended.get(kind, "silent" if silent else "running"),
         "share": run.last["steps"] / run.config.steps,
-        "seconds_left": left * sum(pace) / len(pace) if pace and kind not in names else None,
+        "seconds_left": left * sum(pace) / len(pace) if pace and kind not in ended and not silent else None,
         "told": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last["time"])),
     }
 

@@ -31,8 +31,9 @@ def test_runs_side_by_side_name_the_best_and_what_differs(tmp_path: Path) -> Non
     assert "the best, <strong>slow</strong>" in page
     rows = re.findall(r"</span>(\w+)</td>\s*<td>([^<]+)</td>", page)
     assert rows[:3] == [("slow", "-0.0200"), ("usual", "+0.0300"), ("new", "–")]
-    differences = page[page.index("Differences between") :]
+    differences = page[page.index("Where their configs differ") :]
     assert re.findall(r"<tr><td>([^<]+)</td>", differences) == ["optimizer.lr"]
+    assert page.count('class="state silent"') == 3  # their last event is from long ago
     data = data_of(page)
     headline = data["charts"][0]
     assert [(curve["label"], curve["run"]) for curve in headline["curves"]] == [("usual", 0), ("slow", 1)]
