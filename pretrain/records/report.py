@@ -113,7 +113,8 @@ def _of_run(run: RunCurves) -> dict[str, Any]:
         "history": [
             {"event": e["event"], "steps_done": e["steps_done"], "what": _what(e)} for e in run.events if _notable(e)
         ],
-        "nodes": {node: samples[-1][node] for node in nodes_of(run)} if samples else {},
+        "nodes": {node: samples[-1][node] for node in nodes_of(run)},
+        "slowest": samples[-1] if samples else {},
     }
 
 

@@ -44,7 +44,7 @@
   function yRange(chart) {
     return (plot, low, high) => {
       if (low === null || low === undefined) return [0, 1];
-      if (chart.log) return [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high) + 1e-9)];
+      if (chart.log) return [10 ** Math.floor(Math.log10(Math.max(low, 1e-12))), 10 ** Math.ceil(Math.log10(Math.max(high, 1e-11)) + 1e-9)];
       if (typeof chart.ceiling === "number" && low < chart.ceiling) high = Math.min(high, chart.ceiling);
       if ("mark" in chart) [low, high] = [Math.min(low, chart.mark), Math.max(high, chart.mark)];
       const pad = (high - low || Math.abs(high) || 1) * 0.06;
@@ -108,6 +108,24 @@
     };
   }
 
+  // uPlot zooms by mouse alone: here a finger that moves sideways selects, and a double tap resets as a double click does.
+  function zoomByTouch(plot) {
+    const { over } = plot;
+    const place = (event) => event.touches[0].clientX - over.getBoundingClientRect().left;
+    let from = 0;
+    over.addEventListener("touchstart", (event) => { from = place(event); }, { passive: true });
+    over.addEventListener("touchmove", (event) => {
+      const to = place(event);
+      plot.setSelect({ left: Math.min(from, to), width: Math.abs(to - from), top: 0, height: over.clientHeight }, false);
+    }, { passive: true });
+    over.addEventListener("touchend", () => {
+      const { left, width } = plot.select;
+      const [min, max] = [left, left + width].map((pixel) => plot.posToVal(pixel, "x"));
+      plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+      if (width > 20) drawn.forEach((entry) => entry.plot.setScale("x", { min, max }));
+    });
+  }
+
   const heightOf = (box) => (box.parentElement.firstChild === box && box.parentElement.id === "charts" && box.clientWidth > 600 ? 340 : 230);
 
   function draw() {
@@ -131,6 +149,7 @@
         if (hidden.has(`${chart.id}/${series.label}`)) plot.setSeries(index, { show: false });
       });
       box.plot = plot;
+      zoomByTouch(plot);
       new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: heightOf(box) })).observe(box);
       return { chart, plot };
     });
@@ -194,7 +213,7 @@
   }
 
   const hint = document.getElementById("hint");
-  if (touch) hint.textContent = "Tap a chart for values, and a name to hide its curve.";
+  if (touch) hint.textContent = "Tap for values, drag sideways to zoom, double-tap to reset. Tap a name to hide its curve.";
   buttons();
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -61,7 +61,9 @@ def test_the_page_follows_the_log_and_answers_this_machine_alone(run: Path, url:
 
 def test_charts_can_be_read_zoomed_and_toggled_and_news_keep_the_view(run: Path, url: str, tmp_path: Path) -> None:
     add(run, [start(), step(1), evaluation(1, 1.31), step(2), evaluation(2, 1.21)])
-    add(run, [{"event": "system", "time": 4.0, "steps_done": 2, "node0": node(), "node1": node(forward_seconds=0.9)}])
+    slowest = {"slowest_rank": 1, "slowest_node": "node1", "slowest_over_median": 1.8}
+    nodes = {"node0": node(), "node1": node(forward_seconds=0.9)}
+    add(run, [{"event": "system", "time": 4.0, "steps_done": 2, **nodes, **slowest}])
 
     async def steps(page: Page) -> None:
         titles = await page.value("[...document.querySelectorAll('h3')].map((title) => title.firstChild.data).join()")
@@ -84,6 +86,9 @@ def test_charts_can_be_read_zoomed_and_toggled_and_news_keep_the_view(run: Path,
         assert await page.value(begins) == "1.5,1.5,1.5"
         # a click hides a curve
         await page.value("document.querySelectorAll('.u-legend .u-series')[2].querySelector('th').click()")
+        assert await page.value(
+            "document.querySelector('#body .warning').innerText.includes('rank 1 on node1, 1.80 times the median')"
+        )
         # news arrive: new numbers, and the view is as it was
         add(run, [step(3), evaluation(3, 1.11)])
         await page.value("document.dispatchEvent(new Event('visibilitychange'))")
@@ -96,5 +101,11 @@ def test_charts_can_be_read_zoomed_and_toggled_and_news_keep_the_view(run: Path,
         assert await page.value("document.querySelector('.axes [aria-pressed=true]').innerText") == "FLOPs"
         assert await page.value("document.querySelector('.chart').plot.data[0].join()") == "5000,10000,15000"
         assert await page.value("document.documentElement.scrollWidth <= innerWidth")
+        # a finger zooms too
+        for kind, x in (("touchStart", half), ("touchMove", half + 100)):
+            await page.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": middle}])
+        await page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        zoomed = "document.querySelector('.chart').plot.scales.x"
+        assert await page.value(f"{zoomed}.min > 5500 && {zoomed}.max < 14500")
 
     drive(url, tmp_path / "profile", steps, ready="!!document.querySelector('.u-over')")
