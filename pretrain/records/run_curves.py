@@ -50,12 +50,11 @@ class RunCurves:
         self._hours = _hours(self.events)
         self._rows: dict[str, list[Row]] = {}
         steps = self.of_kind("step")
-        done = [step["steps_done"] for step in steps]
-        each = np.diff([0, *done])  # steps that a record of step metrics stands for
-        self._done = [0, *done]
+        self._done = np.array([0, *(step["steps_done"] for step in steps)], dtype=float)
+        each = np.diff(self._done)  # steps that a record of step metrics stands for
         # runs of before FLOPs were recorded have no such axis
         self._spent = {
-            key: [0.0, *np.cumsum(each * [float(step[key]) for step in steps])]
+            key: np.concatenate(([0.0], np.cumsum(each * [float(step[key]) for step in steps])))
             for key in ("bases", "flops")
             if all(key in step for step in steps)
         }
