@@ -171,7 +171,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     from dnachunker.pretrain.records.report import output_of, write_page
 
-    output = Path(arguments.output) if arguments.output else output_of(runs)
+    output = output_of(runs, arguments.output)
     if arguments.serve:
         from dnachunker.pretrain.records.report_server import serve_report
 

@@ -40,16 +40,32 @@ def write_page(runs: Sequence[Path], output: Path) -> Path:
     Raises:
         BadInput: as `report_page`, or the file cannot be written.
     """
-    page = report_page(runs)
+    store_page(report_page(runs), output)
+    return output
+
+
+def store_page(page: str, output: Path) -> None:
+    """Write a page, as a whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
     try:
         write_text(output, page)
     except OSError as error:
         raise BadInput(f"{output}: cannot be written ({error.strerror}); choose a file with --output") from error
-    return output
 
 
-def output_of(runs: Sequence[Path]) -> Path:
-    """Where the page of these runs goes by default: into the run's folder, or the folder that holds all the runs."""
+def output_of(runs: Sequence[Path], chosen: str | None = None) -> Path:
+    """Where the page of these runs goes by default: into the run's folder, or the folder that holds all the runs.
+
+    Raises:
+        BadInput: a run is named twice.
+    """
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise BadInput(f"{', '.join(map(str, runs))}: a run is named twice; name each run once")
+    if chosen:
+        return Path(chosen)
     if len(runs) == 1:
         return runs[0] / REPORT
     return Path(os.path.commonpath([run.resolve().parent for run in runs])) / COMPARISON
@@ -62,10 +78,8 @@ def report_page(folders: Sequence[Path], *, live: bool = False) -> str:
         live: the page asks its server for news.
 
     Raises:
-        BadInput: a folder is no run, it has not taken a step yet, or it is named twice.
+        BadInput: a folder is no run, or it has not taken a step yet.
     """
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise BadInput(f"{', '.join(map(str, folders))}: a run is named twice; name each run once")
     runs = [RunCurves(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     charts = charts_of_run(runs[0]) if len(runs) == 1 else charts_of_runs(runs)
     pages = Environment(

@@ -8,11 +8,10 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput
 
 from .event_log import EVENTS
-from .report import report_page
+from .report import report_page, store_page
 
 _ADDRESS = "127.0.0.1"
 _BUSY_SHARE = 0.1  # of one core's time, the most that making pages takes
@@ -44,10 +43,10 @@ class LivePage:
     def _make(self) -> bytes:
         try:
             page = report_page(self._runs, live=True)
+            store_page(page, self._output)
         except BadInput as waiting:
             line = html.escape(str(waiting))
             return f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><p>{line}</p>'.encode()
-        write_text(self._output, page)
         return page.encode()
 
 
@@ -61,7 +60,7 @@ def report_server(runs: Sequence[Path], output: Path, port: int = 0) -> Threadin
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = self.headers.get("Host", "").rpartition(":")[0]
+            name = self.headers.get("Host", "").partition(":")[0]
             if name not in (_ADDRESS, "localhost"):  # a web site whose name was pointed at this address
                 self.send_error(403)
                 return
