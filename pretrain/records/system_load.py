@@ -44,6 +44,7 @@ class SystemLoad:
         self._rank = rank
         self._hosts: list[str] = rank.gather(platform.node())
         self._interval = interval
+        self._process = psutil.Process()
         self._next = time.monotonic() + min(_FIRST_SECONDS, interval) * 2
         self._told: list[list[list[float]]] = []  # of each step since the last event, the rows of all ranks
         self._forward = 0.0
@@ -78,7 +79,7 @@ class SystemLoad:
         """
         on_gpu = self._rank.device.type == "cuda"
         of_rank = (
-            data_wait, self._forward, psutil.Process().memory_info().rss / 1e9,
+            data_wait, self._forward, self._process.memory_info().rss / 1e9,
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_UNIT / 1e9,
             torch.cuda.max_memory_allocated(self._rank.device) / 1e9 if on_gpu else _UNKNOWN,
         )  # fmt: skip
