@@ -33,7 +33,8 @@ _MD5_LINE = re.compile(r"^([0-9a-fA-F]{32}) [ *]?(\S.*)$", re.MULTILINE)
 class GenomeEntry:
     """One row of a list: the sequence is at `url`, or NCBI has it under `accession`.
 
-    `checksums` is the URL of a list of md5 sums; "" if there is none.
+    `checksums` is the URL of a list of md5 sums, `intervals` that of a BED file with splits in column 4; "" if there
+    is none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GenomeEntry:
     checksums: str = ""
     licence: str = ""
     citation: str = ""
+    intervals: str = ""
 
 
 _COLUMNS = tuple(field.name for field in fields(GenomeEntry))
@@ -142,6 +144,8 @@ def _entry(values: dict[str, str], where: str) -> GenomeEntry:
         raise BadInput(f"{where}: give either `url` or `accession`")
     if values.get("url") and not is_url(values["url"]):
         raise BadInput(f"{where}: {values['url'][:80]!r} is not a URL")
+    if values.get("intervals") and not is_url(values["intervals"]):
+        raise BadInput(f"{where}: intervals {values['intervals'][:80]!r} is not a URL")
     if values.get("accession"):
         if not _ACCESSION.fullmatch(values["accession"]):
             raise BadInput(f"{where}: {values['accession']!r} is not an accession with its version")

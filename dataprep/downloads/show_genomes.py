@@ -7,7 +7,7 @@ from pathlib import Path
 from dnachunker.dataprep.corpus.describe import align
 from dnachunker.foundations.failures import BadInput, Failure
 
-from .cache import fetch_genome
+from .cache import Fetched, fetch_genome, fetch_url
 from .catalog import GenomeEntry, find_genome, read_catalog, read_list
 
 
@@ -44,7 +44,9 @@ def sources_yaml(listed: str | None) -> str:
 
 
 def fetch_all(names: Sequence[str], listed: str | None, lock: str | None) -> Iterator[str]:
-    """Fetch the named genomes, or all of a list; yields a line for each. A failure does not stop the others.
+    """Fetch the named genomes, or all of a list, each with its intervals; yields lines for each of them.
+
+    A failure does not stop the others.
 
     Raises:
         Failure: after the last genome, if any failed; says how many, and the first reason.
@@ -55,19 +57,24 @@ def fetch_all(names: Sequence[str], listed: str | None, lock: str | None) -> Ite
         )
     entries = read_list(Path(listed)) if listed else []
     wanted = [find_genome(name, entries) for name in names] if names else entries
+    pins = Path(lock) if lock else None
     failed: list[Failure] = []
     for entry in wanted:
         try:
-            found = fetch_genome(entry, lock=Path(lock) if lock else None)
+            yield _fetched_line(entry.name, fetch_genome(entry, lock=pins))
+            if entry.intervals:
+                yield _fetched_line(f"{entry.name} intervals", fetch_url(entry.intervals, lock=pins))
         except Failure as error:
             failed.append(error)
             yield f"{entry.name}: FAILED: {error}"
-            continue
-        how = "fetched" if found.new else "in the cache"
-        checked = "md5 as published" if found.md5 else "no published checksum; pinned"
-        yield f"{entry.name}: {how}, {found.bytes:,} bytes, {checked}, sha256 {found.sha256}\n  {found.path}"
     if failed:
         raise type(failed[0])(f"{len(failed)} of {len(wanted)} genomes could not be fetched; the first: {failed[0]}")
+
+
+def _fetched_line(name: str, found: Fetched) -> str:
+    how = "fetched" if found.new else "in the cache"
+    checked = "md5 as published" if found.md5 else "no published checksum; pinned"
+    return f"{name}: {how}, {found.bytes:,} bytes, {checked}, sha256 {found.sha256}\n  {found.path}"
 
 
 def _entries(listed: str | None) -> list[GenomeEntry]:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from dnachunker.dataprep.build.build import build_corpus
-from dnachunker.dataprep.config import CorpusConfig
+from dnachunker.dataprep.config import BedSplit, CorpusConfig
 from dnachunker.dataprep.downloads import catalog, download
 from dnachunker.dataprep.downloads.cache import fetch_genome, fetch_url
 from dnachunker.dataprep.downloads.catalog import GenomeEntry, find_genome, read_catalog, read_list
 from dnachunker.foundations.failures import BadInput, Failure
+from dnachunker.foundations.typed_config import load_config
 
 FASTA = b">chr1\n" + bytes(random.Random(0).choices(b"ACGTacgt", k=60_000)) + b"\n"
 DATA = gzip.compress(FASTA, mtime=0)
@@ -301,6 +302,47 @@ def test_a_corpus_names_genomes_and_urls_instead_of_files(
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # for the fixture's end
 
 
+def test_the_human_presets_run_on_what_the_command_fetches(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The catalog and the preset as they ship, with a small genome behind the addresses of the large one."""
+    from dnachunker.cli import main
+
+    letters = FASTA[6:].strip()
+    contigs = [b"chr1", b"chr10", b"chr20", b"chrX"]
+    genome = b"".join(b">%s\n%s\n" % (name, letters[n::4]) for n, name in enumerate(contigs))
+    splits = ["train\n", "valid\n", "test\n", "train\n"]
+    bed = "".join(f"{name.decode()}\t0\t9000\t{split}" for name, split in zip(contigs, splits, strict=True))
+    intervals = "basenji_barnyard2/sequences_human.bed"
+    served = catalog.CATALOG.read_text("utf-8")
+    for host in ("https://hgdownload.soe.ucsc.edu", "https://storage.googleapis.com"):
+        served = served.replace(host, server.url)
+    (tmp_path / "genomes.tsv").write_text(served, "utf-8")
+    monkeypatch.setattr(catalog, "CATALOG", tmp_path / "genomes.tsv")
+    server.files["/goldenPath/hg38/bigZips/hg38.fa.gz"] = gzip.compress(genome)
+    server.files[f"/{intervals}"] = bed.encode()
+
+    assert main(["genomes", "fetch", "hg38"]) == 0
+    assert f"hg38 intervals: fetched, {len(bed):,} bytes" in capsys.readouterr().out
+    server.requests.clear()
+    shard = ["shard", "--ray", "none", "--workers", "0", "--output"]
+    at = f"split.path={server.url}/{intervals}"
+    assert main([*shard, str(tmp_path / "a"), "--config", "hg38", at]) == 0
+    assert main([*shard, str(tmp_path / "b"), "--config", "hg38-tiles", "split.tile=1024", "split.gap=64"]) == 0
+    assert not server.requests, "everything is in the cache"
+    capsys.readouterr()
+    assert main(["corpus", "info", str(tmp_path / "a")]) == 0
+    assert "18,000" in capsys.readouterr().out
+    for corpus in ("a", "b"):
+        assert set(json.loads((tmp_path / corpus / "index.json").read_text())["splits"]) == {"train", "valid", "test"}
+
+
+def test_the_preset_of_the_human_genome_reads_the_intervals_of_the_catalog() -> None:
+    config = load_config(CorpusConfig, "hg38", kind="corpus")
+    assert isinstance(config.split, BedSplit)
+    assert config.split.path == find_genome("hg38").intervals
+
+
 def test_a_file_of_ones_own_is_described_by_the_catalog(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.fa").write_bytes(FASTA)
     source = {"genome": "sacCer3", "path": str(tmp_path / "mine.fa"), "clade": "yeasts"}
@@ -343,6 +385,7 @@ def test_the_catalog_is_sound() -> None:
         ("name\turl\tassembly\nx\t\t\n", "line 2: give either `url` or `accession`"),
         ("name\turl\nx\t/etc/passwd\n", "line 2: '/etc/passwd' is not a URL"),
         ("accession\nGCF_1.2\n", "line 2: 'GCF_1.2' is not an accession"),
+        ("name\turl\tintervals\nx\thttps://a/b\tsplits.bed\n", "line 2: intervals 'splits.bed' is not a URL"),
         ("#c\n\nname\turl\nx\thttps://a/b\nx\thttps://a/c\n", "line 5: genome x again"),
         ("url\nhttps://a/b\n", "needs a `name`"),
         ("name\turl\nx\thttps://a/b\tmore\n", "3 cells under 2 columns"),
