@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from dnachunker.foundations.presets import describe_presets
+
 if TYPE_CHECKING:
     from dnachunker.dataprep.build.build import BuildSummary
 
@@ -80,9 +82,9 @@ def run_genomes(args: argparse.Namespace) -> int:
 def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dnachunker shard`."""
     parser.description = "Cut genomes into a corpus: seekable .tar.zst shards with an index (docs/data_format.md)."
-    parser.epilog = SHARD_EXAMPLE
+    parser.epilog = f"{SHARD_EXAMPLE}\n{describe_presets('corpus')}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or sample | hg38 | multispecies")
+    parser.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     parser.add_argument("--output", metavar="DIR", help="folder of the new corpus, or a URL such as s3://...")
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="tasks at a time (default: all cores; 0: one, in this process)"

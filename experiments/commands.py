@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from dnachunker.foundations.presets import describe_presets
+
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -19,8 +21,8 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker sweep --config compression --output sweeps/compression --dry-run\n"
         "  dnachunker sweep --config mixers --output sweeps/mixers --jobs 2 seeds=[0,1] probe.folder=tasks\n"
         "  dnachunker sweep --config ablations --output sweeps/paper --on slurm --jobs 8 scale=50m\n"
-        "presets: ablations, causal, compression, mixers, precision, spans, species, strands; each has a scale `tiny`\n"
-        "for two CPU cores.\n"
+        f"{describe_presets('experiments')}\n"
+        "Each has a scale `tiny` for two CPU cores.\n"
         "OUT/table.md, table.csv, cells.csv and sweep.html hold the results, OUT/cells/ROW/seed-S/ a cell.\n"
         "docs/experiments.md has the costs and results of each preset.",
     )  # fmt: skip

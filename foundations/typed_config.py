@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError, safe_dump
 
 from .failures import BadInput, one_line
+from .presets import presets
 
-PRESETS = Path(__file__).parents[1] / "configs"
 _COMMENT_COLUMNS = 100
 
 
@@ -131,10 +131,10 @@ def find_config(source: str, kind: str) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    presets = {preset.stem: preset for preset in sorted((PRESETS / kind).glob("*.yaml"))}
-    if source in presets:
-        return presets[source]
-    raise BadInput(f"config {source!r}: no such file, and no such preset; presets: {', '.join(presets) or 'none'}")
+    known = presets(kind)
+    if source in known:
+        return known[source]
+    raise BadInput(f"config {source!r}: no such file, and no such preset; presets: {', '.join(known) or 'none'}")
 
 
 def _explain(schema: type[BaseModel], error: ErrorDetails) -> str:

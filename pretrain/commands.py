@@ -5,6 +5,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dnachunker.foundations.presets import describe_presets
+
 from .planning.plan import PLAN_HELP, add_plan_arguments, run_plan
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/long steps=2000 optimizer.lr=1e-3\n"
         "  dnachunker pretrain --config dnachunker-172m --corpus corpora/hg38 --run runs/paper\n"
-        "presets: tiny (CPU, minutes), small (one GPU), dnachunker-172m (the paper)",
+        f"{describe_presets('pretrain')}",
     )  # fmt: skip
     pretrain.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     pretrain.add_argument("--corpus", help="corpus folder (short for data.corpus=...)")

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Any
 
+from dnachunker.foundations.presets import describe_presets
+
 _RAW = argparse.RawDescriptionHelpFormatter
 _METHODS = ("full", "lora", "probe", "kmer", "random-full", "random-probe")
 
@@ -49,9 +51,9 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker evaluate --model exported/paper --suite nt --data data/nt --output runs/nt --ray local\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/small --method probe \\\n"
         "      --method kmer folds=5 seeds=5 training.epochs=3\n\n"
-        "presets: paper (10 folds, 20 settings, 10 seeds), quick. OUT/table.md, .csv and .html hold the scores, and\n"
-        "published scores that are marked as such. OUT/selection.csv holds every setting's score by fold, OUT/cells\n"
-        "every seed's predictions.",
+        f"{describe_presets('downstream')}\n\n"
+        "OUT/table.md, .csv and .html hold the scores, and published scores that are marked as such.\n"
+        "OUT/selection.csv holds every setting's score by fold, OUT/cells every seed's predictions.",
     )  # fmt: skip
     evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     evaluate.add_argument(

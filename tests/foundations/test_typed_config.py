@@ -11,7 +11,8 @@ from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.downstream.classification.config import TrainingConfig
 from dnachunker.downstream.classification.protocol import ProtocolConfig
 from dnachunker.experiments.config import SweepConfig
-from dnachunker.foundations.typed_config import PRESETS, Config, explained_yaml, load_config, to_yaml
+from dnachunker.foundations.presets import PRESETS
+from dnachunker.foundations.typed_config import Config, explained_yaml, load_config, to_yaml
 from dnachunker.pretrain.config import PretrainConfig
 
 SCHEMAS: dict[str, type[Config]] = {
