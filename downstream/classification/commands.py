@@ -22,6 +22,7 @@ def add_verbs(verbs: Any) -> None:
         "methods: full (all weights), lora, probe (frozen, linear head), kmer (logistic regression on 6-mers),\n"
         "random-full and random-probe (the same network without its pretraining)",
         epilog="examples:\n"
+        "  dnachunker finetune --model exported/first --task sample:coding --output runs/coding\n"
         "  dnachunker finetune --model exported/first --task tasks/gue_mouse_2 --output runs/mouse\n"
         "  dnachunker finetune --model exported/first --task A --task B --output runs/compare \\\n"
         "      --method full --method probe --method kmer --method random-full learning_rate=1e-3 epochs=3\n\n"
@@ -29,7 +30,13 @@ def add_verbs(verbs: Any) -> None:
         "the classifier; AutoModelForSequenceClassification loads it. The same command again keeps finished results.",
     )  # fmt: skip
     finetune.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
-    finetune.add_argument("--task", action="append", required=True, metavar="DIR", help="task folder; may be repeated")
+    finetune.add_argument(
+        "--task",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="task folder, or sample:coding, which ships with the package; may be repeated",
+    )
     finetune.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")
     finetune.add_argument(
         "--method", action="append", choices=_METHODS, help="method to train; may be repeated (default: full)"
@@ -47,6 +54,7 @@ def add_verbs(verbs: Any) -> None:
         "a cell with its own result file, so a killed evaluation continues where it stopped.\n\n"
         "suites: nt, nt-revised, genomic-benchmarks (fetched by `dnachunker tasks fetch`), or a folder of task folders",
         epilog="examples:\n"
+        "  dnachunker evaluate --model exported/first --suite sample:coding --output runs/quick --config quick\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/quick --config quick\n"
         "  dnachunker evaluate --model exported/paper --suite nt --data data/nt --output runs/nt --ray local\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/small --method probe \\\n"
@@ -57,7 +65,7 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     evaluate.add_argument(
-        "--suite", required=True, metavar="NAME|DIR", help="name of a suite, or a folder of task folders"
+        "--suite", required=True, metavar="NAME|DIR", help="name of a suite, a folder of task folders, or sample:coding"
     )
     evaluate.add_argument("--data", metavar="DIR", help="folder with the tasks of a named suite")
     evaluate.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")

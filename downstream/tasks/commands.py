@@ -43,8 +43,10 @@ def _tasks(arguments: argparse.Namespace) -> int:
     from dnachunker.foundations.failures import BadInput
 
     if arguments.tasks_verb == "list":
-        from .task_folders import SUITES, load_suite
+        from .task_folders import SAMPLE_TASKS, SUITES, load_suite
 
+        for name in SAMPLE_TASKS:
+            print(f"{name}: ships with the package; `finetune --task {name}` and `evaluate --suite {name}` take it")
         for name in SUITES:
             suite = load_suite(name)
             print(f"{name}: {suite.title}; {suite.licence}; {suite.source}: {suite.repository}")

@@ -105,6 +105,7 @@ class Task:
 
 
 ORIGIN = "source.json"
+SAMPLE_TASKS = {"sample:coding": Path(__file__).parent / "sample_coding"}  # they ship with the package
 SUITES = ("nt", "nt-revised", "genomic-benchmarks")
 
 
@@ -115,20 +116,25 @@ def load_suite(name: str) -> Suite:
         BadInput: no such suite.
     """
     if name not in SUITES:
-        raise BadInput(f"suite {name!r}: none of {', '.join(SUITES)}, and no folder of that name")
+        raise BadInput(
+            f"suite {name!r}: none of {', '.join(SUITES)}, and no folder of that name; "
+            f"{', '.join(SAMPLE_TASKS)} ships with the package"
+        )
     text = (Path(__file__).parent / "suites" / f"{name}.yaml").read_text("utf-8")
     return validate_config(Suite, safe_load(text), origin=f"suite {name}")
 
 
 def find_task(folder: Path, metric: Metric = "mcc") -> Task:
-    """The task in a folder whose files are named train, dev (or valid, val, validation) and test.
+    """The task in a folder whose files are named train, dev (or valid, val, validation) and test, or a sample task.
 
     Raises:
         BadInput: no such folder; no training or no test split; two files for one split.
     """
-    folder = folder.absolute()  # Ray's workers have another current folder
+    folder = SAMPLE_TASKS.get(str(folder), folder).absolute()  # Ray's workers have another current folder
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; a task is a folder with train and test files")
+        raise BadInput(
+            f"{folder}: no such folder; a task is a folder with train and test files, or {', '.join(SAMPLE_TASKS)}"
+        )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = data_suffix(path)
@@ -147,7 +153,8 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
     """A suite and its tasks on disk.
 
     Args:
-        suite: a known name, with its task folders in `data`; or a folder of task folders; or one task folder.
+        suite: a known name, with its task folders in `data`; or a folder of task folders; or one task folder; or a
+            sample task.
 
     Raises:
         BadInput: a task's folder is missing, or of another suite; the message names it.
@@ -159,7 +166,7 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
         for name in known.tasks:
             check_origin(data / name, known)
         return known, [find_task(data / name, facts.metric) for name, facts in known.tasks.items()]
-    folder = Path(suite)
+    folder = SAMPLE_TASKS.get(suite, Path(suite))
     if not folder.is_dir():
         load_suite(suite)
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and _looks_like_task(path)]
