@@ -15,7 +15,7 @@ from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.foundations.mlflow_client import redacted, tracking_uri
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.mlflow_mirror import read_cursor
-from dnachunker.pretrain.run_folder import read_config
+from dnachunker.pretrain.run_folder import next_steps, read_config
 
 SUMMARY = "summary.json"
 _MARKER = ".dnachunker-demo"  # only a folder that holds this file is ever cleared
@@ -134,6 +134,7 @@ def _print_table(output: Path, summary: dict[str, Any], seconds: float) -> None:
     print(
         f"\nLook at it:   {output / 'report.html'}   (summary: {output / SUMMARY})\n"
         "Next:\n"
+        f"{next_steps(output / 'run', output / 'export')}\n"
         f"  {_mlflow_line(output / 'run')}\n"
         f"  dnachunker pretrain --config tiny --corpus {output / 'corpus'} --run runs/longer steps=1000\n"
         "  dnachunker shard --help     # your own genomes"

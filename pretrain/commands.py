@@ -85,9 +85,12 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from dnachunker.foundations.typed_config import explained_yaml, load_config
 
     from .config import PretrainConfig
+    from .run_folder import next_steps
 
     flags = {"data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes}
     settings = {key: value for key, value in flags.items() if value is not None}
@@ -111,7 +114,10 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
     processes = arguments.count_processes(config.launch.processes)
     stored = prepare_run(config, processes)
-    return int(arguments.start_ranks(["dnachunker", "pretrain", "--config", str(stored)], processes))
+    code = int(arguments.start_ranks(["dnachunker", "pretrain", "--config", str(stored)], processes))
+    if not code:
+        print(f"next:\n{next_steps(Path(config.run))}")
+    return code
 
 
 def prepare_run(config: "PretrainConfig", world_size: int) -> "Path":

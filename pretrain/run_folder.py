@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def discard_unstarted(run: Path) -> None:
             (run / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # files of the user stay
             run.rmdir()
+
+
+def next_steps(run: Path, exported: Path | None = None) -> str:
+    """What to type after a run has ended, one command a line.
+
+    Args:
+        exported: the folder of the run's export, if there is one already.
+    """
+    first = [] if exported else [("report", run), ("export", run, Path("exported", run.name))]
+    model = exported or Path("exported", run.name)
+    task = ("finetune", "--model", model, "--task", "sample:coding", "--output", Path("results", run.name))
+    return "\n".join(f"  dnachunker {shlex.join(map(str, words))}" for words in (*first, task))
 
 
 def read_config(run: Path) -> PretrainConfig:
