@@ -1,10 +1,14 @@
 """The command as a newcomer meets it: help without waiting, and one line for every mistake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dnachunker import cli
+from dnachunker.foundations.presets import PRESETS, presets
 
 VERBS = ["genomes", "shard", "corpus", "pretrain", "launch", "doctor", "plan", "export", "report", "demo", "sweep"]
 
@@ -112,3 +116,49 @@ def test_the_demo_does_not_clear_a_folder_that_is_not_its_own(tmp_path: Path) ->
     done = run("demo", "--output", tmp_path)
     assert done.returncode == 2
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_finished_run_says_what_to_type_next(
+    sample_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pretrain", "--config", "tiny", "--corpus", str(sample_corpus), "--run", str(tmp_path / "a run")]
+    for code, said in ((0, True), (3, False)):
+        monkeypatch.setattr(cli, "_start_ranks", lambda *_, code=code: code)
+        assert cli.main(arguments) == code
+        assert (f"dnachunker export '{tmp_path}/a run' 'exported/a run'" in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [("pretrain", "pretrain"), ("shard", "corpus"), ("launch", "cluster"), ("evaluate", "downstream"),
+     ("sweep", "experiments")],
+)  # fmt: skip
+def test_every_preset_is_named_in_help_and_in_the_readme(
+    verb: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    text = capsys.readouterr().out
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    for name in presets(kind):
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), name
+        assert f"`{name}`" in readme, name
+
+
+def test_every_kind_of_preset_belongs_to_a_verb() -> None:
+    kinds = {path.name for path in PRESETS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert kinds == {"pretrain", "corpus", "cluster", "downstream", "experiments"}
+
+
+def test_the_page_about_presets_has_the_sizes_of_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "presets.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(presets("pretrain"))
+    for name, row in rows.items():
+        assert cli.main(["plan", "--config", name, "--gpus", "1"]) == 0
+        planned = capsys.readouterr().out
+        parameters, context, steps, bases = [cell.strip() for cell in row.split("|")[2:6]]
+        assert re.search(rf"^total +{parameters}$", planned, re.MULTILINE), name
+        assert f"in windows of {context} bases" in planned
+        assert f"in {steps} steps" in planned
+        assert f"a step {' ' * 20}{bases} bases".split() == re.search(r"a step .*? bases", planned)[0].split()
