@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NULLGPU_VENV := .venv-nullgpu
 NULLGPU_STAMP := $(NULLGPU_VENV)/.installed
 
-.PHONY: help setup demo test test-slow nullgpu docs lint peers bench gpu-bench clean
+.PHONY: help setup demo test test-slow nullgpu docs constraints lint peers bench gpu-bench clean
 
 help:
 	@echo "make setup      create $(VENV) with everything installed"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slow  run the long tests: training under kills, full disks, NaN and hangs, whole genomes"
 	@echo "make nullgpu    run the CUDA path without a GPU, in an environment of its own (several GB), about 15 minutes"
 	@echo "make docs       build the documentation site in build/site; runs the tutorial, about three minutes"
+	@echo "make constraints  create $(VENV) anew from the newest versions, and write them down in constraints.txt"
 	@echo "make lint       check formatting, lint and types"
 	@echo "make peers      install the loaders and writers that benchmarks compare with, in .venv-peers"
 	@echo "make bench      time the hot paths on a CPU"
@@ -58,6 +59,15 @@ docs: $(STAMP)
 	rm -rf build/pages build/site && mkdir -p build/pages
 	cp -r README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks build/pages
 	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# triton and the CUDA libraries are left out: each build of torch asks for exactly one version of them
+constraints:
+	rm -rf $(VENV)
+	$(MAKE) setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	{ echo '# Versions that were installed and tested together. Written by `make constraints`.'; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -Eiv '^(triton|nvidia-|cuda-)'; \
+	} > constraints.txt
 
 peers:
 	$(PYTHON) -m venv .venv-peers
