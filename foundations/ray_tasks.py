@@ -33,7 +33,7 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
         asked_by: the option of the user that asked for Ray, such as `--ray local`; error messages begin with it.
 
     Raises:
-        BadInput: no Ray cluster answers at `address`.
+        BadInput: no Ray cluster answers at `address`, or the temporary folder does not suit Ray.
         Failure: a private Ray does not start.
     """
     import ray  # the import takes half a second, and most commands do not need Ray
@@ -57,6 +57,11 @@ def ray_session(address: str, workers: int, *, asked_by: str) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{asked_by}: no Ray cluster answers there ({reason})") from error
+    except OSError as error:  # such as a path of a socket that is too long
+        raise BadInput(
+            f"{asked_by}: Ray cannot start ({one_line(error)}); let TMPDIR name a folder with a short path, or go "
+            "without Ray"
+        ) from error
     try:
         yield
     finally:

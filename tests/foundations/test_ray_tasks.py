@@ -60,3 +60,15 @@ def test_a_cluster_that_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyP
         ray_tasks.ray_session("x:1", 1, asked_by="--ray x:1"),
     ):
         pass
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /a/b")
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(BadInput, match=r"--ray local: Ray cannot start \(.*107 bytes.*; let TMPDIR name a folder"),
+        ray_tasks.ray_session("local", 1, asked_by="--ray local"),
+    ):
+        pass
