@@ -14,6 +14,8 @@ _OTHERS = {"MPLCONFIGDIR": "matplotlib", "TRITON_HOME": "triton"}
 def provide_caches() -> None:
     """Set XDG_CACHE_HOME and the like to a temporary folder where the usual one cannot be written; say so in one line.
 
+    A user without a home (a container's user id that no account has) gets HOME too: Ray does not start without one. A
+    home that exists stays HOME, also where it cannot be written, because it may hold keys and tokens.
     Processes started from here inherit the variables. Call it before any of the libraries is imported.
     """
     home = Path(os.path.expanduser("~"))  # `~` itself for a user that the machine does not know
@@ -23,6 +25,8 @@ def provide_caches() -> None:
         os.environ["XDG_CACHE_HOME"] = str(place)
         print(f"caches are kept in {place}, because {usual} cannot be written; XDG_CACHE_HOME names another place",
               file=sys.stderr)  # fmt: skip
+    if not home.is_dir():
+        os.environ["HOME"] = str(place)
     if not (home.is_absolute() and os.access(home, os.W_OK)):
         for variable, name in _OTHERS.items():
             os.environ.setdefault(variable, str(place / name))

@@ -9,7 +9,7 @@ PRINT = """
 import os
 from dnachunker.foundations.writable_caches import provide_caches
 provide_caches()
-print(os.environ.get("XDG_CACHE_HOME"), os.environ.get("TRITON_HOME"))
+print(os.environ.get("XDG_CACHE_HOME"), os.environ.get("TRITON_HOME"), os.environ.get("HOME"))
 import matplotlib  # complains if it has no place
 """
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_where_home_cannot_be_written_caches_lie_in_a_private_temporary_folder(tmp_path: Path) -> None:
     done = run(tmp_path, HOME="/dev/null/user")
     place = tmp_path / f"dnachunker-cache-{os.getuid()}"
-    assert done.stdout.split() == [str(place), str(place / "triton")], done.stderr
+    assert done.stdout.split() == [str(place), str(place / "triton"), str(place)], done.stderr
     assert done.stderr.splitlines() == [
         f"caches are kept in {place}, because /dev/null/user/.cache cannot be written; "
         "XDG_CACHE_HOME names another place"
@@ -44,6 +44,14 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_home_that_can_be_written_is_used(tmp_path: Path) -> None:
-    done = run(tmp_path, HOME=str(tmp_path / "home"))
-    assert done.stdout.split() == ["None", "None"], done.stderr
+    home = tmp_path / "home"
+    home.mkdir()
+    done = run(tmp_path, HOME=str(home))
+    assert done.stdout.split() == ["None", "None", str(home)], done.stderr
     assert done.stderr == ""
+
+
+def test_a_home_that_cannot_be_written_stays_for_what_is_read_there(tmp_path: Path) -> None:
+    done = run(tmp_path, HOME="/proc")
+    cache, _, home = done.stdout.split()
+    assert (cache, home) == (str(tmp_path / f"dnachunker-cache-{os.getuid()}"), "/proc"), done.stderr
