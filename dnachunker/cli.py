@@ -21,6 +21,7 @@ _EPILOG = """the steps, in order:
   dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first
   dnachunker export runs/first exported/first                 write a folder that AutoModelForMaskedLM loads
   dnachunker report runs/first                                write one HTML page about the run
+  dnachunker dashboard runs                                   compare the runs of a folder in MLflow
   dnachunker finetune --model exported/first --task TASK --output runs/task   train a classifier, test it once
 
 `dnachunker VERB --help` explains a verb. Arguments of the form a.b=c override keys of a config.
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     for package in (dataprep, pretrain, cluster, downstream, experiments):
         package.add_verbs(verbs)
     _add_demo(verbs)
+    _add_dashboard(verbs)
     return parser
 
 
@@ -70,6 +72,33 @@ def _demo(arguments: argparse.Namespace) -> int:
     from dnachunker.demo import run_demo
 
     return run_demo(Path(arguments.output), steps=arguments.steps)
+
+
+def _add_dashboard(verbs: Any) -> None:
+    dashboard = verbs.add_parser(
+        "dashboard", formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="MLflow's page on your runs, opened at the table that compares them",
+        description="Start MLflow's server on this machine alone, on the store that runs of one folder share, and\n"
+        "print the address of the runs table: sorted by held-out loss, with the columns that matter. Ctrl-C ends it.\n"
+        "Of a tracking server, which runs already, only the address is printed.",
+        epilog="examples:\n"
+        "  dnachunker dashboard                     the store of the runs in runs/\n"
+        "  dnachunker dashboard runs/demo --open    show it in a browser\n"
+        "  dnachunker dashboard https://mlflow.example.org",
+    )  # fmt: skip
+    dashboard.add_argument(
+        "place", nargs="?", metavar="FOLDER|URI",
+        help="a run, a folder of runs, or a tracking URI (default: MLFLOW_TRACKING_URI, else runs)",
+    )  # fmt: skip
+    dashboard.add_argument("--open", action="store_true", help="open the address in a browser")
+    dashboard.add_argument("--port", type=int, help="of the server (default: 5000, or a free one where 5000 is taken)")
+    dashboard.set_defaults(run_verb=_dashboard)
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from dnachunker.dashboard import run_dashboard
+
+    return run_dashboard(arguments.place, port=arguments.port, show=arguments.open)
 
 
 def _start_ranks(worker: list[str], processes: int) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput, Failure
-from dnachunker.foundations.mlflow_client import redacted, tracking_uri
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.mlflow_mirror import read_cursor
 from dnachunker.pretrain.run_folder import next_steps, read_config
@@ -106,11 +105,6 @@ def _dnachunker(*arguments: str | Path) -> None:
         raise failure
 
 
-def _mlflow_line(run: Path) -> str:
-    uri = tracking_uri(read_config(run).tracking.uri, run)
-    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else f"# tracked at {redacted(uri)}"
-
-
 def _say(line: str) -> None:
     print(f"\n== {line}", flush=True)
 
@@ -135,7 +129,7 @@ def _print_table(output: Path, summary: dict[str, Any], seconds: float) -> None:
         f"\nLook at it:   {output / 'report.html'}   (summary: {output / SUMMARY})\n"
         "Next:\n"
         f"{next_steps(output / 'run', output / 'export')}\n"
-        f"  {_mlflow_line(output / 'run')}\n"
+        f"  dnachunker dashboard {output / 'run'} --open     # loss, speed and settings in MLflow\n"
         f"  dnachunker pretrain --config tiny --corpus {output / 'corpus'} --run runs/longer steps=1000\n"
         "  dnachunker shard --help     # your own genomes"
     )

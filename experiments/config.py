@@ -110,7 +110,7 @@ class TrackingSettings(Config):
 
     enabled: bool = Field(True, description="whether to send the sweep to MLflow")
     uri: str | None = Field(
-        None, description="MLflow server; null: MLFLOW_TRACKING_URI, else an SQLite file in the output folder"
+        None, description="MLflow server; null: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"
     )
     experiment: str = Field("dnachunker-sweep", description="MLflow experiment")
 

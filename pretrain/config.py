@@ -257,7 +257,7 @@ class TrackingSettings(Config):
 
     enabled: bool = Field(True, description="mirror the event log to MLflow")
     uri: str | None = Field(
-        None, description="MLflow server; default: MLFLOW_TRACKING_URI, else mlflow.db in the run folder"
+        None, description="MLflow server; default: MLFLOW_TRACKING_URI, else mlflow.db beside the run folder"
     )
     experiment: str = Field("dnachunker", description="name of the MLflow experiment")
     run_name: str | None = Field(None, description="default: the run folder's name")

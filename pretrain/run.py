@@ -33,7 +33,7 @@ from dnachunker.pretrain.order.curriculum import SkippedBatches
 from dnachunker.pretrain.order.sample_order import Windows
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.journal import Journal, evaluation_line
-from dnachunker.pretrain.records.provenance import code_version, machines
+from dnachunker.pretrain.records.provenance import code_version, corpus_facts, machines
 from dnachunker.pretrain.records.speed import Speed, matrix_rate
 from dnachunker.pretrain.records.system_load import SystemLoad
 from dnachunker.pretrain.safety.guards import LossGuards, RollBack, Verdict
@@ -117,11 +117,17 @@ class Run:
             else None
         )
         dtype = compute_dtype(config.engine)
-        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage, started)
+        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage, started, model.num_parameters())
         self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 
     def _describe(
-        self, kernels: CheckedKernels, dtype: torch.dtype, resumed: str | None, damage: list[str], started: list[str]
+        self,
+        kernels: CheckedKernels,
+        dtype: torch.dtype,
+        resumed: str | None,
+        damage: list[str],
+        started: list[str],
+        parameters: int,
     ) -> None:
         config, rank = self.config, self.rank
         self.journal.say(
@@ -141,8 +147,8 @@ class Run:
         self.journal.write(
             "resume" if resumed else "start", steps_done=self.first_step, world_size=rank.world_size,
             micro_batch=self.micro_batch, zero_stage=config.engine.zero_stage, device=str(rank.device),
-            versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(),
-            machines=machines(rank), damaged=damage, doubts=doubts,
+            versions=self._versions(), corpus=self._corpus.fingerprint, code=code_version(), parameters=parameters,
+            data=corpus_facts(self._corpus), machines=machines(rank), damaged=damage, doubts=doubts,
             kernels=kernels.as_event(rank.device.type, dtype),
             parent=self._parent and self._parent.model_dump(mode="json"),
             say=f"resumed from {resumed}" if resumed else None,

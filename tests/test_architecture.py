@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "cluster": {"pretrain.config", "dataprep.config", "foundations"},
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {
-        "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.data.headline",
+        "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.records.mlflow_content",
+        "pretrain.data.headline",
         "model.cost", "model.configuration_dnachunker", "dataprep.config",
         "downstream.output_folder", "downstream.tasks.task_folders",
         "cluster.argv", "cluster.config", "cluster.stop_requests", "cluster.backends.slurm", "cluster.backends.local",

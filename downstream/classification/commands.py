@@ -81,7 +81,7 @@ def add_verbs(verbs: Any) -> None:
     )
     evaluate.add_argument(
         "--mlflow", metavar="URI|none",
-        help="MLflow server that gets the results (default: MLFLOW_TRACKING_URI, else an SQLite file in OUT)",
+        help="MLflow server that gets the results (default: MLFLOW_TRACKING_URI, else mlflow.db beside OUT)",
     )  # fmt: skip
     _add_config(evaluate, "paper", "folds=5 training.epochs=3")
     evaluate.set_defaults(run_verb=_evaluate)
@@ -124,7 +124,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dnachunker.foundations.mlflow_client import tracking_uri
+    from dnachunker.foundations.mlflow_store import tracking_uri
     from dnachunker.foundations.typed_config import explained_yaml, load_config
 
     from .protocol import ProtocolConfig

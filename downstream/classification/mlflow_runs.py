@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from dnachunker.foundations.atomic_files import write_json
-from dnachunker.foundations.mlflow_client import PARENT_TAG, connect, error_line, experiment_id, log_batch
+from dnachunker.foundations.mlflow_client import (
+    NOTE_TAG,
+    PARENT_TAG,
+    connect,
+    error_line,
+    experiment_id,
+    legal_name,
+    log_batch,
+)
 
 from .leaderboard import Row
 
 _STORED = "mlflow.json"  # the run these results are in, so that a repeated command adds no second one
+
+_COLUMNS = ("params.`task`", "params.`method`", "params.`metric`", "params.`setting`", "metrics.`test/mcc`")
 
 
 def log_evaluation(
@@ -21,7 +31,8 @@ def log_evaluation(
     """Send finished results. When the server does not answer, a line on stderr says so, and the results stay on disk.
 
     Args:
-        uri: tracking URI; `sqlite:///...` keeps artifacts in `output`.
+        uri: tracking URI.
+        tables: files to keep; a Markdown file among them is the description of the run.
     """
     stored = output / _STORED
     sent = [row.__dict__ | {"interval": list(row.interval)} for row in rows]
@@ -41,22 +52,24 @@ def _send(
 ) -> str:
     """Returns the id of the run that holds all others."""
     client = connect(uri)
-    experiment = experiment_id(client, "dnachunker-evaluate", uri, output)
+    experiment = experiment_id(client, "dnachunker-evaluate", uri, _COLUMNS)
+    note = next((path.read_text("utf-8") for path in tables if path.suffix == ".md"), "")
+    tags = {NOTE_TAG: note, "mlflow.source.name": "dnachunker evaluate"}
     parent = str(client.create_run(experiment, run_name=f"{name}: {output.name}").info.run_id)
-    log_batch(client, parent, parameters=protocol)
+    log_batch(client, parent, parameters=protocol, tags=tags)
     for path in tables:
         client.log_artifact(parent, str(path))
     for row in rows:
         run = client.create_run(experiment, run_name=f"{row.task} {row.method}", tags={PARENT_TAG: parent}).info
         facts = {"task": row.task, "method": row.method, "setting": row.setting, "metric": row.metric}
         points = [
-            (f"test/{metric}", value, run.start_time, seed)
+            (legal_name("test", metric), value, run.start_time, seed)
             for metric, values in row.scores.items()
             for seed, value in enumerate(values)
             if not math.isnan(value)
         ]
         ends = zip(("interval_low", "interval_high"), row.interval, strict=True)
-        points += [(f"test/{row.metric}_{end}", value, run.start_time, 0) for end, value in ends]
+        points += [(legal_name("test", f"{row.metric}_{end}"), value, run.start_time, 0) for end, value in ends]
         log_batch(client, run.run_id, metrics=points, parameters=facts)
         client.set_terminated(run.run_id)
     client.set_terminated(parent)

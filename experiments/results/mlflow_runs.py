@@ -1,7 +1,6 @@
 """A sweep in MLflow: one run for all of it, and the nested run of every cell."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 from dnachunker.experiments.cells import Cell
 from dnachunker.experiments.config import SweepConfig
 from dnachunker.foundations.atomic_files import write_json
-from dnachunker.foundations.mlflow_client import connect, error_line, experiment_id, log_batch, tracking_uri
+from dnachunker.foundations.mlflow_client import NOTE_TAG, connect, error_line, experiment_id, legal_name, log_batch
+from dnachunker.foundations.mlflow_store import tracking_uri
+from dnachunker.pretrain.records.mlflow_content import COLUMNS
 
 from .rows import Row
 from .tables import shown_metrics
@@ -24,11 +25,13 @@ def open_parent(sweep: SweepConfig, output: Path) -> None:
     try:
         uri = _uri(sweep, output)
         client = connect(uri)
-        experiment = experiment_id(client, sweep.tracking.experiment, uri, output)
-        parent = client.create_run(experiment, run_name=f"{sweep.name}: {output.name}").info.run_id
+        experiment = experiment_id(client, sweep.tracking.experiment, uri, COLUMNS, COLUMNS[0])
+        note = f"**{sweep.question}**\n\nThe runs of this sweep's cells are nested in this one."
+        tags = {NOTE_TAG: note, "mlflow.source.name": "dnachunker sweep", "sweep": sweep.name}
+        parent = client.create_run(experiment, run_name=f"{sweep.name}: {output.name}", tags=tags).info.run_id
+        write_json(output / _STORED, {"run_id": parent})
         facts = {"question": sweep.question, "scale": sweep.scale, "seeds": str(list(sweep.seeds))}
         log_batch(client, parent, parameters=facts)
-        write_json(output / _STORED, {"run_id": parent})
     except Exception as error:  # a server must not stop the sweep
         _tell(error)
 
@@ -58,7 +61,7 @@ def log_tables(sweep: SweepConfig, output: Path, rows: Sequence[Row], files: Seq
         for row in rows:
             for metric in shown_metrics(rows):
                 mean, spread, count = row.moments(metric)
-                name = re.sub(r"[^A-Za-z0-9_./ -]", "_", f"{row.name}/{metric}")
+                name = legal_name(row.name, metric)
                 points += [(name, mean, when, count)] if count else []
                 points += [(f"{name} sd", spread, when, count)] if count > 1 else []
         log_batch(client, parent, metrics=points)

@@ -6,11 +6,18 @@ the one that resumes the run.
 """
 
 import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.storage import exists, join, read_bytes
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.mlflow_client import (
     METRICS_A_CALL,
@@ -19,18 +26,36 @@ from dnachunker.foundations.mlflow_client import (
     connect,
     error_line,
     experiment_id,
+    is_active,
     log_batch,
-    tracking_uri,
+    log_dataset,
 )
+from dnachunker.foundations.mlflow_store import tracking_uri
 from dnachunker.pretrain.config import TrackingSettings
 
 from .event_log import EVENTS
+from .mlflow_content import (
+    COLUMNS,
+    GROUPS,
+    WITNESSES,
+    constants_of,
+    dataset_of,
+    metrics_of,
+    note_of,
+    parameters_of,
+    source_tags,
+    tags_of,
+)
 
 _CURSOR = "mlflow.json"  # run id and, by kind of event, the last step mirrored, so that a resume repeats no point
-_MIRRORED = {"step": "train/", "evaluation": "valid/", "diagnostics": "diagnostics/", "system": "system/"}
-# By kind of event, a metric whose history shows how far the server has got when the answer to a call was lost.
-_WITNESS = {"step": "train/loss", "evaluation": "valid/order0_loss"}
+_TOKEN_TAG = (
+    "dnachunker.token"  # of a run: what the cursor holds, so that a run whose creation was not answered is found
+)
+_REPLACES_TAG = "dnachunker.replaces"  # of a run: the id of the deleted run that it continues
+_CARD = "card.html"  # of a corpus
 _RETRY_SECONDS = (2.0, 60.0)  # the first wait after a failure, and the longest
+_PAUSE_SECONDS = 2.0  # between two calls: many steps go in one, since a call costs the training thread some time
+_REPORT_SECONDS = 600.0  # between two reports that are made while training goes on
 
 
 class MlflowMirror:
@@ -62,6 +87,9 @@ class MlflowMirror:
         if fresh:
             (run / _CURSOR).unlink(missing_ok=True)
         self._cursor: dict[str, Any] = {}
+        self._newest: dict[str, dict[str, Any]] = {}  # by kind, the last event
+        self._reported = time.monotonic()  # when the last report was made, or this mirror began
+        self._report = ""  # name of the report among the artifacts, once it is there
         self._status = "FAILED"  # unless an event says otherwise
         self._failing = False
         self._news, self._closing = threading.Event(), threading.Event()
@@ -104,6 +132,7 @@ class MlflowMirror:
             self._failing, wait = False, _RETRY_SECONDS[0]
             if closing:
                 return
+            self._closing.wait(_PAUSE_SECONDS)
             self._news.wait()
 
     def _catch_up(self) -> None:
@@ -112,18 +141,33 @@ class MlflowMirror:
         for events, end in self._unsent():
             self._send(events)
             self._offset = end
-            write_cursor(self._run, self._cursor)
+            self._store_cursor()
 
     def _connect(self) -> None:
         client = connect(self._uri)
-        self._cursor = {**dict.fromkeys(_MIRRORED, -1), **read_cursor(self._run)}
+        self._cursor = {**dict.fromkeys(GROUPS, 0), **read_cursor(self._run)}
+        lost = self._cursor.get("run_id")
+        if lost and not is_active(client, lost):
+            self._cursor = {**dict.fromkeys(GROUPS, 0), "replaces": lost}
+            self._offset = _last_start(self._run / EVENTS)
         if "run_id" not in self._cursor:
             self._cursor["run_id"] = self._create_run(client)
-            write_cursor(self._run, self._cursor)
-        for kind, witness in _WITNESS.items():
-            history = client.get_metric_history(self._cursor["run_id"], witness)
+            self._store_cursor()
+            if lost:
+                self._announce(
+                    f"tracking: MLflow's run {lost} was deleted or is not in this store; "
+                    f"the run goes on as {self._cursor['run_id']}, with all its events"
+                )
+        run_id = self._cursor["run_id"]
+        if "described" not in self._cursor:
+            log_batch(client, run_id, parameters=parameters_of(self._parameters), tags=source_tags())
+            client.log_artifact(run_id, str(self._run / "config.yaml"))
+            self._cursor["described"] = True
+            self._store_cursor()
+        for kind, witness in WITNESSES.items():
+            history = client.get_metric_history(run_id, witness)
             self._cursor[kind] = max([self._cursor[kind], *(point.step for point in history)])
-        client.update_run(self._cursor["run_id"], status="RUNNING")
+        client.update_run(run_id, status="RUNNING")
         self._client = client
 
     def _unsent(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
@@ -142,7 +186,7 @@ class MlflowMirror:
                 except ValueError:
                     continue  # cut short by a crash
                 batch.append(event)
-                size += len(_numbers(event)) if event["event"] in _MIRRORED else 0
+                size += len(metrics_of(event))
                 if size > METRICS_A_CALL - 100:
                     yield batch, end
                     batch, size = [], 0
@@ -150,78 +194,106 @@ class MlflowMirror:
             yield batch, end
 
     def _send(self, events: list[dict[str, Any]]) -> None:
+        run_id = self._cursor["run_id"]
         metrics: list[Point] = []
         tags: dict[str, str] = {}
+        constants: dict[str, Any] = {}
         for event in events:
             kind, step = event["event"], event.get("steps_done", 0)
             self._status = {"finish": "FINISHED", "interrupt": "KILLED", "resume": "FAILED"}.get(kind, self._status)
-            tags |= _tags(event)
-            if kind in _MIRRORED and step > self._cursor[kind]:  # a resume repeats steps; the server gets each once
+            self._newest[kind] = event
+            tags |= tags_of(event)
+            if kind in GROUPS and step > self._cursor[kind]:  # a resume repeats steps; the server gets each once
                 self._cursor[kind] = step
                 stamp = int(event["time"] * 1000)
-                metrics += [(name, value, stamp, step) for name, value in _numbers(event)]
-        log_batch(self._client, self._cursor["run_id"], metrics=metrics, tags=tags)
+                metrics += [(name, value, stamp, step) for name, value in metrics_of(event)]
+            if kind not in self._cursor.setdefault("constants", []) and (found := constants_of(event)):
+                constants |= found  # once a run, since MLflow refuses another value
+                self._cursor["constants"].append(kind)
+            if (dataset := dataset_of(event)) and self._cursor.get("dataset") != dataset["digest"]:
+                log_dataset(self._client, run_id, dataset)
+                self._log_card(event["data"]["path"])
+                self._cursor["dataset"] = dataset["digest"]
+        log_batch(self._client, run_id, metrics=metrics, parameters=constants, tags=tags)
+        kinds = {event["event"] for event in events}
+        if "evaluation" in kinds:
+            self._report_meanwhile()
+        if {"start", "resume", "evaluation"} & kinds:
+            self._describe()
+
+    def _describe(self) -> None:
+        run_id = self._cursor["run_id"]
+        place = f"#/experiments/{self._client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+        report = f"{place}/artifacts/{self._report}" if self._report else None
+        log_batch(self._client, run_id, tags=note_of(self._parameters, list(self._newest.values()), report))
+
+    def _report_meanwhile(self) -> None:
+        """Send a report of the run so far, from time to time, made by another process because plots take seconds."""
+        if time.monotonic() - self._reported < _REPORT_SECONDS or self._closing.is_set():
+            return
+        ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # the other process is no rank
+        environment = {key: value for key, value in os.environ.items() if key not in ranks}
+        argv = [sys.executable, "-m", "dnachunker", "report", str(self._run)]
+        quiet = subprocess.DEVNULL
+        done = subprocess.run(argv, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+        self._reported = time.monotonic()
+        if done.returncode == 0:
+            from .report import REPORT
+
+            self._log_report(self._run / REPORT)
+
+    def _log_report(self, path: Path) -> None:
+        self._client.log_artifact(self._cursor["run_id"], str(path))
+        self._report = path.name
+
+    def _log_card(self, corpus: str) -> None:
+        """Send the corpus card, where the corpus has one."""
+        if exists(join(corpus, _CARD)):
+            with tempfile.TemporaryDirectory() as folder:
+                card = Path(folder) / "corpus_card.html"
+                card.write_bytes(read_bytes(join(corpus, _CARD)))
+                self._client.log_artifact(self._cursor["run_id"], str(card))
 
     def _finish(self) -> None:
-        run_id = self._cursor["run_id"]
-        self._client.set_terminated(run_id, status=self._status)
         if self._status == "FINISHED":
             from .report import write_report
 
-            for path in (self._run / "config.yaml", write_report(self._run)):
-                self._client.log_artifact(run_id, str(path))
+            self._log_report(write_report(self._run))
+            self._describe()
+        self._client.set_terminated(self._cursor["run_id"], status=self._status)
 
     def _create_run(self, client: Any) -> str:
+        """The id of a new run. A run that an earlier try made, and whose answer was lost, is found by its token."""
         settings = self._settings
-        experiment = experiment_id(client, settings.experiment, self._uri, self._run)
-        tags = {PARENT_TAG: settings.parent_run} if settings.parent_run else {}
+        experiment = experiment_id(client, settings.experiment, self._uri, COLUMNS, COLUMNS[0])
+        if "token" not in self._cursor:
+            self._cursor["token"] = secrets.token_hex(8)
+            self._store_cursor()
+        else:
+            made = client.search_runs([experiment], f"tags.`{_TOKEN_TAG}` = '{self._cursor['token']}'")
+            if made:
+                return str(made[0].info.run_id)
+        tags = {_TOKEN_TAG: self._cursor["token"]}
+        tags |= {PARENT_TAG: settings.parent_run} if settings.parent_run else {}
+        tags |= {_REPLACES_TAG: self._cursor["replaces"]} if "replaces" in self._cursor else {}
         run = client.create_run(experiment, run_name=settings.run_name or self._run.name, tags=tags)
-        log_batch(client, run.info.run_id, parameters=dict(_flat(self._parameters)))
         return str(run.info.run_id)
+
+    def _store_cursor(self) -> None:
+        write_json(self._run / _CURSOR, self._cursor)
 
 
 def read_cursor(run: Path) -> dict[str, Any]:
-    """`run_id` and the last mirrored `step` and `evaluation`; empty before MLflow has answered."""
+    """`run_id` and the last mirrored `step` and `evaluation`; without `run_id` before MLflow has answered."""
     path = run / _CURSOR
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def write_cursor(run: Path, cursor: dict[str, Any]) -> None:
-    write_json(run / _CURSOR, cursor)
-
-
-def _tags(event: dict[str, Any]) -> dict[str, str]:
-    """The part of an event that describes the whole run."""
-    if event["event"] in ("start", "resume"):
-        names = ("world_size", "micro_batch", "zero_stage", "device", "versions", "corpus", "code", "machines")
-        return {name: json.dumps(event[name]) for name in (*names, "parent") if event.get(name) is not None}
-    if event["event"] == "checkpoint":
-        return {"checkpoint": event["folder"]}
-    if event["event"] == "guard":
-        return {"guard": f"step {event['step']}: {event['detail']}"[:500]}
-    if event["event"] == "diagnostics":
-        return {"warnings": ", ".join(event.get("warnings", []))[:500] or "none"}
-    return {}
-
-
-def _numbers(event: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    prefix = prefix or _MIRRORED[event["event"]]
-    found = []
-    for key, value in event.items():
-        if isinstance(value, dict):
-            # MLflow's page has a tab of its own for names that begin with "system/"
-            found += _numbers(value, "system/" if key == "system" else f"{prefix}{_legal(key)}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("time", "steps_done"):
-            found.append((prefix + _legal(key), float(value)))
-    return found
-
-
-def _legal(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(prefix + key, value)]
-    return flat
+def _last_start(events: Path) -> int:
+    """Where the newest training of a run folder begins in its event log, in bytes."""
+    begin = offset = 0
+    with events.open("rb") as file:
+        for line in file:
+            begin = offset if line.startswith(b'{"event": "start"') else begin
+            offset += len(line)
+    return begin

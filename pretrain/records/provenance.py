@@ -10,6 +10,8 @@ import psutil
 import torch
 
 import dnachunker
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.storage import is_url
 from dnachunker.pretrain.engine.ranks import Rank
 
 
@@ -27,6 +29,17 @@ def code_version() -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     return {"commit": commit, "changed": bool(git("status", "--porcelain"))} if commit else {}
+
+
+def corpus_facts(corpus: Corpus) -> dict[str, Any]:
+    """What a reader wants to know of a corpus: its name and place, its species, and the bases of each split."""
+    place = corpus.path if is_url(corpus.path) else os.path.abspath(corpus.path)
+    return {
+        "name": place.rstrip("/").rpartition("/")[2],
+        "path": place,
+        "species": sorted({source.species for source in corpus.index.sources}),
+        "splits": {name: split.bases for name, split in corpus.index.splits.items() if split.bases},
+    }
 
 
 def machines(rank: Rank) -> list[dict[str, Any]]:

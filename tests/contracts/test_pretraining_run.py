@@ -58,7 +58,7 @@ def losses(run: Path) -> dict[int, tuple[float, float]]:
 def mlflow_losses(run: Path) -> dict[int, float]:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{run.parent / 'mlflow.db'}")
     history = client.get_metric_history(json.loads((run / "mlflow.json").read_text())["run_id"], "train/loss")
     assert len({point.step for point in history}) == len(history), "a point was sent twice"
     return {point.step: point.value for point in history}
@@ -148,13 +148,18 @@ def test_mlflow_holds_the_run_and_its_curves(quiet: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     assert mlflow_losses(quiet) == {step: loss for step, (loss, _) in losses(quiet).items()}
-    client = MlflowClient(tracking_uri=f"sqlite:///{quiet / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{quiet.parent / 'mlflow.db'}")
     run_id = json.loads((quiet / "mlflow.json").read_text())["run_id"]
     record = client.get_run(run_id)
     assert record.info.status == "FINISHED"
     assert record.data.params["data.seq_len"] == "256"
     assert "valid/masked_loss" in record.data.metrics
     assert record.data.metrics["system/node0/forward_seconds"] > 0
+    assert record.data.tags["device"] == "cpu"
+    assert record.data.params["held_out.order5_loss"], "a baseline is a parameter, since it does not change"
+    (corpus,) = record.inputs.dataset_inputs
+    assert record.data.tags["corpus"].startswith(corpus.dataset.digest)
+    assert {file.path for file in client.list_artifacts(run_id)} == {"config.yaml", "corpus_card.html", "report.html"}
 
 
 def test_a_report_is_one_page_with_the_curves_and_chunks(quiet: Path) -> None:

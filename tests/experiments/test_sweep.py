@@ -279,7 +279,7 @@ def test_mlflow_has_one_run_in_which_the_cells_nest(sweep: Sweep, tmp_path: Path
             "--output", out, "seeds=[0]", "tracking.enabled=true", STUB_COUNT=str(count), MLFLOW_TRACKING_URI=""
         )
         assert done.returncode == 0, done.stderr
-    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "dnachunker-sweep"]
     (parent,) = client.search_runs([experiment.experiment_id])
     assert parent.info.status == "FINISHED"

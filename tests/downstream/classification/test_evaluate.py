@@ -127,7 +127,7 @@ def check_mlflow(output: Path) -> None:
     """One parent, in which a run for each task and method is nested; sending the results again changes nothing."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{output / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{output.parent / 'mlflow.db'}")
     stored = json.loads((output / "mlflow.json").read_text())
     runs = client.search_runs([client.get_experiment_by_name("dnachunker-evaluate").experiment_id])
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == stored["run_id"]]
