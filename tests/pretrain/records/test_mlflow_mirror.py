@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from dnachunker.foundations.mlflow_client import connect
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.records.event_log import EventLog
@@ -125,11 +126,118 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
         assert record["info"]["status"] == "FINISHED"
         assert {"key": "data.seq_len", "value": "1024"} in record["data"]["params"]
         tags = {tag["key"]: tag["value"] for tag in record["data"]["tags"]}
-        assert json.loads(tags["code"]) == {"commit": "abc"}
+        assert tags["mlflow.source.git.commit"] == "abc"
         assert json.loads(tags["parent"])["fingerprint"] == "ab12"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def client_of(folder: Path) -> tuple[str, Any]:
+    """An SQLite store and its client; nothing in this process has opened the store before."""
+    uri = f"sqlite:///{folder}/tracking.db"
+    return uri, connect(uri)
+
+
+def train(run: Path, config: PretrainConfig, steps: range, said: list[str], *, last: bool = False) -> None:
+    """Log as a training process does that begins at `steps`, and wait until MLflow has everything."""
+    store_config(config)
+    fresh = steps.start == 1
+    with contextlib.closing(EventLog(run)) as log:
+        mirror = mirror_of(run, config, said.append, fresh=fresh)
+        data = {"name": "c", "path": str(run), "species": ["yeast (baker's)"], "splits": {"train": 90, "valid": 10}}
+        about = {"versions": {"torch": "2"}, "code": {"commit": "abc"}, "data": data, "corpus": "f" * 64}
+        log.write("start" if fresh else "resume", steps_done=steps.start - 1, device="cpu", parameters=1000, **about)
+        write_steps(log, mirror, steps)
+        order, species = {"order5_loss": 1.5}, {"yeast (baker's)": {"masked_loss": 1.25, "order5_loss": 1.5}}
+        scores = {"masked_loss": 1.25, "compression": {"stage0": 0.5}, "species": species}
+        log.write("evaluation", steps_done=steps.stop - 1, windows=64, **scores, **order)
+        if last:
+            log.write("interrupt", steps_done=steps.stop - 1)
+        mirror.close()
+
+
+def steps_of(client: Any, run_id: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, "train/loss")]
+
+
+def test_a_run_can_be_found_and_read_without_opening_its_files(tmp_path: Path) -> None:
+    uri, client = client_of(tmp_path)
+    run = tmp_path / "run"
+    train(run, config_of(run, uri), range(1, 4), [], last=True)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "dnachunker"]
+    (found,) = client.search_runs([experiment.experiment_id], "tags.device = 'cpu' and tags.`version.torch` = '2'")
+    assert found.info.status == "KILLED"
+    assert found.data.tags["mlflow.source.git.commit"] == "abc"
+    assert found.data.metrics["headline/loss_minus_order5"] == -0.25
+    assert found.data.metrics["headline/compression_stage0"] == 0.5
+    assert found.data.params["held_out.order5_loss"] == "1.5"
+    assert found.data.params["held_out.windows"] == "64"
+    assert "valid/species/yeast _baker_s_/masked_loss" in found.data.metrics
+    assert not [name for name in found.data.metrics if "order5_loss" in name]
+    note = found.data.tags["mlflow.note.content"]
+    assert "**-0.2500 nats a base" in note
+    assert "train 90, valid 10" in note
+    (corpus,) = found.inputs.dataset_inputs
+    assert corpus.dataset.name == "c"
+    assert json.loads(corpus.dataset.profile)["bases_valid"] == 10
+    view = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.dnachunker"])["state"])
+    assert view["orderByKey"] == "metrics.`headline/loss_minus_order5`"
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_after_a_deletion_a_new_run_gets_every_event_and_names_the_old_one(what: str, tmp_path: Path) -> None:
+    uri, client = client_of(tmp_path)
+    run, said = tmp_path / "run", list[str]()
+    train(run, config_of(run, uri), range(1, 4), said)
+    first = read_cursor(run)["run_id"]
+    if what == "run":
+        client.delete_run(first)
+    else:
+        client.delete_experiment(client.get_run(first).info.experiment_id)
+    train(run, config_of(run, uri), range(4, 6), said)
+    second = read_cursor(run)["run_id"]
+    assert steps_of(client, second) == [1, 2, 3, 4, 5]
+    assert client.get_run(second).data.tags["dnachunker.replaces"] == first
+    assert len(said) == 1
+    assert first in said[0]
+    assert second in said[0]
+    name = client.get_experiment(client.get_run(second).info.experiment_id).name
+    assert name == ("dnachunker" if what == "run" else "dnachunker-2")
+
+
+def test_tries_that_fail_after_the_run_was_made_leave_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to `create_run` is lost, then parameters are not taken."""
+    monkeypatch.setattr("dnachunker.pretrain.records.mlflow_mirror._RETRY_SECONDS", (0.05, 0.1))
+    uri, client = client_of(tmp_path)
+    create, batch, failures = type(client).create_run, type(client).log_batch, [1, 1, 1]
+
+    def create_run(self: Any, *arguments: Any, **options: Any) -> Any:
+        made = create(self, *arguments, **options)
+        if len(failures) == 3:
+            failures.pop()
+            raise OSError("no answer")
+        return made
+
+    def log(self: Any, *arguments: Any, **options: Any) -> None:
+        if failures:
+            failures.pop()
+            raise OSError("no answer")
+        batch(self, *arguments, **options)
+
+    monkeypatch.setattr(type(client), "create_run", create_run)
+    monkeypatch.setattr(type(client), "log_batch", log)
+    run = tmp_path / "run"
+    config = config_of(run, uri)
+    store_config(config)
+    with contextlib.closing(EventLog(run)) as log_file:
+        mirror = mirror_of(run, config, lambda _: None, fresh=True)
+        write_steps(log_file, mirror, range(1, 4))
+        until(lambda: read_cursor(run).get("step") == 3, "the steps never arrived")
+        mirror.close()
+    runs = client.search_runs([client.get_experiment_by_name("dnachunker").experiment_id])
+    assert [made.info.run_id for made in runs] == [read_cursor(run)["run_id"]]
+    assert steps_of(client, runs[0].info.run_id) == [1, 2, 3]
 
 
 def test_a_run_of_a_sweep_is_nested_under_its_parent(tmp_path: Path) -> None:
