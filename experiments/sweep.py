@@ -13,7 +13,7 @@ from pathlib import Path
 from dnachunker.cluster.backends.local import available_cores, visible_gpus
 from dnachunker.cluster.config import ClusterConfig
 from dnachunker.downstream.output_folder import is_taken
-from dnachunker.experiments.results.mlflow_runs import log_tables, open_parent
+from dnachunker.experiments.results.mlflow_runs import log_tables, open_parent, register_best
 from dnachunker.experiments.results.page import write_page
 from dnachunker.experiments.results.rows import collect
 from dnachunker.experiments.results.tables import write_tables
@@ -172,6 +172,7 @@ def finish(sweep: SweepConfig, output: Path, cells: list[Cell]) -> int:
     rows = collect(cells)
     written = [*write_tables(output, sweep, rows), write_page(output, sweep, rows)]
     log_tables(sweep, output, rows, written)
+    register_best(sweep, output, cells)
     print(written[0].read_text("utf-8"))
     print(f"wrote {', '.join(map(str, written))}")
     failed, missing = sum(len(row.failures) for row in rows), sum(len(row.missing) for row in rows)

@@ -50,7 +50,8 @@ def add_verbs(verbs: Any) -> None:
         "pickled by DeepSpeed: only export runs you trust.",
         epilog="examples:\n"
         "  dnachunker export runs/first exported/first\n"
-        "  dnachunker export runs/first exported/first --push my-lab/first --private",
+        "  dnachunker export runs/first exported/first --push my-lab/first --private\n"
+        "  dnachunker export runs/first exported/first --register dnachunker --alias best",
     )  # fmt: skip
     export.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
     export.add_argument("output", metavar="OUT", help="folder to create")
@@ -61,6 +62,10 @@ def add_verbs(verbs: Any) -> None:
     )
     export.add_argument("--push", metavar="REPO", help="then upload OUT to this repository on the Hugging Face Hub")
     export.add_argument("--private", action="store_true", help="make a repository that --push creates private")
+    export.add_argument(
+        "--register", metavar="NAME", help="then log OUT as a model of the run in MLflow, and register it by this name"
+    )
+    export.add_argument("--alias", help="with --register: the alias of this version, such as `best`")
     export.set_defaults(run_verb=_export)
 
     report = verbs.add_parser(
@@ -139,7 +144,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     from .run_folder import read_config
 
-    read_config(Path(arguments.run_folder))  # refuses a wrong path before torch is imported
+    run = Path(arguments.run_folder)
+    config = read_config(run)  # refuses a wrong path before torch is imported
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # reading a checkpoint must not claim a GPU
 
     if arguments.private and not arguments.push:
@@ -151,16 +157,26 @@ def _export(arguments: argparse.Namespace) -> int:
 
         check_target(arguments.push)
 
+    if arguments.register or arguments.alias:
+        from .export.register import tracked_run
+
+        tracked = tracked_run(run, config.tracking, arguments.register)
+
     from dnachunker.pretrain.export.export import export_run
 
     result = export_run(
-        Path(arguments.run_folder), Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite,
+        run, Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite,
         name=arguments.push, license=arguments.license,
     )  # fmt: skip
     print(
         f"exported step {result.step} to {result.path}; loaded in a fresh process without dnachunker: "
         f"logits differ from training by at most {result.max_abs_diff:.1e}"
     )
+    if arguments.register:
+        from .export.register import register_export
+
+        version = register_export(tracked, result.path, arguments.register, step=result.step, alias=arguments.alias)
+        print(f"registered in MLflow: models:/{arguments.register}/{version}")
     if arguments.push:
         from .export.push import push_folder
 

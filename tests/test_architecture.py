@@ -101,7 +101,11 @@ OWNERS = {
         "pretrain/engine/deepspeed_keys.py",
         "pretrain/checkpoints/loading.py",
     },
-    "mlflow": {"foundations/mlflow_client.py"},
+    "mlflow": {
+        "foundations/mlflow_client.py",
+        "foundations/mlflow_models.py",
+        "foundations/mlflow_model_code.py",
+    },
     "pyfaidx": {"dataprep/corpus/compare_fasta.py"},
     "pysam": {"downstream/variants/variant_files.py"},
     "webdataset": {"dataprep/corpus/webdataset_view.py"},

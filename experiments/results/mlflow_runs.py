@@ -9,13 +9,15 @@ from dnachunker.experiments.cells import Cell
 from dnachunker.experiments.config import SweepConfig
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.mlflow_client import NOTE_TAG, connect, error_line, experiment_id, legal_name, log_batch
+from dnachunker.foundations.mlflow_models import alias_run, register_model
 from dnachunker.foundations.mlflow_store import tracking_uri
 from dnachunker.pretrain.records.mlflow_content import COLUMNS
 
-from .rows import Row
+from .rows import Row, collect, headline
 from .tables import shown_metrics
 
-_STORED = "mlflow.json"  # the parent's run id, so that a repeated command adds no second one
+_STORED = "mlflow.json"  # the run id of the sweep or of a cell, so that a repeated command adds no second one
+_BEST = "best"  # the alias of a registered model
 
 
 def open_parent(sweep: SweepConfig, output: Path) -> None:
@@ -70,6 +72,27 @@ def log_tables(sweep: SweepConfig, output: Path, rows: Sequence[Row], files: Seq
         failed = any(row.failures or row.missing for row in rows)
         client.set_terminated(parent, "FAILED" if failed else "FINISHED")
     except Exception as error:  # the tables are on disk
+        _tell(error)
+
+
+def register_best(sweep: SweepConfig, output: Path, cells: Sequence[Cell]) -> None:
+    """Register the export of the cell with the lowest held-out loss, with the alias `best`, unless it is there.
+
+    The comparison is of finished cells; the headline loss of all is the same, see `headline`.
+    """
+    name = sweep.tracking.register
+    results = {cell: json.loads(cell.result.read_text("utf-8")) for cell in cells if cell.is_finished()}
+    metric = f"{headline(collect(cells)).key}_loss"
+    losses = {cell: result["metrics"][metric] for cell, result in results.items() if metric in result["metrics"]}
+    if not (sweep.tracking.enabled and name and losses):
+        return
+    best = min(losses, key=lambda cell: losses[cell])
+    try:
+        uri, record = _uri(sweep, output), json.loads((best.export / "export.json").read_text("utf-8"))
+        run_id = json.loads((best.run / _STORED).read_text("utf-8"))["run_id"]
+        if alias_run(uri, name, _BEST) != run_id:
+            register_model(uri, run_id, best.export, name, step=record["step"], alias=_BEST)
+    except Exception as error:  # the export is on disk
         _tell(error)
 
 

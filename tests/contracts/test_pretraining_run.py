@@ -126,8 +126,8 @@ def test_other_world_sizes_and_zero_stages_take_the_same_steps(
         assert exported["max_abs_diff"] <= 1e-5, name
 
 
-def export(run: Path, out: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "dnachunker", "export", str(run), str(out)]
+def export(run: Path, out: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dnachunker", "export", str(run), str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(json.loads((out / "export.json").read_text()))
@@ -135,13 +135,38 @@ def export(run: Path, out: Path) -> dict[str, Any]:
 
 def test_an_export_loads_without_this_project_and_gives_the_same_logits(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
-    assert export(quiet, out)["max_abs_diff"] <= 1e-5
+    assert export(quiet, out, "--register", "tiny", "--alias", "best")["max_abs_diff"] <= 1e-5
     assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_dnachunker.py"} <= set(os.listdir(out))
     again = subprocess.run(
         [sys.executable, "-m", "dnachunker", "export", str(quiet), str(out)], capture_output=True, text=True
     )
     assert again.returncode == 2
     assert "already exists" in again.stderr
+    uri = f"sqlite:///{quiet.parent / 'mlflow.db'}"
+    loaded = subprocess.run([sys.executable, "-I", "-c", REGISTERED, uri, str(out)], capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stderr
+    assert float(loaded.stdout) <= 1e-5
+
+
+REGISTERED = """
+import sys
+import mlflow, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+mlflow.set_tracking_uri(sys.argv[1])
+registered = mlflow.pyfunc.load_model("models:/tiny@best")
+assert registered.metadata.signature.inputs.has_input_names() is False
+sequences = [*registered.input_example, "ACGTTGCATTAGGC" * 20]
+model = AutoModelForMaskedLM.from_pretrained(sys.argv[2], trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[2], trust_remote_code=True)
+worst = 0.0
+for sequence, logits in zip(sequences, registered.predict(sequences), strict=True):
+    with torch.no_grad():
+        wanted = model(**tokenizer(sequence, return_tensors="pt")).logits[0]
+    worst = max(worst, (torch.tensor(logits) - wanted).abs().max().item())
+assert not [name for name in sys.modules if name.startswith("dnachunker")]
+print(worst)
+"""
 
 
 def test_mlflow_holds_the_run_and_its_curves(quiet: Path) -> None:
