@@ -3,10 +3,12 @@
 Every rank has a thread that writes the rank's current call into a small file of the run folder. A call is what a rank
 does inside a step: draw, forward, backward, step, evaluate, save. A rank that is in one call for too long reads the
 files of all ranks. It blames a silent rank (stopped, swapped out, its machine gone) or, if all ranks are alive, the
-rank that is behind the others, which wait for it.
+rank that is behind the others, which wait for it. Before the job ends, every rank that still can writes the Python
+stacks of its threads into RUN/stacks.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -21,6 +23,8 @@ import psutil
 from dnachunker.foundations.atomic_files import write_json
 
 _FOLDER = ".ranks"
+_ENDING = "ending"  # the file by which the first rank to give up tells the others
+STACKS = "stacks"
 HUNG = 1  # exit code: a restart continues from the last checkpoint
 
 
@@ -45,7 +49,7 @@ class Watchdog:
         orphaned: Callable[[str], None],
         leave: Callable[[int], Any],
     ) -> None:
-        self._folder = run / _FOLDER
+        self._folder, self._stacks = run / _FOLDER, run / STACKS
         self._rank, self._world_size, self._limit = rank, world_size, limit
         self._orphaned, self._leave = orphaned, leave
         self._parent, self._supervisor = os.getppid(), supervisor
@@ -54,6 +58,7 @@ class Watchdog:
         self._closed = threading.Event()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file(rank).unlink(missing_ok=True)
+        (self._folder / _ENDING).unlink(missing_ok=True)  # by ranks that a watchdog has ended
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -82,13 +87,33 @@ class Watchdog:
                 self._report({"number": number, "call": call, "step": step, "stuck": round(stuck, 1)})
             if os.getppid() != self._parent or (self._supervisor and not _lives(self._supervisor)):
                 self._orphaned("the process that started the ranks is gone")
-            if stuck > self._limit:
-                speaker, line = blame(self._reports(), self._world_size, quiet_after=4 * self._beat)
-                if speaker in (self._rank, None):
-                    print(f"dnachunker: watchdog: {line}; ending the job", file=sys.stderr, flush=True)
-                else:
-                    time.sleep(2 * self._beat)  # let the speaker print its line first
-                self._leave(HUNG)
+            if stuck > self._limit or (self._folder / _ENDING).exists():
+                self._end_job()
+
+    def _end_job(self) -> None:
+        with contextlib.suppress(OSError):
+            (self._folder / _ENDING).touch()
+        self._write_stacks()
+        time.sleep(
+            2 * self._beat
+        )  # the other ranks see the file, and write theirs; the launcher ends all when one leaves
+        speaker, line = blame(self._reports(), self._world_size, quiet_after=4 * self._beat)
+        if speaker in (self._rank, None):
+            where = f"the Python stacks of each rank that answered are in {self._stacks}/rank-*.txt"
+            print(f"dnachunker: watchdog: {line}; {where}; ending the job", file=sys.stderr, flush=True)
+        else:
+            time.sleep(2 * self._beat)  # let the speaker print its line first
+        self._leave(HUNG)
+
+    def _write_stacks(self) -> None:
+        """Write the stacks of this rank's threads, the most recent call first, over those of an earlier hang."""
+        _, call, step, since = self._place
+        with contextlib.suppress(OSError):
+            self._stacks.mkdir(exist_ok=True)
+            with (self._stacks / f"rank-{self._rank}.txt").open("w") as file:
+                file.write(f"rank {self._rank}: {time.monotonic() - since:.0f} s in {call} of step {step}\n\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
 
     def _report(self, place: dict[str, Any]) -> None:
         write_json(self._file(self._rank), place)

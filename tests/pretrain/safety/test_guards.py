@@ -16,7 +16,6 @@ from dnachunker.pretrain.run_folder import RunLock
 from dnachunker.pretrain.safety.guards import LossGuards
 from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
 from dnachunker.pretrain.safety.signals import StopSignals
-from dnachunker.pretrain.safety.watchdog import blame
 
 ALONE = Rank(0, 1, 0, torch.device("cpu"))
 NAN = float("nan")
@@ -79,32 +78,6 @@ def test_left_out_batches_shift_those_after_them_and_are_remembered(tmp_path: Pa
     (tmp_path / "skipped_batches.json").write_text("[2")
     with pytest.raises(BadInput, match="skipped_batches.json"):
         SkippedBatches(tmp_path)
-
-
-def report(number: int, call: str = "forward", age: float = 0.0) -> dict[str, object]:
-    return {"number": number, "call": call, "step": 7, "stuck": 61.0, "age": age}
-
-
-@pytest.mark.parametrize(
-    ("reports", "speaker", "line"),
-    [
-        ({0: report(30, "backward"), 1: report(29)}, 0, "rank 1 has been in forward of step 7 for 61 s"),
-        (
-            {0: report(30), 1: report(30, "backward", age=55.0)},
-            0,
-            "rank 1 has been silent for 55 s; it was last seen in backward",
-        ),
-        ({0: report(30, age=55.0), 1: report(30)}, 1, "rank 0 has been silent"),
-        ({1: report(30)}, 1, "rank 0 has never reported"),
-        ({0: report(30, "save"), 1: report(30, "save")}, 0, "all ranks have been in save"),
-    ],
-)
-def test_the_watchdog_blames_the_silent_then_the_one_behind(
-    reports: dict[int, dict[str, object]], speaker: int, line: str
-) -> None:
-    found = blame(reports, 2, quiet_after=20)
-    assert found[0] == speaker
-    assert found[1].startswith(line)
 
 
 def test_running_out_of_memory_says_what_to_lower_first() -> None:
