@@ -1,6 +1,7 @@
 """Builds every part of a run from its config, new or from the newest checkpoint."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -31,13 +32,14 @@ from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
 from dnachunker.pretrain.order.curriculum import SkippedBatches
 from dnachunker.pretrain.order.sample_order import Windows
-from dnachunker.pretrain.records.event_log import read_events
+from dnachunker.pretrain.records.event_log import EventLog, read_events
 from dnachunker.pretrain.records.journal import Journal, evaluation_line
 from dnachunker.pretrain.records.provenance import code_version, corpus_facts, machines
 from dnachunker.pretrain.records.speed import Speed, matrix_rate
 from dnachunker.pretrain.records.system_load import SystemLoad
 from dnachunker.pretrain.safety.guards import LossGuards, RollBack, Verdict
 from dnachunker.pretrain.safety.signals import StopSignals
+from dnachunker.pretrain.safety.stop_time import StopTime
 from dnachunker.pretrain.safety.watchdog import Watchdog
 
 from .config import PretrainConfig
@@ -71,6 +73,8 @@ class Run:
         self.first_step = state.steps_done if state else 0
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
+        self.stop_time = StopTime()
+        self._signalled: float | None = None  # when the signal that ends the run came, by time.monotonic
 
         self._merges = state.merges if state else merges_of_run(self._corpus, config.data, config.tokenization, rank)
         objective = objective_of(config.masking, causal=config.model.causal)
@@ -156,7 +160,7 @@ class Run:
 
     def save(self, steps_done: int) -> None:
         """Write a checkpoint; collective."""
-        config = self.config
+        config, began = self.config, time.monotonic()
         self.watchdog.enter("save", steps_done)
         state = RunState(
             steps_done=steps_done,
@@ -177,13 +181,17 @@ class Run:
             versions=self._versions(),
         )
         folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
-        self.journal.write("checkpoint", steps_done=steps_done, folder=folder.name)
+        seconds = time.monotonic() - began
+        self.stop_time.measure("save", seconds)
+        times = {"seconds": round(seconds, 3), "stop_seconds": round(self.stop_time.most, 3)}
+        self.journal.write("checkpoint", steps_done=steps_done, folder=folder.name, **times)
+        self.journal.say(self.stop_time.warning())
         if self._copies:
             self._copies.add(folder)
 
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and record how the model cuts one of them into chunks; collective."""
-        on_batch = partial(self.watchdog.enter, "evaluate", steps_done)
+        began, on_batch = time.monotonic(), partial(self.watchdog.enter, "evaluate", steps_done)
         result = self.held_out.evaluate(self.engine, on_batch)
         line = f"step {steps_done}: {evaluation_line(result)}"
         self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
@@ -194,6 +202,15 @@ class Run:
             self.journal.write("diagnostics", steps_done=steps_done, **found)
             for name, message in zip(found["warnings"], found["messages"], strict=True):
                 self.journal.say(f"warning: {name}: {message}")
+        self.stop_time.measure("evaluation", time.monotonic() - began)
+
+    def note_interrupt(self, steps_done: int) -> None:
+        """Record a stop that the run has been saved for, and the seconds since the first signal; collective."""
+        told = self.rank.gather((self.signals.received, self.signals.seconds))
+        reasons = ", ".join(sorted({reason for reason, _ in told if reason}))
+        seconds = max(since for _, since in told)
+        self._signalled = time.monotonic() - seconds
+        self.journal.write("interrupt", steps_done=steps_done, signal=reasons, seconds=round(seconds, 3))
 
     def owes_evaluation(self) -> bool:
         """Whether an evaluation is due before the next step; the same answer on every rank.
@@ -258,6 +275,10 @@ class Run:
             self._copies.close()
         self.journal.close()
         self.engine.close()
+        if self._signalled is not None and self.rank.is_main:  # the journal is closed: its end is part of the time
+            log = EventLog(self.folder)
+            log.write("exit", seconds=round(time.monotonic() - self._signalled, 3))
+            log.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -57,8 +57,9 @@ def train(run: Run) -> None:
             run.act_on(verdict, step, data.windows)
 
         done = step + 1
+        seconds = time.perf_counter() - began
+        run.stop_time.measure("step", seconds)
         if done % config.log_every == 0 or done == config.steps:
-            seconds = time.perf_counter() - began
             speed = run.speed.of_step(metrics.bases, data.seq_len, metrics.compression, seconds)
             pace = {"lr": lr, "grad_norm": grad_norm, "seconds": seconds, "data_wait": data.wait, **speed}
             run.journal.write("step", steps_done=done, **metrics.as_event() | pace)
@@ -71,7 +72,6 @@ def train(run: Run) -> None:
         if stop or done % config.checkpoint.every == 0 or done == config.steps:
             run.save(done)
         if stop and done < config.steps:
-            reasons = filter(None, rank.gather(run.signals.received))
-            run.journal.write("interrupt", steps_done=done, signal=", ".join(sorted(set(reasons))))
+            run.note_interrupt(done)
             raise Interrupted(f"saved after step {done} of {config.steps}; run the same command to continue")
     run.journal.write("finish", steps_done=config.steps)

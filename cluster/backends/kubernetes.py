@@ -152,6 +152,7 @@ def _pod(cluster: ClusterConfig, argv: list[str] | None, *, gpus: int) -> dict[s
     variables = {
         "HOME": "/tmp",
         "PYTHONSAFEPATH": "1",
+        **({"DNACHUNKER_NOTICE_SECONDS": str(_SAVE_SECONDS)} if argv else {}),
         **({} if gpus else {"DS_ACCELERATOR": "cpu"}),
         **cluster.environment,
     }

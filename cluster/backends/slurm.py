@@ -107,7 +107,8 @@ def batch_script(cluster: ClusterConfig, run: Path, *, python: str, workdir: str
     container += [f"--container-mounts={','.join(settings.container_mounts)}"] if settings.container_mounts else []
     body = _template().render(
         workdir=workdir, setup=settings.setup, modules=settings.modules, environment=cluster.environment,
-        port=settings.port, state=run / STATE, logs=run / LOGS, ranks=ranks, python=python, plan=run / PLAN,
+        port=settings.port, notice=settings.signal_seconds, state=run / STATE, logs=run / LOGS, ranks=ranks,
+        python=python, plan=run / PLAN,
         rank_log=_literal(run / LOGS / f"{job_name(run)}-") + "%j-rank-%t.log",
         container=_Words(container, " "), worker=_Words(worker_of(run / "config.yaml")),
     )  # fmt: skip

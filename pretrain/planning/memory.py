@@ -168,6 +168,6 @@ def bucket_values(config: PretrainConfig) -> int:
 
 
 def checkpoint_bytes(count: int, zero_stage: int, precision: str) -> float:
-    """Bytes of one checkpoint of `count` parameters, over all ranks: weights, and the optimizer's fp32 values."""
+    """Bytes of one checkpoint of `count` parameters, over all ranks: weights, and the optimizer's states, in fp32."""
     master = 4 if zero_stage or precision == "bf16" else 0
-    return count * (value_bytes(precision) + 8 + master)
+    return count * (4 + 8 + master)

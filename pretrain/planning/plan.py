@@ -19,6 +19,7 @@ _LOADER_RATE = 260e6  # bases a second of one process with one reader thread; se
 _NODE_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _WEAK_SCALING = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _MOST_COLUMNS = 6
+_EVALUATION_PASSES = 7  # forward passes of a held-out window: two for its scores, five for the diagnostics
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -218,12 +219,20 @@ def _run(
     config: "PretrainConfig", network: "DNAChunkerConfig", gpus: int, per_node: int, passes: int,
     hardware: "Hardware", assumed: "Assumptions", corpus: str | None,
 ) -> list[str]:  # fmt: skip
+    from dnachunker.model.cost import flops_per_base
+    from dnachunker.pretrain.safety.stop_time import most_seconds
+
+    from .memory import chunks_per_base
     from .step_time import best_checkpoint_steps, collective_bytes, save_seconds, step_time
 
     work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
     step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
     rate = config.data.global_batch * config.data.seq_len / step.total
     seconds = step.total * config.steps
+    held_out = -(-config.evaluation.windows // gpus) * config.data.seq_len * _EVALUATION_PASSES
+    forward = flops_per_base(network, config.data.seq_len, chunks_per_base(config)).forward
+    evaluation = held_out * forward / (hardware.rate(config.engine.precision) * assumed.utilisation)
+    stop = most_seconds(step=step.total, evaluation=evaluation, save=save_seconds(work, assumed))
     lines = [
         f"on {gpus} x {hardware.name}, {min(gpus, per_node)} in a machine",
         f"{'time of the run':24}{seconds / 3600:>10,.1f} h, {seconds / 3600 * gpus:,.1f} GPU-hours; "
@@ -234,6 +243,8 @@ def _run(
         f"{'a checkpoint':24}{work.checkpoint_bytes / 1e9:>10,.2f} GB, {save_seconds(work, assumed):,.1f} s "
         f"every {config.checkpoint.every:,} steps; least time is lost with "
         f"checkpoint.every={best_checkpoint_steps(work, step, gpus, assumed):,}",
+        f"{'a stop on a signal':24}{stop:>10,.1f} s at most: an evaluation, a step and two saves; a launcher must give "
+        "more notice (cluster.slurm.signal_seconds)",
     ]
     if corpus:
         from dnachunker.dataprep.corpus.index import Corpus

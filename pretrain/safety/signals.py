@@ -23,6 +23,11 @@ class StopSignals:
         for number in self._SIGNALS:
             signal.signal(number, self._note)
 
+    @property
+    def seconds(self) -> float:
+        """Since the first request that reached this rank; 0 without one."""
+        return 0.0 if self.received is None else time.monotonic() - self._first_time
+
     def request(self, reason: str) -> None:
         """Ask for a stop as a signal would."""
         if self.received is None:

@@ -125,6 +125,8 @@ def test_no_text_of_the_user_becomes_a_command_in_a_batch_script(
     header = script.partition("trap")[0]
     assert all(line.startswith("#SBATCH --") for line in header.splitlines() if line and "SIGTERM" not in line)
     assert "--wrap=" not in header
+    notice = header.partition("--signal=USR1@")[2].split()[0]
+    assert f"\nexport DNACHUNKER_NOTICE_SECONDS={notice}\n" in script, "a run that needs longer to stop says so"
     done = subprocess.run(
         ["bash", "-c", script], cwd=workdir, capture_output=True, text=True,
         env={"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"},

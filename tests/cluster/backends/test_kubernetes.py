@@ -62,6 +62,8 @@ def test_a_job_set_restarts_as_the_exit_codes_say(objects: dict[str, Any]) -> No
     ]  # fmt: skip
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert container["envFrom"] == [{"secretRef": {"name": "mlflow"}}]
+    notice = {"name": "DNACHUNKER_NOTICE_SECONDS", "value": str(pod["terminationGracePeriodSeconds"])}
+    assert notice in container["env"], "a run that needs longer to stop says so"
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
     assert safe_load(objects["ConfigMap"]["data"]["run.yaml"])["run"] == "/data/runs/a b;$(id)"

@@ -30,6 +30,18 @@ def test_plan_of_the_paper_run_on_four_gpus(capsys: pytest.CaptureFixture[str]) 
     assert [row[0] for row in weak][-1] == "4,096"
 
 
+def test_plan_says_how_much_notice_a_stop_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = {}
+    for storage in ("5e9", "5e7"):
+        assert main(["plan", "--config", "dnachunker-172m", "--storage", storage]) == 0
+        line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("a stop on a signal"))
+        assert "cluster.slurm.signal_seconds" in line
+        seconds[storage] = float(line[24:].split()[0].replace(",", ""))
+    written = 16 * 171_585_280  # bytes of a checkpoint
+    assert seconds["5e7"] - seconds["5e9"] == pytest.approx(2 * written * (1 / 5e7 - 1 / 5e9), rel=0.1), "two saves"
+    assert seconds["5e9"] > 2 * written / 5e9
+
+
 def weak_scaling(said: str) -> dict[str, dict[str, float]]:
     """The table of weak scaling: by number of GPUs, the share of each cause."""
     lines = said[said.index("weak scaling") :].splitlines()
