@@ -46,8 +46,7 @@ def add_verbs(verbs: Any) -> None:
         "export", formatter_class=_RAW, help="turn a run's checkpoint into a Hugging Face folder",
         description="Write a folder that AutoModelForMaskedLM.from_pretrained(OUT, trust_remote_code=True) and\n"
         "AutoTokenizer.from_pretrained(OUT) load with torch, transformers and safetensors alone, then load it in a\n"
-        "fresh process without this project and compare its logits with the training model's. Checkpoints are\n"
-        "pickled by DeepSpeed: only export runs you trust.",
+        "fresh process without this project and compare its logits with the training model's.",
         epilog="examples:\n"
         "  dnachunker export runs/first exported/first\n"
         "  dnachunker export runs/first exported/first --push my-lab/first --private\n"
@@ -55,7 +54,7 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     export.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
     export.add_argument("output", metavar="OUT", help="folder to create")
-    export.add_argument("--step", type=int, help="checkpoint to export; default: the newest")
+    export.add_argument("--step", type=int, help="default: the newest checkpoint whose next evaluation was sound")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     export.add_argument(
         "--license", default="apache-2.0", help="of the weights, on the model card (default: %(default)s)"
@@ -168,6 +167,8 @@ def _export(arguments: argparse.Namespace) -> int:
         run, Path(arguments.output), step=arguments.step, overwrite=arguments.overwrite,
         name=arguments.push, license=arguments.license,
     )  # fmt: skip
+    if result.warning:
+        print(f"dnachunker: warning: {result.warning}", file=sys.stderr)
     print(
         f"exported step {result.step} to {result.path}; loaded in a fresh process without dnachunker: "
         f"logits differ from training by at most {result.max_abs_diff:.1e}"

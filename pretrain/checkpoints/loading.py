@@ -1,23 +1,17 @@
-"""Finds the checkpoint that a run continues from, and loads it at the same or another number of ranks. Collective.
+"""Finds the checkpoint that a run continues from, and loads it at the same or another number of ranks. Collective."""
 
-ZeRO saves each rank's slice of the optimizer states. DeepSpeed's universal format has one file for each parameter and
-kind of state instead, which any number of ranks can slice again.
-"""
-
-import io
 import shutil
-from argparse import Namespace
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from deepspeed.checkpoint import ds_to_universal
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from safetensors.torch import load_file
 
-from dnachunker.foundations.failures import BadInput
-from dnachunker.pretrain.engine.deepspeed_engine import ENGINE_STATE, TrainingEngine
+from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks
+from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine
+from dnachunker.pretrain.engine.plain_states import require_plain
 from dnachunker.pretrain.engine.ranks import Rank
 
+from .resharding import write_universal
 from .saving import newest_whole_checkpoint
 from .state import RunState, read_state
 
@@ -26,18 +20,22 @@ def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
     """What `newest_whole_checkpoint` finds. Rank 0 reads and verifies for all ranks, which share its file system.
 
     Raises:
-        BadInput: on every rank, when all checkpoints are damaged.
+        BadInputOnAllRanks: all checkpoints are damaged, or the newest whole one is of another format or holds more than
+            tensors and plain values.
     """
     found: tuple[Path | None, list[str]] = (None, [])
     problem = ""
     if rank.is_main:
         try:
             found = newest_whole_checkpoint(run)
+            if found[0]:
+                read_state(found[0])  # first: an older format has files of another kind
+                require_plain(found[0])
         except BadInput as error:
             problem = str(error)
     found, problem = rank.from_main((found, problem))
     if problem:
-        raise BadInput(problem)
+        raise BadInputOnAllRanks(problem)
     return found
 
 
@@ -70,29 +68,6 @@ def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState, r
         )
 
 
-def write_universal(checkpoint: Path, folder: Path) -> None:
-    """Write the universal form of a verified checkpoint's engine state under `folder`/engine."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    arguments = Namespace(
-        input_folder=str(checkpoint / ENGINE_STATE),
-        output_folder=str(folder / ENGINE_STATE),
-        num_extract_workers=1,  # more would fork a process that already runs communication threads
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=True,  # tensor-parallel metadata, which these checkpoints do not have
-    )
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints every parameter
-        ds_to_universal.main(arguments)
-
-
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights of a verified checkpoint in fp32, gathered from the files of all ranks."""
-    if read_state(checkpoint).zero_stage == 0:
-        # the manifest has been verified: this run wrote the file
-        path = checkpoint / ENGINE_STATE / "mp_rank_00_model_states.pt"
-        states = torch.load(path, map_location="cpu", weights_only=False)
-        return {name: tensor.float() for name, tensor in states["module"].items()}
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # DeepSpeed prints every file
-        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_STATE)
+    """The weights of a verified checkpoint, by name, in float32."""
+    return load_file(checkpoint / WEIGHTS)

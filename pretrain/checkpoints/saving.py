@@ -3,7 +3,8 @@
 Every rank writes into a partial. Rank 0 then writes a manifest with the sha256 of each file, renames the partial to
 `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading takes the newest
 checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the files are whole,
-not who wrote them: DeepSpeed's state is pickled, so only resume and export runs you trust.
+not who wrote them: no file of a checkpoint can run code (see `engine/plain_states.py`). docs/checkpoints.md describes
+the files.
 """
 
 import hashlib
@@ -14,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.pretrain.config import CheckpointSettings
-from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
+from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
 
 from .state import CHECKPOINTS, STATE, RunState, complete_checkpoints, step_of
@@ -63,7 +65,10 @@ def save_checkpoint(
     rank.barrier()
     try:
         engine.save(partial)
-    except (OSError, RuntimeError) as error:
+        weights = engine.weights()
+        if rank.is_main:
+            save_file(weights, partial / WEIGHTS)
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise Failure(f"{partial}: cannot be written: {one_line(error)[:200]}; older checkpoints are intact") from error
     rank.barrier()
     if rank.is_main:

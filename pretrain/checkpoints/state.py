@@ -11,7 +11,7 @@ from dnachunker.pretrain.config import PretrainConfig
 
 CHECKPOINTS = "checkpoints"
 STATE = "run_state.json"
-FORMAT = 2  # of the run state; grows when an older one cannot be read
+FORMAT = 3  # of a checkpoint; grows when an older one cannot be read. 3: no pickled classes, weights as safetensors
 _NAME = re.compile(r"step-(\d{8})")
 
 # A change of one of these would make it another run: other samples, other weights or another loss.

@@ -10,15 +10,17 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import safe_get_full_fp32_param
+from safetensors.torch import load_file
 
 from dnachunker.pretrain.config import EngineSettings
 
 from .deepspeed_config import deepspeed_config
 from .optimizer import LR_FACTOR
+from .plain_states import ENGINE_STATE, PlainStates, plain_loads_only
 from .ranks import Rank
 
-# The folder of a checkpoint that DeepSpeed writes.
-ENGINE_STATE = "engine"
+WEIGHTS = "weights.safetensors"  # beside the folder of DeepSpeed's files in a checkpoint
 
 
 def start_process_group(rank: Rank) -> None:
@@ -88,6 +90,8 @@ class TrainingEngine:
                 load_universal=load_universal,
             ),
         )
+        self._engine.checkpoint_engine = PlainStates()
+        self._engine._copy_recovery_script = lambda _: None  # DeepSpeed would put scripts into every checkpoint
         if not settings.zero_stage:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
             # first updates too small.
@@ -145,18 +149,38 @@ class TrainingEngine:
         gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else float("nan")
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights by name, in float32 on the host, on rank 0; the other ranks get none. Collective."""
+        found = {}
+        for name, parameter in self._engine.module.named_parameters():
+            sharded = self._zero_stage == 3 or (self._zero_stage and parameter.dtype != torch.float32)
+            whole = safe_get_full_fp32_param(parameter) if sharded else parameter
+            if self._rank.is_main:
+                found[name] = whole.detach().to("cpu", torch.float32, copy=True).contiguous()
+        return found
+
     def save(self, folder: Path) -> None:
-        """Write every rank's share of model and optimizer under `folder`/engine."""
+        """Write every rank's share of the optimizer under `folder`/engine, in files without pickled classes."""
         self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote at the same ZeRO stage; for another world size, `folder` is the universal form.
+        """Restore what `save` wrote at the same ZeRO stage, and the weights from `folder`/weights.safetensors.
+
+        For another world size, `folder` is the universal form, which holds the weights too.
 
         Raises:
             RuntimeError: DeepSpeed found nothing to load.
         """
+
+        def load_weights(src: Any, dst: torch.nn.Module) -> None:
+            if self._zero_stage != 3:  # there each rank finds its share beside its optimizer states
+                dst.load_state_dict(load_file(folder / WEIGHTS))
+
         chosen = [{key: group[key] for key in group if key != "params"} for group in self._optimizer.param_groups]
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=ENGINE_STATE, load_lr_scheduler_states=False)
+        with plain_loads_only():
+            loaded, _ = self._engine.load_checkpoint(
+                str(folder), tag=ENGINE_STATE, load_lr_scheduler_states=False, custom_load_fn=load_weights
+            )
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
         if self._universal:

@@ -17,10 +17,11 @@ from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.tokenization_dnachunker import DNATokenizer
 from dnachunker.pretrain.checkpoints.loading import read_weights
 from dnachunker.pretrain.checkpoints.parents import network_of
-from dnachunker.pretrain.checkpoints.saving import PROBE, choose_checkpoint
+from dnachunker.pretrain.checkpoints.saving import PROBE
 from dnachunker.pretrain.checkpoints.state import read_state
 from dnachunker.pretrain.engine.build_model import class_of
 
+from .choice import checkpoint_to_export
 from .fresh_load import RESULT
 from .model_card import longest_window, model_card
 
@@ -34,11 +35,15 @@ _TOLERANCE_BF16 = 0.25
 
 @dataclass(frozen=True)
 class Exported:
-    """The exported folder, the step of its checkpoint, and how far its logits are from the training model's."""
+    """The exported folder, the step of its checkpoint, and how far its logits are from the training model's.
+
+    `warning` says why the checkpoint, or a newer one that was not taken, may be bad; empty if nothing is wrong.
+    """
 
     path: Path
     step: int
     max_abs_diff: float
+    warning: str
 
 
 def export_run(
@@ -50,17 +55,17 @@ def export_run(
     name: str | None = None,
     license: str = "apache-2.0",
 ) -> Exported:
-    """Export the newest checkpoint of `run` (or the one of `step`) to the folder `output`.
+    """Export the newest sound checkpoint of `run` (or the one of `step`) to the folder `output`.
 
     Args:
         name: of the model on its card; default: that of the folder.
         license: of the weights, on the card.
 
     Raises:
-        BadInput: no such run or checkpoint, a damaged checkpoint, or `output` exists.
+        BadInput: no such run or checkpoint, no sound one, a damaged checkpoint, or `output` exists.
         RuntimeError: the folder does not load in a fresh process, or its logits differ; nothing is left behind.
     """
-    checkpoint = choose_checkpoint(run, step)
+    checkpoint, warning = checkpoint_to_export(run, step)
     if output.exists() and not overwrite:
         raise BadInput(f"{output}: already exists; choose another folder or pass --overwrite")
     if output.exists() and not (output / RECORD).is_file():
@@ -79,7 +84,7 @@ def export_run(
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for path in folder.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only
-    return Exported(output, state.steps_done, difference)
+    return Exported(output, state.steps_done, difference, warning)
 
 
 def _write_folder(folder: Path, config: DNAChunkerConfig, checkpoint: Path, longest: int) -> None:

@@ -1,5 +1,6 @@
 """Promises of a run, kept by real processes: exact resume, one order at any world size, a stand-alone export."""
 
+import hashlib
 import json
 import os
 import re
@@ -82,6 +83,8 @@ def test_a_run_interrupted_by_sigterm_continues_to_the_bit(quiet: Path, sample_c
     saved = of_kind(run, "interrupt")[0]["steps_done"]
     assert f"saved after step {saved} of {STEPS}" in printed
     assert 3 <= saved < STEPS
+    assert 0 < of_kind(run, "checkpoint")[-1]["seconds"] < of_kind(run, "interrupt")[0]["seconds"]
+    assert of_kind(run, "interrupt")[0]["seconds"] <= of_kind(run, "exit")[0]["seconds"] < 400
     done = train(sample_corpus, run, *FAST)
     assert done.returncode == 0, done.stderr
     assert f"resumed from step-{saved:08d}" in done.stderr
@@ -231,6 +234,88 @@ def test_a_damaged_checkpoint_is_refused_by_name(quiet: Path, sample_corpus: Pat
     assert weights.name in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def read_checkpoint(folder: Path) -> dict[str, dict[str, Any]]:
+    """Adam's moments and the weights by parameter, as docs/checkpoints.md says, for ZeRO stages 1 and 2."""
+    import torch
+
+    for name, digest in json.loads((folder / "manifest.json").read_text()).items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    counters = torch.load(folder / "engine" / "mp_rank_00_model_states.pt", weights_only=True)
+    files = sorted((folder / "engine").glob("zero_pp_rank_*_optim_states.pt"))
+    shards = [torch.load(path, weights_only=True)["optimizer_state_dict"] for path in files]
+    found: dict[str, dict[str, Any]] = {}
+    for group, shapes in enumerate(counters["param_shapes"]):
+        for name, shape in shapes.items():
+            parts: dict[str, list[Any]] = {"weight": [], "exp_avg": [], "exp_avg_sq": []}
+            for shard in shards:
+                if name in shard["param_slice_mappings"][group]:
+                    start, length = shard["param_slice_mappings"][group][name]
+                    moments = shard["base_optimizer_state"]["state"][group]
+                    flat = {"weight": shard["single_partition_of_fp32_groups"][group], **moments}
+                    for kind, pieces in parts.items():
+                        pieces.append(flat[kind][start : start + length])
+            found[name] = {kind: torch.cat(pieces).reshape(shape) for kind, pieces in parts.items()}
+    return found
+
+
+def test_a_checkpoint_is_read_with_torch_and_safetensors_alone(quiet: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = quiet / "checkpoints" / (quiet / "checkpoints" / "latest").read_text().strip()
+    weights, read = load_file(folder / "weights.safetensors"), read_checkpoint(folder)
+    assert weights.keys() == read.keys()
+    assert any("trunk" in name for name in weights)
+    for name, weight in weights.items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(read[name]["weight"], weight)
+        assert (read[name]["exp_avg_sq"] >= 0).all()
+    assert any(read[name]["exp_avg"].abs().max() > 0 for name in read)
+    files = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert files == {".json", ".safetensors", ".pt"}, "no script lies in a checkpoint"
+
+
+class _Bomb:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.canary,)
+
+
+def test_a_checkpoint_that_could_run_code_or_is_of_an_older_version_is_refused_in_one_line(
+    quiet: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    import torch
+
+    from dnachunker.foundations.failures import BadInputOnAllRanks
+    from dnachunker.pretrain.checkpoints.loading import find_checkpoint
+    from dnachunker.pretrain.engine.ranks import Rank
+
+    run, canary = tmp_path / "run", tmp_path / "canary"
+    shutil.copytree(quiet, run)
+    folder = max((run / "checkpoints").glob("step-*"))
+    names = list(json.loads((folder / "manifest.json").read_text()))
+
+    def refused() -> str:
+        manifest = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+        (folder / "manifest.json").write_text(json.dumps(manifest))  # whoever writes the other files can do that too
+        with pytest.raises(BadInputOnAllRanks) as refusal:  # of which one rank prints one line
+            find_checkpoint(run, Rank(0, 1, 0, torch.device("cpu")))
+        assert "\n" not in str(refusal.value)
+        return str(refusal.value)
+
+    hostile = folder / "engine" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    torch.save({**torch.load(hostile, weights_only=True), "more": _Bomb(canary)}, hostile)
+    assert refused().startswith(f"{hostile}: refused: it holds more than tensors and plain values")
+    state = json.loads((folder / "run_state.json").read_text())
+    (folder / "run_state.json").write_text(json.dumps({**state, "format": 2}))
+    assert "has format 2, and this version of dnachunker reads format 3; continue the run with the" in refused()
+    assert not canary.exists()
 
 
 def test_a_corrupt_shard_stops_the_run_with_code_2_and_its_name(sample_corpus: Path, tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def test_a_frozen_rank_is_named_with_its_phase_and_ends_the_job(ranks: Any, quie
     assert job.end() == [1, -signal.SIGKILL]
     assert "rank 1 has been silent" in job.printed()
     assert "backward of step 5" in job.printed()
+    assert "stacks/rank-*.txt" in job.printed()
+    assert "trainer.py" in (run / "stacks" / "rank-0.txt").read_text(), "the rank that waited says where"
     ranks.finish(run)
     assert losses(run) == losses(quiet)
 

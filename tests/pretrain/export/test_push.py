@@ -18,7 +18,7 @@ from dnachunker.pretrain import run_folder
 
 def export_run(run, output, **_):
     assert output.is_dir()
-    return SimpleNamespace(path=output, step=1, max_abs_diff=0.0)
+    return SimpleNamespace(path=output, step=1, max_abs_diff=0.0, warning="")
 
 run_folder.read_config = lambda run: None
 sys.modules["dnachunker.pretrain.export.export"] = SimpleNamespace(export_run=export_run)  # which imports DeepSpeed
