@@ -176,7 +176,9 @@ def steps(sweep: SweepConfig, cell: Cell, mlflow: Sequence[str]) -> Iterator[Ste
          *cell.overrides, *mlflow),
         partial(_trained, cell),
     )  # fmt: skip
-    yield Step("export", ("export", str(cell.run), str(cell.export)), partial(cell.export.is_dir))
+    # the step is named, so that cells are compared after equal training, and a run that diverged is a result too
+    export = ("export", str(cell.run), str(cell.export), "--step", str(cell.config.steps))
+    yield Step("export", export, partial(cell.export.is_dir))
     probe = sweep.probe
     if probe.folder and probe.tasks:
         tasks = [word for task in probe.tasks for word in ("--task", str(Path(probe.folder, task)))]

@@ -75,7 +75,7 @@ def read_state(checkpoint: Path) -> RunState:
         raise BadInput(f"{path}: not readable; remove this checkpoint to use the one before it") from error
     raise BadInput(
         f"{path}: has format {stored['format']}, and this version of dnachunker reads format {FORMAT}; "
-        "continue the run with the version that made it"
+        "continue or export the run with the version that made it"
     )
 
 

@@ -133,6 +133,7 @@ _OURS = {
 # DeepSpeed has these keys, and a run could not keep its promises with them, or would ignore them.
 _UNFIT = {
     "autotuning": "DeepSpeed's own launcher starts its trials",
+    "checkpoint.checkpoint_serialization": "a resume reads the files that torch writes by default",
     "checkpoint.load_universal": "a resume sets it if the number of ranks has changed",
     "checkpoint.use_node_local_storage": "a checkpoint lies in the run folder as a whole",
     "checkpoint.writer": "checkpoints are checked and copied as torch writes them",

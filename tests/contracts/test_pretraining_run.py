@@ -314,7 +314,9 @@ def test_a_checkpoint_that_could_run_code_or_is_of_an_older_version_is_refused_i
     assert refused().startswith(f"{hostile}: refused: it holds more than tensors and plain values")
     state = json.loads((folder / "run_state.json").read_text())
     (folder / "run_state.json").write_text(json.dumps({**state, "format": 2}))
-    assert "has format 2, and this version of dnachunker reads format 3; continue the run with the" in refused()
+    assert (
+        "has format 2, and this version of dnachunker reads format 3; continue or export the run with the" in refused()
+    )
     assert not canary.exists()
 
 

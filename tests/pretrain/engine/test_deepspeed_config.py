@@ -69,6 +69,7 @@ def test_keys_that_deepspeed_has_are_taken(raw: dict[str, Any]) -> None:
         ({"steps_per_print": True}, "steps_per_print: .*, not True"),
         ({"torch_autocast": {"dtype": "bf17"}}, "torch_autocast.dtype: .*'bf17'"),
         ({"data_types": {"grad_dtype": "fp32"}}, "no key 'data_types.grad_dtype'; nearest valid key: 'data_types"),
+        ({"checkpoint": {"checkpoint_serialization": False}}, "checkpoint.checkpoint_serialization: not usable here"),
         ({"checkpoint": {"writer": {"type": "fast"}}}, "checkpoint.writer: not usable here"),
         ({"checkpoint": {"load_universal": True}}, "not usable here: a resume sets it"),
         ({"tensor_parallel": {"autotp_size": 2}}, "not usable here: .* engine.zero_stage"),
