@@ -155,7 +155,7 @@ def test_settings_that_came_later_do_not_refuse_an_older_run() -> None:
 
 def test_a_checkpoint_of_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run_state.json").write_text('{"format": 1, "identity": {"segmentation": {"kind": "kmer"}}}')
-    with pytest.raises(BadInput, match="has format 1, and this version of dnachunker reads format 2"):
+    with pytest.raises(BadInput, match="has format 1, and this version of dnachunker reads format 3"):
         read_state(tmp_path)
     (tmp_path / "run_state.json").write_text("[2]")
     with pytest.raises(BadInput, match="not readable; remove this checkpoint"):
