@@ -14,7 +14,7 @@ from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput, Failure
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.records.mlflow_mirror import read_cursor
-from dnachunker.pretrain.run_folder import next_steps, read_config
+from dnachunker.pretrain.run_folder import next_steps
 
 SUMMARY = "summary.json"
 _MARKER = ".dnachunker-demo"  # only a folder that holds this file is ever cleared

@@ -183,8 +183,10 @@ class Run:
         folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
         seconds = time.monotonic() - began
         self.stop_time.measure("save", seconds)
-        times = {"seconds": round(seconds, 3), "stop_seconds": round(self.stop_time.most, 3)}
-        self.journal.write("checkpoint", steps_done=steps_done, folder=folder.name, **times)
+        self.journal.write(
+            "checkpoint", steps_done=steps_done, folder=folder.name, seconds=round(seconds, 3),
+            stop_seconds=round(self.stop_time.most, 3),
+        )  # fmt: skip
         self.journal.say(self.stop_time.warning())
         if self._copies:
             self._copies.add(folder)

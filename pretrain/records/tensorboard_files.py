@@ -15,7 +15,7 @@ from typing import Any
 from dnachunker.foundations.atomic_files import write_json
 
 from .event_log import EVENTS
-from .mlflow_mirror import _MIRRORED, _numbers
+from .mlflow_content import metrics_of
 
 FOLDER = "tensorboard"
 _POSITION = "position.json"
@@ -92,10 +92,10 @@ class TensorBoardFiles:
         kind, step = event["event"], event.get("steps_done", 0)
         if kind in ("start", "resume"):
             self._begin_file(purge_step=step + 1 if kind == "resume" else 0)
-        elif kind in _MIRRORED:
+        elif points := metrics_of(event):
             if self._writer is None:
                 self._begin_file(purge_step=step)
-            for name, value in _numbers(event):
+            for name, value in points:
                 self._writer.add_scalar(name, value, step, walltime=event["time"])
         else:
             return
