@@ -236,6 +236,9 @@ class CheckpointSettings(Config):
     keep: Positive = Field(2, description="newest checkpoints kept")
     keep_every: Positive | None = Field(None, description="also keep for good the checkpoint of every so many steps")
     copy_to: str | None = Field(None, description="folder or fsspec URL each checkpoint is copied to in the background")
+    asynchronous: bool = Field(
+        False, description="write checkpoints from a copy in host memory, beside training; see docs/operations.md"
+    )
     rewarm: Annotated[int, Field(ge=0)] = Field(0, description="steps over which a resumed run's lr rises again")
 
 

@@ -15,7 +15,7 @@ from dnachunker.foundations.version import __version__
 from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint, needs_resharding
-from dnachunker.pretrain.checkpoints.saving import require_space, save_checkpoint
+from dnachunker.pretrain.checkpoints.saving import Save, require_space
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.checkpoints.warm_start import start_from_parent
 from dnachunker.pretrain.data.byte_pairs import merges_of_run
@@ -74,6 +74,7 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder)
         self.stop_time = StopTime()
+        self._save: tuple[Save, float] | None = None  # a checkpoint on its way, and the seconds training waited for it
         self._signalled: float | None = None  # when the signal that ends the run came, by time.monotonic
 
         self._merges = state.merges if state else merges_of_run(self._corpus, config.data, config.tokenization, rank)
@@ -159,7 +160,8 @@ class Run:
         )  # fmt: skip
 
     def save(self, steps_done: int) -> None:
-        """Write a checkpoint; collective."""
+        """Write a checkpoint, or begin to; collective. A save waits for the one before it."""
+        self.finish_save()
         config, began = self.config, time.monotonic()
         self.watchdog.enter("save", steps_done)
         state = RunState(
@@ -180,11 +182,27 @@ class Run:
             parent=self._parent,
             versions=self._versions(),
         )
-        folder = save_checkpoint(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
-        seconds = time.monotonic() - began
-        self.stop_time.measure("save", seconds)
+        save = Save(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
+        self._save = save, time.monotonic() - began
+        if not config.checkpoint.asynchronous:
+            self.finish_save()
+
+    def finish_save(self, *, wait: bool = True) -> None:
+        """Complete the checkpoint on its way, if there is one; collective.
+
+        Args:
+            wait: for ranks that still write; otherwise they leave the checkpoint on its way.
+        """
+        if self._save is None or not (wait or self._save[0].written):
+            return
+        (save, seconds), began = self._save, time.monotonic()
+        self.watchdog.enter("save", save.steps_done)
+        self._save = None
+        folder = save.commit()
+        seconds += time.monotonic() - began
+        self.stop_time.measure("save", max(seconds, save.seconds))
         self.journal.write(
-            "checkpoint", steps_done=steps_done, folder=folder.name, seconds=round(seconds, 3),
+            "checkpoint", steps_done=save.steps_done, folder=folder.name, seconds=round(seconds, 3),
             stop_seconds=round(self.stop_time.most, 3),
         )  # fmt: skip
         self.journal.say(self.stop_time.warning())
@@ -253,6 +271,8 @@ class Run:
             dumps.mkdir(exist_ok=True)
             (dumps / f"step-{step:08d}-{verdict.kind}.json").write_text(json.dumps(record, indent=1) + "\n")
         say = f"guard: step {step}: {verdict.detail}"
+        if verdict.stop or settings.spike == "roll_back":
+            self.finish_save()  # the run continues from there
         self.journal.write("guard", steps_done=step + 1, say=say, **{**record, "windows": where[:8]})
         if verdict.stop:
             raise GuardTripped(verdict.stop)

@@ -66,12 +66,15 @@ def train(run: Run) -> None:
         if system := run.load.hear(metrics.of_ranks, last=done == config.steps):
             run.journal.write("system", steps_done=done, **system)
 
+        run.finish_save(wait=False)
         stop = run.signals.agreed(rank)
         if done == config.steps or (done % config.evaluation.every == 0 and not stop):
             run.evaluate(done)  # at a stop, saving must not wait: a resume makes the evaluation that is due
         if stop or done % config.checkpoint.every == 0 or done == config.steps:
             run.save(done)
         if stop and done < config.steps:
+            run.finish_save()
             run.note_interrupt(done)
             raise Interrupted(f"saved after step {done} of {config.steps}; run the same command to continue")
+    run.finish_save()
     run.journal.write("finish", steps_done=config.steps)

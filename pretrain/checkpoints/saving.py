@@ -1,27 +1,30 @@
 """Checkpoints that are complete or absent.
 
-Every rank writes into a partial. Rank 0 then writes a manifest with the sha256 of each file, renames the partial to
-`step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading takes the newest
-checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the files are whole,
-not who wrote them: no file of a checkpoint can run code (see `engine/plain_states.py`). docs/checkpoints.md describes
-the files.
+Every rank writes its files into a partial, with the sha256 of each. Rank 0 then writes the manifest of all of them,
+renames the partial to `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading
+takes the newest checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the
+files are whole, not who wrote them: no file of a checkpoint can run code (see `engine/plain_states.py`).
+docs/checkpoints.md describes the files.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.pretrain.config import CheckpointSettings
 from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine
+from dnachunker.pretrain.engine.plain_states import ENGINE_STATE, host_copy, write_plain
 from dnachunker.pretrain.engine.ranks import Rank
 
 from .state import CHECKPOINTS, STATE, RunState, complete_checkpoints, step_of
@@ -31,59 +34,114 @@ MANIFEST = "manifest.json"
 _LATEST = "latest"
 
 
-def save_checkpoint(
-    run: Path,
-    engine: TrainingEngine,
-    state: RunState,
-    probe: Mapping[str, torch.Tensor],
-    rank: Rank,
-    settings: CheckpointSettings,
-) -> Path:
-    """Write a checkpoint of the current step; collective.
+class Save:
+    """A checkpoint of the current step on its way: begun by all ranks, written by each, committed by all.
 
-    Args:
-        probe: named tensors (inputs and the logits they gave) that an export is checked against.
-        settings: which older checkpoints to remove once the new one is complete.
-
-    Returns:
-        The checkpoint's folder.
-
-    Raises:
-        Failure: too little space is left for a checkpoint as large as the last; nothing was written.
+    With `checkpoint.asynchronous` the ranks copy their states to host memory, and a thread of each rank writes the copy
+    while training goes on. The thread uses no collective.
     """
-    final = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
-    partial = run / CHECKPOINTS / f".{final.name}.partial"
-    short = ""
-    if rank.is_main:
-        for stale in (run / CHECKPOINTS).glob(".step-*.partial"):
-            shutil.rmtree(stale)  # of interrupted saves
-        short = _lack_of_space(run)
-        if not short:
-            partial.mkdir(parents=True)
-    if rank.any(bool(short)):
-        raise Failure(short or f"{run}: rank 0 has too little space for a checkpoint")
-    rank.barrier()
-    try:
-        engine.save(partial)
+
+    def __init__(
+        self,
+        run: Path,
+        engine: TrainingEngine,
+        state: RunState,
+        probe: Mapping[str, torch.Tensor],
+        rank: Rank,
+        settings: CheckpointSettings,
+    ) -> None:
+        """Begin; collective. Without `checkpoint.asynchronous`, everything is written on return.
+
+        Args:
+            probe: named tensors (inputs and the logits they gave) that an export is checked against.
+            settings: which older checkpoints `commit` removes.
+
+        Raises:
+            Failure: too little space is left for a checkpoint as large as the last; nothing was written.
+        """
+        self.steps_done = state.steps_done
+        self._run, self._rank, self._settings = run, rank, settings
+        self._final = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
+        self._partial = run / CHECKPOINTS / f".{self._final.name}.partial"
+        self._error, self._digests = "", dict[str, str]()
+        self.seconds, self._began = 0.0, time.monotonic()  # from the beginning until this rank has written its files
+        self._make_partial()
+        files: dict[Path, Callable[[Path], object]] = {
+            path: partial(write_plain, host_copy(content) if settings.asynchronous else content)
+            for path, content in engine.states(self._partial).items()
+        }
         weights = engine.weights()
         if rank.is_main:
-            save_file(weights, partial / WEIGHTS)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise Failure(f"{partial}: cannot be written: {one_line(error)[:200]}; older checkpoints are intact") from error
-    rank.barrier()
-    if rank.is_main:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}, partial / PROBE)
-        (partial / STATE).write_text(state.model_dump_json(indent=1) + "\n")
-        (partial / MANIFEST).write_text(json.dumps(_digests(partial), indent=1, sort_keys=True) + "\n")
-        _sync_tree(partial)
-        shutil.rmtree(final, ignore_errors=True)  # the same step saved again after a roll-back
-        partial.rename(final)
-        _sync(final.parent)
-        write_text(run / CHECKPOINTS / _LATEST, final.name + "\n")
-        for old in superseded(complete_checkpoints(run), settings):
-            shutil.rmtree(old)
-    rank.barrier()
-    return final
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}
+            text = state.model_dump_json(indent=1) + "\n"
+            files[self._partial / WEIGHTS] = lambda path: save_file(weights, path)
+            files[self._partial / PROBE] = lambda path: save_file(tensors, path)
+            files[self._partial / STATE] = lambda path: path.write_text(text)
+        self._thread: threading.Thread | None = None
+        if settings.asynchronous:
+            self._thread = threading.Thread(target=self._write, args=(files,), name="checkpoint", daemon=True)
+            self._thread.start()
+        else:
+            self._write(files)
+
+    @property
+    def written(self) -> bool:
+        """Whether all ranks have written their files; collective."""
+        return not self._rank.any(self._thread is not None and self._thread.is_alive())
+
+    def commit(self) -> Path:
+        """Wait until all ranks have written, give the checkpoint its name, and remove superseded ones; collective.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            Failure: on every rank, when a rank could not write.
+        """
+        if self._thread:
+            self._thread.join()
+        told = self._rank.gather((self._error, self._digests))
+        errors = [error for error, _ in told if error]
+        if errors:
+            failure = Failure(f"{self._partial}: cannot be written: {errors[0]}; older checkpoints are intact")
+            failure.on_all_ranks = True
+            raise failure
+        if self._rank.is_main:
+            manifest = {name: digest for _, digests in told for name, digest in digests.items()}
+            (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+            _sync(self._partial / MANIFEST)
+            for folder in (self._partial / ENGINE_STATE, self._partial):
+                _sync(folder)
+            shutil.rmtree(self._final, ignore_errors=True)  # the same step saved again after a roll-back
+            self._partial.rename(self._final)
+            _sync(self._final.parent)
+            write_text(self._run / CHECKPOINTS / _LATEST, self._final.name + "\n")
+            for old in superseded(complete_checkpoints(self._run), self._settings):
+                shutil.rmtree(old)
+        self._rank.barrier()
+        return self._final
+
+    def _make_partial(self) -> None:
+        short = ""
+        if self._rank.is_main:
+            for stale in (self._run / CHECKPOINTS).glob(".step-*.partial"):
+                shutil.rmtree(stale)  # of interrupted saves
+            short = _lack_of_space(self._run)
+            if not short:
+                (self._partial / ENGINE_STATE).mkdir(parents=True)
+        if self._rank.any(bool(short)):
+            raise Failure(short or f"{self._run}: rank 0 has too little space for a checkpoint")
+        self._rank.barrier()
+
+    def _write(self, files: Mapping[Path, Callable[[Path], object]]) -> None:
+        try:
+            for path, write in files.items():
+                write(path)
+                self._digests[path.relative_to(self._partial).as_posix()] = _digest(path)
+                _sync(path)
+        except Exception as error:  # `commit` raises it on every rank
+            self._error = one_line(error)[:200] or type(error).__name__
+        self.seconds = time.monotonic() - self._began
 
 
 def superseded(checkpoints: list[Path], settings: CheckpointSettings) -> list[Path]:
@@ -182,18 +240,13 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: _digest(path) for name, path in files.items() if name != MANIFEST}
 
 
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -90,7 +90,7 @@ class TrainingEngine:
                 load_universal=load_universal,
             ),
         )
-        self._engine.checkpoint_engine = PlainStates()
+        self._files = self._engine.checkpoint_engine = PlainStates()
         self._engine._copy_recovery_script = lambda _: None  # DeepSpeed would put scripts into every checkpoint
         if not settings.zero_stage:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
@@ -159,12 +159,17 @@ class TrainingEngine:
                 found[name] = whole.detach().to("cpu", torch.float32, copy=True).contiguous()
         return found
 
-    def save(self, folder: Path) -> None:
-        """Write every rank's share of the optimizer under `folder`/engine, in files without pickled classes."""
+    def states(self, folder: Path) -> dict[Path, dict[str, Any]]:
+        """This rank's share of the optimizer: the content of each file under `folder`/engine. Collective.
+
+        The tensors are the engine's own, so the next step changes them.
+        """
+        self._files.saved = {}
         self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
+        return self._files.saved
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote at the same ZeRO stage, and the weights from `folder`/weights.safetensors.
+        """Restore the files of `states` at the same ZeRO stage, and the weights from `folder`/weights.safetensors.
 
         For another world size, `folder` is the universal form, which holds the weights too.
 

@@ -6,6 +6,7 @@ when DeepSpeed writes, and `plain_loads_only` makes every load of torch refuse w
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 
-from dnachunker.foundations.failures import BadInput, one_line
+from dnachunker.foundations.failures import BadInput
 
 # The folder of a checkpoint that DeepSpeed writes.
 ENGINE_STATE = "engine"
@@ -27,18 +28,18 @@ _ONLY_PLAIN, _NOT_ONLY_PLAIN = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_
 
 
 class PlainStates(TorchCheckpointEngine):
-    """What DeepSpeed writes and reads its checkpoint files with. The weights themselves are not in these files."""
+    """What DeepSpeed saves and reads its checkpoint files with. The weights themselves are not in these files.
+
+    `save` writes nothing: `saved` has what DeepSpeed wants in each file, in tensors that the next step changes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: dict[Path, dict[str, Any]] = {}
 
     def save(self, state_dict: Mapping[str, Any], path: str) -> None:
-        """Write one file.
-
-        Raises:
-            RuntimeError: the file would not load with `weights_only=True`.
-        """
-        torch.save(_plain(state_dict), path)
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        if classes:
-            raise RuntimeError(f"{path} would hold {', '.join(classes)}, which a resume refuses")
+        """Keep the plain form of one file's content."""
+        self.saved[Path(path)] = _plain(state_dict)
 
     def load(self, path: str, map_location: Any = None) -> dict[str, Any]:
         """Read one file, and give DeepSpeed back what `save` has left out."""
@@ -46,6 +47,31 @@ class PlainStates(TorchCheckpointEngine):
         if isinstance(state.get(_OPTIMIZER), dict):
             state[_OPTIMIZER][_LOSS_SCALER] = LossScaler(scale=1.0)
         return state
+
+
+def write_plain(state: Mapping[str, Any], path: Path) -> None:
+    """Write one file.
+
+    Raises:
+        RuntimeError: the file would not load with `weights_only=True`.
+    """
+    torch.save(state, path)
+    classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if classes:
+        raise RuntimeError(f"{path} would hold {', '.join(classes)}, which a resume refuses")
+
+
+def host_copy(value: Any) -> Any:
+    """A plain value with every tensor copied to host memory; from a GPU through pinned memory."""
+    if isinstance(value, torch.Tensor):
+        if value.device.type == "cpu":
+            return value.detach().clone()
+        return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value.detach())
+    if isinstance(value, Mapping):
+        return {key: host_copy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(host_copy, value))
+    return value
 
 
 @contextmanager
@@ -70,10 +96,11 @@ def require_plain(checkpoint: Path) -> None:
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # whoever made the file chooses the kind
+            named = re.search(r"Unsupported \w+: \w+ (\S+)", str(error))
             raise BadInput(
-                f"{path}: refused: it holds more than tensors and plain values, and could run code "
-                f"({one_line(error)[:120]}...); dnachunker did not write this file. Remove this checkpoint folder to "
-                "use the one before it"
+                f"{path}: refused: it holds more than tensors and plain values{f' ({named[1]})' if named else ''}, and "
+                "could run code; dnachunker did not write this file. Remove this checkpoint folder to use the one "
+                "before it"
             ) from error
 
 

@@ -246,6 +246,11 @@ def _run(
         f"{'a stop on a signal':24}{stop:>10,.1f} s at most: an evaluation, a step and two saves; a launcher must give "
         "more notice (cluster.slurm.signal_seconds)",
     ]
+    if config.checkpoint.asynchronous:
+        weights = 4 * work.parameters
+        share = (work.checkpoint_bytes - weights) / (gpus if config.engine.zero_stage else 1)
+        copies = f"{(weights + share) / 1e9:>10,.2f} GB of rank 0's host memory, {share / 1e9:,.2f} of the others'"
+        lines.insert(-1, f"{'its copy':24}{copies}")
     if corpus:
         from dnachunker.dataprep.corpus.index import Corpus
 

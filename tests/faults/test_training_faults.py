@@ -25,7 +25,7 @@ def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def test_sigterm_to_one_rank_saves_and_stops_all(ranks: Any, quiet: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    job = ranks.start(run)
+    job = ranks.start(run, "checkpoint.asynchronous=true", "checkpoint.every=1")  # the signal comes during a write
     job.signal_at(2, 1, signal.SIGTERM)
     assert job.end() == [3, 3], job.printed()
     saved = of_kind(run, "interrupt")[0]["steps_done"]
@@ -50,12 +50,12 @@ def test_a_killed_rank_takes_the_others_along_and_a_restart_continues(
     assert losses(run) == losses(quiet)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "asynchronous"), [(0, "true"), (1, "false")])
 def test_a_kill_at_any_write_of_a_save_loses_no_complete_checkpoint(
-    ranks: Any, quiet: Path, tmp_path: Path, rank: int
+    ranks: Any, quiet: Path, tmp_path: Path, rank: int, asynchronous: str
 ) -> None:
     run, log = tmp_path / "run", tmp_path / "writes"
-    at_each_step = ["checkpoint.every=1", "evaluation.every=1000"]
+    at_each_step = ["checkpoint.every=1", "evaluation.every=1000", f"checkpoint.asynchronous={asynchronous}"]
     number, saved = 1, 0
     while True:
         log.write_text("")
@@ -82,7 +82,8 @@ def test_a_full_disk_during_a_save_is_one_line_and_the_checkpoint_before_it_is_u
     job.signal_at(4, 0, signal.SIGTERM)
     assert job.end() == [3, 3]
     largest = max(path.stat().st_size for path in (run / "checkpoints").rglob("*.pt"))
-    job = ranks.start(run, fault={"kind": "small_files", "rank": 1, "limit": largest // 2})
+    fault = {"kind": "small_files", "rank": 1, "limit": largest // 2}
+    job = ranks.start(run, "checkpoint.asynchronous=true", fault=fault)  # the thread finds the disk full
     assert 1 in job.end()
     assert "cannot be written" in job.printed()
     assert "Traceback" not in job.printed()

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from dnachunker.pretrain.checkpoints.resharding import write_universal
 from dnachunker.pretrain.config import EngineSettings
 from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.plain_states import host_copy, write_plain
 from dnachunker.pretrain.engine.ranks import Rank
 
 rank = Rank.from_environment()
@@ -58,9 +59,11 @@ for stage, precision, offload in (
     engine = new_engine(settings)
     train(engine, precision)
     saved = engine.weights()
-    engine.save(folder)
-    save_file(saved, folder / WEIGHTS)
+    states = {path: host_copy(state) for path, state in engine.states(folder).items()}
     train(engine, precision)
+    for path, state in states.items():  # a copy stays what it was
+        write_plain(state, path)
+    save_file(saved, folder / WEIGHTS)
     wanted = engine.weights()
     engine.close()
     for universal in (False, True)[: 1 + bool(stage)]:

@@ -42,6 +42,14 @@ def test_plan_says_how_much_notice_a_stop_needs(capsys: pytest.CaptureFixture[st
     assert seconds["5e9"] > 2 * written / 5e9
 
 
+def test_plan_counts_the_copy_of_an_asynchronous_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "dnachunker-172m", "--gpus", "4", "checkpoint.asynchronous=true"]) == 0
+    copy = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("its copy"))
+    count = 171_585_280 / 1e9
+    assert copy[24:].split()[0] == f"{count * (4 + 12 / 4):.2f}", "all weights in fp32, and a quarter of the states"
+    assert f"{count * 12 / 4:.2f} of the others'" in copy
+
+
 def weak_scaling(said: str) -> dict[str, dict[str, float]]:
     """The table of weak scaling: by number of GPUs, the share of each cause."""
     lines = said[said.index("weak scaling") :].splitlines()

@@ -1,0 +1,93 @@
+"""A checkpoint that a thread writes beside training: what it holds, when it counts, and what a failure says."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dnachunker.foundations.failures import Failure
+from dnachunker.pretrain.checkpoints import saving
+from dnachunker.pretrain.checkpoints.saving import Save, newest_whole_checkpoint
+from dnachunker.pretrain.checkpoints.state import RunState
+from dnachunker.pretrain.config import CheckpointSettings
+from dnachunker.pretrain.engine.ranks import Rank
+
+ALONE = Rank(0, 1, 0, torch.device("cpu"))
+
+
+def begin(run: Path, vector: torch.Tensor, step: int, **settings: Any) -> Save:
+    """Begin the save of a training state that is one vector."""
+    state = RunState(
+        steps_done=step, samples_seen=1, updates=1, world_size=1, zero_stage=1, precision="fp32", device="cpu",
+        skipped_batches=[], guards={}, corpus_fingerprint="", identity={}, versions={},
+    )  # fmt: skip
+    engine: Any = SimpleNamespace(
+        states=lambda folder: {folder / "engine" / "states.pt": {"vectors": [vector], "step": step}},
+        weights=lambda: {"vector": vector.clone()},
+    )
+    return Save(run, engine, state, {"logits": vector}, ALONE, CheckpointSettings(**settings))
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Files of optimizer states are written when this event is set."""
+    ready, honest = threading.Event(), saving.write_plain
+
+    def write(*arguments: Any) -> None:
+        assert ready.wait(30)
+        honest(*arguments)
+
+    monkeypatch.setattr(saving, "write_plain", write)
+    return ready
+
+
+def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
+    tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    vector = torch.arange(4.0)
+    save = begin(tmp_path, vector, 8, asynchronous=True)
+    vector += 100  # the next step
+    assert not save.written
+    assert newest_whole_checkpoint(tmp_path) == (None, []), "not complete, so absent"
+    slow_disk.set()
+    folder = save.commit()
+    assert save.written
+    assert newest_whole_checkpoint(tmp_path) == (folder, [])
+    assert load_file(folder / "weights.safetensors")["vector"].tolist() == [0, 1, 2, 3]
+    stored = torch.load(folder / "engine" / "states.pt", weights_only=True)
+    assert stored["vectors"][0].tolist() == [0, 1, 2, 3]
+    assert set(json.loads((folder / "manifest.json").read_text())) == {
+        "engine/states.pt", "probe.safetensors", "run_state.json", "weights.safetensors",
+    }  # fmt: skip
+
+
+def test_a_save_that_is_never_committed_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    vector = torch.arange(4.0)
+    before = begin(tmp_path, vector, 4).commit()
+    assert begin(tmp_path, vector, 8, asynchronous=False).written  # and the process is killed here
+    assert newest_whole_checkpoint(tmp_path) == (before, [])
+    after = begin(tmp_path, vector, 8, asynchronous=True).commit()
+    assert newest_whole_checkpoint(tmp_path) == (after, [])
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_failure_of_the_writing_thread_is_one_line_for_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    def full_disk(content: Any, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    failing: Callable[..., None] = full_disk
+    monkeypatch.setattr(saving, "write_plain", failing)
+    save = begin(tmp_path, torch.ones(2), 4, asynchronous=asynchronous)
+    with pytest.raises(Failure, match=r"cannot be written: .*No space left.*; older checkpoints are intact") as failure:
+        save.commit()
+    assert failure.value.on_all_ranks
+    assert newest_whole_checkpoint(tmp_path) == (None, [])
