@@ -16,7 +16,7 @@ from .hardware import Hardware
 if TYPE_CHECKING:
     from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 
-_HASH_RATE = 1.0e9  # bytes a second: rank 0 writes the sha256 of every file into a checkpoint's manifest
+_HASH_RATE = 1.0e9  # bytes a second of sha256, as if one rank hashed all files; each rank hashes its own
 _PREFETCH_VALUES = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size
 _BACKWARD_SHARE = 2 / 3  # of a pass
 # Operations of a forward and a backward pass, counted by the counter of `benchmarks/launches.py`
