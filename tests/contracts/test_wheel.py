@@ -4,6 +4,7 @@ import os
 import site
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -103,6 +104,49 @@ def test_everything_runs_beside_files_of_the_same_names(installed: Path, hostile
     dnachunker("export", "run", "exported")
     assert (hostile / "exported" / "model.safetensors").exists()
     assert not list(hostile.glob(".*.building"))
+
+
+def test_everything_runs_from_a_read_only_install_without_a_home(installed: Path, tmp_path: Path) -> None:
+    """As in a container: a user id without an account, and neither the install nor the libraries can be written."""
+    read_only = [installed.parents[1], *site.getsitepackages(), Path.home()]
+    mount = 'for folder; do [ "$folder" = -- ] && break; mount --bind "$folder" "$folder" || exit; '
+    mount += 'mount -o remount,ro,bind "$folder" || exit; shift; done; shift; exec "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *map(str, read_only), "--"]
+    inside += ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HOME", "PYTHONPATH", "NUMBA_CACHE_DIR")
+    }
+    temporary = tempfile.TemporaryDirectory(prefix="d", dir="/tmp")  # Ray's sockets allow a short path only
+    environment |= {"TMPDIR": temporary.name, "OMP_NUM_THREADS": "1"}
+
+    def run(*command: Any) -> "subprocess.CompletedProcess[str]":
+        argv = [*inside, *map(str, command)]
+        return subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+
+    try:
+        allowed = run("true")
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if allowed.returncode:
+        pytest.skip(f"this machine does not allow user namespaces: {allowed.stderr.strip()}")
+    assert run("touch", installed.parent / "file").returncode, "the install can be written"
+
+    (tmp_path / "g.yaml").write_text(
+        "sources: {m: {path: 'sample:vertebrate_mitochondria.fa.gz'}}\n"
+        "split: {kind: contigs, splits: {valid: [chicken_chrM]}}\nblock_bases: 8192\n"
+    )
+    (tmp_path / "g.fa").write_text(">a\n" + "ACGTTGCA" * 40 + "\n")
+    for arguments in (
+        ["shard", "--config", "g.yaml", "--output", "corpus", "--workers", "1"],
+        ["pretrain", "--config", "tiny", "--corpus", "corpus", "--run", "run", "--processes", "1", *SMALL],
+        ["export", "run", "exported"],
+        ["segment", "--model", "exported", "--fasta", "g.fa", "--output", "tracks"],
+    ):
+        done = run(installed, *arguments)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        said = [line for line in done.stderr.splitlines() if line.startswith("caches are kept in ")]
+        assert len(said) == 1, done.stderr
+    assert list((tmp_path / "tracks").glob("*.bed*"))
 
 
 def test_a_clone_in_the_current_folder_is_not_taken_for_an_editable_install(tmp_path: Path) -> None:
