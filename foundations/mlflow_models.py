@@ -35,16 +35,21 @@ def register_model(uri: str, run_id: str, export: Path, name: str, *, step: int,
     made = client.create_logged_model(
         run.experiment_id, name=_plain(name), source_run_id=run_id, model_type="DNA model"
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = str(Path(scratch) / "model")
-        card = Model(artifact_path=made.artifact_location, run_id=run_id, model_uuid=made.model_id)
-        card.model_id = made.model_id
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
-            save_model(
-                folder, python_model=str(_CODE), artifacts={"export": str(export.absolute())}, input_example=_EXAMPLE,
-                pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED], mlflow_model=card,
-            )  # fmt: skip
-        client.log_model_artifacts(made.model_id, folder)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = str(Path(scratch) / "model")
+            card = Model(artifact_path=made.artifact_location, run_id=run_id, model_uuid=made.model_id)
+            card.model_id = made.model_id
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+                save_model(
+                    folder, python_model=str(_CODE), artifacts={"export": str(export.absolute())},
+                    input_example=_EXAMPLE, mlflow_model=card,
+                    pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
+                )  # fmt: skip
+            client.log_model_artifacts(made.model_id, folder)
+    except Exception:
+        client.delete_logged_model(made.model_id)
+        raise
     client.finalize_logged_model(made.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step)])
     _make_registered(client, name)

@@ -10,22 +10,22 @@ from dnachunker.pretrain.data.headline import headline_of, stages_of
 
 Event = dict[str, Any]
 
-# By kind of event, the group of its metrics. MLflow sorts groups by name: `headline` comes before `train` and `valid`,
-# and names that begin with `system/` have a tab of their own.
+# By kind of event, the group of its metrics. MLflow sorts groups, and metrics in a group, by name: `headline` comes
+# first, then `speed`, `train` and `valid`. Names that begin with `system/` have a tab of their own.
 GROUPS = {"step": "train", "evaluation": "valid", "diagnostics": "valid/diagnostics", "system": "system"}
 # By kind of event, a metric whose history shows how far the server has got when the answer to a call was lost.
 WITNESSES = {"step": "train/loss", "evaluation": "headline/held_out_loss"}
 COLUMNS = (
     "metrics.`headline/loss_minus_order5`",
     "metrics.`headline/held_out_loss`",
-    "metrics.`headline/compression_stage0`",
-    "metrics.`headline/compression_stage1`",
-    "metrics.`headline/bases_per_second`",
-    "metrics.`headline/utilisation`",
+    "metrics.`headline/unmasked_compression_stage0`",
+    "metrics.`headline/unmasked_compression_stage1`",
+    "metrics.`speed/bases_per_second`",
+    "metrics.`speed/utilisation`",
     "params.`steps`",
     "tags.`device`",
 )
-_HEADLINE_OF_STEP = ("bases_per_second", "utilisation")
+_SPEED = ("bases_per_second", "bases_per_second_per_device", "data_wait", "flops", "seconds", "utilisation")
 # Keys of events that stay the same during a run: they are parameters, because a chart of one shows nothing.
 _CONSTANT = ("bases", "masked", "next_base", "windows", "order0")
 _REPEATED = ("repeat_loss", "unique_loss", "compression_stage")  # of diagnostics; the evaluation has them too
@@ -37,20 +37,19 @@ def metrics_of(event: Event) -> list[tuple[str, float]]:
     kind = event["event"]
     if kind not in GROUPS:
         return []
-    values, head = dict(event), {}
+    values = dict(event)
+    found = _numbers("headline", headline_values(event), kind) if kind == "evaluation" else []
     if kind == "step":
-        head = {key: values.pop(key) for key in _HEADLINE_OF_STEP if key in values}
-    elif kind == "evaluation":
-        head = headline_values(event)
+        found = _numbers("speed", {key: values.pop(key) for key in _SPEED if key in values}, kind)
     elif kind == "diagnostics":
         values = {key: value for key, value in values.items() if not key.startswith(_REPEATED)}
-    return [*_numbers("headline", head, kind), *_numbers(GROUPS[kind], values, kind)]
+    return [*found, *_numbers(GROUPS[kind], values, kind)]
 
 
 def headline_values(evaluation: Event) -> dict[str, Any]:
     """What a run is judged by: held-out loss in nats per base, its distance to order 5, and unmasked compression."""
     loss, order5 = evaluation.get(f"{headline_of(evaluation).key}_loss"), evaluation.get("order5_loss")
-    compression = {f"compression_{stage}": share for stage, share in evaluation.get("compression", {}).items()}
+    compression = {f"unmasked_compression_{stage}": share for stage, share in evaluation.get("compression", {}).items()}
     distance = None if loss is None or order5 is None else loss - order5
     return {"loss_minus_order5": distance, "held_out_loss": loss, **compression}
 

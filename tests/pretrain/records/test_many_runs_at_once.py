@@ -117,7 +117,7 @@ def test_on_sqlite_no_run_meets_a_lock_and_the_dashboard_serves_them_all(runs: l
 @pytest.fixture
 def postgresql() -> Iterator[str]:
     """URI of an empty database of a PostgreSQL server of our own."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     places = sorted(str(path) for path in Path("/usr/lib/postgresql").glob("*/bin"))
     initdb = shutil.which("initdb", path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
     if initdb is None:
@@ -132,7 +132,7 @@ def postgresql() -> Iterator[str]:
     argv = [str(Path(initdb).with_name("postgres")), "-D", f"{folder}/data", "-k", folder, "-p", str(port)]
     server = subprocess.Popen([*argv, "-h", "127.0.0.1", "-F"], **options)  # type: ignore[call-overload]
     try:
-        until_listening(port)
+        until_listening(port, server)
         yield f"postgresql://dna@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGQUIT)
@@ -153,7 +153,7 @@ def test_on_postgresql_a_restart_of_the_server_loses_and_doubles_nothing(
         quiet = subprocess.DEVNULL
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         server = subprocess.Popen(argv, stdout=quiet, stderr=quiet, start_new_session=True, env=environment)
-        until_listening(port)
+        until_listening(port, server)
         return server
 
     server = start()
@@ -183,10 +183,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until_listening(port: int) -> None:
+def until_listening(port: int, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 240
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
+        assert server.poll() is None, "the server does not start"
         assert time.monotonic() < deadline, "the server never answered"
         time.sleep(0.1)

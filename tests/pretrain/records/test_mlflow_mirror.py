@@ -170,7 +170,7 @@ def test_a_run_can_be_found_and_read_without_opening_its_files(tmp_path: Path) -
     assert found.info.status == "KILLED"
     assert found.data.tags["mlflow.source.git.commit"] == "abc"
     assert found.data.metrics["headline/loss_minus_order5"] == -0.25
-    assert found.data.metrics["headline/compression_stage0"] == 0.5
+    assert found.data.metrics["headline/unmasked_compression_stage0"] == 0.5
     assert found.data.params["held_out.order5_loss"] == "1.5"
     assert found.data.params["held_out.windows"] == "64"
     assert "valid/species/yeast _baker_s_/masked_loss" in found.data.metrics
