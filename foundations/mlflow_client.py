@@ -22,6 +22,7 @@ _LONGEST_PARAMETER = 6000  # characters, as the server takes them
 _LONGEST_TAG = 8000
 _LONGEST_KEY = 250
 _LONGEST_ERROR = 400
+_WIDTH = 110  # of a column of the runs table at least, in pixels
 _KIND_TAG, _VIEW_TAG = "mlflow.experimentKind", f"mlflow.sharedViewState.{VIEW}"
 # Pages of this kind begin with the runs table; MLflow guesses "GenAI", and begins with traces, where it is not set.
 _KIND = "custom_model_development"
@@ -119,7 +120,9 @@ def _saved_view(columns: Sequence[str], order: str) -> str:
         "searchFilter": "", "orderByKey": order or "attributes.start_time", "orderByAsc": bool(order),
         "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
     }  # fmt: skip
-    state = json.dumps({**facets, "selectedColumns": list(columns), "viewMaximized": False, "runListHidden": False})
+    widths = {column: max(_WIDTH, 7 * len(column) - 30) for column in columns}  # so that the header can be read
+    shown = {"selectedColumns": list(columns), "columnOrder": list(columns), "columnWidths": widths}
+    state = json.dumps({**facets, **shown})
     return json.dumps({"name": VIEW, "createdAt": now, "updatedAt": now, "state": state})
 
 
