@@ -5,8 +5,8 @@ python benchmarks/trainer.py [--corpus CORPUS] [--steps 20] [--rounds 5] [KEY=VA
 One rank, preset tiny. Each round trains the same steps in four ways, one after the other: bare; without MLflow; with
 MLflow, the load of the machine every second and, where TensorBoard is installed, its files; with a dead MLflow server.
 The table gives medians over the rounds: seconds a step, and the ratio within a round. Both are given by the wall clock
-and by CPU time, because other work on the machine disturbs CPU time less. Importing MLflow takes some seconds once a
-run, in the background, and is not counted.
+and by CPU time, because other work on the machine disturbs CPU time less. Importing MLflow and TensorBoard takes some
+seconds once a run, in the background, and is not counted.
 """
 
 import argparse
@@ -43,7 +43,8 @@ Seconds = tuple[float, float]  # by the wall clock, and by the CPU clock
 _WARM_UP = 3
 _NONE = ["tracking.enabled=false"]
 _DEAD = ["tracking.uri=http://127.0.0.1:9"]  # nothing listens on the discard port
-_ALL = ["tracking.system_seconds=1", f"tracking.tensorboard={'true' if find_spec('tensorboard') else 'false'}"]
+_TENSORBOARD = find_spec("tensorboard") is not None
+_ALL = ["tracking.system_seconds=1", f"tracking.tensorboard={str(_TENSORBOARD).lower()}"]
 
 
 def build(corpus: str, folder: Path, steps: int, overrides: Sequence[str]) -> Run:
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys of every run")
     options = parser.parse_args()
     importlib.import_module("mlflow.tracking")
+    if _TENSORBOARD:
+        importlib.import_module("torch.utils.tensorboard")
     start_process_group(Rank.from_environment())
     found: dict[str, list[Seconds]] = {"bare": [], "trainer": [], "all": [], "dead": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,7 +133,9 @@ def main() -> None:
             place = Path(scratch, str(number))
             given = options.overrides
             found["bare"].append(time_bare(corpus, place / "bare", options.steps, [*_NONE, *given]))
-            for name, tracking in (("trainer", _NONE), ("all", _ALL), ("dead", _DEAD)):
+            # one store for all rounds: making its tables takes seconds, of which medians are free
+            recorded = [*_ALL, f"tracking.uri=sqlite:///{scratch}/mlflow.db"]
+            for name, tracking in (("trainer", _NONE), ("all", recorded), ("dead", _DEAD)):
                 found[name].append(time_trainer(corpus, place / name, options.steps, [*tracking, *given]))
     print("| | seconds a step | CPU seconds a step | speed (wall) | speed (CPU) |\n| --- | --- | --- | --- | --- |")
     for name, label, base in (
