@@ -96,7 +96,6 @@ def report_page(folders: Sequence[Path], *, live: bool = False) -> str:
         library=Markup((_PAGES / "uplot" / "uPlot.iife.min.js").read_text("utf-8")),
         library_style=Markup((_PAGES / "uplot" / "uPlot.min.css").read_text("utf-8")),
         script=Markup((_PAGES / "report.js").read_text("utf-8")),
-        groups=dict.fromkeys(chart.get("group", "") for chart in charts),
         data={
             "axes": [axis for axis in AXES if all(axis in run.last for run in runs)],
             "charts": charts,

@@ -133,6 +133,7 @@
       plot.series.filter((series) => !series.show).map((series) => `${chart.id}/${series.label}`)));
     for (const { plot } of drawn) plot.destroy();
     for (const box of document.querySelectorAll(".charts")) box.replaceChildren();
+    document.getElementById("section-system").hidden = !data.charts.some((chart) => chart.group === "system");
     drawn = data.charts.map((chart) => {
       const box = document.createElement("div");
       box.className = "chart";
@@ -156,11 +157,11 @@
   }
 
   // New numbers for the same curves: a view that was zoomed into stays.
-  function refill(keepZoom) {
+  function refill() {
     for (const entry of drawn) {
       const { plot, chart } = entry;
       const x = plot.data[0], { min, max } = plot.scales.x;
-      const zoomed = keepZoom && x.length && (min > x[0] || max < x[x.length - 1]);
+      const zoomed = x.length && (min > x[0] || max < x[x.length - 1]);
       plot.setData(columns(chart), !zoomed);
       if (zoomed) plot.setScale("x", { min, max });
     }
@@ -188,9 +189,10 @@
     data = JSON.parse(next.textContent);
     if (shape(data) === before) {
       drawn.forEach((entry, index) => { Object.assign(entry.chart, data.charts[index]); });
-      refill(true);
+      refill();
     } else {
-      location.reload();
+      buttons();
+      draw();
     }
   }
 
