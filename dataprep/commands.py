@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from dnachunker.foundations.presets import describe_presets
+from dnachunker.foundations.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from dnachunker.dataprep.build.build import BuildSummary
@@ -197,6 +198,7 @@ def describe_build(summary: "BuildSummary") -> str:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
-    return int(text)
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of tasks") from error

@@ -18,7 +18,12 @@ _WHOLE = frozenset(("region", "databank_entry"))  # likewise, where they cover t
 
 
 def read_features(
-    path: Path, lengths: Mapping[str, int], regions: Sequence[Region] = (), kinds: Collection[str] = ()
+    path: Path,
+    lengths: Mapping[str, int],
+    regions: Sequence[Region] = (),
+    kinds: Collection[str] = (),
+    *,
+    may_be_empty: bool = True,
 ) -> list[Feature]:
     """The features of a file, or only those that overlap one of `regions`.
 
@@ -28,6 +33,7 @@ def read_features(
         lengths: contig -> length in bases.
         regions: disjoint.
         kinds: kinds to read; empty for all but records that stand for a whole contig.
+        may_be_empty: as in `located_features`.
 
     Raises:
         BadInput: the file has another format, a malformed line, no contig of the genome, or no feature of `kinds`.
@@ -36,7 +42,7 @@ def read_features(
     found: list[Feature] = []
     others: set[str] = set()
     any_of_kinds = False
-    for feature in located_features(path, lengths):
+    for feature in located_features(path, lengths, may_be_empty=may_be_empty):
         kind = feature.kind or _UNNAMED
         if kinds and kind not in kinds:
             others.add(kind)

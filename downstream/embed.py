@@ -25,6 +25,7 @@ from .windows import WindowOutput, default_window, run_windows, tile
 Level = Literal["mean", "chunk", "base"]
 Vectors = NDArray[np.float32]
 _GROUP_ROWS = 4096
+_LONGEST_NAME = 255  # bytes, of a file or folder
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
     rows = 0
     with Genome(fasta) as genome:
         regions = choose_regions(genome, options.regions)
+        if output.suffix == ".zarr" and (long := [r for r in regions if len(_group_name(r).encode()) > _LONGEST_NAME]):
+            raise BadInput(
+                f"{output}: a Zarr group is a folder with the contig's name, and {long[0].contig[:40]!r}... is too "
+                "long for one; choose an --output that ends in .parquet"
+            )
         described = {**asdict(options), "verb": "embed", "model": exported.fingerprint, "fasta": fasta.name,
                      "window": window, "flank": flank}  # fmt: skip
         with (
@@ -156,6 +162,10 @@ class _ParquetSink:
         self._writer.write_table(pa.table([contigs, starts, ends, column], schema=self._schema))
 
 
+def _group_name(region: Region) -> str:
+    return str(region).replace("%", "%25").replace("/", "%2F")  # `/` would nest groups, and `..` is refused
+
+
 class _ZarrSink:
     """A group per region, `CONTIG:START-END` (`/` as %2F and % as %25), whose arrays grow row by row."""
 
@@ -165,7 +175,7 @@ class _ZarrSink:
         self._root = zarr.open_group(str(folder), mode="w", attributes=json.loads(json.dumps(described)))
 
     def add(self, region: Region, starts: NDArray[np.int64], ends: NDArray[np.int64], vectors: Vectors) -> None:
-        name = str(region).replace("%", "%25").replace("/", "%2F")  # `/` would nest groups, and `..` is refused
+        name = _group_name(region)
         if name not in self._root:
             group = self._root.create_group(name)
             width = vectors.shape[1]

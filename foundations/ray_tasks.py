@@ -75,7 +75,7 @@ def _require_answer(address: str, asked_by: str) -> None:
         return  # such as `auto`: Ray looks for a cluster on this machine, and answers at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise BadInput(
             f"{asked_by}: no Ray cluster answers there ({error}); `ray start --head` prints the address of a new one"
         ) from error

@@ -70,7 +70,7 @@ ORDER = {
         {"commands"},
     ),
     "downstream": (
-        {"arguments", "output_folder", "text_files"},
+        {"arguments", "output_folder"},
         {"exported", "regions"},
         {"annotations", "tasks", "windows"},
         {"classification", "embed", "studies", "tracks", "variants"},

@@ -16,7 +16,8 @@ from dnachunker.dataprep.config import BedSplit, CorpusConfig, resolve_path
 from dnachunker.dataprep.corpus.card import CARD_NAME, render_card
 from dnachunker.dataprep.corpus.index import BLOCKS_NAME, INDEX_NAME, Corpus
 from dnachunker.dataprep.downloads.cache import localise
-from dnachunker.dataprep.genomes.prepare import glance, hash_file
+from dnachunker.dataprep.genomes.input_file import hash_file
+from dnachunker.dataprep.genomes.prepare import glance
 from dnachunker.dataprep.layout.plan import identity, repeat_file_digest, split_file_digest
 from dnachunker.dataprep.layout.splits import read_bed
 from dnachunker.dataprep.storage import is_url, join, size_of

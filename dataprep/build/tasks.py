@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnachunker.dataprep.config import SourceConfig, resolve_path
-from dnachunker.dataprep.genomes.prepare import PreparedGenome, hash_file, prepare_genome
+from dnachunker.dataprep.genomes.input_file import hash_file
+from dnachunker.dataprep.genomes.prepare import PreparedGenome, prepare_genome
 from dnachunker.dataprep.genomes.repeats import RepeatSource
 from dnachunker.dataprep.layout.blocks import PlannedShard
 from dnachunker.dataprep.layout.plan import PlannedSource, repeat_source

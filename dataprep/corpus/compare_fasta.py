@@ -14,6 +14,7 @@ import numpy as np
 import pyfaidx
 
 from dnachunker.dataprep.genomes.genome import Genome
+from dnachunker.dataprep.genomes.input_file import open_input
 from dnachunker.foundations.failures import BadInput
 
 from .index import Corpus, SourceRecord
@@ -72,7 +73,7 @@ def _differences(corpus: Corpus, source: SourceRecord, path: Path) -> Iterator[s
 def _equal_by_pyfaidx(corpus: Corpus, source: SourceRecord, path: Path) -> bool:
     """Whether pyfaidx can read the file, and all blocks are as it reads them."""
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             if file.read(1) != b">":
                 return False
         with tempfile.TemporaryDirectory() as folder, contextlib.closing(_Indexed(path, folder)) as genome:

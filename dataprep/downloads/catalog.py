@@ -4,8 +4,6 @@ The catalog `genomes.tsv` and a user's list have the same columns (docs/genomes.
 providers publish md5 sums beside their files, and a file without a published sum is pinned when it is first fetched.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -13,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urljoin
 
+from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
 
@@ -61,20 +60,18 @@ def read_list(path: Path) -> list[GenomeEntry]:
     """The rows of a tab-separated list with a header line; `#` lines and blank lines are skipped.
 
     Raises:
-        BadInput: no such file, an unknown column, a row without url and accession, the same name twice.
+        BadInput: no such file, an unknown column, a row without url and accession, a column or name twice.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable as a list of genomes: {error}") from error
-    numbered = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
+    numbered = [(n, line) for n, line in enumerate(text_lines(path), 1) if line.strip() and line[0] != "#"]
     if not numbered:
         raise BadInput(f"{path}: no header line; columns are {', '.join(_COLUMNS)}")
-    rows = csv.reader(io.StringIO("\n".join(line for _, line in numbered)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = (line.split("\t") for _, line in numbered)
     header = [name.strip().lower() for name in next(rows)]
     if unknown := [name for name in header if name not in _COLUMNS]:
         near = get_close_matches(unknown[0], _COLUMNS, n=1, cutoff=0.0)
         raise BadInput(f"{path}: unknown column {unknown[0]!r} (nearest: {near[0]}); columns are {', '.join(_COLUMNS)}")
+    if len(set(header)) < len(header):
+        raise BadInput(f"{path}: a column occurs twice; it has {', '.join(header)}")
     entries: dict[str, GenomeEntry] = {}
     for (number, _), cells in zip(numbered[1:], rows, strict=True):
         where = f"{path}, line {number}"

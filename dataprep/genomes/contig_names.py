@@ -2,6 +2,7 @@
 
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,27 @@ _ROMAN = {
     tens + ones: 10 * ten + one for ten, tens in enumerate(_TENS) for one, ones in enumerate(_ONES) if tens + ones
 }
 _SHOWN = 3
+
+
+def contig_name(raw: bytes) -> str:
+    """A contig's name as text; bytes that are not UTF-8 are spelled `\\xNN`.
+
+    Raises:
+        ValueError: a character of the name is a control character, which no table, track or page could hold.
+    """
+    name = raw.decode("utf-8", "backslashreplace")
+    check_characters(name)
+    return name
+
+
+def check_characters(name: str) -> None:
+    """Refuse a name that holds a control character, such as NUL or ESC.
+
+    Raises:
+        ValueError: it does.
+    """
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise ValueError(f"the name {name[:60]!r} holds a control character; rename it")
 
 
 def match_contigs(named: Iterable[str], genome: Collection[str]) -> dict[str, str]:

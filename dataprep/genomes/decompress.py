@@ -16,51 +16,34 @@ from isal import igzip_lib, isal_zlib
 from dnachunker.foundations.failures import BadInput
 
 from .bgzip import HEADER_BYTES, decompress_members, is_bgzip
+from .file_kinds import GZIP_MAGIC, TWOBIT_MAGICS, ZSTD_MAGICS, check_text
+from .input_file import open_input
 
-GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)))  # and skippable
-TWOBIT_MAGICS = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_FOREIGN = {
-    b"BZh": "bzip2-compressed",
-    b"\xfd7zXZ": "xz-compressed",
-    b"PK\x03\x04": "a zip archive",
-    **dict.fromkeys(TWOBIT_MAGICS, "a .2bit file"),
-}
 _READ_BYTES = 2**18  # small, because the decoder copies the unread rest at every gzip member
 _READ_ZSTD_BYTES = 2**12  # bounds the output of one call: a zstd block of a few bytes may decode to 128 KiB
 _YIELD_BYTES = 2**20  # fits the CPU cache; with four times as much, scanning takes 1.5 times as long
 _PIECES_AHEAD = 2
+_MOST_WINDOW_BYTES = 2**31  # of `zstd --long=31`; the default, 2**27, refuses files of --long=28 and more
 
 
 def read_plain(path: Path) -> Iterator[bytes]:
     """The decompressed content in pieces of at most about 4 MiB, so memory stays bounded.
 
     Raises:
-        BadInput: the file is missing, unreadable, empty, truncated, damaged, or in an unsupported compression.
+        BadInput: the file is missing, unreadable, empty, truncated, damaged, or of a kind that no reader takes.
     """
     try:
-        with open(path, "rb") as handle:
+        with open_input(path) as handle:
             head = handle.read(HEADER_BYTES)
             handle.seek(0)
             if not head:
                 raise BadInput(f"{path}: the file is empty")
-            for magic, what in _FOREIGN.items():
-                if head.startswith(magic):
-                    raise BadInput(f"{path}: {what}; convert it to plain, gzip, bgzip or zstd")
-            if is_bgzip(head):
-                end = yield from decompress_members(handle)
-                # the rest: nothing, plain gzip, or an error
-                yield from _ahead(_joined(_gzip_members(path, handle, unfinished=not _ends_empty(handle, end))))
-            elif head.startswith(GZIP_MAGIC):
-                yield from _ahead(_joined(_gzip_members(path, handle)))
-            elif head.startswith(_ZSTD_MAGICS):
-                yield from _ahead(_joined(_zstd_frames(path, handle)))
-            else:
-                while piece := handle.read(_YIELD_BYTES):
-                    yield piece
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file; check the path") from error
+            packed = head.startswith((GZIP_MAGIC, *ZSTD_MAGICS))
+            pieces = filter(None, _unpacked(path, handle, head) if packed else _pieces(handle))
+            if first := next(pieces, None):
+                check_text(path, first, unpacked=packed)
+                yield first
+            yield from pieces
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -71,50 +54,36 @@ def first_piece(path: Path) -> bytes:
     Raises:
         BadInput: as `read_plain`, or nothing is compressed in the file.
     """
-    piece = next(filter(None, read_plain(path)), b"")
+    piece = next(read_plain(path), b"")
     if not piece:
         raise BadInput(f"{path}: the file is empty")
     return piece
 
 
-def read_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
-    """The lines of a text file, decompressed, without line ends (LF or CRLF) and without a byte order mark.
-
-    An empty file has no lines.
-
-    Args:
-        longest: most bytes of a line.
+def is_twobit(path: Path) -> bool:
+    """Whether the file starts with the signature of .2bit.
 
     Raises:
-        BadInput: as `read_plain`, or a line is too long.
+        BadInput: the file cannot be opened.
     """
-    if path.is_file() and not path.stat().st_size:
-        return
-    rest: list[bytes] = [b""]  # pieces of the line that is not complete yet
-    number = 0
-    for piece in read_plain(path):
-        first, *lines = piece.split(b"\n")
-        rest.append(first)
-        if lines:
-            lines = [b"".join(rest), *lines]
-            if not number:
-                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-            rest = [lines.pop()]
-            number += len(lines)
-            yield from (line.removesuffix(b"\r") for line in lines)
-        if longest is not None and sum(map(len, rest)) > longest:
-            raise BadInput(f"{path}, line {number + 1}: longer than {longest:,} bytes; is this the right file?")
-    if last := b"".join(rest):
-        yield (last if number else last.removeprefix(BYTE_ORDER_MARK)).removesuffix(b"\r")
+    with open_input(path) as handle:
+        return handle.read(4) in TWOBIT_MAGICS
 
 
-def is_twobit(path: Path) -> bool:
-    """Whether the file starts with the signature of .2bit."""
-    try:
-        with open(path, "rb") as handle:
-            return handle.read(4) in TWOBIT_MAGICS
-    except OSError:
-        return False
+def _pieces(handle: BinaryIO) -> Iterator[bytes]:
+    while piece := handle.read(_YIELD_BYTES):
+        yield piece
+
+
+def _unpacked(path: Path, handle: BinaryIO, head: bytes) -> Iterator[bytes]:
+    if is_bgzip(head):
+        end = yield from decompress_members(handle)
+        # the rest: nothing, plain gzip, or an error
+        yield from _ahead(_joined(_gzip_members(path, handle, unfinished=not _ends_empty(handle, end))))
+    elif head.startswith(GZIP_MAGIC):
+        yield from _ahead(_joined(_gzip_members(path, handle)))
+    else:
+        yield from _ahead(_joined(_zstd_frames(path, handle)))
 
 
 def _ends_empty(handle: BinaryIO, end: int) -> bool:
@@ -170,7 +139,7 @@ def _gzip_members(path: Path, handle: BinaryIO, *, unfinished: bool = False) -> 
 
 def _zstd_frames(path: Path, handle: BinaryIO) -> Iterator[bytes]:
     """The content of every frame; `stream_reader` would not notice that a file is truncated."""
-    factory = zstandard.ZstdDecompressor()
+    factory = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
     decoder: Any = None
     pending = handle.read(_READ_ZSTD_BYTES)
     while pending:

@@ -15,7 +15,8 @@ from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, CODE_N, IUPAC_AMBIGUOUS
 
-from .decompress import BYTE_ORDER_MARK, GZIP_MAGIC
+from .contig_names import contig_name
+from .file_kinds import BYTE_ORDER_MARK, wrong_kind
 from .prepared_sequence import PreparedWriter
 
 _LINE_BREAKS = b"\n\r\t "  # bytes that are not part of the sequence
@@ -72,6 +73,7 @@ class FastaScan:
                 end = piece.find(b"\n", position)
                 self._header += piece[position : end if end >= 0 else len(piece)]
                 if len(self._header) > _MAX_HEADER_BYTES:
+                    self._refuse_returns(bytes(self._header))
                     raise BadInput(f"{self.path}, line {self._line}: a header of over 1 MiB; this is not FASTA")
                 if end < 0:
                     break
@@ -114,11 +116,13 @@ class FastaScan:
 
     def _open_contig(self, header: bytes) -> None:
         words = header.split(maxsplit=1)
-        if b"\r" in header.rstrip(b"\r"):
-            raise BadInput(f"{self.path}, line {self._line}: lines end in bare carriage returns; convert them to LF")
+        self._refuse_returns(header)
         if not words or header[:1].isspace():
             raise BadInput(f"{self.path}, line {self._line}: a header without a name; write `>NAME`")
-        name = words[0].decode("utf-8", "backslashreplace")
+        try:
+            name = contig_name(words[0])
+        except ValueError as error:
+            raise BadInput(f"{self.path}, line {self._line}: {error}") from error
         if name in self._lines:
             raise BadInput(
                 f"{self.path}, line {self._line}: contig {name} again, first on line {self._lines[name]}; contig names "
@@ -127,6 +131,10 @@ class FastaScan:
         self._lines[name] = self._line
         self._name = name
         self._column = 0
+
+    def _refuse_returns(self, header: bytes) -> None:
+        if b"\r" in header.rstrip(b"\r"):
+            raise BadInput(f"{self.path}, line {self._line}: lines end in bare carriage returns; convert them to LF")
 
     def _close_contig(self) -> None:
         if self._name is not None:
@@ -137,10 +145,7 @@ class FastaScan:
         if self._name is None:
             self._before = (self._before + segment).strip()
             if not BYTE_ORDER_MARK.startswith(self._before):
-                start = self._before[:20]
-                if start.startswith(GZIP_MAGIC):
-                    raise BadInput(f"{self.path}: compressed twice; decompress it once")
-                raise BadInput(f"{self.path}, line 1: not FASTA: it starts with {start!r} instead of a `>NAME` line")
+                raise wrong_kind(self.path, self._before, "FASTA, whose first line is `>NAME`")
             self._line += segment.count(b"\n")
             return
         if len(segment) > self._codes.size:

@@ -5,16 +5,21 @@ by blanks where a line has too few tabs. The sequence that may follow the featur
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.whole_numbers import whole_number
 
 from .contig_names import agree_on_contigs
-from .decompress import read_lines
+from .decompress import read_plain
+from .file_kinds import BED_LINES, GFF3, REPEATMASKER_OUT, text_kind, wrong_kind
+from .input_file import open_input
 from .region import Region
+from .text_lines import byte_lines
 
 BED, GFF, GTF, REPEATMASKER = "bed", "gff", "gtf", "repeatmasker"
 _FORMS = {
@@ -50,7 +55,12 @@ class Feature(NamedTuple):
 
 
 def located_features(
-    path: Path, lengths: Mapping[str, int] | None, form: str | None = None, *, skip_unknown: bool = True
+    path: Path,
+    lengths: Mapping[str, int] | None,
+    form: str | None = None,
+    *,
+    skip_unknown: bool = True,
+    may_be_empty: bool = True,
 ) -> Iterator[Feature]:
     """The features of a file on the contigs of a genome, named as the genome names them.
 
@@ -59,16 +69,26 @@ def located_features(
         form: `bed`, `gff` (GFF3), `gtf` or `repeatmasker`; None to find out by the file's name, or else by its first
             line.
         skip_unknown: whether intervals on contigs that the genome lacks are left out; otherwise they are refused.
+        may_be_empty: whether a file without an interval is only said on stderr; otherwise it is refused.
 
     Raises:
-        BadInput: no such file; a malformed line; an interval that is empty or not within its contig; the file names
-            contigs, but none of the genome.
+        BadInput: no such file; another kind of file; a malformed line; an interval that is empty or not within its
+            contig; the file names contigs, but none of the genome.
     """
-    form = form or _form(path)
+    form = _form(path, form)
     names: Mapping[str, str] | None = None
-    if lengths is not None:
-        names = agree_on_contigs(path, (fields[0] for _, fields in _entries(path, form, lengths)), lengths)
     circular: set[str] = set()
+    if lengths is not None:
+        named: dict[str, None] = {}
+        for _, fields in _entries(path, form, lengths):
+            named[fields[0]] = None
+            if form == GFF and _is_circular(fields):
+                circular.add(fields[0])
+        if not named:
+            if not may_be_empty:
+                raise BadInput(f"{path}: lists no interval")
+            print(f"{path}: lists no interval", file=sys.stderr)
+        names = agree_on_contigs(path, named, lengths)
     for number, fields in _entries(path, form, lengths):
         where = f"{path}, line {number}"
         try:
@@ -84,9 +104,7 @@ def located_features(
             raise BadInput(f"{where}: the genome has no contig {fields[0]!r}; its first one is {next(iter(lengths))}")
         contig = names[fields[0]]
         length = lengths[contig]
-        if form == GFF and "Is_circular=true" in fields[-1]:
-            circular.add(contig)
-        if contig in circular and start < length < end:  # GFF3 writes a feature across the origin in this way
+        if fields[0] in circular and start < length < end:  # GFF3 writes a feature across the origin in this way
             yield Feature(contig, 0, min(end - length, length), kind, name, strand, number)
             end = length
         if end > length:
@@ -97,11 +115,17 @@ def located_features(
         yield Feature(contig, start, end, kind, name, strand, number)
 
 
-def _form(path: Path) -> str:
+def _form(path: Path, stated: str | None) -> str:
+    """The form of the file, which is `stated`, follows from the file's name, or else from its first line."""
+    with open_input(path) as handle:
+        head = next(read_plain(path), b"") if handle.read(1) else b""
     name = path.name.lower()
     for ending in _PACKED:
         name = name.removesuffix(ending)
-    if form := _FORMS.get(Path(name).suffix):
+    form = stated or _FORMS.get(Path(name).suffix)
+    if (kind := text_kind(head)) and kind not in (_KINDS[form] if form else _KINDS.values()):
+        raise wrong_kind(path, head, _KINDS[form] if form else "BED, GFF3, GTF or RepeatMasker's .out")
+    if form:
         return form
     for number, line in _lines(path):
         fields = line.split()
@@ -175,6 +199,8 @@ def _repeatmasker(fields: list[str]) -> _Parsed:
 
 
 _PARSERS = {BED: _bed, GFF: _gff, GTF: _gff, REPEATMASKER: _repeatmasker}
+# what `text_kind` may say of each
+_KINDS = {BED: BED_LINES, GFF: GFF3, GTF: GFF3, REPEATMASKER: REPEATMASKER_OUT}
 # least number, and most where blanks separate them
 _COLUMNS = {BED: (3, 0), GFF: (8, 9), GTF: (8, 9), REPEATMASKER: (11, 0)}
 
@@ -188,11 +214,7 @@ def _from_one(first: str, last: str) -> tuple[int, int]:
 
 
 def _coordinate(text: str) -> int:
-    text = text.strip()
-    # 18 digits fit an int64; int() of a megabyte of digits would take minutes
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise ValueError(f"{text[:40]!r} is not a coordinate, a whole number that is not negative")
-    return int(text)
+    return whole_number(text, "a coordinate")
 
 
 def _strand(text: str) -> str:
@@ -213,13 +235,21 @@ def _gff_name(attributes: list[str]) -> str:
     return ""
 
 
+def _is_circular(fields: list[str]) -> bool:
+    """Whether a line of GFF3 stands for a whole contig, from base 1 on, and states that the contig is circular."""
+    attributes = fields[8] if len(fields) > 8 else ""
+    if "Is_circular" not in attributes or fields[3].strip() != "1":
+        return False
+    return any(found == ("Is_circular", "=", "true") for found in _ATTRIBUTE.findall(attributes.rstrip()))
+
+
 def _text(fields: list[str]) -> str:
     return repr(" ".join(fields)[:60])
 
 
 def _lines(path: Path, form: str | None = None) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that are neither blank nor a comment, up to the ##FASTA line of GFF3 and GTF."""
-    for number, line in enumerate(read_lines(path, _MAX_LINE_BYTES), 1):
+    for number, line in enumerate(byte_lines(path, _MAX_LINE_BYTES), 1):
         text = line.decode("utf-8", "backslashreplace")
         if form in (GFF, GTF) and text.startswith("##FASTA"):
             return

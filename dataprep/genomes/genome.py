@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from dnachunker.dataprep.packed_codes import LETTERS, mark_n, mark_soft, unpack_bases
-from dnachunker.foundations.failures import BadInput
 
 from .prepare import decode_genome
 from .prepared_sequence import close_files, read_stretch
@@ -28,8 +27,6 @@ class Genome:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{path}: not a regular file; name a genome file, FASTA or .2bit")
         self._folder = tempfile.TemporaryDirectory(prefix="dnachunker-genome-")
         self._stem = Path(self._folder.name) / "genome"
         try:

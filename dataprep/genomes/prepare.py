@@ -1,6 +1,5 @@
 """Prepares genomes: checks a FASTA or .2bit file once and writes it in a form with random access to any stretch."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -9,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dnachunker.foundations.failures import BadInput
-
 from .decompress import first_piece, is_twobit, read_plain
 from .fasta_scan import FastaScan
+from .input_file import hash_file
 from .prepared_sequence import (
     BASES,
     EDGES,
@@ -145,21 +143,6 @@ def decode_genome(path: Path, part: Path) -> tuple[Sequence[Contig], Mapping[str
             scan.feed(piece)
         scan.finish()
         return sink.contigs, scan.ambiguous
-
-
-def hash_file(path: Path) -> tuple[str, int]:
-    """sha256 and size in bytes of a user's file.
-
-    Raises:
-        BadInput: the file is missing or unreadable.
-    """
-    try:
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest(), os.fstat(handle.fileno()).st_size
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file; check the path in the config") from error
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _stem(folder: Path, digest: str, repeats: RepeatSource | None, repeats_digest: str | None) -> Path:

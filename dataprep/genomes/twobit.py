@@ -17,7 +17,9 @@ from dnachunker.dataprep.packed_codes import PACKED_REPEAT_BIT, mark_runs, unpac
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_N
 
-from .decompress import TWOBIT_MAGICS
+from .contig_names import contig_name
+from .file_kinds import TWOBIT_MAGICS
+from .input_file import open_input
 from .prepared_sequence import PreparedWriter
 
 _TCAG_TO_ACGT = bytes([3, 1, 0, 2])  # 2bit's code -> ours
@@ -32,7 +34,7 @@ def read_twobit(path: Path, sink: PreparedWriter) -> None:
         BadInput: the file is truncated, damaged, or not a .2bit file of a known version.
     """
     try:
-        with open(path, "rb") as handle:
+        with open_input(path) as handle:
             reader = _Reader(path, handle)
             for number, (name, offset) in enumerate(reader.index().items(), 1):
                 for codes in reader.record(name, offset):
@@ -65,12 +67,21 @@ class _Reader:
         offsets: dict[str, int] = {}
         for _ in range(count):
             letters = self._take(self._take(1)[0])
-            name = letters.decode("utf-8", "backslashreplace")
+            try:
+                name = contig_name(letters)
+            except ValueError as error:
+                raise BadInput(f"{self.path}, sequence {len(offsets) + 1}: {error}") from error
             if letters.split() != [letters]:  # empty, or with blanks
                 raise self._damaged(f"sequence name {name!r}")
             if name in offsets:
                 raise BadInput(f"{self.path}: sequence {name} twice; names must be unique")
             offsets[name] = self._word(8 if version == 1 else 4)
+        first = self._handle.tell()
+        for name, offset in offsets.items():
+            if not first <= offset < self._size:
+                raise self._damaged(
+                    f"sequence {name} at offset {offset}, but records lie between {first} and the end at {self._size}"
+                )
         return offsets
 
     def record(self, name: str, offset: int) -> Iterator[NDArray[np.uint8]]:
@@ -80,6 +91,7 @@ class _Reader:
         n_runs = self._blocks(name, "N", length)
         soft_runs = self._blocks(name, "mask", length)
         self._word()
+        self._room(-(-length // 4), f"{length} bases of {name}")
         for start in range(0, length, _STEP):
             end = min(start + _STEP, length)
             codes = unpack_bases(np.frombuffer(self._take(-(-(end - start) // 4)), np.uint8), end - start)
@@ -91,13 +103,18 @@ class _Reader:
     def _blocks(self, name: str, kind: str, length: int) -> NDArray[np.int64]:
         """(k, 2) start,end of the record's N or mask blocks."""
         count = self._word()
-        if 8 * count > self._size:
-            raise self._damaged(f"{count} {kind} blocks in {name}")
+        self._room(8 * count, f"{count} {kind} blocks in {name}")
         starts, sizes = (np.frombuffer(self._take(4 * count), f"{self._order}u4").astype(np.int64) for _ in range(2))
         runs = np.stack([starts, starts + sizes], axis=1)
         if count and (runs[-1, 1] > length or (runs[1:, 0] < runs[:-1, 1]).any()):
             raise self._damaged(f"the {kind} blocks of {name} overlap or end beyond it")
         return runs
+
+    def _room(self, size: int, what: str) -> None:
+        """Check before memory is taken that the file has `size` more bytes."""
+        missing = self._handle.tell() + size - self._size
+        if missing > 0:
+            raise self._damaged(f"{what}: the file ends {missing} bytes early")
 
     def _word(self, size: int = 4) -> int:
         value: int = struct.unpack(self._order + ("I" if size == 4 else "Q"), self._take(size))[0]

@@ -14,7 +14,8 @@ from typing import Any
 
 from dnachunker.dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig, resolve_path
 from dnachunker.dataprep.corpus.index import FORMAT, FORMAT_VERSION, LeakageReport
-from dnachunker.dataprep.genomes.prepare import PreparedGenome, hash_file, prepare_genome
+from dnachunker.dataprep.genomes.input_file import hash_file
+from dnachunker.dataprep.genomes.prepare import PreparedGenome, prepare_genome
 from dnachunker.dataprep.genomes.prepared_sequence import BASES, Contig, Stretch
 from dnachunker.dataprep.genomes.repeats import RepeatSource
 from dnachunker.foundations.failures import BadInput

@@ -154,7 +154,7 @@ def read_bed(path: Path, contigs: Mapping[str, int] | None = None) -> list[Inter
         BadInput: no such file; a malformed line; an interval beyond its contig; no contig in common.
     """
     intervals: list[Interval] = []
-    for contig, start, end, split, _, _, line in located_features(path, contigs, "bed"):
+    for contig, start, end, split, _, _, line in located_features(path, contigs, "bed", may_be_empty=False):
         if not split:
             raise BadInput(f"{path}, line {line}: column 4 is missing; it holds the name of the split")
         if not split.isascii() or not split.isidentifier() or not split.islower() or split == UNUSED:

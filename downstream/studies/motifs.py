@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.text_files import text_lines
+from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
@@ -46,12 +46,16 @@ def read_motifs(path: Path) -> list[Motif]:
             counts = np.array([[float(v) for v in row[1:].replace("[", " ").replace("]", " ").split()] for row in rows])
         except (ValueError, IndexError) as error:
             raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix") from error
-        if not header.startswith(">") or letters != list("ACGT") or counts.ndim != 2 or not counts.sum(0).all():
+        if not header.startswith(">") or letters != list("ACGT") or counts.ndim != 2 or not _are_counts(counts):
             raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix: >NAME, then rows A, C, G, T")
         found.append(Motif(header[1:].split(maxsplit=1)[-1], counts))
     if not found:
         raise BadInput(f"{path}: holds no motifs")
     return found
+
+
+def _are_counts(counts: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(0).all())
 
 
 def occurrences(motif: Motif, letters: str, threshold: float) -> NDArray[np.int64]:

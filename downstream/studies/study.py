@@ -80,7 +80,9 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
         letters = [genome.fetch(region.contig, region.start, region.end) for region in regions]
         lengths = genome.lengths
     features = [
-        feature for path in options.annotations for feature in read_features(path, lengths, regions, options.features)
+        feature
+        for path in options.annotations
+        for feature in read_features(path, lengths, regions, options.features, may_be_empty=False)
     ]
     cutters = _cutters(exported, letters, options)
     title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))

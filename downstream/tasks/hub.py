@@ -21,6 +21,7 @@ from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.foundations.progress import Progress
+from dnachunker.foundations.whole_numbers import whole_number
 
 from .labelled import data_suffix, read_labelled
 from .task_folders import ORIGIN, Suite, TaskFacts, check_origin, load_suite
@@ -124,7 +125,7 @@ def _store(paths: Sequence[Path], folder: Path, split: str, task: str | None, su
         if "task" not in table.column_names:
             raise BadInput(f"{suite.repository}: its {split} table has no column `task` to tell tasks apart")
         table = table.filter(pc.equal(table.column("task"), task))
-    pq.write_table(table, folder / f"{split}.parquet")
+    pq.write_table(table, folder / f"{split}.parquet", write_page_checksum=True)
 
 
 def _rebuild(suite: Suite, task: str, folder: Path, source: str | None, genomes: Mapping[str, Path]) -> None:
@@ -171,8 +172,9 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
     meant = match_contigs((row.get("region") or "" for _, row in rows), spelled)
     for number, row in rows:
         try:
-            contig, start, end, strand = row["region"], int(row["start"]), int(row["end"]), row["strand"]
-        except (KeyError, TypeError, ValueError) as error:
+            contig, strand = row["region"], row["strand"]
+            start, end = whole_number(row["start"]), whole_number(row["end"])
+        except (KeyError, AttributeError, ValueError) as error:
             raise BadInput(f"{where}: line {number}: needs region, start, end and strand") from error
         known = spelled.get(meant.get(contig, ""))
         if known is None or not 0 <= start < end <= genome.lengths[known]:

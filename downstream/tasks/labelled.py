@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnachunker.downstream.text_files import text_lines
-from dnachunker.foundations.failures import BadInput
+from dnachunker.dataprep.genomes.contig_names import check_characters
+from dnachunker.dataprep.genomes.file_kinds import text_kind
+from dnachunker.dataprep.genomes.input_file import open_input
+from dnachunker.dataprep.genomes.text_lines import text_lines
+from dnachunker.foundations.failures import BadInput, one_line
+from dnachunker.foundations.whole_numbers import whole_number
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 _SEQUENCE_COLUMNS = ("sequence", "seq")
 _LABEL_COLUMNS = ("label", "labels", "class")
 _FASTA = (".fa", ".fna", ".fasta")
 SUFFIXES = (".csv", ".tsv", *_FASTA, ".parquet")
+_LONGEST_ERROR = 200  # characters
 _LONGEST_FIELD = 2**31 - 1  # letters; the default of the csv module, 131,072, is less than a long sequence
+_LONGEST_LABEL = 255  # bytes
+_MISSING = frozenset(("na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"))  # as tables spell a missing value
 _LETTERS = frozenset(BASES + "N" + IUPAC_AMBIGUOUS + (BASES + "N" + IUPAC_AMBIGUOUS).lower())
 
 
@@ -53,8 +60,9 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
         classes: the classes of the training data; default: the labels of this file.
 
     Raises:
-        BadInput: not such a file; an empty or non-nucleotide sequence; a label that is missing or not among `classes`;
-            labels that are no classes, since most of them occur once.
+        BadInput: not such a file; a row of more or fewer fields than the header; a sequence that is missing or holds
+            other letters; a label that is missing, unprintable or not among `classes`; labels that are no classes,
+            since most of them occur once.
     """
     sequences: list[str] = []
     spelled: list[str] = []
@@ -65,8 +73,12 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
             strange = sorted(set(sequence) - _LETTERS)
             found = f"holds {strange[0]!r}, which is not a nucleotide letter" if strange else "is empty"
             raise BadInput(f"{path}: {where}: the sequence {found}")
-        if not label:
-            raise BadInput(f"{path}: {where}: has no label")
+        if sequence.lower() in _MISSING:
+            raise BadInput(f"{path}: {where}: the sequence is {sequence!r}, a missing value; remove the row")
+        try:
+            _check_label(label)
+        except ValueError as error:
+            raise BadInput(f"{path}: {where}: {error}") from error
         if known is not None and label not in known:
             raise BadInput(f"{path}: {where}: label {label!r} does not occur in training, which has {sorted(known)}")
         sequences.append(sequence)
@@ -95,7 +107,27 @@ def join(parts: Sequence[Labelled]) -> Labelled:
 
 def sort_classes(names: set[str]) -> tuple[str, ...]:
     """Labels in order: as numbers if all are whole numbers, else as text."""
-    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    try:
+        return tuple(sorted(names, key=lambda name: (whole_number(name), name)))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def _check_label(label: str) -> None:
+    """Check that a label can be the name of a class.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not label:
+        raise ValueError("has no label")
+    if label.lower() in _MISSING:
+        raise ValueError(f"the label is {label!r}, a missing value; remove the row, or rename the class")
+    if len(label.encode()) > _LONGEST_LABEL:
+        raise ValueError(f"a label of {len(label):,} letters: {label[:40]!r}...; is this the column of labels?")
+    if label.isdecimal() and not label.isascii():
+        raise ValueError(f"the label {label!r} is a number in other digits than 0 to 9; write it with these")
+    check_characters(label)
 
 
 def data_suffix(path: Path) -> str | None:
@@ -119,13 +151,32 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _table_rows(path: Path, text: Iterable[str], suffix: str) -> Iterator[tuple[str, str, str]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    table = csv.DictReader((f"{line}\n" for line in text), delimiter="\t" if suffix == ".tsv" else ",")
+    delimiter = "\t" if suffix == ".tsv" else ","
+    table = csv.reader((f"{line}\n" for line in text), delimiter=delimiter)
     try:
-        sequence, label = _columns(path, table.fieldnames or [])
+        names = next(table, [])
+        if len(names) == 1:
+            _refuse_header(path, names[0], delimiter)
+        sequence, label = _columns(path, names)
         for row in table:
-            yield f"line {table.line_num}", row[sequence] or "", row[label] or ""
+            if not "".join(row).strip():
+                continue
+            if row[-1].endswith("\n"):
+                raise BadInput(f"{path}: a quote is not closed before the end of the file, line {table.line_num}")
+            if len(row) != len(names):
+                raise BadInput(f"{path}: line {table.line_num}: {len(row)} fields, but the header has {len(names)}")
+            yield f"line {table.line_num}", row[sequence], row[label]
     except csv.Error as error:
         raise BadInput(f"{path}: line {table.line_num}: not readable: {error}") from error
+
+
+def _refuse_header(path: Path, header: str, delimiter: str) -> None:
+    """Raise an error that says why a header has one column, where that can be seen."""
+    if kind := text_kind(header.encode()):
+        raise BadInput(f"{path}: {kind}, not a table with the columns sequence and label")
+    for other, remedy in ((";", "write commas"), ("\t", "name the file .tsv"), (",", "name the file .csv")):
+        if other != delimiter and other in header:
+            raise BadInput(f"{path}: {other!r} separates its columns, where {delimiter!r} is expected; {remedy}")
 
 
 def _fasta_rows(path: Path, text: Iterable[str]) -> Iterator[tuple[str, str, str]]:
@@ -153,23 +204,38 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-        sequence, label = _columns(path, file.schema_arrow.names)
-        row = 0
-        for batch in file.iter_batches(columns=[sequence, label]):
-            for letters, value in zip(batch.column(sequence).to_pylist(), batch.column(label).to_pylist(), strict=True):
-                row += 1
-                missing = value is None or value != value  # some writers store a missing value as NaN
-                yield f"row {row}", letters or "", "" if missing else str(value)
-    except pa.ArrowException as error:
-        raise BadInput(f"{path}: not readable as parquet: {error}") from error
+        with open_input(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            columns = [schema.field(at) for at in _columns(path, schema.names)]
+            for column, accepted in zip(columns, (_is_text, lambda kind: not pa.types.is_nested(kind)), strict=True):
+                if not accepted(column.type):
+                    raise BadInput(f"{path}: column {column.name!r} holds {column.type}, not text")
+            row = 0
+            for batch in file.iter_batches(columns=[column.name for column in columns]):
+                for letters, value in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
+                    row += 1
+                    missing = value is None or value != value  # some writers store a missing value as NaN
+                    yield f"row {row}", letters or "", "" if missing else str(value)
+    except (OSError, ValueError, pa.ArrowException) as error:  # a damaged page raises any of these
+        raise BadInput(f"{path}: not readable as parquet: {one_line(error)[:_LONGEST_ERROR]}") from error
 
 
-def _columns(path: Path, names: Sequence[Any]) -> tuple[str, str]:
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _columns(path: Path, names: Sequence[str]) -> tuple[int, int]:
+    """Numbers of the columns of sequences and of labels."""
     found = []
     for kind in (_SEQUENCE_COLUMNS, _LABEL_COLUMNS):
-        column = next((name for name in names if str(name).strip().lower() in kind), None)
-        if column is None:
-            raise BadInput(f"{path}: has no column {kind[0]!r}; it has {', '.join(map(str, names)) or 'none'}")
-        found.append(str(column))
+        columns = [number for number, name in enumerate(names) if name.strip().lower() in kind]
+        shown = ", ".join(map(repr, names))[:_LONGEST_ERROR] or "none"
+        if not columns:
+            raise BadInput(f"{path}: has no column {kind[0]!r}; it has {shown}")
+        if len(columns) > 1:
+            raise BadInput(f"{path}: several columns could be {kind[0]!r}; keep one; it has {shown}")
+        found += columns
     return found[0], found[1]

@@ -5,7 +5,6 @@ source, and published scores. The two Nucleotide Transformer suites share only n
 suites here.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from pydantic import Field
 from yaml import safe_load
 
+from dnachunker.dataprep.genomes.input_file import check_regular, hash_file
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import Config, validate_config
 
@@ -90,8 +90,8 @@ class Task:
         found: dict[str, list[Any]] = {}
         for path in (self.train, self.validation):
             if path is not None:
-                with path.open("rb") as file:
-                    found[path.name] = [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+                digest, size = hash_file(path)
+                found[path.name] = [size, digest]
         return found | {self.test.name: [self.test.stat().st_size]}
 
     def read_all_but_test(self) -> Labelled:
@@ -143,6 +143,7 @@ def find_task(folder: Path, metric: Metric = "mcc") -> Task:
             continue
         if split in found:
             raise BadInput(f"{folder}: both {found[split].name} and {path.name} are its {split} split; keep one")
+        check_regular(path)
         found[split] = path
     if "test" not in found or not {"train", "validation"} & set(found):
         raise BadInput(f"{folder}: a task needs a train and a test file, such as train.csv.gz and test.csv.gz")

@@ -1,20 +1,23 @@
 """`dnachunker score-variants`: add scores to a VCF; each line that cannot be scored gets the reason."""
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.genomes.contig_names import agree_on_contigs
 from dnachunker.dataprep.genomes.genome import Genome
+from dnachunker.dataprep.genomes.input_file import hash_file
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
+from dnachunker.foundations.whole_numbers import whole_number
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 from .alleles import Alleles, Fetch, widen
@@ -50,6 +53,25 @@ class _Line:
     outcomes: list[tuple[str, Alleles | None]]  # of each ALT: status, and alleles if it can be scored
 
 
+class _Reference:
+    """The genome, with contigs named as in the VCF.
+
+    Attributes:
+        lengths: contig -> length in bases; contigs that the genome lacks are left out.
+    """
+
+    def __init__(self, genome: Genome, names: Mapping[str, str]) -> None:
+        self.path = genome.path
+        self._genome, self._names = genome, names
+        self.lengths = {name: genome.lengths[contig] for name, contig in names.items()}
+
+    def fetcher(self, name: str) -> Fetch:
+        return partial(self._upper, self._names[name])
+
+    def _upper(self, contig: str, start: int, end: int) -> str:
+        return self._genome.fetch(contig, start, end).upper()
+
+
 def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: VariantOptions) -> dict[str, int]:
     """Score every ALT of every line; after an interruption, the same call continues.
 
@@ -57,8 +79,8 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         ALT alleles by status.
 
     Raises:
-        BadInput: no such model, genome or VCF; a malformed line; most lines contradict the genome; `output` exists
-            or has an unknown suffix.
+        BadInput: no such model, genome or VCF; a malformed line; no contig in common, or most lines contradict the
+            genome; `output` exists or has an unknown suffix.
     """
     check_suffix(output)
     if output.exists():
@@ -68,20 +90,23 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     if context < 4 * options.longest:
         raise BadInput(f"--context {context}: must be at least 4 times --longest {options.longest}")
     identity = {
-        "model": exported.fingerprint, "fasta": [fasta.name, fasta.stat().st_size if fasta.is_file() else 0],
-        "vcf": _digest(vcf), **asdict(options), "context": context,
+        "model": exported.fingerprint, "fasta": [fasta.name, hash_file(fasta)[1]],
+        "vcf": hash_file(vcf)[0], **asdict(options), "context": context,
     }  # fmt: skip
     progress = _Partial(output, identity)
     counts: dict[str, int] = {}
-    with Genome(fasta) as genome, VariantLines(vcf) as variants:
+    with Genome(fasta) as opened, VariantLines(vcf) as variants:
+        lines_of = Counter(fields[0] for _, fields in variants.records())
+        if not lines_of:
+            raise BadInput(f"{vcf}: holds no records")
+        genome = _Reference(opened, agree_on_contigs(vcf, lines_of, opened.lengths))
         _check_assembly(variants, genome, options.longest)
-        total = sum(1 for _ in variants.records())
         check_writable(variants, output)
         stages = exported.config.stages
         progress.begin(_header(variants, model.name, identity, stages))
         network = exported.network("masked")
         reported = 0
-        with Progress("score-variants", total, "line") as bar:
+        with Progress("score-variants", lines_of.total(), "line") as bar:
             for group in _groups(variants, genome, options.longest, context):
                 lines = [line for line in group if line.number > progress.done]
                 for line in group:
@@ -92,7 +117,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
                             if reported <= _SHOWN:
                                 bar.write(_message(vcf, line, number, status, genome), file=sys.stderr)
                 todo = [
-                    (alleles, _fetcher(genome, line.fields[0]), genome.lengths[line.fields[0]])
+                    (alleles, genome.fetcher(line.fields[0]), genome.lengths[line.fields[0]])
                     for line in lines
                     for _, alleles in line.outcomes
                     if alleles is not None
@@ -102,11 +127,11 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
                 bar.update(len(group))
         if reported > _SHOWN:
             print(f"{reported - _SHOWN} more alleles were not scored; DNC_STATUS says why", file=sys.stderr)
-        progress.finish(max(genome.lengths.values()))
+        progress.finish(max(opened.lengths.values()))
     return counts
 
 
-def _groups(variants: VariantLines, genome: Genome, longest: int, context: int) -> Iterator[list[_Line]]:
+def _groups(variants: VariantLines, genome: _Reference, longest: int, context: int) -> Iterator[list[_Line]]:
     group: list[_Line] = []
     for number, fields in variants.records():
         outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
@@ -118,16 +143,18 @@ def _groups(variants: VariantLines, genome: Genome, longest: int, context: int) 
         yield group
 
 
-def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context: int) -> tuple[str, Alleles | None]:
+def _look(
+    fields: Sequence[str], alt: str, genome: _Reference, longest: int, context: int
+) -> tuple[str, Alleles | None]:
     """The status of one ALT, and its alleles if it can be scored."""
-    contig, start, alternative = fields[0], int(fields[1]) - 1, alt.upper()
+    contig, start, alternative = fields[0], whole_number(fields[1]) - 1, alt.upper()
     reference = fields[3].upper().translate(_AMBIGUOUS)
     if contig not in genome.lengths:
         return "unknown_contig", None
     length = genome.lengths[contig]
     if start < 0 or start + len(reference) > length:
         return "outside_contig", None
-    fetch = _fetcher(genome, contig)
+    fetch = genome.fetcher(contig)
     if fetch(start, start + len(reference)) != reference:
         return "reference_mismatch", None
     if not alternative or not set(alternative) <= set(BASES):
@@ -148,15 +175,7 @@ def _look(fields: Sequence[str], alt: str, genome: Genome, longest: int, context
     return SCORED, alleles
 
 
-def _fetcher(genome: Genome, contig: str) -> Fetch:
-    return partial(_upper, genome, contig)
-
-
-def _upper(genome: Genome, contig: str, start: int, end: int) -> str:
-    return genome.fetch(contig, start, end).upper()
-
-
-def _check_assembly(variants: VariantLines, genome: Genome, longest: int) -> None:
+def _check_assembly(variants: VariantLines, genome: _Reference, longest: int) -> None:
     seen = wrong = 0
     for _, fields in variants.records():
         status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
@@ -164,20 +183,18 @@ def _check_assembly(variants: VariantLines, genome: Genome, longest: int) -> Non
         wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
         if seen == _LOOKED_AT:
             break
-    if not seen:
-        raise BadInput(f"{variants.path}: holds no records")
     if wrong * 2 > seen:
         raise BadInput(
             f"{variants.path}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
-            "is the VCF of another assembly, or does it name contigs otherwise?"
+            "is the VCF of another assembly?"
         )
 
 
-def _message(vcf: Path, line: _Line, number: int, status: str, genome: Genome) -> str:
-    contig, start, reference = line.fields[0], int(line.fields[1]) - 1, line.fields[3]
+def _message(vcf: Path, line: _Line, number: int, status: str, genome: _Reference) -> str:
+    contig, start, reference = line.fields[0], whole_number(line.fields[1]) - 1, line.fields[3]
     text = f"{vcf}: line {line.number}: {contig}:{start + 1} {reference}>{line.fields[4].split(',')[number]}: {status}"
     if status == "reference_mismatch":
-        text += f": the genome has {genome.fetch(contig, start, start + len(reference)).upper()}"
+        text += f": the genome has {genome.fetcher(contig)(start, start + len(reference))}"
     return text
 
 
@@ -212,14 +229,6 @@ def _header(variants: VariantLines, model: str, identity: dict[str, Any], stages
             lines += ours
         lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(f"{path}: no such VCF file") from error
 
 
 class _Partial:

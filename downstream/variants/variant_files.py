@@ -17,11 +17,12 @@ import pysam
 import pysam.bcftools
 
 from dnachunker.dataprep.genomes.decompress import first_piece, read_plain
-from dnachunker.downstream.text_files import text_lines
+from dnachunker.dataprep.genomes.file_kinds import BCF, VCF, text_kind, wrong_kind
+from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput, one_line
+from dnachunker.foundations.whole_numbers import whole_number
 
-_BCF_MAGIC = b"BCF"
 _CONTIG = re.compile(rb"##contig=<ID=([^,>]+)")
 _SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 _LONGEST_TBI = 2**29  # bases of a contig that a .tbi index can hold; a .csi index holds more
@@ -35,14 +36,18 @@ class VariantLines:
     Bytes that are not UTF-8 become surrogates, which `surrogateescape` turns back.
 
     Raises:
-        BadInput: no such file, or it is empty or damaged.
+        BadInput: no such file, or it is empty, damaged, or another kind of file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._text = path
-        if first_piece(path).startswith(_BCF_MAGIC):
+        head = first_piece(path)
+        kind = text_kind(head)
+        if kind not in ("", VCF, BCF) or not (kind or head.lstrip().startswith(b"#")):
+            raise wrong_kind(path, head, "VCF or BCF")
+        if kind == BCF:
             for _ in read_plain(path):  # notices damage and a cut between two blocks
                 pass
             self._folder = tempfile.TemporaryDirectory(prefix="dnachunker-bcf-")
@@ -70,9 +75,13 @@ class VariantLines:
             elif not line.startswith("#") and line:
                 fields = line.split("\t")
                 if not columns:
-                    raise BadInput(f"{self.path}: line {number}: a record before the #CHROM line; this is not a VCF")
-                if len(fields) != columns or len(fields) < 8 or not fields[1].isdecimal():
-                    raise BadInput(f"{self.path}: line {number}: not a VCF record: {line[:60]!r}")
+                    raise BadInput(
+                        f"{self.path}: line {number}: a record before the #CHROM line, whose columns tabs separate"
+                    )
+                try:
+                    _check_record(fields, columns)
+                except ValueError as error:
+                    raise BadInput(f"{self.path}: line {number}: not a VCF record: {error}: {line[:60]!r}") from error
                 yield number, fields
 
     def __enter__(self) -> Self:
@@ -83,6 +92,20 @@ class VariantLines:
     ) -> None:
         if self._folder:
             self._folder.cleanup()
+
+
+def _check_record(fields: list[str], columns: int) -> None:
+    """Check the columns that are read, CHROM, POS and REF, and that none is missing.
+
+    Raises:
+        ValueError: one of these is wrong.
+    """
+    if len(fields) != columns or len(fields) < 8:
+        raise ValueError(f"{len(fields)} columns that tabs separate, but the #CHROM line has {columns}, at least 8")
+    whole_number(fields[1], "a position (POS)")
+    for column, name in ((0, "CHROM"), (3, "REF")):
+        if not fields[column].strip():
+            raise ValueError(f"{name} is empty")
 
 
 def check_suffix(output: Path) -> None:

@@ -67,8 +67,11 @@ def test_a_feature_across_the_origin_of_a_circular_contig(tmp_path: Path) -> Non
     text = "chr2\tx\tregion\t1\t500\t.\t+\t.\tIs_circular=true\nchr2\tx\tgene\t491\t510\t.\t+\t.\tName=A\n"
     found = read(tmp_path, "a.gff3", text)
     assert sorted(found[1:]) == [("chr2", 0, 10, "gene", "A", "+"), ("chr2", 490, 500, "gene", "A", "+")]
-    with pytest.raises(BadInput, match="line 1: chr2:491-510 is not within chr2, which has 500 bases"):
-        read(tmp_path, "b.gff3", text.splitlines()[1])
+    region, gene = text.splitlines(keepends=True)
+    assert read(tmp_path, "b.gff3", gene + region)[:2] == found[1:]  # in whatever order
+    for no in ("Is_circular=false", "Note=Is_circular=true", "not_Is_circular=true", "Is_circular=trueish", "ID=1"):
+        with pytest.raises(BadInput, match=r"chr2:491-510 is not within chr2, which has 500 bases"):
+            read(tmp_path, "c.gff3", text.replace("Is_circular=true", no))
 
 
 def test_only_gff3_has_escapes_in_names_of_contigs_and_an_equal_name_comes_first(tmp_path: Path) -> None:
@@ -91,6 +94,11 @@ def test_only_gff3_has_escapes_in_names_of_contigs_and_an_equal_name_comes_first
     [
         ("a.bed", "chr1\t1\t5\nchr1\t-5\t10\n", "line 2: '-5' is not a coordinate"),
         ("a.bed", "chr1\t1.5\t10\n", "line 1: '1.5' is not a coordinate"),
+        ("a.bed", f"chr1\t{'1' * 5000}\t2\n", "line 1: '1{40}'... is not a coordinate"),
+        ("a.bed", "chr1\t١\t٥\n", "line 1: '١' is not a coordinate"),
+        ("a.bed", "chr1\t1\t5\0\n", "line 1: holds a NUL byte"),
+        ("a.bed", "chr1\t1\t5\rchr1\t7\t9\n", "line 1: lines end in bare carriage returns"),
+        ("a.bed", GFF_LINE.join(("##gff-version 3\n", "\n")), "a.bed: GFF3, not BED"),
         ("a.bed", "chr1\t1,000\t2,000\n", "line 1: '1,000' is not a coordinate"),
         ("a.bed", "#\n\nchr1 20 10\n", "line 3: start 20 and end 10"),
         ("a.bed", "chr1\t10\t10\n", "line 1: start 10 and end 10"),
@@ -104,8 +112,8 @@ def test_only_gff3_has_escapes_in_names_of_contigs_and_an_equal_name_comes_first
         ("a.out", "1 2 3 4 chr1 5 6\n", "line 1: not a line of RepeatMasker"),
         ("a.txt", "hello world\n", "line 1: not a line of BED, GFF3, GTF or RepeatMasker"),
         ("a.bed", gzip.compress(b"chr1\t1\t5\n")[:-6], "truncated gzip"),
-        *((f"a.{ending}", FASTA, "line 1: begins with '>' as FASTA does") for ending in ("bed", "out", "gff3", "gtf")),
-        ("a.fa", FASTA, "line 1: not a line of BED, GFF3, GTF or RepeatMasker"),
+        *((f"a.{ending}", FASTA, f"a.{ending}: FASTA, not ") for ending in ("bed", "out", "gff3", "gtf")),
+        ("a.fa", FASTA, "a.fa: FASTA, not BED, GFF3, GTF or RepeatMasker's .out"),
         ("a.bed", "chr1\t1\t5\n>chr2\t1\t5\n", "line 2: begins with '>'"),
         ("a.bed", "chr1\t1\t5\n##FASTA\nACGT\n", "line 3: not `contig start end`"),
     ],
@@ -149,4 +157,13 @@ def test_other_spellings_are_said_in_one_line_and_foreign_files_refused(
     assert said == f"{tmp_path}/a.bed: contigs are matched by another spelling: 1 is chr1, 2 is chr2\n"
     with pytest.raises(BadInput, match="the file names NC_000001.11, the genome has chr1"):
         read(tmp_path, "b.bed", "NC_000001.11\t0\t5\n")
-    assert read(tmp_path, "empty.bed", "") == []
+
+
+@pytest.mark.parametrize("text", ["", "#chrom\tstart\n\n", "track name=x\n"])
+def test_a_file_without_an_interval_is_said_or_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(tmp_path, "empty.bed", text) == []
+    assert capsys.readouterr().err == f"{tmp_path}/empty.bed: lists no interval\n"
+    with pytest.raises(BadInput, match="empty.bed: lists no interval"):
+        list(located_features(tmp_path / "empty.bed", LENGTHS, may_be_empty=False))

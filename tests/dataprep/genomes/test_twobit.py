@@ -78,7 +78,7 @@ def test_blocks_across_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, l
 
 
 def damaged() -> dict[str, tuple[bytes, str]]:
-    good = twobit({"a": "ACGTACGTAC", "b": "NNAC"})
+    good, long = (twobit({"a": "ACGTACGTAC", "b": "NNAC"}, version=version) for version in (0, 1))
     mask_count = len(twobit({"a": ""})) - 8  # in a file whose only record is empty
     return {
         "version": (good[:4] + b"\7" + good[5:], "version 7"),
@@ -87,6 +87,11 @@ def damaged() -> dict[str, tuple[bytes, str]]:
         "many sequences": (good[:8] + b"\xff\xff\xff\xff" + good[12:], "claims 4294967295"),
         "many blocks": (twobit({"a": ""})[:mask_count] + b"\xff\xff\xff\xff" + bytes(4), "4294967295 mask blocks"),
         "block outside": (good.replace(struct.pack("<3I", 1, 0, 2), struct.pack("<3I", 1, 3, 2)), "N blocks of b"),
+        "control character": (good.replace(b"\1b", b"\1\x1b"), "sequence 2: the name '.x1b' holds a control character"),
+        "offset in the index": (good[:18] + struct.pack("<I", 20) + good[22:], "sequence a at offset 20"),
+        "offset beyond the end": (good[:18] + struct.pack("<I", len(good)) + good[22:], "sequence a at offset"),
+        "offset beyond any file": (long[:18] + struct.pack("<Q", 2**63) + long[26:], "offset 9223372036854775808"),
+        "many bases": (twobit({"a": ""})[: mask_count - 8] + b"\xff\xff\xff\xff" + bytes(16), "4294967295 bases of a"),
         "blank name": (good.replace(b"\1b", b"\1 "), "sequence name ' '"),
     }
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnachunker.downstream.tasks.labelled import read_labelled
+from dnachunker.downstream.tasks.labelled import read_labelled, sort_classes
 from dnachunker.downstream.tasks.task_folders import SUITES, find_task, load_suite, split_validation
 from dnachunker.foundations.failures import BadInput
 
@@ -59,6 +59,44 @@ def test_parquet_and_named_classes(tmp_path: Path) -> None:
             read_labelled(tmp_path / "train.parquet")
 
 
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        ([[1, 2], [0, 1]], ["sequence", "label"], "column 'sequence' holds int64, not text"),
+        ([[b"AC", b"GT"], [0, 1]], ["sequence", "label"], "column 'sequence' holds binary, not text"),
+        ([["AC", "GT"], [[0], [1]]], ["sequence", "label"], "column 'label' holds list<.*int64>, not text"),
+        ([["AC", "GT"], [0, 1], [1, 0]], ["sequence", "label", "label"], "several columns could be 'label'; keep one"),
+    ],
+)
+def test_parquet_of_other_columns_gives_one_line(
+    tmp_path: Path, columns: list[list[object]], names: list[str], message: str
+) -> None:
+    pq.write_table(pa.table([pa.array(column) for column in columns], names=names), tmp_path / "train.parquet")
+    with pytest.raises(BadInput, match=message):
+        read_labelled(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_no_damaged_byte_of_parquet_gives_a_traceback(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "train.parquet"
+    table = pa.table({"sequence": ["ACGTTGCA", "GATTACA"] * 9, "label": [1, 0] * 9})
+    pq.write_table(table, path, compression=compression, write_page_checksum=True)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 5):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            read_labelled(path)
+        except BadInput:
+            refused += 1
+    assert refused > len(whole) // 20
+
+
+def test_equal_numbers_are_classes_in_one_order() -> None:
+    assert sort_classes({"10", "1", "01", "001", "2"}) == ("001", "01", "1", "2", "10")
+    assert sort_classes({"10", "9", "x"}) == ("10", "9", "x")
+
+
 def test_labels_that_mostly_occur_once_are_numbers_and_not_classes(tmp_path: Path) -> None:
     def read(labels: list[str]) -> tuple[str, ...]:
         (tmp_path / "train.csv").write_text("sequence,label\n" + "".join(f"AC,{label}\n" for label in labels))
@@ -88,6 +126,25 @@ def damaged(packed: bytes) -> bytes:
             b"sequence,label\nAC,0.13\nAG,0.5\nAT,-1\nGC,-1\n",
             "of 3 different labels, 2 occur once, such as 0.13",
         ),
+        *(
+            ("a.csv", f"sequence,label\nAC,1\nAC,{label}\n".encode(), message)
+            for label, message in (
+                ("NaN", "line 3: the label is 'NaN', a missing value"),
+                ("NA", "line 3: the label is 'NA', a missing value"),
+                ("1" * 5000, "line 3: a label of 5,000 letters"),
+                ("٣", "line 3: the label '٣' is a number in other digits"),
+                ("a\x1b[2J", "holds a control character"),
+                ("1,7", "line 3: 3 fields, but the header has 2"),
+            )
+        ),
+        ("a.csv", b"sequence,label\nAC,1\nNA,2\n", "line 3: the sequence is 'NA', a missing value"),
+        ("a.csv", b"sequence,label\nAC,1\nAC\n", "line 3: 1 fields, but the header has 2"),
+        ("a.csv", b"sequence,label,label\nAC,0,1\n", "several columns could be 'label'; keep one"),
+        ("a.csv", b"seq,sequence,label\nAC,AC,1\n", "several columns could be 'sequence'; keep one"),
+        ("a.csv", b"sequence;label\nAC;0\n", "';' separates its columns, where ',' is expected; write commas"),
+        ("a.csv", b"sequence\tlabel\nAC\t0\n", "expected; name the file .tsv"),
+        ("a.csv", b">one|1\nACGT\n", "a.csv: FASTA, not a table"),
+        ("a.csv", b'sequence,label,note\nAC,1,a\nAC,0,"5 end\nAC,1,b\n', "a quote is not closed"),
         ("a.csv", "sequence,label\nAC,\u00e9\n".encode("latin-1"), "line 2: not UTF-8 text"),
         ("a.csv", b"sequence,label\n", "holds no sequences"),
         ("a.fa", b">one\nACGT\n", "does not end in |LABEL"),

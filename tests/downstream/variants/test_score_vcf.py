@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from dnachunker.cli import main
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.variants.alleles import Alleles, widen
-from dnachunker.downstream.variants.score_vcf import _look
+from dnachunker.downstream.variants.score_vcf import _look, _Reference
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
@@ -147,7 +147,8 @@ def test_an_indel_in_a_repeat_scores_the_same_at_every_position() -> None:
 
 def test_alleles_that_fill_a_contig_leave_nothing_to_compare_with(tmp_path: Path) -> None:
     (tmp_path / "tiny.fa").write_text(">c\nAAAAAAAA\n>d\nAAAAAAAACG\n")
-    with Genome(tmp_path / "tiny.fa") as genome:
+    with Genome(tmp_path / "tiny.fa") as opened:
+        genome = _Reference(opened, {"c": "c", "d": "d"})
         for contig, status in (("c", "too_long"), ("d", "scored")):
             assert _look([contig, "1", ".", "AAA", "A"], "A", genome, 50, 200)[0] == status
 
@@ -230,6 +231,23 @@ def test_two_hundred_variants_of_human_chromosome_2(export: Path, real_genomes: 
             assert float(ours[field][0]) == pytest.approx(float(theirs[field][0]), abs=1e-5)
 
 
+def test_contigs_are_matched_by_another_spelling_and_written_as_they_were(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = "ACGGTTCATGCAAT" * 30
+    (tmp_path / "g.fa").write_text(f">chr1\n{letters}\n>chr2\n{letters[5:]}\n")
+    rows = made_up_variants("chr1", letters, 4, seed=1)
+    (tmp_path / "same.vcf").write_text(as_vcf(rows))
+    (tmp_path / "other.vcf").write_text(as_vcf([("1", *row[1:]) for row in rows]))
+    for name in ("same", "other"):
+        assert score(export, tmp_path / "g.fa", tmp_path / f"{name}.vcf", tmp_path / f"{name}.out.vcf") == 0
+    said = f"{tmp_path}/other.vcf: contigs are matched by another spelling: 1 is chr1\n"
+    assert capsys.readouterr().err.count(said) == 1
+    same, found = ((tmp_path / f"{name}.out.vcf").read_text().split("#CHROM")[1] for name in ("same", "other"))
+    assert "DNC_STATUS=scored" in found
+    assert found == same.replace("\nchr1\t", "\n1\t")
+
+
 def test_a_vcf_of_another_assembly_or_none_is_refused(
     export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,11 +256,23 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
     first = fasta.read_text()[3]
     known = ("a", 1, first, other(first))
     for text, message in (
-        (as_vcf([("1", 900, "A", "C")] * 3), "3 of the first 3 lines contradict genome.fa"),
+        (as_vcf([("1", 900, "A", "C")] * 3), "in.vcf: no contig of the genome: the file names 1, the genome has a"),
+        (as_vcf([("a", 2, "N", "C")] * 3), "3 of the first 3 lines contradict genome.fa"),
         (long + as_vcf([known, *[("1", 900, "A", "C")] * 3]), "3 of the first 4 lines contradict genome.fa"),
         (HEADER, "holds no records"),
         (as_vcf([("a", 900, "A", "C")]).replace("#CHROM", "#CHR"), "line 3: a record before the #CHROM line"),
-        (HEADER + "a\tx\t.\tA\tC\t.\t.\t.\n", "line 3: not a VCF record"),
+        *(
+            (HEADER + f"{record}\t.\t.\t.\n", f"line 3: not a VCF record: {reason}")
+            for record, reason in (
+                ("a\tx\t.\tA\tC", "'x' is not a position (POS)"),
+                ("a\t-1\t.\tA\tC", "'-1' is not a position (POS)"),
+                ("a\t٣\t.\tA\tC", "'٣' is not a position (POS)"),
+                (f"a\t{'1' * 5000}\t.\tA\tC", f"'{'1' * 40}'... is not a position (POS)"),
+                ("a\t1\t.\t\tC", "REF is empty"),
+                ("\t1\t.\tA\tC", "CHROM is empty"),
+                ("a 1 . A C", "4 columns that tabs separate, but the #CHROM line has 8"),
+            )
+        ),
     ):
         vcf.write_text(text)
         assert score(export, fasta, vcf, output) == 2
