@@ -1,5 +1,6 @@
 """Annotated intervals of a genome: reads the files that `--annotation` names, and finds what overlaps a region."""
 
+import sys
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def read_features(
         BadInput: the file has another format, a malformed line, no contig of the genome, or no feature of `kinds`.
     """
     wanted = _RegionIndex(regions)
+    left_out = False
     found: list[Feature] = []
     others: set[str] = set()
     any_of_kinds = False
@@ -50,6 +52,7 @@ def read_features(
         if not kinds and (
             kind in _SEQUENCES or (kind in _WHOLE and feature.end - feature.start == lengths[feature.contig])
         ):
+            left_out = True
             continue
         any_of_kinds = True
         if not regions or wanted.overlap(feature):
@@ -57,6 +60,8 @@ def read_features(
     if others and not any_of_kinds:
         shown = ", ".join(sorted(others)[:12])
         raise BadInput(f"{path}: no feature of kind {' or '.join(kinds)}; the kinds are {shown}")
+    if left_out and not any_of_kinds:
+        print(f"{path}: all its records stand for whole contigs; --features KIND reads them", file=sys.stderr)
     return found
 
 

@@ -1,8 +1,26 @@
 """Arguments that several verbs share."""
 
 import argparse
+from collections.abc import Callable
+
+from dnachunker.foundations.whole_numbers import whole_number
 
 GENOME_HELP = "genome as `dnachunker shard` reads it: FASTA (plain, gzip, bgzip, zstd) or .2bit"
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers that are not less than `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = whole_number(text)
+        except ValueError:
+            number = -1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of at least {least}")
+        return number
+
+    return parse
 
 
 def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
@@ -14,11 +32,14 @@ def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
         help="region to read, 1-based, both ends included; may be repeated (default: the whole genome)",
     )  # fmt: skip
     verb.add_argument(
-        "--window", type=int, metavar="BASES", help="bases the model reads at a time (default: as in pretraining)"
+        "--window",
+        type=at_least(1),
+        metavar="BASES",
+        help="bases the model reads at a time (default: as in pretraining)",
     )
     verb.add_argument(
         "--flank",
-        type=int,
+        type=at_least(0),
         metavar="BASES",
         help="bases at each end of a window that are context only (default: window / 8)",
     )

@@ -19,6 +19,7 @@ from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
 
 from .exported import open_exported
+from .output_folder import check_place
 from .regions import choose_regions
 from .windows import WindowOutput, default_window, run_windows, tile
 
@@ -53,6 +54,7 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
         raise BadInput(f"{output}: the name must end in .parquet or .zarr; the ending selects the format")
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
+    check_place(output)
     exported = open_exported(model)
     stages = exported.config.stages
     stage = stages - 1 if options.stage is None else options.stage

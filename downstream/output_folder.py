@@ -1,6 +1,7 @@
 """Output folders that remember what they were made from."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,25 @@ def is_taken(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(not found.name.startswith(PARTIAL) for found in path.iterdir()))
 
 
+def check_place(path: Path) -> None:
+    """Check before any work that an output at `path` can be written; nothing is left behind.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    try:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}; choose another --output") from error
+
+
 def claim_folder(path: Path, options: Mapping[str, Any]) -> None:
     """Make `path` the folder of these options, or find it to be that already.
 
     Raises:
-        BadInput: it holds something made with other options, or something else.
+        BadInput: it holds something made with other options, or something else, or cannot be written.
     """
     options = json.loads(json.dumps(options))
     stored = path / OPTIONS
@@ -29,6 +44,7 @@ def claim_folder(path: Path, options: Mapping[str, Any]) -> None:
         return
     if is_taken(path):
         raise BadInput(f"{path}: already exists and was not made by this command; choose another --output")
+    check_place(stored)
     write_json(stored, options)
 
 

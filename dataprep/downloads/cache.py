@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dnachunker.dataprep.config import BedSplit, CorpusConfig, RepeatFile, SourceConfig
+from dnachunker.dataprep.genomes.input_file import check_regular
 from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
 
@@ -171,7 +172,8 @@ def _pin(lock: Path, url: str, facts: dict[str, Any]) -> None:
     Raises:
         BadInput: the lock file pins another sha256, or is not a lock file.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    if lock.exists():
+        check_regular(lock)
     with _alone(lock.with_name(f".{lock.name}.lock"), str(lock)):
         try:
             pinned = json.loads(lock.read_text("utf-8")) if lock.exists() else {}

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urljoin
 
+from dnachunker.dataprep.genomes.contig_names import check_characters
 from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.dataprep.storage import is_url
 from dnachunker.foundations.failures import BadInput
@@ -149,4 +150,9 @@ def _entry(values: dict[str, str], where: str) -> GenomeEntry:
         values = {"name": values["accession"], "licence": NCBI_LICENCE} | {k: v for k, v in values.items() if v}
     if not values.get("name"):
         raise BadInput(f"{where}: a row with a url needs a `name`")
+    try:
+        for value in values.values():
+            check_characters(value)
+    except ValueError as error:
+        raise BadInput(f"{where}: {error}") from error
     return GenomeEntry(**values)

@@ -145,7 +145,7 @@ class FastaScan:
         if self._name is None:
             self._before = (self._before + segment).strip()
             if not BYTE_ORDER_MARK.startswith(self._before):
-                raise wrong_kind(self.path, self._before, "FASTA, whose first line is `>NAME`")
+                raise wrong_kind(self.path, self._before, "FASTA")
             self._line += segment.count(b"\n")
             return
         if len(segment) > self._codes.size:

@@ -87,8 +87,7 @@ def text_kind(head: bytes) -> str:
 def wrong_kind(path: Path, head: bytes, wanted: str) -> BadInput:
     """The error about a file that is not what `wanted` names: it says what the file is, or how it starts."""
     if kind := text_kind(head):
-        remedy = _REMEDIES.get(kind, f"give {wanted}")
-        return BadInput(f"{path}: {kind}, not {wanted}; {remedy}")
+        return BadInput(f"{path}: {kind}, not {wanted}; {_REMEDIES.get(kind, 'name another file')}")
     return BadInput(f"{path}: not {wanted}: it starts with {head[:20]!r}")
 
 

@@ -41,11 +41,13 @@ def parse_region(text: str, lengths: Mapping[str, int]) -> Region | None:
     """The region that a text such as `chr1` or `chr1:1,001-2,000` names; None if no contig of `lengths` is named.
 
     Raises:
-        BadInput: the region is empty or ends beyond its contig.
+        BadInput: the region is empty or ends beyond its contig, or `text` names a contig and a part of another too.
     """
-    if text in lengths:
-        return Region(text, 0, lengths[text])
     found = _REGION.fullmatch(text)
+    if text in lengths:
+        if found and found["contig"] in lengths:
+            raise BadInput(f"region {text!r}: a contig, and a part of the contig {found['contig']} too; use a BED file")
+        return Region(text, 0, lengths[text])
     if not found or found["contig"] not in lengths:
         return None
     start, end = (int(found[part].replace(",", "")) for part in ("start", "end"))

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from dnachunker.downstream.arguments import at_least
 from dnachunker.foundations.presets import describe_presets
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -42,7 +43,11 @@ def add_verbs(verbs: Any) -> None:
         "--method", action="append", choices=_METHODS, help="method to train; may be repeated (default: full)"
     )
     finetune.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="ranks on this machine that train together (default: 1)"
+        "--processes",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="ranks on this machine that train together (default: 1)",
     )
     _add_config(finetune, "finetune", "learning_rate=1e-3 rc_average=false")
     finetune.set_defaults(run_verb=_finetune)
@@ -77,7 +82,7 @@ def add_verbs(verbs: Any) -> None:
         help="where cells run: one after another in this process (none, the default), on Ray here, or on a Ray cluster",
     )  # fmt: skip
     evaluate.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="cells at a time with --ray local (default: 2)"
+        "--workers", type=at_least(1), default=2, metavar="N", help="cells at a time with --ray local (default: 2)"
     )
     evaluate.add_argument(
         "--mlflow", metavar="URI|none",

@@ -62,13 +62,15 @@ def train_method(
     """Train one method on `train`; `validation` decides when training stops, or chooses the penalty.
 
     Raises:
-        BadInput: fewer than two classes, or a class without a training sequence.
+        BadInput: fewer than two classes, a class without a training sequence, or nothing to validate on.
     """
     ranks = ranks or Ranks()
     counts = np.bincount(train.labels, minlength=len(train.classes))
     if len(train.classes) < 2 or not counts.all():
         found = ", ".join(f"{name} ({count})" for name, count in zip(train.classes, counts, strict=True))
         raise BadInput(f"training data: two or more classes are needed, each with a sequence; there are {found}")
+    if not len(validation):
+        raise BadInput("training data: no class has a second sequence to validate on; add sequences, or a dev file")
     if method == "kmer":
         return _train_kmer(train, validation, config, metric)
     random_weights = method.startswith("random-")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import Exported, batches, open_exported
+from dnachunker.downstream.output_folder import check_place
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_file
 from dnachunker.foundations.failures import BadInput
@@ -62,6 +63,7 @@ def generate(model: Path, output: Path, options: GenerateOptions) -> int:
     for path in (output, spectrum_folder(output)) if options.compare else (output,):
         if path.exists():
             raise BadInput(f"{path}: already exists; choose another --output")
+    check_place(output)
     exported = open_exported(model)
     network = exported.network("causal")
     prompts = _prompts(exported, options.prompt)

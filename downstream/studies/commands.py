@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dnachunker.downstream.arguments import GENOME_HELP, add_features_argument
+from dnachunker.downstream.arguments import GENOME_HELP, add_features_argument, at_least
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -40,16 +40,22 @@ def add_verbs(verbs: Any) -> None:
     study.add_argument("--motifs", metavar="FILE", help="motifs as count matrices in JASPAR's format")
     study.add_argument("--other", action="append", default=[], metavar="FASTA", help="another genome; may be repeated")
     study.add_argument("--bpe-corpus", metavar="FASTA", help="sequence that BPE is trained on (default: --fasta)")
-    study.add_argument("--bpe-vocabulary", type=int, default=4096, metavar="N", help="tokens of BPE (default: 4096)")
-    study.add_argument("--kmer", type=int, default=6, metavar="K", help="k of the k-mer tokens (default: %(default)s)")
-    study.add_argument("--window", type=int, metavar="BASES", help="bases read at a time (default: as in pretraining)")
     study.add_argument(
-        "--permutations", type=int, default=999, metavar="N", help="number for p-values (default: %(default)s)"
+        "--bpe-vocabulary", type=at_least(1), default=4096, metavar="N", help="tokens of BPE (default: 4096)"
     )
     study.add_argument(
-        "--samples", type=int, default=100, metavar="N", help="windows of stability (default: %(default)s)"
+        "--kmer", type=at_least(1), default=6, metavar="K", help="k of the k-mer tokens (default: %(default)s)"
     )
-    study.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    study.add_argument(
+        "--window", type=at_least(1), metavar="BASES", help="bases read at a time (default: as in pretraining)"
+    )
+    study.add_argument(
+        "--permutations", type=at_least(1), default=999, metavar="N", help="number for p-values (default: %(default)s)"
+    )
+    study.add_argument(
+        "--samples", type=at_least(1), default=100, metavar="N", help="windows of stability (default: %(default)s)"
+    )
+    study.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="random seed (default: 0)")
     study.set_defaults(run_verb=_study)
 
 

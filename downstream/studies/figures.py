@@ -20,6 +20,8 @@ def bar_figure(
     Args:
         line: value without any effect, drawn as a line.
     """
+    if not rows:
+        return ""
     groups = list(dict.fromkeys(row[group] for row in rows))
     segmentations = list(dict.fromkeys(row["tokens"] for row in rows))
     figure, axes = titled_figure(title, (max(5.0, 1.6 + 0.32 * len(groups) * len(segmentations)), 3.4))

@@ -46,16 +46,25 @@ def read_motifs(path: Path) -> list[Motif]:
             counts = np.array([[float(v) for v in row[1:].replace("[", " ").replace("]", " ").split()] for row in rows])
         except (ValueError, IndexError) as error:
             raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix") from error
-        if not header.startswith(">") or letters != list("ACGT") or counts.ndim != 2 or not _are_counts(counts):
+        name = header.removeprefix(">").strip()
+        ascii_only = all(row.isascii() for row in rows)  # `float` reads the digits of every script
+        if (
+            not header.startswith(">")
+            or not name
+            or letters != list("ACGT")
+            or not (ascii_only and _are_counts(counts))
+        ):
             raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix: >NAME, then rows A, C, G, T")
-        found.append(Motif(header[1:].split(maxsplit=1)[-1], counts))
+        found.append(Motif(name.split(maxsplit=1)[-1], counts))
     if not found:
         raise BadInput(f"{path}: holds no motifs")
     return found
 
 
 def _are_counts(counts: NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(0).all())
+    """Whether a matrix has a column, and none that is negative, infinite or empty."""
+    return bool(counts.ndim == 2 and counts.size and np.isfinite(counts).all() and (counts >= 0).all()
+                and counts.sum(0).all())  # fmt: skip
 
 
 def occurrences(motif: Motif, letters: str, threshold: float) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.annotations import read_features
 from dnachunker.downstream.exported import Exported, open_exported
-from dnachunker.downstream.output_folder import OPTIONS
+from dnachunker.downstream.output_folder import OPTIONS, check_place
 from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_folder, write_json
@@ -74,6 +74,7 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
     """
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
+    check_place(output)
     exported = open_exported(model)
     with Genome(fasta) as genome:
         regions = choose_regions(genome, options.regions)
@@ -167,7 +168,7 @@ def _stability(on: _Subject) -> _Study:
         f"Windows of {o.length} bases; the change is in the middle, or drops the first base (shift).",
         "beyond: token starts farther than 32 bases from the change.",
     ]
-    return title, rows, bar_figure(rows, "change", "Jaccard", title) if rows else "", notes
+    return title, rows, bar_figure(rows, "change", "Jaccard", title), notes
 
 
 def _species(on: _Subject) -> _Study:

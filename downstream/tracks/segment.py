@@ -11,7 +11,7 @@ from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.annotations import FeatureIndex, read_features
 from dnachunker.downstream.exported import open_exported
-from dnachunker.downstream.output_folder import OPTIONS
+from dnachunker.downstream.output_folder import OPTIONS, check_place
 from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
@@ -49,6 +49,9 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
     exported = open_exported(model)
     if output.exists() and not (options.overwrite and (output / SUMMARY).is_file()):
         raise BadInput(f"{output}: already exists; choose another --output, or --overwrite an earlier segmentation")
+    check_place(output)
+    if (options.annotations or options.features) and not options.html:
+        raise BadInput("--annotation and --features are for the page, which only --html writes; add --html")
     window = options.window or default_window(exported)
     flank = window // 8 if options.flank is None else options.flank
     with Genome(fasta) as genome:

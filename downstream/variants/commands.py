@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dnachunker.downstream.arguments import GENOME_HELP
+from dnachunker.downstream.arguments import GENOME_HELP, at_least
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -33,17 +33,21 @@ def add_verbs(verbs: Any) -> None:
         help="file to create: .vcf, .vcf.gz (bgzip, with an index) or .bcf (with an index)",
     )
     variants.add_argument(
-        "--context", type=int, metavar="BASES", help="window around a variant (default: as in pretraining)"
+        "--context", type=at_least(1), metavar="BASES", help="window around a variant (default: as in pretraining)"
     )
     variants.add_argument(
         "--radius",
-        type=int,
+        type=at_least(0),
         default=100,
         metavar="BASES",
         help="reach of DNC_SHIFT* on each side (default: %(default)s)",
     )
     variants.add_argument(
-        "--longest", type=int, default=50, metavar="BASES", help="longest allele that is scored (default: %(default)s)"
+        "--longest",
+        type=at_least(1),
+        default=50,
+        metavar="BASES",
+        help="longest allele that is scored (default: %(default)s)",
     )
     variants.set_defaults(run_verb=_score_variants)
 

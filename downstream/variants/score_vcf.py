@@ -13,6 +13,7 @@ from dnachunker.dataprep.genomes.contig_names import agree_on_contigs
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.input_file import hash_file
 from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.output_folder import check_place
 from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
@@ -26,6 +27,7 @@ from .variant_files import VariantLines, check_suffix, check_writable, publish
 
 SCORED = "scored"
 _SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
+_SHOWN_LETTERS = 40  # of an allele in a message
 _LOOKED_AT = 1000  # records compared with the genome before scoring
 _GROUP = 16  # lines scored and stored together
 _OURS = "DNC_"
@@ -85,6 +87,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     check_suffix(output)
     if output.exists():
         raise BadInput(f"{output}: already exists; choose another --output")
+    check_place(output)
     exported = open_exported(model)
     context = options.context or default_window(exported)
     if context < 4 * options.longest:
@@ -192,10 +195,16 @@ def _check_assembly(variants: VariantLines, genome: _Reference, longest: int) ->
 
 def _message(vcf: Path, line: _Line, number: int, status: str, genome: _Reference) -> str:
     contig, start, reference = line.fields[0], whole_number(line.fields[1]) - 1, line.fields[3]
-    text = f"{vcf}: line {line.number}: {contig}:{start + 1} {reference}>{line.fields[4].split(',')[number]}: {status}"
+    alleles = f"{_short(reference)}>{_short(line.fields[4].split(',')[number])}"
+    text = f"{vcf}: line {line.number}: {contig}:{start + 1} {alleles}: {status}"
     if status == "reference_mismatch":
-        text += f": the genome has {genome.fetcher(contig)(start, start + len(reference))}"
+        text += f": the genome has {_short(genome.fetcher(contig)(start, start + len(reference)))}"
     return text
+
+
+def _short(allele: str) -> str:
+    text = allele if len(allele) <= _SHOWN_LETTERS else f"{allele[:_SHOWN_LETTERS]}..."
+    return text if text.isprintable() else repr(text)
 
 
 def _scored(line: _Line, scores: Iterator[VariantScore], stages: int) -> str:

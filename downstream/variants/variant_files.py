@@ -16,6 +16,7 @@ from typing import Any, Self
 import pysam
 import pysam.bcftools
 
+from dnachunker.dataprep.genomes.contig_names import check_characters
 from dnachunker.dataprep.genomes.decompress import first_piece, read_plain
 from dnachunker.dataprep.genomes.file_kinds import BCF, VCF, text_kind, wrong_kind
 from dnachunker.dataprep.genomes.text_lines import text_lines
@@ -83,6 +84,8 @@ class VariantLines:
                 except ValueError as error:
                     raise BadInput(f"{self.path}: line {number}: not a VCF record: {error}: {line[:60]!r}") from error
                 yield number, fields
+        if not columns:
+            raise BadInput(f"{self.path}: has no #CHROM line; this is not VCF")
 
     def __enter__(self) -> Self:
         return self
@@ -101,11 +104,12 @@ def _check_record(fields: list[str], columns: int) -> None:
         ValueError: one of these is wrong.
     """
     if len(fields) != columns or len(fields) < 8:
-        raise ValueError(f"{len(fields)} columns that tabs separate, but the #CHROM line has {columns}, at least 8")
+        raise ValueError(f"{len(fields)} columns between tabs; the #CHROM line has {columns}, and a VCF at least 8")
     whole_number(fields[1], "a position (POS)")
     for column, name in ((0, "CHROM"), (3, "REF")):
         if not fields[column].strip():
             raise ValueError(f"{name} is empty")
+    check_characters(fields[0])
 
 
 def check_suffix(output: Path) -> None:

@@ -21,7 +21,9 @@ chr1	x	region	101	200	.	+	.	ID=r
 """
 
 
-def test_records_of_whole_contigs_are_no_features_unless_asked_for(tmp_path: Path) -> None:
+def test_records_of_whole_contigs_are_no_features_unless_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "genes.gff3"
     path.write_text(GFF)
     assert [feature.kind for feature in read_features(path, LENGTHS)] == ["gene", "exon", "region"]
@@ -30,6 +32,9 @@ def test_records_of_whole_contigs_are_no_features_unless_asked_for(tmp_path: Pat
     assert read_features(path, LENGTHS, [Region("chrY", 0, 800)], ["exon"]) == []
     with pytest.raises(BadInput, match="no feature of kind CDS; the kinds are chromosome, exon, gene, region"):
         read_features(path, LENGTHS, kinds=["CDS"])
+    path.write_text(GFF.splitlines()[0] + "\nchr1\tx\tchromosome\t1\t9\t.\t+\t.\tID=c\n")
+    assert read_features(path, {"chr1": 9}) == []
+    assert "genes.gff3: all its records stand for whole contigs" in capsys.readouterr().err
 
 
 def test_overlaps_equal_a_scan_of_everything(tmp_path: Path) -> None:

@@ -107,3 +107,7 @@ def test_names_of_contigs_are_names_of_groups(export: Path, tmp_path: Path) -> N
     (tmp_path / "g.fa").write_text(">a/../b%2F\nACGTACGT\n>..\nACGT\n")
     assert embed(export, tmp_path / "g.fa", tmp_path / "b.zarr", "--level", "base") == 0
     assert sorted(zarr.open_group(str(tmp_path / "b.zarr"), mode="r").group_keys()) == ["..:1-4", "a%2F..%2Fb%252F:1-8"]
+    (tmp_path / "g.fa").write_text(f">{'n' * 252}\nACGT\n")  # 256 bytes with the region
+    assert embed(export, tmp_path / "g.fa", tmp_path / "c.zarr") == 2
+    assert not (tmp_path / "c.zarr").exists()
+    assert embed(export, tmp_path / "g.fa", tmp_path / "c.parquet") == 0

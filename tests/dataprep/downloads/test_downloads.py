@@ -388,6 +388,8 @@ def test_the_catalog_is_sound() -> None:
         ("name\turl\tintervals\nx\thttps://a/b\tsplits.bed\n", "line 2: intervals 'splits.bed' is not a URL"),
         ("#c\n\nname\turl\nx\thttps://a/b\nx\thttps://a/c\n", "line 5: genome x again"),
         ("url\nhttps://a/b\n", "needs a `name`"),
+        ("name\tname\turl\nx\ty\thttps://a/b\n", "a column occurs twice"),
+        ("name\turl\nx\x1b[2J\thttps://a/b\n", "line 2: the name 'x.x1b.2J' holds a control character"),
         ("name\turl\nx\thttps://a/b\tmore\n", "3 cells under 2 columns"),
     ],
 )

@@ -107,6 +107,15 @@ def test_mistakes_give_one_line_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_of_one_sequence_leave_nothing_to_validate_on(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("sequence,label\nACGTTGCA,0\nGGGTTTGA,1\n")
+    assert finetune(export, tmp_path, tmp_path / "out", "kmer") == 2
+    assert "no class has a second sequence to validate on" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_ranks_train_the_same_classifier(export: Path, tasks: Path, tmp_path: Path, dnachunker) -> None:
     found = []

@@ -96,9 +96,16 @@ def test_motifs_are_found_on_both_strands_and_their_tokens_counted(tmp_path: Pat
     assert row["occurrences"] == 3
     assert row["tokens per occurrence"] == pytest.approx((2 + 3 + 1) / 3)
     assert row["intact"] == pytest.approx(1 / 3)
-    (tmp_path / "m.jaspar").write_text(JASPAR.replace("\nT [", "\nU ["))
-    with pytest.raises(BadInput, match="rows A, C, G, T"):
-        read_motifs(tmp_path / "m.jaspar")
+    one = ">M 1\n" + "".join(f"{letter} [ 1 2 ]\n" for letter in "ACGT")
+    for text in (
+        JASPAR.replace("\nT [", "\nU ["),
+        *(one.replace("A [ 1", f"A [ {number}") for number in ("nan", "inf", "1e999", "-1", "\u0663")),
+        one.replace(" 1 2 ", " "),
+        one.replace(">M 1", ">"),
+    ):
+        (tmp_path / "m.jaspar").write_text(text)
+        with pytest.raises(BadInput, match="not a JASPAR count matrix: >NAME, then rows A, C, G, T"):
+            read_motifs(tmp_path / "m.jaspar")
 
 
 def test_kmers_break_under_shifts_and_a_cut_by_context_does_not() -> None:
@@ -193,4 +200,12 @@ def test_the_command_writes_tables_and_figures(
     assert "--motifs is missing" in capsys.readouterr().err
     assert main(["study", "enrichment", *where, "--output", str(tmp_path / "out")]) == 2
     assert "--annotation is missing" in capsys.readouterr().err
+    (tmp_path / "long.jaspar").write_text(">M 1\n" + "".join(f"{letter} [ {'1 ' * 3000}]\n" for letter in "ACGT"))
+    (tmp_path / "empty.bed").write_text("#chrom\n")
+    for kind, option, name, message in (
+        ("motifs", "--motifs", "long.jaspar", "motifs: nothing to count in these regions"),
+        ("lengths", "--annotation", "empty.bed", "empty.bed: lists no interval"),
+    ):
+        assert main(["study", kind, *where, option, str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -122,6 +122,8 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
         ((export / "config.json",), "not FASTA"),
         ((tmp_path / "none.fa",), "none.fa: no such file"),
         ((packed, "--window", "100", "--flank", "50"), "longer than its two flanks"),
+        ((packed, "--annotation", str(broken)), "only --html writes; add --html"),
+        ((packed, "--region", "a" * 5000), "neither a contig of genome.fa.gz"),
     ]
     capsys.readouterr()
     for (path, *more), message in cases:
@@ -129,6 +131,12 @@ def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
         error = capsys.readouterr().err.splitlines()[-1]
         assert message in error
         assert not (tmp_path / "out").exists()
+    assert segment(export, packed, broken / "out") == 2
+    assert "protein.fa/out: cannot be written: Not a directory; choose another" in capsys.readouterr().err
+    for option in ("--window=0", "--window=1_0", "--flank=-1"):
+        with pytest.raises(SystemExit):
+            segment(export, packed, tmp_path / "out", option)
+        assert "is not a whole number of at least" in capsys.readouterr().err
     assert segment(export, packed, tmp_path / "same") == 2
     assert "already exists" in capsys.readouterr().err
 

@@ -260,6 +260,7 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
         (as_vcf([("a", 2, "N", "C")] * 3), "3 of the first 3 lines contradict genome.fa"),
         (long + as_vcf([known, *[("1", 900, "A", "C")] * 3]), "3 of the first 4 lines contradict genome.fa"),
         (HEADER, "holds no records"),
+        ("#hello\n", "in.vcf: has no #CHROM line; this is not VCF"),
         (as_vcf([("a", 900, "A", "C")]).replace("#CHROM", "#CHR"), "line 3: a record before the #CHROM line"),
         *(
             (HEADER + f"{record}\t.\t.\t.\n", f"line 3: not a VCF record: {reason}")
@@ -270,7 +271,8 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
                 (f"a\t{'1' * 5000}\t.\tA\tC", f"'{'1' * 40}'... is not a position (POS)"),
                 ("a\t1\t.\t\tC", "REF is empty"),
                 ("\t1\t.\tA\tC", "CHROM is empty"),
-                ("a 1 . A C", "4 columns that tabs separate, but the #CHROM line has 8"),
+                ("a\x1b[2J\t1\t.\tA\tC", "the name 'a\\x1b[2J' holds a control character"),
+                ("a 1 . A C", "4 columns between tabs; the #CHROM line has 8"),
             )
         ),
     ):
