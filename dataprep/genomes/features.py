@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.whole_numbers import whole_number
 
-from .contig_names import agree_on_contigs
+from .contig_names import agree_on_contigs, match_contigs
 from .decompress import read_plain
 from .file_kinds import BED_LINES, GFF3, REPEATMASKER_OUT, text_kind, wrong_kind
 from .input_file import open_input
@@ -79,15 +79,17 @@ def located_features(
     names: Mapping[str, str] | None = None
     circular: set[str] = set()
     if lengths is not None:
-        named: dict[str, None] = {}
+        named: dict[str, list[str]] = {}
         for _, fields in _entries(path, form, lengths):
-            named[fields[0]] = None
+            named.setdefault(fields[0], fields)
             if form == GFF and _is_circular(fields):
                 circular.add(fields[0])
         if not named:
             if not may_be_empty:
                 raise BadInput(f"{path}: lists no interval")
             print(f"{path}: lists no interval", file=sys.stderr)
+        if named and not match_contigs(named, lengths):
+            _refuse_other_column(path, next(iter(named.values())), lengths)
         names = agree_on_contigs(path, named, lengths)
     for number, fields in _entries(path, form, lengths):
         where = f"{path}, line {number}"
@@ -113,6 +115,20 @@ def located_features(
                 "file for another assembly?"
             )
         yield Feature(contig, start, end, kind, name, strand, number)
+
+
+def _refuse_other_column(path: Path, fields: list[str], lengths: Mapping[str, int]) -> None:
+    """Refuse a table such as UCSC's rmsk.txt, where another column than the first holds the contigs.
+
+    Raises:
+        BadInput: a later field is the name of a contig.
+    """
+    for column, field in enumerate(fields[1:], 2):
+        if field.strip() in lengths and not field.strip().isdecimal():
+            raise BadInput(
+                f"{path}: column 1 holds {fields[0]}, which is no contig of the genome, but column {column} holds "
+                f"{field.strip()}; is this a table of the UCSC browser? keep its columns of contig, start and end"
+            )
 
 
 def _form(path: Path, stated: str | None) -> str:

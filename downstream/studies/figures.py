@@ -53,7 +53,9 @@ def profile_figure(profiles: Mapping[tuple[str, str], NDArray[np.float64]], titl
     Args:
         profiles: by (segmentation, border), density over the average at distances -radius..radius.
     """
-    borders = list(dict.fromkeys(border for _, border in profiles)) or ["none"]
+    if not profiles:
+        return ""
+    borders = list(dict.fromkeys(border for _, border in profiles))
     segmentations = list(dict.fromkeys(segmentation for segmentation, _ in profiles))
     figure = Figure(figsize=(7.2, 1.0 + 1.9 * len(borders)), layout="constrained")
     panels = figure.subplots(len(borders), 1, squeeze=False)[:, 0]

@@ -165,7 +165,10 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BadInput(f"{where}: not gzipped coordinates: {error}") from error
     table = csv.DictReader(io.StringIO(text))
-    rows = [(table.line_num, row) for row in table]
+    try:
+        rows = [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise BadInput(f"{where}: line {table.line_num + 1}: not readable: {error}") from error
     # Ensembl's FASTA gives a transcript's version, which coordinates may leave out
     spelled = {re.sub(r"^(ENS[A-Z]*\d+)\.\d+$", r"\1", name): name for name in reversed(genome.lengths)}
     spelled |= {name: name for name in genome.lengths}
@@ -174,11 +177,13 @@ def _sequences(where: str, genome: Genome) -> Iterator[str]:
         try:
             contig, strand = row["region"], row["strand"]
             start, end = whole_number(row["start"]), whole_number(row["end"])
+            if strand not in ("+", "-", "."):
+                raise ValueError(f"{str(strand)[:40]!r} is no strand")
         except (KeyError, AttributeError, ValueError) as error:
-            raise BadInput(f"{where}: line {number}: needs region, start, end and strand") from error
+            raise BadInput(f"{where}: line {number}: needs region, start, end and strand: {error}") from error
         known = spelled.get(meant.get(contig, ""))
         if known is None or not 0 <= start < end <= genome.lengths[known]:
-            raise BadInput(f"{where}: line {number}: {contig}:{start + 1}-{end} does not lie in {genome.path}")
+            raise BadInput(f"{where}: line {number}: {contig[:60]}:{start + 1}-{end} does not lie in {genome.path}")
         letters = genome.fetch(known, start, end)
         yield letters.translate(_OPPOSITE)[::-1] if strand == "-" else letters
 

@@ -98,6 +98,11 @@ def test_only_gff3_has_escapes_in_names_of_contigs_and_an_equal_name_comes_first
         ("a.bed", "chr1\t١\t٥\n", "line 1: '١' is not a coordinate"),
         ("a.bed", "chr1\t1\t5\0\n", "line 1: holds a NUL byte"),
         ("a.bed", "chr1\t1\t5\rchr1\t7\t9\n", "line 1: lines end in bare carriage returns"),
+        (
+            "rmsk.txt",
+            "585\t1504\t13\t4\t13\tchr1\t1\t9\t-99\t+\n",
+            "column 1 holds 585, .* but column 6 holds chr1; is",
+        ),
         ("a.bed", GFF_LINE.join(("##gff-version 3\n", "\n")), "a.bed: GFF3, not BED"),
         ("a.bed", "chr1\t1,000\t2,000\n", "line 1: '1,000' is not a coordinate"),
         ("a.bed", "#\n\nchr1 20 10\n", "line 3: start 20 and end 10"),
