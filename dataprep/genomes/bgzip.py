@@ -19,7 +19,7 @@ _THREADS = 2  # scanning FASTA takes half as long as decompressing it
 
 def is_bgzip(header: bytes) -> bool:
     """Whether these first `HEADER_BYTES` bytes of a gzip member were written by bgzip."""
-    return header.startswith(_MAGIC) and header[10:16] == _EXTRA
+    return len(header) >= HEADER_BYTES and header.startswith(_MAGIC) and header[10:16] == _EXTRA
 
 
 def decompress_members(handle: BinaryIO) -> Generator[bytes, None, int]:

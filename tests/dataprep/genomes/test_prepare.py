@@ -111,6 +111,7 @@ REFUSED = {
     "gzip cut at its trailer": (gzip.compress(GOOD)[:-4], "truncated gzip"),
     "bgzip cut inside a member": (bgzip(GOOD)[:-40], "truncated gzip"),
     "bgzip cut inside a header": (bgzip(GOOD)[:-20], "truncated gzip"),
+    "bgzip cut before the size in a header": (bgzip(GOOD)[:-12], "truncated gzip"),
     "bgzip cut between members": (bgzip(GOOD)[:-28], "bgzip file is missing at offset"),
     "gzip, then bgzip cut between members": (gzip.compress(GOOD) + bgzip(b">c\nAC\n")[:-28], "is missing at offset"),
     "compressed twice": (gzip.compress(gzip.compress(GOOD)), "compressed twice"),
