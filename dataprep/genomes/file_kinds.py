@@ -15,8 +15,9 @@ _FOREIGN_COMPRESSIONS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip
 _BINARY = {
     b"%PDF": "a PDF document",
     b"BAM\1": "BAM (alignments)",
-    b"CRAM": "CRAM (alignments)",
-    b"PAR1": "a parquet table",
+    b"CRAM\2": "CRAM (alignments)",
+    b"CRAM\3": "CRAM (alignments)",
+    b"PAR1\x15": "a parquet table",  # PAR1 alone may be the name of a contig
     b"\x89HDF": "an HDF5 file",
     b"\xd0\xcf\x11\xe0": "an old Office document",
     b"\x26\xfc\x8f\x88": "bigWig",

@@ -89,6 +89,7 @@ ODD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "page": (lambda _: gzip.compress(PAGE), "a web page or XML, perhaps the error message of a server; fetch"),
     "PDF": (lambda _: b"%PDF-1.7\n", "a PDF document, not a text file"),
     "BAM": (lambda _: gzip.compress(b"BAM\1" + bytes(60)), "BAM (alignments), not a text file"),
+    "CRAM": (lambda _: b"CRAM\3\0" + bytes(30), "CRAM (alignments), not a text file"),
     "tar": (tarred, "a tar archive; unpack it"),
     "zip": (lambda text: b"PK\3\4" + text, "compressed with zip; unpack it"),
     "2bit.gz": (
