@@ -17,7 +17,7 @@ from dnachunker.foundations.whole_numbers import whole_number
 from .contig_names import agree_on_contigs, match_contigs
 from .decompress import read_plain
 from .file_kinds import BED_LINES, GFF3, REPEATMASKER_OUT, text_kind, wrong_kind
-from .input_file import open_input
+from .input_file import is_empty
 from .region import Region
 from .text_lines import byte_lines
 
@@ -133,8 +133,7 @@ def _refuse_other_column(path: Path, fields: list[str], lengths: Mapping[str, in
 
 def _form(path: Path, stated: str | None) -> str:
     """The form of the file, which is `stated`, follows from the file's name, or else from its first line."""
-    with open_input(path) as handle:
-        head = next(read_plain(path), b"") if handle.read(1) else b""
+    head = b"" if is_empty(path) else next(read_plain(path), b"")
     name = path.name.lower()
     for ending in _PACKED:
         name = name.removesuffix(ending)

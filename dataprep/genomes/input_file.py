@@ -16,14 +16,24 @@ _OTHERS = {
 }
 
 
-def check_regular(path: Path) -> None:
-    """Check that there is a regular file at `path`, without opening it.
+def is_empty(path: Path) -> bool:
+    """Whether the regular file at `path` has no byte.
+
+    Raises:
+        BadInput: as `check_regular`.
+    """
+    return check_regular(path).st_size == 0
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """The facts about the regular file at `path`, which is not opened.
 
     Raises:
         BadInput: there is none.
     """
     try:
-        mode = os.stat(path).st_mode
+        facts = os.stat(path)
+        mode = facts.st_mode
         if stat.S_ISDIR(mode):
             raise BadInput(f"{path}: a folder, not a regular file; name a file in it")
         if not stat.S_ISREG(mode):
@@ -35,6 +45,7 @@ def check_regular(path: Path) -> None:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
         raise BadInput(f"{str(path)!r}: no path of a file: {error}") from error
+    return facts
 
 
 def open_input(path: Path) -> BufferedReader:

@@ -7,7 +7,7 @@ from dnachunker.foundations.failures import BadInput
 
 from .decompress import read_plain
 from .file_kinds import BYTE_ORDER_MARK
-from .input_file import open_input
+from .input_file import is_empty
 
 
 def byte_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
@@ -21,9 +21,8 @@ def byte_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
     Raises:
         BadInput: as `read_plain`; a line is too long or holds a NUL; lines end in bare carriage returns.
     """
-    with open_input(path) as handle:
-        if not handle.read(1):
-            return
+    if is_empty(path):
+        return
     rest: list[bytes] = [b""]  # pieces of the line that is not complete yet
     number = 0
     for piece in read_plain(path):
