@@ -32,7 +32,7 @@ class ParentModel:
 
     Attributes:
         folder: of the export or run.
-        is_run: whether the weights lie in a checkpoint of DeepSpeed, which is pickled; else in safetensors.
+        is_run: whether the folder is a run, whose weights lie in a checkpoint; else an export.
         network: its configuration.
         shapes: of its parameters, by name.
         steps_done: optimizer steps of its own training; None if the folder does not say.
@@ -46,7 +46,7 @@ class ParentModel:
 
     @classmethod
     def open(cls, folder: Path) -> "ParentModel":
-        """Reads configuration and shapes; nothing is unpickled.
+        """Reads configuration and shapes.
 
         Raises:
             BadInput: the folder is neither an export nor a run with a checkpoint, or is not readable.
