@@ -14,7 +14,8 @@ from dnachunker.downstream.generation.generate import spectrum_folder
 from dnachunker.experiments.budget import expected_flops_per_base, steps_of
 from dnachunker.experiments.cells import Cell, expand, rows_of
 from dnachunker.experiments.config import BudgetSettings, SweepConfig
-from dnachunker.foundations.typed_config import PRESETS, load_config
+from dnachunker.foundations.presets import PRESETS
+from dnachunker.foundations.typed_config import load_config
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import expected_chunks_per_base
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dnachunker.foundations.failures import BadInput
-from dnachunker.foundations.typed_config import PRESETS, load_config, to_yaml
+from dnachunker.foundations.presets import PRESETS
+from dnachunker.foundations.typed_config import load_config, to_yaml
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.config import ModelSettings, PretrainConfig
