@@ -266,6 +266,12 @@ class MlflowMirror:
         """The id of a new run. A run that an earlier try made, and whose answer was lost, is found by its token."""
         settings = self._settings
         experiment = experiment_id(client, settings.experiment, self._uri, COLUMNS, COLUMNS[0])
+        name = client.get_experiment(experiment).name
+        if name != settings.experiment:
+            self._announce(
+                f"tracking: MLflow's experiment {settings.experiment} was deleted; the run is in {name} "
+                f"(`mlflow experiments restore` brings the other one back)"
+            )
         if "token" not in self._cursor:
             self._cursor["token"] = secrets.token_hex(8)
             self._store_cursor()
