@@ -113,7 +113,7 @@ class TrackingSettings(Config):
         None, description="MLflow server; null: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"
     )
     experiment: str = Field("dnachunker-sweep", description="MLflow experiment")
-    register: str | None = Field(
+    register_as: str | None = Field(
         None, description="registered model that gets the export of the best cell, with the alias `best`"
     )
 

@@ -80,13 +80,15 @@ def register_best(sweep: SweepConfig, output: Path, cells: Sequence[Cell]) -> No
 
     The comparison is of finished cells; the headline loss of all is the same, see `headline`.
     """
-    name = sweep.tracking.register
-    results = {cell: json.loads(cell.result.read_text("utf-8")) for cell in cells if cell.is_finished()}
-    metric = f"{headline(collect(cells)).key}_loss"
-    losses = {cell: result["metrics"][metric] for cell, result in results.items() if metric in result["metrics"]}
-    if not (sweep.tracking.enabled and name and losses):
+    name = sweep.tracking.register_as
+    if not (sweep.tracking.enabled and name):
         return
-    best = min(losses, key=lambda cell: losses[cell])
+    metric = f"{headline(collect(cells)).key}_loss"
+    finished = [(json.loads(cell.result.read_text("utf-8")), cell) for cell in cells if cell.is_finished()]
+    losses = [(result["metrics"][metric], cell) for result, cell in finished if metric in result["metrics"]]
+    if not losses:
+        return
+    _, best = min(losses, key=lambda pair: pair[0])
     try:
         uri, record = _uri(sweep, output), json.loads((best.export / "export.json").read_text("utf-8"))
         run_id = json.loads((best.run / _STORED).read_text("utf-8"))["run_id"]

@@ -290,6 +290,35 @@ def test_mlflow_has_one_run_in_which_the_cells_nest(sweep: Sweep, tmp_path: Path
     assert all(f'tracking.parent_run=\\"{parent.info.run_id}\\"' in line for line in trained)
 
 
+def test_the_export_of_the_best_cell_is_registered_once(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, registered, place = (
+        tmp_path / "out",
+        list[tuple[str, str, str]](),
+        "dnachunker.experiments.results.mlflow_runs",
+    )
+
+    def register(uri: str, run_id: str, export: Path, name: str, *, step: int, alias: str) -> int:
+        registered.append((run_id, name, alias))
+        return 1
+
+    monkeypatch.setattr(f"{place}.register_model", register)
+    monkeypatch.setattr(f"{place}.alias_run", lambda *_: registered[-1][0] if registered else None)
+    assert sweep("--output", out).returncode == 0
+    losses = {}
+    for result in out.rglob("result.json"):
+        if (result.parent / "run").is_dir():
+            cell = str(result.parent)
+            losses[cell] = json.loads(result.read_text())["metrics"]["masked_loss"]
+            (result.parent / "run" / "mlflow.json").write_text(json.dumps({"run_id": cell}))
+            (result.parent / "export" / "export.json").write_text('{"step": 8}')
+    assert len(losses) == 4
+    for _ in range(2):
+        assert sweep("--output", out, "--tables", "tracking.enabled=true", "tracking.register_as=dna").returncode == 0
+    assert registered == [(min(losses, key=lambda cell: losses[cell]), "dna", "best")]
+
+
 def test_the_page_is_self_contained(sweep: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep("--output", out, "seeds=[0]", "question='a <b>question</b>'").returncode == 0
