@@ -255,12 +255,12 @@ class MlflowMirror:
                 self._client.log_artifact(self._cursor["run_id"], str(card))
 
     def _finish(self) -> None:
+        self._client.set_terminated(self._cursor["run_id"], status=self._status)
         if self._status == "FINISHED":
             from .report import write_report
 
             self._log_report(write_report(self._run))
             self._describe()
-        self._client.set_terminated(self._cursor["run_id"], status=self._status)
 
     def _create_run(self, client: Any) -> str:
         """The id of a new run. A run that an earlier try made, and whose answer was lost, is found by its token."""
