@@ -185,8 +185,8 @@ def _ceiling(runs: Sequence[RunCurves], over: int | None = None) -> float | None
 
 
 def _same_baseline(runs: Sequence[RunCurves]) -> bool:
-    told = {round(event["order5_loss"], 6) for run in runs for event in run.of_kind("evaluation")[-1:]}
-    return len(told) == 1
+    told = {event.get("order5_loss") for run in runs for event in run.of_kind("evaluation")[-1:]}
+    return len({None if loss is None else round(loss, 6) for loss in told}) == 1
 
 
 def _with_data(charts: Iterable[dict[str, Any]], runs: Sequence[RunCurves]) -> list[dict[str, Any]]:
