@@ -54,7 +54,7 @@ _TOKEN_TAG = (
 _REPLACES_TAG = "dnachunker.replaces"  # of a run: the id of the deleted run that it continues
 _CARD = "card.html"  # of a corpus
 _RETRY_SECONDS = (2.0, 60.0)  # the first wait after a failure, and the longest
-_PAUSE_SECONDS = 2.0  # between two calls: many steps go in one, since a call costs the training thread some time
+_PAUSE_SECONDS = 10.0  # between two calls: many steps go in one, since each call takes CPU time from training
 _REPORT_SECONDS = 600.0  # between two reports that are made while training goes on
 
 

@@ -23,6 +23,11 @@ from dnachunker.pretrain.records.mlflow_mirror import MlflowMirror, read_cursor
 from dnachunker.pretrain.run_folder import store_config
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnachunker.pretrain.records.mlflow_mirror._PAUSE_SECONDS", 0.1)
+
+
 def config_of(run: Path, uri: str | None, **tracking: str) -> PretrainConfig:
     values = {"run": str(run), "steps": 9, "data": {"corpus": "c"}, "tracking": {"uri": uri, **tracking}}
     return validate_config(PretrainConfig, values, origin="test")
