@@ -77,7 +77,7 @@ def boundaries() -> Counter:
     """Count one stage: from the boundary probabilities to all facts about its chunks that the model uses."""
     generator = torch.Generator().manual_seed(0)
     packing = Packing(torch.arange(0, POSITIONS + 1, 8192, dtype=torch.int32), POSITIONS, 8192)
-    router = Router(DNAChunkerConfig(width=32, num_heads=2))
+    router = Router(DNAChunkerConfig(width=32, num_heads=2), 0)
     router.probability = Given(torch.rand(POSITIONS, generator=generator))
     masked = torch.rand(POSITIONS, generator=generator) < 0.12
     _ = packing.first, packing.last, packing.sequence, packing.steps  # computed before, by embedding and encoder

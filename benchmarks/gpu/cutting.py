@@ -33,7 +33,7 @@ def by_kernels_and_torch(machine: Machine) -> dict[str, dict[str, float]]:
         found: Segmentation = router(nothing, packing, masked, None, math.ceil(share * packing.total))
         return {name: getattr(found, name) for name in FACTS} | {"borders": found.chunks.cu_seqlens}
 
-    routers = {name: Router(DNAChunkerConfig(width=32, num_heads=2, scan_backend=name)) for name in BACKENDS}
+    routers = {name: Router(DNAChunkerConfig(width=32, num_heads=2, scan_backend=name), 0) for name in BACKENDS}
     for router in routers.values():
         router.probability = Given(probability)
     for share in (0.8, 0.3):  # capacity for more chunks than there are, and for fewer

@@ -166,7 +166,7 @@ def test_chunks_are_those_of_plain_torch(capacity: int | None, protect: bool, su
     probability[3] = 0.5
     holds_mask, given = (torch.rand(packing.total, generator=generator) < 0.3 for _ in range(2))
     holds_mask[[4, 16]] = True  # the last of their sequences
-    router = Router(DNAChunkerConfig(width=8, num_heads=2, mask_protection=protect, scan_backend="reference"))
+    router = Router(DNAChunkerConfig(width=8, num_heads=2, mask_protection=protect, scan_backend="reference"), 0)
     router.probability = Given(probability)
     natural = given if supplied else None
     cut = router(torch.zeros(packing.total, 8), packing, holds_mask, natural, capacity)
