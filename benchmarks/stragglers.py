@@ -31,6 +31,7 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import flops_per_base
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.checkpoints.loading import read_weights
 from dnachunker.pretrain.checkpoints.saving import choose_checkpoint
 from dnachunker.pretrain.checkpoints.state import read_state
 from dnachunker.pretrain.config import DataSettings, ModelSettings
@@ -40,7 +41,6 @@ from dnachunker.pretrain.data.pass_order import expected_chunks
 from dnachunker.pretrain.data.training_data import TrainingData
 from dnachunker.pretrain.data.window_reader import WindowReader
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.export.export import read_weights
 from dnachunker.pretrain.order.curriculum import Curriculum
 from dnachunker.pretrain.order.mixing import mixture_of
 from dnachunker.pretrain.planning.step_time import expected_maximum
