@@ -69,10 +69,12 @@ _A_RATE_FOR_EACH_GROUP = """
 import sys
 from pathlib import Path
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from dnachunker.pretrain.config import EngineSettings
-from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine, start_process_group
 from dnachunker.pretrain.engine.optimizer import build_adamw
+from dnachunker.pretrain.engine.plain_states import write_plain
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.learning_config import OptimizerSettings
 
@@ -113,7 +115,9 @@ for stage in range(4):
         if step == 0:
             engine = engine_of(stage)
         if step == 2:  # as a resumed run does
-            engine.save(folder)
+            for path, state in engine.states(folder).items():
+                write_plain(state, path)
+            save_file(engine.weights(), folder / WEIGHTS)
             engine.close()
             engine = engine_of(stage)
             engine.load(folder)
