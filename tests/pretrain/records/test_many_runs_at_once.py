@@ -92,6 +92,7 @@ def test_on_sqlite_no_run_meets_a_lock_and_the_dashboard_serves_them_all(runs: l
     assert [mirror.communicate(timeout=600)[0] for mirror in mirrors] == [""] * RUNS, "a failure was announced"
     folder = runs[0].parent
     argv = [sys.executable, "-m", "dnachunker", "dashboard", str(folder), "--port", "0"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of children too, where a shell has tests ignore Ctrl-C
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
