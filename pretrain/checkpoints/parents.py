@@ -56,7 +56,8 @@ class ParentModel:
             if not found:
                 raise BadInput(f"{folder} (init.model): this run has no complete checkpoint yet; wait for the first")
             state = read_state(found[-1])
-            return cls(folder, True, network_of(state), parameter_shapes(network_of(state)), state.steps_done)
+            network = network_of(state)
+            return cls(folder, True, network, parameter_shapes(network), state.steps_done)
         files = weight_files(folder)
         if not files or not (folder / "config.json").is_file():
             raise BadInput(

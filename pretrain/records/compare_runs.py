@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from .mlflow_content import parameters_of
 from .run_curves import RunCurves
 
 _OF_THE_RUN_ALONE = ("run", "tracking.run_name", "tracking.parent_run", "launch.processes")
@@ -30,7 +31,7 @@ def summaries(runs: Sequence[RunCurves]) -> list[dict[str, Any]]:
 
 def differences(runs: Sequence[RunCurves]) -> list[tuple[str, list[str]]]:
     """Settings, and facts about the starts, in which the runs differ: a name, and the value of each run."""
-    described = [_flat(run.config.model_dump(mode="json")) | _facts(run.start) for run in runs]
+    described = [parameters_of(run.config.model_dump(mode="json")) | _facts(run.start) for run in runs]
     names = dict.fromkeys(name for values in described for name in values if name not in _OF_THE_RUN_ALONE)
     rows = [(name, [str(values.get(name, "–")) for values in described]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
@@ -43,10 +44,3 @@ def _facts(start: dict[str, Any]) -> dict[str, Any]:
         "commit": code.get("commit", "")[:12] + (" and changes" if code.get("changed") else ""),
         **{f"version of {name}": version for name, version in start["versions"].items()},
     }  # fmt: skip
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return flat

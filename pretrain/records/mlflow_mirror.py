@@ -111,8 +111,8 @@ class MlflowMirror:
     def _work(self) -> None:
         wait, longest = _RETRY_SECONDS
         while True:
+            self._news.clear()  # before the look at `_closing`, so that no later call is lost
             closing = self._closing.is_set()
-            self._news.clear()
             try:
                 self._catch_up()
                 if closing:
