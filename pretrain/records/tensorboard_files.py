@@ -7,6 +7,7 @@ mark at the beginning of a file, `purge_step`: its readers forget the points of 
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -102,16 +103,20 @@ class TensorBoardFiles:
             return
         self._step = step
 
-    def _add(self, metrics: list[tuple[str, float]], step: int, time: float) -> None:
+    def _add(self, metrics: list[tuple[str, float]], step: int, when: float) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics]
         # all at once: an `add_scalar` for each takes longer, and Python's lock with it
-        self._writer.file_writer.add_summary(Summary(value=values), step, walltime=time)
+        self._writer.file_writer.add_summary(Summary(value=values), step, walltime=when)
 
     def _begin_file(self, purge_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         if self._writer is not None:
             self._writer.close()
-        self._writer = SummaryWriter(str(self._run / FOLDER), purge_step=purge_step)
+        folder = self._run / FOLDER
+        # readers take files in the order of their names: by the second, then by host and process
+        while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.1)
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
