@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,29 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class LogFollower:
+    """A daemon thread that copies the event log to somewhere else, so that training never waits for it."""
+
+    def __init__(self, name: str) -> None:
+        """Start the thread, in which `_work` runs: call this last."""
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that the event log has grown; returns at once."""
+        self._news.set()
+
+    def _work(self) -> None:
+        """Copy what is new after each wake, until `_closing` is set and all is copied."""
+        raise NotImplementedError
+
+    def _end(self, timeout: float) -> None:
+        self._closing.set()
+        self._news.set()
+        self._thread.join(timeout)
 
 
 def read_events(run: Path) -> list[dict[str, Any]]:

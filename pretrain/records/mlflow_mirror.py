@@ -11,7 +11,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,7 +32,7 @@ from dnachunker.foundations.mlflow_client import (
 from dnachunker.foundations.mlflow_store import tracking_uri
 from dnachunker.pretrain.config import TrackingSettings
 
-from .event_log import EVENTS
+from .event_log import EVENTS, LogFollower
 from .mlflow_content import (
     COLUMNS,
     GROUPS,
@@ -58,7 +57,7 @@ _PAUSE_SECONDS = 10.0  # between two calls: many steps go in one, since each cal
 _REPORT_SECONDS = 600.0  # between two reports that are made while training goes on
 
 
-class MlflowMirror:
+class MlflowMirror(LogFollower):
     """Sends events to MLflow; a failing or slow server costs log lines, never training time."""
 
     def __init__(
@@ -92,19 +91,11 @@ class MlflowMirror:
         self._report = ""  # name of the report among the artifacts, once it is there
         self._status = "FAILED"  # unless an event says otherwise
         self._failing = False
-        self._news, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that the event log has grown; returns at once."""
-        self._news.set()
+        super().__init__("mlflow-mirror")
 
     def close(self, timeout: float = 60.0) -> None:
         """Send what is left, for at most `timeout` seconds; less when the server did not answer last time."""
-        self._closing.set()
-        self._news.set()
-        self._thread.join(5.0 if self._failing else timeout)
+        self._end(5.0 if self._failing else timeout)
         if self._thread.is_alive() or self._failing:
             self._announce("tracking: MLflow lacks the last events; events.jsonl has them, and a resume sends them")
 
@@ -145,10 +136,10 @@ class MlflowMirror:
 
     def _connect(self) -> None:
         client = connect(self._uri)
-        self._cursor = {**dict.fromkeys(GROUPS, 0), **read_cursor(self._run)}
+        self._cursor = {**dict.fromkeys(GROUPS, -1), **read_cursor(self._run)}
         lost = self._cursor.get("run_id")
         if lost and not is_active(client, lost):
-            self._cursor = {**dict.fromkeys(GROUPS, 0), "replaces": lost}
+            self._cursor = {**dict.fromkeys(GROUPS, -1), "replaces": lost}
             self._offset = _last_start(self._run / EVENTS)
         if "run_id" not in self._cursor:
             self._cursor["run_id"] = self._create_run(client)

@@ -6,7 +6,6 @@ mark at the beginning of a file, `purge_step`: its readers forget the points of 
 """
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -15,7 +14,7 @@ from typing import Any
 
 from dnachunker.foundations.atomic_files import write_json
 
-from .event_log import EVENTS
+from .event_log import EVENTS, LogFollower
 from .mlflow_content import metrics_of
 
 FOLDER = "tensorboard"
@@ -24,7 +23,7 @@ _PAUSE_SECONDS = 1.0  # between two looks at the log: copying several steps toge
 _AT_ONCE = 200  # events between two notes of how far the copy has got
 
 
-class TensorBoardFiles:
+class TensorBoardFiles(LogFollower):
     """Copies numbers of events under the names they have in MLflow; a full disk costs a line, never training."""
 
     def __init__(self, run: Path, announce: Callable[[str], None], *, fresh: bool) -> None:
@@ -40,19 +39,11 @@ class TensorBoardFiles:
         self._offset = (run / EVENTS).stat().st_size if fresh else int(known)  # of the log, what is copied
         self._step = -1  # of the newest point
         self._writer: Any = None
-        self._news, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="tensorboard-files", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that the event log has grown; returns at once."""
-        self._news.set()
+        super().__init__("tensorboard-files")
 
     def close(self, timeout: float = 60.0) -> None:
         """Copy what is left, for at most `timeout` seconds."""
-        self._closing.set()
-        self._news.set()
-        self._thread.join(timeout)
+        self._end(timeout)
 
     def _work(self) -> None:
         try:

@@ -102,7 +102,7 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
             code={"commit": "abc"},
             parent={"model": "human", "fingerprint": "ab12"},
         )
-        log.write("evaluation", steps_done=0, order0_loss=1.4)  # of a run that starts from a parent
+        log.write("evaluation", steps_done=0, masked_loss=1.4)  # of a run that starts from a parent
         write_steps(log, mirror, range(1, 4))
         until(lambda: read_cursor(run).get("step") == 3, "the first steps never arrived")
         os.killpg(server.pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_a_server_that_dies_and_returns_during_the_run_gets_every_point_once(
         log.close()
         assert history(uri, run, "train/loss") == [(step, 1.0 / step) for step in range(1, 10)]
         assert len(history(uri, run, "system/node0/cpu_percent")) == 9
-        assert history(uri, run, "valid/order0_loss") == [(0, 1.4)]
+        assert history(uri, run, "valid/masked_loss") == [(0, 1.4)]
         with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/runs/get?run_id={read_cursor(run)['run_id']}") as answer:
             record = json.load(answer)["run"]
         assert record["info"]["status"] == "FINISHED"
