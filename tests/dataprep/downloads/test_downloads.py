@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from dnachunker.dataprep.build.build import build_corpus
-from dnachunker.dataprep.config import BedSplit, CorpusConfig
+from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.dataprep.downloads import catalog, download
 from dnachunker.dataprep.downloads.cache import fetch_genome, fetch_url
-from dnachunker.dataprep.downloads.catalog import GenomeEntry, find_genome, read_catalog, read_list
+from dnachunker.dataprep.downloads.catalog import find_genome, read_list
 from dnachunker.foundations.failures import BadInput, Failure
-from dnachunker.foundations.typed_config import load_config
 
 FASTA = b">chr1\n" + bytes(random.Random(0).choices(b"ACGTacgt", k=60_000)) + b"\n"
 DATA = gzip.compress(FASTA, mtime=0)
@@ -337,12 +336,6 @@ def test_the_human_presets_run_on_what_the_command_fetches(
         assert set(json.loads((tmp_path / corpus / "index.json").read_text())["splits"]) == {"train", "valid", "test"}
 
 
-def test_the_preset_of_the_human_genome_reads_the_intervals_of_the_catalog() -> None:
-    config = load_config(CorpusConfig, "hg38", kind="corpus")
-    assert isinstance(config.split, BedSplit)
-    assert config.split.path == find_genome("hg38").intervals
-
-
 def test_a_file_of_ones_own_is_described_by_the_catalog(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.fa").write_bytes(FASTA)
     source = {"genome": "sacCer3", "path": str(tmp_path / "mine.fa"), "clade": "yeasts"}
@@ -364,41 +357,6 @@ def test_object_stores_are_read_through_fsspec(server: Server) -> None:
         fetch_url("memory://bucket/none", quiet=True)
 
 
-def test_the_catalog_is_sound() -> None:
-    entries = read_catalog()
-    assert {"hg38", "hs1", "mm39", "rn7", "danRer11", "dm6", "ce11", "sacCer3", "galGal6", "xenTro10"} <= {
-        entry.name for entry in entries
-    }
-    for entry in entries:
-        assert entry.species
-        assert entry.clade
-        assert entry.citation
-        assert entry.licence
-        assert (entry.url or "https://").startswith("https://")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no header line"),
-        ("name\turll\nx\thttps://a/b\n", "unknown column 'urll' .nearest: url."),
-        ("name\turl\tassembly\nx\t\t\n", "line 2: give either `url` or `accession`"),
-        ("name\turl\nx\t/etc/passwd\n", "line 2: '/etc/passwd' is not a URL"),
-        ("accession\nGCF_1.2\n", "line 2: 'GCF_1.2' is not an accession"),
-        ("name\turl\tintervals\nx\thttps://a/b\tsplits.bed\n", "line 2: intervals 'splits.bed' is not a URL"),
-        ("#c\n\nname\turl\nx\thttps://a/b\nx\thttps://a/c\n", "line 5: genome x again"),
-        ("url\nhttps://a/b\n", "needs a `name`"),
-        ("name\tname\turl\nx\ty\thttps://a/b\n", "a column occurs twice"),
-        ("name\turl\nx\x1b[2J\thttps://a/b\n", "line 2: the name 'x.x1b.2J' holds a control character"),
-        ("name\turl\nx\thttps://a/b\tmore\n", "3 cells under 2 columns"),
-    ],
-)
-def test_a_wrong_list_is_one_line(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "list.tsv").write_text(text)
-    with pytest.raises(BadInput, match=message):
-        read_list(tmp_path / "list.tsv")
-
-
 def test_a_list_of_genomes_is_fetched_past_failures(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,14 +374,6 @@ def test_a_list_of_genomes_is_fetched_past_failures(
     assert len(json.loads(lock.read_text())) == 2
     assert main(["genomes", "list", "--from", str(tmp_path / "list.tsv"), "--sources"]) == 0
     assert "genome: GCF_000005845.2" in capsys.readouterr().out
-
-
-def test_an_unknown_genome_is_told_the_nearest() -> None:
-    with pytest.raises(BadInput, match="nearest: hg38"):
-        find_genome("hg83")
-    with pytest.raises(BadInput, match="with its version"):
-        find_genome("GCF_000005845")
-    assert find_genome("x", [GenomeEntry(name="x", url="https://a/b")]).url == "https://a/b"
 
 
 def test_concurrent_fetches_download_once(server: Server, tmp_path: Path) -> None:
