@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dnachunker.foundations.mlflow_client import NOTE_TAG, legal_name
-from dnachunker.pretrain.data.headline import headline_of, stages_of
+from dnachunker.pretrain.data.headline import headline_losses, headline_of, stages_of
 
 Event = dict[str, Any]
 
@@ -48,9 +48,8 @@ def metrics_of(event: Event) -> list[tuple[str, float]]:
 
 def headline_values(evaluation: Event) -> dict[str, Any]:
     """What a run is judged by: held-out loss in nats per base, its distance to order 5, and unmasked compression."""
-    loss, order5 = evaluation.get(f"{headline_of(evaluation).key}_loss"), evaluation.get("order5_loss")
     compression = {f"unmasked_compression_{stage}": share for stage, share in evaluation.get("compression", {}).items()}
-    distance = None if loss is None or order5 is None else loss - order5
+    loss, distance = headline_losses(evaluation)
     return {"loss_minus_order5": distance, "held_out_loss": loss, **compression}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.data.headline import Headline, headline_of
+from dnachunker.pretrain.data.headline import Headline, headline_losses, headline_of
 from dnachunker.pretrain.run_folder import read_config
 
 from .event_log import read_events
@@ -112,10 +112,10 @@ class RunCurves:
             found["data_wait_percent"] = 100 * event.get("data_wait", 0.0) / event["seconds"]
         if "utilisation" in event:
             found["utilisation_percent"] = 100 * event["utilisation"]
-        if event["event"] == "evaluation" and self.headline:
-            loss, order5 = event.get(f"{self.headline.key}_loss"), event.get("order5_loss")
-            if loss is not None and order5 is not None:
-                found |= {"headline_loss": loss, "over_order5": loss - order5}
+        if event["event"] == "evaluation":
+            loss, over_order5 = headline_losses(event)
+            if loss is not None and over_order5 is not None:
+                found |= {"headline_loss": loss, "over_order5": over_order5}
         if event.get("compression"):
             found["trunk_share"] = list(accumulate(event["compression"].values(), mul))[-1]
         if event["event"] == "system":
