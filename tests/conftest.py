@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,12 +16,12 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernel
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(autouse=True)
-def own_environment() -> Iterator[None]:
-    """Each test leaves the environment as it was: the command, called in this process, sets variables such as
-    PYTHONSAFEPATH for its children, and the children of a later test must not find them."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Each test leaves the environment as it was, and so do the fixtures of a module that it starts: the command,
+    called in this process, sets variables such as PYTHONSAFEPATH, which the children of a later test must not find."""
     with patch.dict(os.environ):
-        yield
+        return (yield)
 
 
 @pytest.fixture(scope="session")

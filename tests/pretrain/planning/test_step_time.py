@@ -124,7 +124,7 @@ def test_deepspeed_sends_what_the_plan_counts() -> None:
     script = Path(__file__).parents[2] / "support" / "measured_traffic.py"
     done = subprocess.run(
         [sys.executable, str(script), "0", "1", "2"], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(script.parents[2])},
+        env={**os.environ, "PYTHONPATH": f"{script.parents[2]}:{script.parent}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for stage, sent in enumerate(json.loads(done.stdout.splitlines()[-1])):
