@@ -84,7 +84,7 @@ def evaluate(
     rows = _rows(cells, chosen, protocol)
     written = write_tables(output, described, rows, _notes(described, methods, protocol))
     if mlflow is not None:
-        log_evaluation(output, mlflow, described.name, protocol.model_dump(mode="json"), rows, written)
+        log_evaluation(output, mlflow, described.name, exported.folder, protocol.model_dump(mode="json"), rows, written)
     return written
 
 

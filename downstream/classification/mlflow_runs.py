@@ -1,10 +1,16 @@
-"""An evaluation in MLflow: one run for all of it, and a nested run for each task and method."""
+"""An evaluation in MLflow: one run for all of it, and a nested run for each task and method.
+
+Where the same store has the pretraining run of the model, the evaluation has a link to it, and it
+gets the scores as metrics, so that a table of pretraining runs can be sorted by them.
+"""
 
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dnachunker.foundations.atomic_files import write_json
@@ -14,6 +20,7 @@ from dnachunker.foundations.mlflow_client import (
     connect,
     error_line,
     experiment_id,
+    is_active,
     legal_name,
     log_batch,
 )
@@ -26,12 +33,14 @@ _COLUMNS = ("params.`task`", "params.`method`", "params.`metric`", "params.`sett
 
 
 def log_evaluation(
-    output: Path, uri: str, name: str, protocol: Mapping[str, Any], rows: Sequence[Row], tables: Sequence[Path]
-) -> None:
+    output: Path, uri: str, name: str, model: Path, protocol: Mapping[str, Any], rows: Sequence[Row],
+    tables: Sequence[Path],
+) -> None:  # fmt: skip
     """Send finished results. When the server does not answer, a line on stderr says so, and the results stay on disk.
 
     Args:
         uri: tracking URI.
+        model: the exported folder.
         tables: files to keep; a Markdown file among them is the description of the run.
     """
     stored = output / _STORED
@@ -40,7 +49,7 @@ def log_evaluation(
     if stored.is_file() and json.loads(stored.read_text("utf-8")).get("rows") == sent:
         return
     try:
-        parent = _send(output, uri, name, protocol, rows, tables)
+        parent = _send(output, uri, name, model, protocol, rows, tables)
     except Exception as error:  # the results are on disk; a server must not cost them
         print(f"tracking: MLflow fails ({error_line(error)}); run this again to send the results", file=sys.stderr)
         return
@@ -48,13 +57,20 @@ def log_evaluation(
 
 
 def _send(
-    output: Path, uri: str, name: str, protocol: Mapping[str, Any], rows: Sequence[Row], tables: Sequence[Path]
-) -> str:
+    output: Path, uri: str, name: str, model: Path, protocol: Mapping[str, Any], rows: Sequence[Row],
+    tables: Sequence[Path],
+) -> str:  # fmt: skip
     """Returns the id of the run that holds all others."""
     client = connect(uri)
     experiment = experiment_id(client, "dnachunker-evaluate", uri, _COLUMNS)
     note = next((path.read_text("utf-8") for path in tables if path.suffix == ".md"), "")
-    tags = {NOTE_TAG: note, "mlflow.source.name": "dnachunker evaluate"}
+    tags = {"mlflow.source.name": "dnachunker evaluate"}
+    pretraining = _pretraining_run(client, model)
+    if pretraining:
+        place = f"#/experiments/{pretraining.info.experiment_id}/runs/{pretraining.info.run_id}"
+        note = f"Model of the pretraining run [{pretraining.info.run_name}]({place}).\n\n{note}"
+        tags["pretraining_run"] = pretraining.info.run_id
+    tags[NOTE_TAG] = note
     parent = str(client.create_run(experiment, run_name=f"{name}: {output.name}").info.run_id)
     log_batch(client, parent, parameters=protocol, tags=tags)
     for path in tables:
@@ -73,4 +89,25 @@ def _send(
         log_batch(client, run.run_id, metrics=points, parameters=facts)
         client.set_terminated(run.run_id)
     client.set_terminated(parent)
+    if pretraining:
+        now = int(time.time() * 1000)
+        means = [
+            (legal_name("downstream", f"{row.task} {row.method} {row.metric}"), fmean(row.scores[row.metric]), now,
+             _exported(model)["step"])
+            for row in rows
+            if not any(map(math.isnan, row.scores[row.metric]))
+        ]  # fmt: skip
+        log_batch(client, pretraining.info.run_id, metrics=means)
     return parent
+
+
+def _pretraining_run(client: Any, model: Path) -> Any:
+    """MLflow's run in which the model was pretrained; None where this store does not have it."""
+    run_id = _exported(model).get("mlflow_run")
+    return client.get_run(run_id) if run_id and is_active(client, run_id) else None
+
+
+def _exported(model: Path) -> dict[str, Any]:
+    """What `dnachunker export` noted beside the weights; {} for a folder that it did not write."""
+    path = model / "export.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

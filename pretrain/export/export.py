@@ -20,12 +20,13 @@ from dnachunker.pretrain.checkpoints.parents import network_of
 from dnachunker.pretrain.checkpoints.saving import PROBE
 from dnachunker.pretrain.checkpoints.state import read_state
 from dnachunker.pretrain.engine.build_model import class_of
+from dnachunker.pretrain.records.mlflow_mirror import read_cursor
 
 from .choice import checkpoint_to_export
 from .fresh_load import RESULT
 from .model_card import longest_window, model_card
 
-RECORD = "export.json"  # the step of the checkpoint, and how far the folder's logits differ
+RECORD = "export.json"  # the step of the checkpoint, how far the folder's logits differ, and the run's id in MLflow
 
 _FRESH_LOAD = Path(__file__).with_name("fresh_load.py")
 # With the same boundaries logits differ only by rounding: by the order of sums on a GPU, by 8-bit mantissas in bf16.
@@ -80,7 +81,10 @@ def export_run(
         difference = found["max_abs_diff"]
         if not difference <= (_TOLERANCE[state.device] if state.precision == "fp32" else _TOLERANCE_BF16):
             raise RuntimeError(f"the export's logits differ from the training model's by {difference}")
-        record = {"step": state.steps_done, **found, "versions": state.versions, "exported_by": __version__}
+        record = {
+            "step": state.steps_done, **found, "versions": state.versions, "exported_by": __version__,
+            "mlflow_run": read_cursor(run).get("run_id"),
+        }  # fmt: skip
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for path in folder.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only
