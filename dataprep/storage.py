@@ -7,6 +7,7 @@ or returns too few bytes is repeated with growing waits, unless the file is miss
 import os
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +60,11 @@ def size_of(location: str) -> int:
         return -1
 
 
-def names_in(url: str) -> list[str]:
-    """Names of the files and folders directly under a URL; [] if there are none."""
-    filesystem, path = _filesystem(url)
+def names_in(location: str) -> list[str]:
+    """Names of the files and folders directly in a folder; [] if there are none."""
+    if not is_url(location):
+        return sorted(os.listdir(location)) if os.path.isdir(location) else []
+    filesystem, path = _filesystem(location)
     filesystem.invalidate_cache()
     try:
         return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False))
@@ -80,6 +83,19 @@ def upload(path: Path, url: str) -> None:
         _patiently(lambda: filesystem.put_file(str(path), target))
     except OSError as error:
         raise Failure(f"{url}: cannot be written: {error.strerror or error}; fix this and run again") from error
+
+
+def download(location: str, path: Path) -> None:
+    """Copy a file to a local path; what is there after an error may be incomplete.
+
+    Raises:
+        OSError: the file cannot be read, or not be written here.
+    """
+    if is_url(location):
+        filesystem, source = _filesystem(location)
+        _patiently(lambda: filesystem.get_file(source, str(path)))
+    else:
+        shutil.copyfile(location, path)
 
 
 def remove(url: str) -> None:

@@ -32,12 +32,17 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/first\n"
         "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/long steps=2000 optimizer.lr=1e-3\n"
         "  dnachunker pretrain --config dnachunker-172m --corpus corpora/hg38 --run runs/paper\n"
+        "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/here --resume-from s3://lab/first\n"
         f"{describe_presets('pretrain')}",
     )  # fmt: skip
     pretrain.add_argument("--config", required=True, metavar="FILE|PRESET", help="YAML file, or a preset's name")
     pretrain.add_argument("--corpus", help="corpus folder (short for data.corpus=...)")
     pretrain.add_argument("--run", help="run folder, created or continued (short for run=...)")
     pretrain.add_argument("--processes", type=int, help="ranks to start (short for launch.processes=...)")
+    pretrain.add_argument(
+        "--resume-from", metavar="FOLDER|URL",
+        help="copies of checkpoints that a run folder without any goes on from (short for checkpoint.resume_from=...)",
+    )  # fmt: skip
     pretrain.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     pretrain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override config keys, such as steps=500")
     pretrain.set_defaults(run_verb=_pretrain)
@@ -96,7 +101,10 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     from .config import PretrainConfig
     from .run_folder import next_steps
 
-    flags = {"data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes}
+    flags = {
+        "data.corpus": arguments.corpus, "run": arguments.run, "launch.processes": arguments.processes,
+        "checkpoint.resume_from": arguments.resume_from,
+    }  # fmt: skip
     settings = {key: value for key, value in flags.items() if value is not None}
     config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="pretrain", settings=settings)
     if arguments.print_config:

@@ -236,6 +236,9 @@ class CheckpointSettings(Config):
     keep: Positive = Field(2, description="newest checkpoints kept")
     keep_every: Positive | None = Field(None, description="also keep for good the checkpoint of every so many steps")
     copy_to: str | None = Field(None, description="folder or fsspec URL each checkpoint is copied to in the background")
+    resume_from: str | None = Field(
+        None, description="folder or URL of copies that a run folder without a checkpoint goes on from (null: copy_to)"
+    )
     asynchronous: bool = Field(
         False, description="write checkpoints from a copy in host memory, beside training; see docs/operations.md"
     )

@@ -14,6 +14,7 @@ from dnachunker.foundations.failures import GuardTripped
 from dnachunker.foundations.version import __version__
 from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
+from dnachunker.pretrain.checkpoints.fetching import fetch_checkpoint
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint, needs_resharding
 from dnachunker.pretrain.checkpoints.saving import Save, require_space
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
@@ -66,13 +67,14 @@ class Run:
         accumulation = config.accumulation(rank.world_size)
         self.micro_batch = config.data.global_batch // rank.world_size // accumulation
 
+        fetched = fetch_checkpoint(self.folder, config.checkpoint, rank)
         checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
         if state:
             require_same_run(state, config, self._corpus.fingerprint)
         self.first_step = state.steps_done if state else 0
         self.guards = LossGuards(config.guards, state.guards if state else None)
-        self.skipped = SkippedBatches(self.folder)
+        self.skipped = SkippedBatches(self.folder, state.skipped_batches if state else ())
         self.stop_time = StopTime()
         self._save: tuple[Save, float] | None = None  # a checkpoint on its way, and the seconds training waited for it
         self._signalled: float | None = None  # when the signal that ends the run came, by time.monotonic
@@ -86,7 +88,7 @@ class Run:
             label_capacity=objective.label_capacity(bases),
         )  # fmt: skip
         self._parent, started = (
-            (state.parent, []) if state else start_from_parent(model, model.config, config.init, rank)
+            (state.parent, fetched) if state else start_from_parent(model, model.config, config.init, rank)
         )
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         if not checkpoint:

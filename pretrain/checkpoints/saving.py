@@ -137,7 +137,7 @@ class Save:
         try:
             for path, write in files.items():
                 write(path)
-                self._digests[path.relative_to(self._partial).as_posix()] = _digest(path)
+                self._digests[path.relative_to(self._partial).as_posix()] = digest_of(path)
                 _sync(path)
         except Exception as error:  # `commit` raises it on every rank
             self._error = one_line(error)[:200] or type(error).__name__
@@ -241,10 +241,11 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: _digest(path) for name, path in files.items() if name != MANIFEST}
+    return {name: digest_of(path) for name, path in files.items() if name != MANIFEST}
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

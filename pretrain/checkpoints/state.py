@@ -1,7 +1,9 @@
 """What a checkpoint says about its run, and whether a config may continue that run. Torch-free."""
 
 import json
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,12 @@ class RunState(Config):
 def complete_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first; partials of interrupted saves are not among them."""
     folder = run / CHECKPOINTS
-    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+    return [folder / name for name in checkpoint_names(os.listdir(folder))] if folder.is_dir() else []
+
+
+def checkpoint_names(names: Iterable[str]) -> list[str]:
+    """Those of `names` that complete checkpoints have, oldest first."""
+    return sorted(filter(_NAME.fullmatch, names))
 
 
 def step_of(checkpoint: Path) -> int:

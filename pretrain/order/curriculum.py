@@ -111,11 +111,16 @@ class SkippedBatches:
         BadInput: the file is not readable.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, of_checkpoint: Sequence[int] = ()) -> None:
+        """
+        Args:
+            of_checkpoint: those that the checkpoint names from which the run goes on; it may come from another folder.
+        """
         self._path = run / _SKIPPED
         try:
-            self.numbers: list[int] = sorted(json.loads(self._path.read_text())) if self._path.exists() else []
-        except ValueError as error:
+            stored = json.loads(self._path.read_text()) if self._path.exists() else []
+            self.numbers: list[int] = sorted({*stored, *of_checkpoint})
+        except (ValueError, TypeError) as error:
             raise BadInput(
                 f"{self._path}: not readable ({error}); restore it, or remove it to leave no batch out"
             ) from error
