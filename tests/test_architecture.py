@@ -23,7 +23,7 @@ MAY_IMPORT = {
         "dataprep.corpus.held_out_doubts", "dataprep.storage",
         "foundations", ".",
     },
-    "downstream": {"model.alphabet", "dataprep.genomes", "foundations"},
+    "downstream": {"model.alphabet", "dataprep.genomes", "dataprep.corpus", "dataprep.similarity", "foundations"},
     "cluster": {"pretrain.config", "dataprep.config", "foundations"},
     # it starts everything as commands; these say what a run is, what it left behind and what it costs
     "experiments": {

@@ -28,16 +28,17 @@ def measure_leakage(blocks: Sequence[PlannedBlock], facts: Sequence[BlockFacts],
     kmers: dict[tuple[str, str], list[NDArray[np.uint64]]] = {}
     for block, fact in zip(blocks, facts, strict=True):
         kmers.setdefault((block.split, "" if block.split == "train" else block.source), []).append(fact.kmers)
-    train = _distinct(kmers.pop(("train", ""), []))
+    train = distinct(kmers.pop(("train", ""), []))
     rows = []
     for split in split_order(split for split, _ in kmers):
         for source in dict.fromkeys(block.source for block in blocks if block.split == split):
-            own = _distinct(kmers[split, source])
+            own = distinct(kmers[split, source])
             rows.append(LeakageRow(split=split, source=source, kmers=own.size, in_train=_count_in(own, train)))
     return LeakageReport(k=KMER, sampled=round(rate.share, 9), rows=rows)
 
 
-def _distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+def distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """The different k-mers of all parts, smallest first."""
     merged = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
     # np.unique hashes these numbers and takes a hundred times as long
     return merged[np.concatenate([[True], merged[1:] != merged[:-1]])] if merged.size else merged

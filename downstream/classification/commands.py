@@ -57,7 +57,8 @@ def add_verbs(verbs: Any) -> None:
         description="Evaluate an exported model. Cross-validation on the training data chooses one setting of a grid.\n"
         "The chosen setting is trained with several seeds, and only these models see the test data. Every training is\n"
         "a cell with its own result file, so a killed evaluation continues where it stopped.\n\n"
-        "suites: nt, nt-revised, genomic-benchmarks (fetched by `dnachunker tasks fetch`), or a folder of task folders",
+        "suites: nt, nt-revised, genomic-benchmarks (fetched by `dnachunker tasks fetch`), gue (its authors' archive,\n"
+        "unpacked), or a folder of task folders",
         epilog="examples:\n"
         "  dnachunker evaluate --model exported/first --suite sample:coding --output runs/quick --config quick\n"
         "  dnachunker evaluate --model exported/first --suite tasks --output runs/quick --config quick\n"
@@ -73,6 +74,10 @@ def add_verbs(verbs: Any) -> None:
         "--suite", required=True, metavar="NAME|DIR", help="name of a suite, a folder of task folders, or sample:coding"
     )
     evaluate.add_argument("--data", metavar="DIR", help="folder with the tasks of a named suite")
+    evaluate.add_argument(
+        "--corpus", metavar="DIR|URL",
+        help="corpus of the model: the tables then say how much of each test set its training split holds",
+    )  # fmt: skip
     evaluate.add_argument("--output", required=True, metavar="DIR", help="folder to create or continue")
     evaluate.add_argument(
         "--method", action="append", choices=_METHODS, help="method to evaluate; may be repeated (default: full)"
@@ -147,7 +152,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         Path(arguments.model), arguments.suite, Path(arguments.data) if arguments.data else None,
         tuple(dict.fromkeys(arguments.method or ["full"])), output, config,
         ray=None if arguments.ray == "none" else arguments.ray, workers=max(1, arguments.workers),
-        mlflow=None if uri == "none" else uri,
+        mlflow=None if uri == "none" else uri, corpus=arguments.corpus,
     )  # fmt: skip
     print(tables[0].read_text("utf-8"))
     print(f"wrote {', '.join(map(str, tables))}")

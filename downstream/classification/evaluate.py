@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.similarity.overlap import shares_in_train
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.output_folder import claim_folder
 from dnachunker.downstream.tasks.metrics import NAMES, bootstrap_interval
-from dnachunker.downstream.tasks.task_folders import Suite, suite_tasks
+from dnachunker.downstream.tasks.task_folders import Suite, Task, suite_tasks
 from dnachunker.foundations.atomic_files import write_json, write_text
 from dnachunker.foundations.progress import Progress
 
@@ -48,6 +50,7 @@ def evaluate(
     ray: str | None = None,
     workers: int = 1,
     mlflow: str | None = None,
+    corpus: str | None = None,
 ) -> list[Path]:
     """Evaluate an exported model; after a kill, the same call continues with the missing cells.
 
@@ -56,6 +59,7 @@ def evaluate(
         ray: None runs one cell after another in this process; `local` runs `workers` Ray tasks at a time here; else the
             address of a Ray cluster.
         mlflow: URI of the MLflow server; None sends nothing.
+        corpus: of the model; how much of each test set is in its training split becomes a note of the tables.
 
     Returns:
         The tables written.
@@ -65,6 +69,7 @@ def evaluate(
     """
     output = output.absolute()  # Ray's workers have another current folder
     exported = open_exported(model)
+    opened = Corpus.open(corpus) if corpus else None
     described, tasks = suite_tasks(suite, data)
     for task in tasks:
         fold_rows(task.read_all_but_test().labels, protocol.folds, 0)  # unusable data fail now, not after hours
@@ -82,7 +87,10 @@ def evaluate(
     cells = test_cells(exported.folder, tasks, methods, protocol, folder, chosen)
     _run_missing(cells, "testing", ray, workers)
     rows = _rows(cells, chosen, protocol)
-    written = write_tables(output, described, rows, _notes(described, methods, protocol))
+    notes = _notes(described, methods, protocol)
+    if opened:
+        notes.append(_overlap_note(opened, tasks))
+    written = write_tables(output, described, rows, notes)
     if mlflow is not None:
         log_evaluation(output, mlflow, described.name, exported.folder, protocol.model_dump(mode="json"), rows, written)
     return written
@@ -153,6 +161,17 @@ def _notes(suite: Suite, methods: Sequence[Method], protocol: ProtocolConfig) ->
     if suite.published:
         notes.append("Rows in italics were published by others and not measured here.")
     return notes
+
+
+def _overlap_note(corpus: Corpus, tasks: Sequence[Task]) -> str:
+    """How much of the test data the corpus holds; reads the test data, so it comes after the scores."""
+    tests = {task.name: task.read_test(task.read_training()[0].classes).sequences for task in tasks}
+    shares = shares_in_train(corpus, tests)
+    listed = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    return (
+        f"31-mers of the test sequences, on either strand, that the model's corpus has in its training split "
+        f"(fingerprint {corpus.fingerprint[:12]}): {listed}."
+    )
 
 
 def _number(value: float | None) -> float:

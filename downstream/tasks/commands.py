@@ -11,7 +11,8 @@ def add_verbs(verbs: Any) -> None:
     tasks = verbs.add_parser(
         "tasks", formatter_class=_RAW, help="list benchmark suites, and fetch their tasks",
         description="List benchmark suites, or fetch their tasks. nt and nt-revised come from the Hugging Face hub.\n"
-        "genomic-benchmarks is cut from reference genomes that you have, at its published coordinates.",
+        "genomic-benchmarks is cut from reference genomes that you have, at its published coordinates. gue is an\n"
+        "archive of its authors: unpack it, and `evaluate --suite gue --data DIR` takes it as it is.",
         epilog="examples:\n"
         "  dnachunker tasks list\n"
         "  dnachunker tasks fetch nt --output data/nt\n"

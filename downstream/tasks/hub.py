@@ -57,6 +57,11 @@ def fetch_suite(
         Failure: a download failed.
     """
     suite = load_suite(name)
+    if suite.source == "folder":
+        raise BadInput(
+            f"suite {name} is one archive of its authors: download it as https://github.com/{suite.repository} says, "
+            f"unpack it, and pass its folder to `dnachunker evaluate --suite {name} --data DIR`"
+        )
     unknown = sorted(set(tasks) - set(suite.tasks))
     if unknown:
         raise BadInput(f"suite {name} has no task {unknown[0]!r}; it has {', '.join(suite.tasks)}")

@@ -7,7 +7,7 @@ suites here.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class TaskFacts(Config):
     train: int | None = Field(default=None, description="published number of training sequences; null if unknown")
     test: int | None = Field(default=None, description="published number of test sequences; null if unknown")
     metric: Metric = Field(default="mcc", description="metric of the task's headline score")
+    folder: str | None = Field(default=None, description="folder in the suite's data; null: the task's name")
 
 
 class Published(Config):
@@ -106,7 +107,7 @@ class Task:
 
 ORIGIN = "source.json"
 SAMPLE_TASKS = {"sample:coding": Path(__file__).parent / "sample_coding"}  # they ship with the package
-SUITES = ("nt", "nt-revised", "genomic-benchmarks")
+SUITES = ("nt", "nt-revised", "genomic-benchmarks", "gue")
 
 
 def load_suite(name: str) -> Suite:
@@ -163,18 +164,22 @@ def suite_tasks(suite: str, data: Path | None) -> tuple[Suite, list[Task]]:
     if suite in SUITES:
         known = load_suite(suite)
         if data is None:
-            raise BadInput(f"suite {suite}: --data is missing: the folder that `dnachunker tasks fetch {suite}` wrote")
-        for name in known.tasks:
-            check_origin(data / name, known)
-        return known, [find_task(data / name, facts.metric) for name, facts in known.tasks.items()]
+            place = f"of the unpacked archive of {known.repository}"
+            wanted = place if known.source == "folder" else f"that `dnachunker tasks fetch {suite}` wrote"
+            raise BadInput(f"suite {suite}: --data is missing: the folder {wanted}")
+        found = []
+        for name, facts in known.tasks.items():
+            folder = data / (facts.folder or name)
+            check_origin(folder, known)
+            found.append(replace(find_task(folder, facts.metric), name=name))
+        return known, found
     folder = SAMPLE_TASKS.get(suite, Path(suite))
     if not folder.is_dir():
         load_suite(suite)
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and _looks_like_task(path)]
     found = [find_task(path) for path in inner] or [find_task(folder)]
     name = folder.absolute().name
-    facts = {task.name: TaskFacts(classes=2) for task in found}
-    return Suite(name=name, title=name, tasks=facts), found
+    return Suite(name=name, title=name, tasks={task.name: TaskFacts(classes=2) for task in found}), found
 
 
 def check_origin(folder: Path, suite: Suite) -> None:

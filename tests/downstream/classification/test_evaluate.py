@@ -155,7 +155,7 @@ def test_a_class_without_enough_sequences_and_a_missing_suite_give_one_line(
     assert main([*where, "--suite", "nt"]) == 2
     assert "--data is missing" in capsys.readouterr().err
     assert main([*where, "--suite", "glue"]) == 2
-    assert "none of nt, nt-revised, genomic-benchmarks, and no folder" in capsys.readouterr().err
+    assert "none of nt, nt-revised, genomic-benchmarks, gue, and no folder" in capsys.readouterr().err
     shutil.copytree(tasks / "one", tmp_path / "data" / "one")
     assert main([*where, "--suite", str(tmp_path / "data"), "folds=50", "--mlflow", "none"]) == 2
     assert "50 folds need 50 sequences of each class" in capsys.readouterr().err

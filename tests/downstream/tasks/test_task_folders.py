@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnachunker.downstream.tasks.labelled import read_labelled, sort_classes
-from dnachunker.downstream.tasks.task_folders import SUITES, find_task, load_suite, split_validation
+from dnachunker.downstream.tasks.task_folders import SUITES, find_task, load_suite, split_validation, suite_tasks
 from dnachunker.foundations.failures import BadInput
 
 ROWS = [("ACGTN", "1"), ("ttgaca", "0"), ("ACGTRYA", "1")]
@@ -190,6 +190,7 @@ def test_the_suites_hold_what_was_published() -> None:
         "nt": 18,
         "nt-revised": 18,
         "genomic-benchmarks": 9,
+        "gue": 28,
     }
     # both Nucleotide Transformer suites have this name, with other data
     assert suites["nt"].tasks["enhancers"].length == 200
@@ -202,3 +203,19 @@ def test_the_suites_hold_what_was_published() -> None:
         ("genomic-benchmarks", "DNACHUNKER"): 0.885, ("genomic-benchmarks", "GENERator"): 0.892,
     }  # fmt: skip
     assert sum(f.train + f.test for f in suites["genomic-benchmarks"].tasks.values()) == 890_705
+
+
+def test_gue_is_read_as_its_archive_unpacks(tmp_path: Path) -> None:
+    for number, facts in enumerate(load_suite("gue").tasks.values()):
+        folder = tmp_path / str(facts.folder)
+        folder.mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            (folder / f"{split}.csv").write_text(f"sequence,label\n{'ACGT' * (number + 1)},0\nTTTT,1\n")
+    _, tasks = suite_tasks("gue", tmp_path)
+    assert len({task.name for task in tasks}) == 28, "mouse/0 and tf/0 are two tasks"
+    by_name = {task.name: task for task in tasks}
+    assert by_name["tf_0"].read_training()[0].sequences != by_name["mouse_0"].read_training()[0].sequences
+    assert {task.metric for task in tasks if task.name != "virus_covid"} == {"mcc"}
+    assert by_name["virus_covid"].metric == "f1"
+    with pytest.raises(BadInput, match="--data is missing: the folder of the unpacked archive"):
+        suite_tasks("gue", None)
