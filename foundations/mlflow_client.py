@@ -126,6 +126,17 @@ def _saved_view(columns: Sequence[str], order: str) -> str:
     return json.dumps({"name": VIEW, "createdAt": now, "updatedAt": now, "state": state})
 
 
+def run_page(info: Any, inside: str = "") -> str:
+    """Address of a run's page without its host, as model training shows it: MLflow would show it as GenAI.
+
+    Args:
+        info: of an MLflow run.
+        inside: which part of the page, such as `artifacts/report.html`.
+    """
+    place = f"#/experiments/{info.experiment_id}/runs/{info.run_id}"
+    return f"{place}{'/' if inside else ''}{inside}?workflowType=machine_learning"
+
+
 def is_active(client: Any, run_id: str) -> bool:
     """Whether the store has the run, and nobody has deleted it."""
     from mlflow.exceptions import MlflowException

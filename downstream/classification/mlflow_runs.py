@@ -23,6 +23,7 @@ from dnachunker.foundations.mlflow_client import (
     is_active,
     legal_name,
     log_batch,
+    run_page,
 )
 
 from .leaderboard import Row
@@ -67,8 +68,7 @@ def _send(
     tags = {"mlflow.source.name": "dnachunker evaluate"}
     pretraining = _pretraining_run(client, model)
     if pretraining:
-        place = f"#/experiments/{pretraining.info.experiment_id}/runs/{pretraining.info.run_id}"
-        note = f"Model of the pretraining run [{pretraining.info.run_name}]({place}).\n\n{note}"
+        note = f"Model of the pretraining run [{pretraining.info.run_name}]({run_page(pretraining.info)}).\n\n{note}"
         tags["pretraining_run"] = pretraining.info.run_id
     tags[NOTE_TAG] = note
     parent = str(client.create_run(experiment, run_name=f"{name}: {output.name}").info.run_id)

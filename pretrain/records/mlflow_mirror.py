@@ -28,6 +28,7 @@ from dnachunker.foundations.mlflow_client import (
     is_active,
     log_batch,
     log_dataset,
+    run_page,
 )
 from dnachunker.foundations.mlflow_store import tracking_uri
 from dnachunker.pretrain.config import TrackingSettings
@@ -214,8 +215,7 @@ class MlflowMirror(LogFollower):
 
     def _describe(self) -> None:
         run_id = self._cursor["run_id"]
-        place = f"#/experiments/{self._client.get_run(run_id).info.experiment_id}/runs/{run_id}"
-        report = f"{place}/artifacts/{self._report}" if self._report else None
+        report = run_page(self._client.get_run(run_id).info, f"artifacts/{self._report}") if self._report else None
         log_batch(self._client, run_id, tags=note_of(self._parameters, list(self._newest.values()), report))
 
     def _report_meanwhile(self) -> None:

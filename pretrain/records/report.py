@@ -143,9 +143,9 @@ def _of_runs(runs: Sequence[RunCurves]) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Each run's folder without what all paths have in common."""
+    """Each run's folder without what all paths have in common; "" for a single run, which has a name of its own."""
     if len(folders) == 1:
-        return [folders[0].resolve().name]
+        return [""]
     parts = [folder.resolve().parts for folder in folders]
     common = len(Path(os.path.commonpath([folder.resolve() for folder in folders])).parts)
     shared = {part for part in parts[0] if all(part in other for other in parts)}

@@ -35,13 +35,16 @@ class RunCurves:
         headline: the positions the run is judged by; None before the first evaluation.
     """
 
-    def __init__(self, run: Path, name: str) -> None:
+    def __init__(self, run: Path, name: str = "") -> None:
         """
+        Args:
+            name: default: the one that MLflow has, which is the folder's unless the run was given another.
+
         Raises:
             BadInput: the folder is no run, or it has not taken a step yet.
         """
-        self.name = name
         self.config: PretrainConfig = read_config(run)
+        self.name = name or self.config.tracking.run_name or run.resolve().name
         self.events = read_events(run)
         if not self.of_kind("step"):
             raise BadInput(f"{run}: no step has been logged yet, so there is nothing to report")
