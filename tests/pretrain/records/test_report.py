@@ -55,6 +55,7 @@ def run_of(folder: Path, corpus: Corpus, stages: int) -> PretrainConfig:
     values = {
         "run": str(folder), "steps": 1, "model": {**model, **small},
         "data": {"corpus": corpus.path, "seq_len": LENGTH}, "evaluation": {"windows": 6},
+        "tracking": {"run_name": "row 3, seed 0"},
     }  # fmt: skip
     return validate_config(PretrainConfig, values, origin="test")
 
@@ -161,6 +162,7 @@ def test_records_have_as_many_stages_as_the_network(
     log.write("diagnostics", steps_done=1, **diagnostics)
     log.close()
     page = write_report(tmp_path).read_text()
+    assert "<h1>row 3, seed 0" in page, "as MLflow calls it"
     tile = " · ".join(f"{share:.2f}" for share in evaluation["compression"].values())
     assert f"<b>{tile}</b><span>unmasked compression, stage" in page
     for stage in range(stages + 1):
