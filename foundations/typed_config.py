@@ -39,7 +39,8 @@ def load_config(
     """Read `source` (a YAML path, or the name of a preset under configs/<kind>/), apply overrides, validate.
 
     Args:
-        overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML scalars or lists.
+        overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML, or taken as they are for a
+            key that wants text: a run named `007` keeps its name.
         kind: the preset folder under configs/, such as `corpus` or `pretrain`.
         settings: dotted keys with values taken as they are, applied last: a path named `2024` stays a string.
 
@@ -63,6 +64,14 @@ def load_config(
             _set(values, key.split("."), value)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {one_line(error)}") from error
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        texts = dict(override.split("=", 1) for override in overrides)
+        for wrong in error.errors(include_url=False, include_context=False):
+            key = ".".join(map(str, wrong["loc"]))
+            if wrong["type"] == "string_type" and key in texts:
+                _set(values, key.split("."), texts[key])
     return validate_config(schema, values, origin=str(path))
 
 

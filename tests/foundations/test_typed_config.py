@@ -11,6 +11,7 @@ from dnachunker.dataprep.config import CorpusConfig
 from dnachunker.downstream.classification.config import TrainingConfig
 from dnachunker.downstream.classification.protocol import ProtocolConfig
 from dnachunker.experiments.config import SweepConfig
+from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.presets import PRESETS
 from dnachunker.foundations.typed_config import Config, explained_yaml, load_config, to_yaml
 from dnachunker.pretrain.config import PretrainConfig
@@ -63,3 +64,17 @@ def test_a_description_stands_above_its_key() -> None:
     )
     assert lines[lines.index("steps: 150") - 1] == "# optimizer steps in the whole run"
     assert lines[lines.index("  state_size: 16") - 1].strip().startswith("# N, states of a Mamba channel")
+
+
+@pytest.mark.parametrize("text", ["007", "a/b: é 100%", "1e5", "true", "2024-01-01", "key: [1, 2]", "plain"])
+def test_a_key_that_wants_text_takes_an_override_as_it_is(text: str) -> None:
+    overrides = [f"tracking.run_name={text}", "steps=7", "tracking.enabled=false"]
+    config = load_config(PretrainConfig, "tiny", overrides, kind="pretrain", settings=NEEDED["pretrain"])
+    assert config.tracking.run_name == text
+    assert config.steps == 7
+    assert config.tracking.enabled is False
+
+
+def test_text_for_a_key_that_wants_a_number_is_refused() -> None:
+    with pytest.raises(BadInput, match="key 'steps'"):
+        load_config(PretrainConfig, "tiny", ["steps=many"], kind="pretrain", settings=NEEDED["pretrain"])
