@@ -52,9 +52,7 @@ def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState, r
     """
     if needs_resharding(state, rank):
         universal = checkpoint.with_name(f".{checkpoint.name}.universal")
-        if rank.is_main:
-            write_universal(checkpoint, universal)
-        rank.barrier()
+        write_universal(checkpoint, universal, rank)
         engine.load(universal)
         rank.barrier()
         if rank.is_main:

@@ -1,8 +1,8 @@
 """Turns the optimizer states of a checkpoint, which lie in slices of ranks, into a form that any number of ranks loads.
 
 ZeRO saves each rank's slice of a few flat vectors. DeepSpeed's universal format has one file for each parameter and
-kind of state instead. DeepSpeed's own converter unpickles classes; this one reads plain values only. It holds one
-parameter in memory at a time.
+kind of state instead. DeepSpeed's own converter unpickles classes; this one reads plain values only. Every rank writes
+its share of the parameters, and holds one of them in memory at a time.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dnachunker.pretrain.engine.plain_states import ENGINE_STATE
+from dnachunker.pretrain.engine.ranks import Rank
 
 _OPTIMIZER = "optimizer_state_dict"
 _FP32 = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
@@ -20,10 +21,12 @@ _STATES = {1: "base_optimizer_state", 2: "base_optimizer_state", 3: _OPTIMIZER}
 _SLICES = "param_slice_mappings"
 
 
-def write_universal(checkpoint: Path, folder: Path) -> None:
-    """Write the universal form of a verified checkpoint's engine state under `folder`/engine."""
+def write_universal(checkpoint: Path, folder: Path, rank: Rank) -> None:
+    """Write the universal form of a verified checkpoint's engine state under `folder`/engine; collective."""
     source, target = checkpoint / ENGINE_STATE, folder / ENGINE_STATE
-    shutil.rmtree(folder, ignore_errors=True)
+    if rank.is_main:
+        shutil.rmtree(folder, ignore_errors=True)
+    rank.barrier()
     shards = [_load(path)[_OPTIMIZER] for path in sorted(source.glob("*_optim_states.pt"), key=_rank_of)]
     stage = shards[0]["zero_stage"]
     models = sorted(source.glob("*_model_states.pt"))
@@ -32,7 +35,7 @@ def write_universal(checkpoint: Path, folder: Path) -> None:
         flat = {kind: [state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq")}
         flat["fp32"] = [shard[_FP32[stage]][group] for shard in shards]
         slices = _slices_of_zero_3(shapes, len(shards)) if stage == 3 else [shard[_SLICES][group] for shard in shards]
-        for name, shape in shapes.items():
+        for name, shape in list(shapes.items())[rank.rank :: rank.world_size]:
             parameter = target / "zero" / name
             parameter.mkdir(parents=True)
             torch.save(states[0]["step"].clone(), parameter / "step.pt")
@@ -43,9 +46,12 @@ def write_universal(checkpoint: Path, folder: Path) -> None:
                     if name in where
                 ]
                 torch.save({"param": torch.cat(pieces).reshape(shape)}, parameter / f"{kind}.pt")
-    torch.save(_shared_state(shards[0], stage), target / "zero" / "optimizer_state.pt")
-    for path in models:
-        shutil.copyfile(path, target / path.name)
+    if rank.is_main:
+        (target / "zero").mkdir(parents=True, exist_ok=True)
+        torch.save(_shared_state(shards[0], stage), target / "zero" / "optimizer_state.pt")
+        for path in models:
+            shutil.copyfile(path, target / path.name)
+    rank.barrier()
 
 
 def _slices_of_zero_3(shapes: dict[str, torch.Size], ranks: int) -> list[dict[str, tuple[int, int]]]:

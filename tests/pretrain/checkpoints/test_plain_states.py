@@ -69,7 +69,7 @@ for stage, precision, offload in (
     for universal in (False, True)[: 1 + bool(stage)]:
         again = new_engine(settings, universal)
         if universal:
-            write_universal(folder, folder / "universal")
+            write_universal(folder, folder / "universal", rank)
         again.load(folder / "universal" if universal else folder)
         for key, weight in again.weights().items():
             assert torch.equal(weight, saved[key]), (name, universal, key, "loaded")
