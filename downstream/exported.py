@@ -25,13 +25,15 @@ from transformers import (
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
-Head = Literal["none", "masked", "causal", "classifier"]
+Head = Literal["none", "boundaries", "masked", "causal", "classifier"]
 _HEADS = {
     "none": AutoModel,
+    "boundaries": AutoModel,
     "masked": AutoModelForMaskedLM,
     "causal": AutoModelForCausalLM,
     "classifier": AutoModelForSequenceClassification,
 }
+_BATCH_BASES = {"cuda": 65_536, "cpu": 4096}  # a CPU is fastest where a batch fits into its caches
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
 
 
@@ -102,6 +104,10 @@ class Exported:
         """The opposite strand (L,); masks stay masks."""
         return np.ascontiguousarray(self._opposite[ids[::-1]])
 
+    def batch_rows(self, longest: int) -> int:
+        """How many sequences of up to `longest` bases to run at once; at least 1."""
+        return max(1, _BATCH_BASES.get(self.device.type, _BATCH_BASES["cpu"]) // max(1, longest))
+
     @cached_property
     def lead(self) -> NDArray[np.int64]:
         """Token ids that `batch` puts before each sequence: [BOS] for a causal model, as in training; else none."""
@@ -123,6 +129,8 @@ class Exported:
         """A network with the folder's weights, or one of the same shape with random weights.
 
         Args:
+            head: "boundaries" leaves out the trunk and the decoders: the same boundaries and probabilities in about
+                half the time, but no meaningful vectors.
             classes: outputs of the classifier's head; the head is random unless the folder holds one.
             seed: of random weights.
 
@@ -134,7 +142,9 @@ class Exported:
             kind = "causal: it has no predictions at masks" if causal else "not causal; pretrain with model.causal=true"
             raise BadInput(f"{self.folder}: this model is {kind}")
         torch.manual_seed(seed)
-        extra = {"num_labels": classes} if head == "classifier" else {}
+        extra: dict[str, Any] = {"num_labels": classes} if head == "classifier" else {}
+        if head == "boundaries":
+            extra = {"trunk_layers": 0, "decoder_layers": [0] * self.config.stages}
         auto_class = _HEADS[head]
         if random_weights:
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True, **extra)

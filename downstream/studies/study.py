@@ -208,7 +208,7 @@ def _whole(fasta: Path) -> list[str]:
 def _cutters(exported: Exported, letters: Sequence[str], options: StudyOptions) -> list[Cutter]:
     window = options.window or default_window(exported)
     corpus = _whole(options.bpe_corpus) if options.bpe_corpus else letters
-    model = ModelCutter(exported, exported.network("none"), window, window // 8)
+    model = ModelCutter(exported, exported.network("boundaries"), window, window // 8)
     return [model, KmerCutter(options.kmer), train_bpe(corpus, options.bpe_vocabulary)]
 
 

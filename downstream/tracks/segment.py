@@ -61,7 +61,7 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         features = [
             FeatureIndex(read_features(path, genome.lengths, regions, options.features)) for path in options.annotations
         ]
-        network = exported.network("none")
+        network = exported.network("boundaries")
         with new_folder(output) as partial, TrackWriter(partial, genome, exported.config.stages) as tracks:
             viewed = []
             with Progress("segment", sum(region.length for region in regions), "bp") as bar:

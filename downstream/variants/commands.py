@@ -49,6 +49,7 @@ def add_verbs(verbs: Any) -> None:
         metavar="BASES",
         help="longest allele that is scored (default: %(default)s)",
     )
+    variants.add_argument("--no-shifts", action="store_true", help="leave out DNC_SHIFT*, which take most of the time")
     variants.set_defaults(run_verb=_score_variants)
 
 
@@ -57,7 +58,7 @@ def _score_variants(arguments: argparse.Namespace) -> int:
 
     from .score_vcf import VariantOptions, score_vcf
 
-    options = VariantOptions(arguments.context, arguments.radius, arguments.longest)
+    options = VariantOptions(arguments.context, arguments.radius, arguments.longest, not arguments.no_shifts)
     output = Path(arguments.output)
     counts = score_vcf(Path(arguments.model), Path(arguments.fasta), Path(arguments.vcf), output, options)
     print(f"{', '.join(f'{status} {count:,}' for status, count in sorted(counts.items()))}; wrote {output}")

@@ -22,14 +22,15 @@ from dnachunker.foundations.whole_numbers import whole_number
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
 from .alleles import Alleles, Fetch, widen
-from .likelihoods import VariantScore, score_variants
+from .likelihoods import Scorer, VariantScore
 from .variant_files import VariantLines, check_suffix, check_writable, publish
 
 SCORED = "scored"
 _SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
 _SHOWN_LETTERS = 40  # of an allele in a message
 _LOOKED_AT = 1000  # records compared with the genome before scoring
-_GROUP = 16  # lines scored and stored together
+_GROUP = 16  # lines scored and stored together, or more where these lie at one position
+_LARGEST_GROUP = 64
 _OURS = "DNC_"
 _AMBIGUOUS = str.maketrans(IUPAC_AMBIGUOUS, "N" * len(IUPAC_AMBIGUOUS))  # as the genome gives these letters
 _FIELDS = {
@@ -41,11 +42,14 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class VariantOptions:
-    """Options of `score-variants`, in bases. `context` None means the pretraining length."""
+    """Options of `score-variants`, in bases. `context` None means the pretraining length; without `shifts` only
+    likelihoods are scored.
+    """
 
     context: int | None = None
     radius: int = 100
     longest: int = 50
+    shifts: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,10 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         genome = _Reference(opened, agree_on_contigs(vcf, lines_of, opened.lengths))
         _check_assembly(variants, genome, options.longest)
         check_writable(variants, output)
-        stages = exported.config.stages
+        stages = exported.config.stages if options.shifts else 0  # whose boundaries are compared
         progress.begin(_header(variants, model.name, identity, stages))
-        network = exported.network("masked")
+        boundaries = exported.network("boundaries") if options.shifts else None
+        scorer = Scorer(exported, exported.network("masked"), boundaries, context, options.radius)
         reported = 0
         with Progress("score-variants", lines_of.total(), "line") as bar:
             for group in _groups(variants, genome, options.longest, context):
@@ -115,7 +120,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
                 for line in group:
                     for number, (status, _) in enumerate(line.outcomes):
                         counts[status] = counts.get(status, 0) + 1
-                        if status != SCORED and line in lines:
+                        if status != SCORED and line.number > progress.done:
                             reported += 1
                             if reported <= _SHOWN:
                                 bar.write(_message(vcf, line, number, status, genome), file=sys.stderr)
@@ -125,7 +130,7 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
                     for _, alleles in line.outcomes
                     if alleles is not None
                 ]
-                scores = iter(score_variants(exported, network, todo, context=context, radius=options.radius))
+                scores = iter(scorer.scores(todo))
                 progress.write([_scored(line, scores, stages) for line in lines], group[-1].number)
                 bar.update(len(group))
         if reported > _SHOWN:
@@ -137,11 +142,12 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
 def _groups(variants: VariantLines, genome: _Reference, longest: int, context: int) -> Iterator[list[_Line]]:
     group: list[_Line] = []
     for number, fields in variants.records():
-        outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
-        group.append(_Line(number, fields, outcomes))
-        if len(group) == _GROUP:
+        there = bool(group) and fields[:2] == group[-1].fields[:2]  # variants at a position share their windows
+        if len(group) >= (_LARGEST_GROUP if there else _GROUP):
             yield group
             group = []
+        outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
+        group.append(_Line(number, fields, outcomes))
     if group:
         yield group
 

@@ -15,7 +15,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from dnachunker.cli import main
 from dnachunker.dataprep.genomes.genome import Genome
+from dnachunker.downstream.exported import Exported
+from dnachunker.downstream.variants import likelihoods
 from dnachunker.downstream.variants.alleles import Alleles, widen
+from dnachunker.downstream.variants.likelihoods import Scorer
 from dnachunker.downstream.variants.score_vcf import _look, _Reference
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -116,6 +119,67 @@ def test_an_snv_is_the_masked_models_ratio(export: Path, fasta: Path, tmp_path: 
     assert again[-1].count("DNC_LLR") == again[-1].count("DNC_STATUS") == 1
     (made,) = [line for line in again if line.startswith("##dnachunker=")]
     assert made.endswith(',fasta="genome.fa",context=200,radius=50,longest=50>')
+
+
+@pytest.fixture
+def windows_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of windows in each pass of a network, as passes happen."""
+    found: list[int] = []
+    batch = Exported.batch
+    monkeypatch.setattr(Exported, "batch", lambda self, ids: found.append(len(ids)) or batch(self, ids))
+    return found
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_alleles_at_one_position_share_their_windows(
+    export: Path, fasta: Path, tmp_path: Path, windows_run: list[int], lines: int
+) -> None:
+    letters = "".join(fasta.read_text().split(">")[2].split("\n")[1:])
+    alts = [base for base in "ACGT" if base != letters[150]]
+    rows = [("b", 151, letters[150], alt) for alt in (alts if lines == 3 else [",".join(alts)])]
+    (tmp_path / "in.vcf").write_text(as_vcf(rows))
+    assert score(export, fasta, tmp_path / "in.vcf", tmp_path / "out.vcf") == 0
+    assert sum(windows_run) == 2 + 2 * 4  # one masked window, and one for each of four haplotypes, from both strands
+    windows_run.clear()
+    assert score(export, fasta, tmp_path / "in.vcf", tmp_path / "brief.vcf", "--no-shifts") == 0
+    assert sum(windows_run) == 2
+    assert "SHIFT" not in (tmp_path / "brief.vcf").read_text()
+    found, brief = ([v for row in read_scores(tmp_path / f"{name}.vcf") for v in row["DNC_LLR"]]
+                    for name in ("out", "brief"))  # fmt: skip
+    assert found == brief
+    model = AutoModelForMaskedLM.from_pretrained(export, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(export, trust_remote_code=False)
+
+    def cuts(base: str, stage: int, strand: int) -> set[int]:
+        window = letters[51:150] + base + letters[151:250]
+        with torch.no_grad():
+            output = model(**tokenizer(window if strand == 0 else opposite(window), return_tensors="pt"))
+        return {int(at) for at in output.boundaries[stage][0].nonzero() if at}  # the allele is one base, in the middle
+
+    for number, alt in enumerate(alts):
+        for stage in range(2):
+            pairs = [(cuts(letters[150], stage, strand), cuts(alt, stage, strand)) for strand in range(2)]
+            expected = np.mean([1 - len(one & two) / len(one | two) for one, two in pairs])
+            shifts = [v for row in read_scores(tmp_path / "out.vcf") for v in row[f"DNC_SHIFT{stage}"]]
+            assert float(shifts[number]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_line_of_many_alleles_is_scored_piece_by_piece(
+    export: Path, fasta: Path, tmp_path: Path, windows_run: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = "".join(fasta.read_text().split(">")[2].split("\n")[1:])
+    alts = [letters[150] + "".join(more) for more in itertools.product("ACGT", repeat=2)]
+    held: list[int] = []
+    run = Scorer._run
+    monkeypatch.setattr(Scorer, "_run", lambda self, *work: held.append(len(work[1])) or run(self, *work))
+    for size, name in ((64, "whole"), (5, "pieces")):
+        monkeypatch.setattr(likelihoods, "_PIECE_VARIANTS", size)
+        (tmp_path / "in.vcf").write_text(as_vcf([("b", 151, letters[150], ",".join(alts))]))
+        assert score(export, fasta, tmp_path / "in.vcf", tmp_path / f"{name}.vcf") == 0
+    assert max(held[:2]) > 30 >= max(held[2:])
+    whole, pieces = (read_scores(tmp_path / f"{name}.vcf")[0] for name in ("whole", "pieces"))
+    for field in ("DNC_LLR", "DNC_SHIFT0", "DNC_SHIFT1"):
+        assert [float(v) for v in whole[field]] == pytest.approx([float(v) for v in pieces[field]], abs=2e-6)
 
 
 def test_an_indel_in_a_repeat_scores_the_same_at_every_position() -> None:
