@@ -21,15 +21,16 @@ def add_verbs(verbs: Any) -> None:
     embed = verbs.add_parser(
         "embed", formatter_class=_RAW, help="vectors of sequences: one per region, per chunk or per base",
         description="Run sequences through an exported model and store its vectors, by --level:\n"
-        "  mean   one vector per region: the average over its bases\n"
+        "  mean   one vector per listed region or record: the average over its bases\n"
         "  chunk  one vector per chunk of --stage: the average over its bases\n"
         "  base   one vector per base",
         epilog="examples:\n"
         "  dnachunker embed --model exported/first --fasta seqs.fa --output means.parquet\n"
         "  dnachunker embed --model exported/first --fasta hg38.fa --region chr2:1-100,000 --level base \\\n"
         "      --output bases.zarr\n\n"
-        "A Parquet file has one row per vector: contig, start, end, vector. A Zarr folder has one group per region\n"
-        "with the arrays `vectors` (n, D), `starts` and `ends`. Vectors are float32.",
+        "Regions stay in the order in which they are listed, and are not merged. A Parquet file has one row per\n"
+        "vector: region (its place in the list, from 0), name, contig, start, end, vector. A Zarr folder has one\n"
+        "group per region with the arrays `vectors` (n, D), `starts` and `ends`. Vectors are float32.",
     )  # fmt: skip
     add_genome_arguments(embed)
     embed.add_argument(

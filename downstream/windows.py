@@ -5,7 +5,7 @@ overlap by two flanks, and every base is taken from the one window in which it i
 ends where its contig ends has no flank there. A contig that fits into one window is read whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +19,9 @@ from yaml import YAMLError, safe_load
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.failures import BadInput
 
-from .exported import Exported, batches
+from .exported import Exported
 
 _DEFAULT_WINDOW = 8192
-_BATCH_BASES = 65_536
 
 
 @dataclass(frozen=True)
@@ -95,18 +94,18 @@ class Source(Protocol):
 
 
 def run_windows(
-    exported: Exported, network: nn.Module, genome: Source, windows: Sequence[Window], *, hidden: bool = False
+    exported: Exported, network: nn.Module, genome: Source, windows: Iterable[Window], *, hidden: bool = False
 ) -> Iterator[WindowOutput]:
     """The network's output for each window, in order.
 
     Args:
         network: `exported.network("none")`; a network with another head gives no `hidden`.
+        windows: read as they are needed, a batch at a time.
     """
-    size = max(1, _BATCH_BASES // max((w.end - w.start for w in windows), default=1))
-    for part in batches(len(windows), size):
-        texts = [genome.fetch(w.contig, w.start, w.end) for w in windows[part]]
+    for part in _batched(exported, windows):
+        texts = [genome.fetch(w.contig, w.start, w.end) for w in part]
         encoded = []
-        for window, text in zip(windows[part], texts, strict=True):
+        for window, text in zip(part, texts, strict=True):
             try:
                 encoded.append(exported.encode(text))
             except BadInput as error:
@@ -115,7 +114,7 @@ def run_windows(
         with torch.no_grad():
             output = network(input_ids=ids, attention_mask=mask)
         stages = range(len(output.boundaries))
-        for row, (window, text) in enumerate(zip(windows[part], texts, strict=True)):
+        for row, (window, text) in enumerate(zip(part, texts, strict=True)):
             first = len(exported.lead) - window.start
             kept = slice(window.keep_start + first, window.keep_end + first)
             yield WindowOutput(
@@ -125,3 +124,17 @@ def run_windows(
                 tuple(output.boundary_probabilities[s][row, kept].float().cpu().numpy() for s in stages),
                 output.last_hidden_state[row, kept].float().cpu().numpy() if hidden else None,
             )
+
+
+def _batched(exported: Exported, windows: Iterable[Window]) -> Iterator[list[Window]]:
+    """Windows in order, as many at a time as fit with the longest of them."""
+    batch: list[Window] = []
+    longest = 0
+    for window in windows:
+        longest = max(longest, window.end - window.start)
+        if len(batch) >= exported.batch_rows(longest):
+            yield batch
+            batch, longest = [], window.end - window.start
+        batch.append(window)
+    if batch:
+        yield batch

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import zarr
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker.cli import main
-from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.studies.cutters import ModelCutter
 
 
@@ -49,6 +50,60 @@ def test_levels_agree_with_the_model_and_one_another(export: Path, fasta: Path, 
     ids = output.chunk_ids[1][0].numpy()
     starts = [c["start"] for c in tables["c"].filter(pc_equal(tables["c"], "b")).to_pylist()]
     assert starts == np.flatnonzero(np.diff(ids, prepend=-1)).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "zarr"])
+def test_every_listed_region_keeps_its_place_its_name_and_its_own_vector(
+    export: Path, fasta: Path, tmp_path: Path, suffix: str
+) -> None:
+    touching = [f"a\t{at}\t{at + 50}\tbin{at}\n" for at in range(1000, 1500, 50)]
+    lines = ["b\t200\t300\tlast\n", *touching, "a\t900\t2100\toverlaps\n", "b\t10\t60\n"]
+    for name, listed in (("down", lines), ("up", lines[::-1])):
+        (tmp_path / f"{name}.bed").write_text("".join(listed))
+        where = ("--region", str(tmp_path / f"{name}.bed"), "--region", "c", "--window", "512", "--flank", "64")
+        for level in ("mean", "base"):
+            assert embed(export, fasta, tmp_path / f"{name}.{level}.{suffix}", *where, "--level", level) == 0
+    down, up, bases = (rows_of(tmp_path / f"{name}.{suffix}") for name in ("down.mean", "up.mean", "down.base"))
+    names = ["last", *(f"bin{at}" for at in range(1000, 1500, 50)), "overlaps", "b:11-60", "c"]
+    assert [row["name"] for row in down] == names
+    assert [row["region"] for row in down] == list(range(len(names)))
+    assert [(row["start"], row["end"]) for row in down[:2]] == [(200, 300), (1000, 1050)]
+    for row, same in zip(down[:-1], up[-2::-1], strict=True):  # whatever the rows around it are
+        assert row["name"] == same["name"]
+        np.testing.assert_allclose(row["vector"], same["vector"], atol=1e-5)
+        own = [base["vector"] for base in bases if base["region"] == row["region"]]
+        assert len(own) == row["end"] - row["start"]
+        np.testing.assert_allclose(row["vector"], np.mean(own, axis=0), atol=1e-5)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Rows of an output by region and place, whatever its format."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    found = []
+    for _, group in sorted(zarr.open_group(str(path), mode="r").groups(), key=lambda named: named[1].attrs["region"]):
+        for start, end, vector in zip(group["starts"][:], group["ends"][:], group["vectors"][:], strict=True):
+            found.append({**group.attrs, "start": int(start), "end": int(end), "vector": vector})
+    return found
+
+
+def test_short_records_share_passes_and_row_groups(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short.fa").write_text("".join(f">r{i}\n{'ACGTTGCA' * 5}{'ACGT'[i % 4]}\n" for i in range(90)))
+    passes = []
+    batch = Exported.batch
+    monkeypatch.setattr(Exported, "batch", lambda self, ids: passes.append(len(ids)) or batch(self, ids))
+    assert embed(export, tmp_path / "short.fa", tmp_path / "v.parquet", "--level", "base") == 0
+    assert sum(passes) == 90
+    assert len(passes) == 1
+    described = pq.ParquetFile(tmp_path / "v.parquet").metadata
+    assert (described.num_rows, described.num_row_groups) == (90 * 41, 1)
+    (vectors,) = [
+        column for column in map(described.row_group(0).column, range(described.num_columns))
+        if column.path_in_schema.startswith("vector")
+    ]  # fmt: skip
+    assert not vectors.has_dictionary_page
 
 
 def test_a_causal_model_reads_bos_first_and_its_vectors_are_of_bases(causal: Path, fasta: Path, tmp_path: Path) -> None:
@@ -97,6 +152,7 @@ def test_mistakes_leave_nothing(export: Path, fasta: Path, tmp_path: Path, capsy
         ("a.npy", (), "must end in .parquet or .zarr"),
         ("a.zarr", ("--stage", "2"), "the model has the stages 0 to 1"),
         ("a.parquet", ("--region", "nowhere"), "neither a contig of genome.fa"),
+        ("a.zarr", ("--region", "c", "--region", "c:1-90"), "c:1-90 is listed twice"),
     ):
         assert embed(export, fasta, tmp_path / name, *more) == 2
         assert message in capsys.readouterr().err
