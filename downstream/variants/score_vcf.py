@@ -110,9 +110,9 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         _check_assembly(variants, genome, options.longest)
         check_writable(variants, output)
         stages = exported.config.stages if options.shifts else 0  # whose boundaries are compared
-        progress.begin(_header(variants, model.name, identity, stages))
         boundaries = exported.network("boundaries") if options.shifts else None
         scorer = Scorer(exported, exported.network("masked"), boundaries, context, options.radius)
+        progress.begin(_header(variants, model.name, identity, stages))
         reported = 0
         with Progress("score-variants", lines_of.total(), "line") as bar:
             for group in _groups(variants, genome, options.longest, context):

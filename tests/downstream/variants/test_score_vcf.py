@@ -346,6 +346,16 @@ def test_a_vcf_of_another_assembly_or_none_is_refused(
         assert list(tmp_path.iterdir()) == [vcf]
 
 
+def test_a_causal_model_is_refused_and_leaves_nothing(
+    causal: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fasta.read_text()[3]
+    (tmp_path / "in.vcf").write_text(as_vcf([("a", 1, first, other(first))]))
+    assert score(causal, fasta, tmp_path / "in.vcf", tmp_path / "out.vcf") == 2
+    assert "this model is causal" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.vcf"]
+
+
 @pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_file(export: Path, fasta: Path, tmp_path: Path) -> None:
     letters = "".join(fasta.read_text().split(">")[1].split("\n")[1:])
