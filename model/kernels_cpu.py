@@ -202,13 +202,17 @@ def run_tasks(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -
         helper.result()
 
 
-def stretches(cu_seqlens: Tensor, channels: int) -> list[tuple[int, int, int, int, int, int]]:
+def stretches(cu_seqlens: Tensor, channels: int) -> list[tuple[Any, ...]]:
     """Tasks (sequence, start, stop, part, low, high): every non-empty sequence times every stretch of channels.
 
-    Longest sequences come first, so that no thread ends up alone with a long one.
+    Longest sequences come first, so that no thread ends up alone with a long one. The borders of channels are unsigned:
+    numba counts a negative index from the end, and where LLVM cannot rule one out, it gathers the channels one by one.
     """
     borders = cu_seqlens.tolist()
     sequences = [(s, a, b) for s, (a, b) in enumerate(pairwise(borders)) if b > a]
     sequences.sort(key=lambda item: item[1] - item[2])
-    parts = [(p, low, min(low + CHANNELS, channels)) for p, low in enumerate(range(0, channels, CHANNELS))]
+    parts = [
+        (part, np.uint64(low), np.uint64(min(low + CHANNELS, channels)))
+        for part, low in enumerate(range(0, channels, CHANNELS))
+    ]
     return [(*sequence, *part) for sequence in sequences for part in parts]

@@ -1,7 +1,9 @@
 """Every kernel equals the plain-torch reference, forward and backward, on ragged packed sequences."""
 
+import re
 from functools import partial
 
+import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_gradients import assert_close, borders, with_gradients
 from torch import Tensor
 
-from dnachunker.model import kernels, kernels_cpu, kernels_reference
+from dnachunker.model import kernels, kernels_cpu, kernels_cpu_loops, kernels_reference
 from dnachunker.model.attention import packed_attention
 from dnachunker.model.kernels import attention_backend, scan_backend, selective_scan
 from dnachunker.model.packing import Packing
@@ -108,6 +110,17 @@ def test_the_compiled_scan_does_not_depend_on_the_number_of_threads() -> None:
         results.append(with_gradients(kernels_cpu.selective_scan, inputs, cu, False))
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_compiled_loops_read_neighbouring_channels_at_once() -> None:
+    loop = kernels_cpu_loops.smooth_forward
+    _, start, stop, _, low, high = kernels_cpu.stretches(borders([9]), 300)[-1]
+    values, gate = torch.zeros(9, 300).numpy(), torch.zeros(9).numpy()
+    fresh = numba.njit(fastmath=loop.targetoptions["fastmath"])(loop.py_func)  # of a cached one numba keeps no IR
+    fresh(values, gate, values, start, stop, low, high, False)
+    (ir,) = fresh.inspect_llvm().values()
+    assert "x float>" in ir
+    assert not re.search("gather|scatter", ir)
 
 
 @pytest.mark.parametrize("which", range(6))
