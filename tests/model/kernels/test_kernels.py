@@ -4,6 +4,7 @@ import re
 from functools import partial
 
 import numba
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,6 +122,15 @@ def test_the_compiled_loops_read_neighbouring_channels_at_once() -> None:
     (ir,) = fresh.inspect_llvm().values()
     assert "x float>" in ir
     assert not re.search("gather|scatter", ir)
+
+
+def test_the_exponential_of_the_compiled_loops() -> None:
+    y = -np.concatenate([np.linspace(0, 2, 4001), np.linspace(2, 126, 2001)]).astype(np.float32)
+    found = np.array([kernels_cpu_loops.exp2_negative(value) for value in y])
+    np.testing.assert_allclose(found, np.exp2(y.astype(np.float64)), rtol=2e-7)
+    assert found[0] == 1
+    assert kernels_cpu_loops.exp2_negative(np.float32(-1e30)) < 1e-37
+    assert np.isnan(kernels_cpu_loops.exp2_negative(np.float32(np.nan)))
 
 
 @pytest.mark.parametrize("which", range(6))
