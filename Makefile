@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NULLGPU_VENV := .venv-nullgpu
 NULLGPU_STAMP := $(NULLGPU_VENV)/.installed
 
-.PHONY: help setup demo test test-slow nullgpu docs constraints lint peers bench gpu-bench clean
+.PHONY: help setup demo test test-slow nullgpu docs constraints lint peers bench speedrun gpu-bench clean
 
 help:
 	@echo "make setup      create $(VENV) with everything installed"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint       check formatting, lint and types"
 	@echo "make peers      install the loaders and writers that benchmarks compare with, in .venv-peers"
 	@echo "make bench      time the hot paths on a CPU"
+	@echo "make speedrun   bases and CPU seconds that preset tiny needs to reach held-out losses; ARGS=... as in its file"
 	@echo "make gpu-bench  measure parity, bandwidth and training speed on one GPU, under eight minutes"
 
 setup: $(STAMP)
@@ -80,6 +81,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for name in model streaming sharding trainer zero_memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+speedrun: $(STAMP)
+	$(BIN)/python benchmarks/speedrun.py $(ARGS)
 
 gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu/run.py
