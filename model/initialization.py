@@ -16,6 +16,10 @@ from .mixers import ConvolutionLayer, LocalAttentionLayer
 from .routing import BoundaryProbability
 
 STEP_FLOOR = 1e-4  # smallest initial step size
+# Standard deviation of the embedding. The network has no bias, so the vector of [MASK] is the only constant of a masked
+# position. With 0.02, a few optimizer steps make the layers' outputs larger than this vector, and the trunk takes the
+# constant part of its prediction from the mean over the window instead: it fails in windows of another composition.
+EMBEDDING_STD = 1.0
 
 
 def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
@@ -27,7 +31,9 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     std = config.initializer_range
     if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
         init.zeros_(module.bias)
-    if isinstance(module, nn.Linear | nn.Embedding):
+    if isinstance(module, nn.Embedding):
+        init.normal_(module.weight, std=EMBEDDING_STD)
+    elif isinstance(module, nn.Linear):
         init.normal_(module.weight, std=std)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         init.ones_(module.weight)
