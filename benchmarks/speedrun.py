@@ -44,6 +44,7 @@ SETTINGS = (
     f"evaluation.every={EVALUATED_EVERY}", "evaluation.windows=256", "evaluation.diagnostics_every=1000000",
     "checkpoint.every=1000000", "tracking.enabled=false", "launch.processes=1",
 )  # fmt: skip
+_FIXED = ("seed=", "steps=", "log_every=", "data.global_batch=", "data.seq_len=", "data.curriculum=")
 _SECONDS_BETWEEN_SAMPLES = 0.5
 
 
@@ -193,6 +194,8 @@ def describe(options: argparse.Namespace) -> list[str]:
 def run_all(options: argparse.Namespace) -> None:
     """Train every seed of one row and write the files."""
     folder, steps = genomes(), options.bases // STEP_BASES
+    if fixed := next((item for item in options.set if item.startswith(_FIXED)), None):
+        raise BadInput(f"--set {fixed}: the speedrun counts bases by its own value of this key; leave it out")
     if not steps:
         raise BadInput(f"--bases {options.bases} is less than a step; give at least {STEP_BASES}")
     with tempfile.TemporaryDirectory() as scratch:

@@ -62,7 +62,7 @@ def choose_regions(genome: Genome, wanted: Sequence[str]) -> list[Region]:
 def _listed(path: Path, genome: Genome) -> list[NamedRegion]:
     features = located_features(path, genome.lengths, skip_unknown=False, may_be_empty=False)
     regions = ((Region(feature.contig, feature.start, feature.end), feature.name) for feature in features)
-    return [NamedRegion(region, name or str(region)) for region, name in regions]
+    return [NamedRegion(region, str(region) if name in ("", ".") else name) for region, name in regions]  # . is no name
 
 
 def _unknown(text: str, genome: Genome) -> str:

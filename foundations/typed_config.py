@@ -39,8 +39,8 @@ def load_config(
     """Read `source` (a YAML path, or the name of a preset under configs/<kind>/), apply overrides, validate.
 
     Args:
-        overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML, or taken as they are for a
-            key that wants text: a run named `007` keeps its name.
+        overrides: `dotted.key=value` strings, applied in order; values are parsed as YAML. What YAML reads as a
+            number, a date or a mapping stays text for a key that wants text: a run named `007` keeps its name.
         kind: the preset folder under configs/, such as `corpus` or `pretrain`.
         settings: dotted keys with values taken as they are, applied last: a path named `2024` stays a string.
 
@@ -70,7 +70,7 @@ def load_config(
         texts = dict(override.split("=", 1) for override in overrides)
         for wrong in error.errors(include_url=False, include_context=False):
             key = ".".join(map(str, wrong["loc"]))
-            if wrong["type"] == "string_type" and key in texts:
+            if wrong["type"] == "string_type" and wrong["input"] is not None and key in texts:
                 _set(values, key.split("."), texts[key])
     return validate_config(schema, values, origin=str(path))
 

@@ -57,7 +57,7 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
     )
     attention_backend: Annotated[Literal["auto", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"] = "auto"
     norm_eps: float = 1e-5
-    initializer_range: Annotated[float, "standard deviation of normal initialisation"] = 0.02
+    initializer_range: Annotated[float, "standard deviation of the initial values of linear layers"] = 0.02
     time_step_min: Annotated[float, "smallest initial time step of Mamba"] = 0.001
     time_step_max: Annotated[float, "largest initial time step of Mamba"] = 0.1
     pad_token_id: int = PAD_ID

@@ -61,13 +61,14 @@ class Run:
         self.watchdog = watchdog
         self.folder = Path(config.run)
         self._lock = RunLock(self.folder) if rank.is_main else None
+        self._corpus = Corpus.open(config.data.corpus)
+        on_file = partial(watchdog.enter, "fetch", 0)
+        self._fetched, found = fetch_checkpoint(config, self._corpus.fingerprint, rank, on_file)
         if rank.is_main:
             mark_started(self.folder)
-        self._corpus = Corpus.open(config.data.corpus)
         accumulation = config.accumulation(rank.world_size)
         self.micro_batch = config.data.global_batch // rank.world_size // accumulation
 
-        fetched = fetch_checkpoint(self.folder, config.checkpoint, rank)
         checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
         if state:
@@ -88,7 +89,7 @@ class Run:
             label_capacity=objective.label_capacity(bases),
         )  # fmt: skip
         self._parent, started = (
-            (state.parent, fetched) if state else start_from_parent(model, model.config, config.init, rank)
+            (state.parent, []) if state else start_from_parent(model, model.config, config.init, rank)
         )
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         if not checkpoint:
@@ -124,7 +125,9 @@ class Run:
             else None
         )
         dtype = compute_dtype(config.engine)
-        self._describe(kernels, dtype, checkpoint.name if checkpoint else None, damage, started, model.num_parameters())
+        self._describe(
+            kernels, dtype, checkpoint.name if checkpoint else None, damage, [*found, *started], model.num_parameters()
+        )
         self.speed = Speed(model.config, rank, matrix_rate(rank.device, dtype))
 
     def _describe(
@@ -237,11 +240,11 @@ class Run:
     def owes_evaluation(self) -> bool:
         """Whether an evaluation is due before the next step; the same answer on every rank.
 
-        So it is where the run was interrupted at such a step, and at step 0 of a run that starts from a parent, whose
-        loss it repeats.
+        So it is where the run was interrupted at such a step, at step 0 of a run that starts from a parent, whose loss
+        it repeats, and after a checkpoint was fetched, whose run's event log is not here.
         """
         due = self.first_step % self.config.evaluation.every == 0 and self.first_step < self.config.steps
-        owed = due and (self.first_step > 0 or self._parent is not None)
+        owed = self._fetched or (due and (self.first_step > 0 or self._parent is not None))
         told = any(e["event"] == "evaluation" and e["steps_done"] == self.first_step for e in read_events(self.folder))
         return self.rank.any(self.rank.is_main and owed and not told)
 

@@ -71,6 +71,7 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
     try:
         config, chosen = choose_micro_batch(config, rank, _earlier_micro_batch(Path(config.run), rank))
         kernels = settle_backends(config.engine, config.model, rank)
+        run = Run(config, rank, signals, watchdog, kernels)
     except BadInputOnAllRanks:
         watchdog.close()  # it keeps a file in the run folder
         rank.barrier()  # no rank writes into the run folder any more
@@ -79,9 +80,7 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
                 discard_unstarted(Path(config.run))
         stop_process_group(rank)  # waits for rank 0: the launcher ends all ranks when one leaves
         raise
-    together = again = True
-    while again:
-        run = Run(config, rank, signals, watchdog, kernels)
+    while True:
         run.journal.say(chosen)
         together = again = False
         try:
@@ -98,6 +97,9 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
             run.close()
             if together:  # wait until rank 0 has written everything: the launcher ends all ranks when one leaves
                 stop_process_group(rank)
+        if not again:
+            break
+        run = Run(config, rank, signals, watchdog, kernels)
     watchdog.close()
 
 

@@ -19,7 +19,8 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Each test leaves the environment as it was, and so do the fixtures of a module that it starts: the command,
-    called in this process, sets variables such as PYTHONSAFEPATH, which the children of a later test must not find."""
+    called in this process, sets variables such as PYTHONSAFEPATH, which the children of a later test must not find.
+    So what a fixture of a module sets in the environment lasts for the first of its tests only."""
     with patch.dict(os.environ):
         return (yield)
 

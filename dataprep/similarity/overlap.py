@@ -18,7 +18,7 @@ from dnachunker.model.alphabet import BASES, CODE_N
 from .kmer_sketch import SampleRate, sample_kmers, sample_rate
 from .leakage import distinct
 
-_SAMPLED_KMERS = 2**18  # about: 0.1 % is known to 0.01 %
+_SAMPLED_KMERS = 2**23  # of all groups together, 64 MiB; test sets of less than 8 Mbp are counted whole
 _CODES = np.full(256, CODE_N, np.uint8)
 _CODES[np.frombuffer(BASES.encode(), np.uint8)] = _CODES[np.frombuffer(BASES.lower().encode(), np.uint8)] = range(4)
 

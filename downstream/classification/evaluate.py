@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def evaluate(
         ray: None runs one cell after another in this process; `local` runs `workers` Ray tasks at a time here; else the
             address of a Ray cluster.
         mlflow: URI of the MLflow server; None sends nothing.
-        corpus: of the model; how much of each test set is in its training split becomes a note of the tables.
+        corpus: of the model; a note of the tables says how much of each test set its training split holds.
 
     Returns:
         The tables written.
@@ -88,9 +89,9 @@ def evaluate(
     _run_missing(cells, "testing", ray, workers)
     rows = _rows(cells, chosen, protocol)
     notes = _notes(described, methods, protocol)
-    if opened:
-        notes.append(_overlap_note(opened, tasks))
     written = write_tables(output, described, rows, notes)
+    if opened:  # again, since a corpus that cannot be read must not cost the tables
+        written = write_tables(output, described, rows, [*notes, _overlap_note(opened, tasks)])
     if mlflow is not None:
         log_evaluation(output, mlflow, described.name, exported.folder, protocol.model_dump(mode="json"), rows, written)
     return written
@@ -167,10 +168,12 @@ def _overlap_note(corpus: Corpus, tasks: Sequence[Task]) -> str:
     """How much of the test data the corpus holds; reads the test data, so it comes after the scores."""
     tests = {task.name: task.read_test(task.read_training()[0].classes).sequences for task in tasks}
     shares = shares_in_train(corpus, tests)
-    listed = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    listed = ", ".join(
+        f"{name} {'too short' if math.isnan(share) else f'{100 * share:.1f} %'}" for name, share in shares.items()
+    )
     return (
-        f"31-mers of the test sequences, on either strand, that the model's corpus has in its training split "
-        f"(fingerprint {corpus.fingerprint[:12]}): {listed}."
+        f"31-mers of the test sequences, on either strand, that the training split of the corpus given (fingerprint "
+        f"{corpus.fingerprint[:12]}) holds: {listed}."
     )
 
 

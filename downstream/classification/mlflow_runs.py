@@ -90,13 +90,12 @@ def _send(
         client.set_terminated(run.run_id)
     client.set_terminated(parent)
     if pretraining:
-        now = int(time.time() * 1000)
+        now, step = int(time.time() * 1000), _exported(model)["step"]
         means = [
-            (legal_name("downstream", f"{row.task} {row.method} {row.metric}"), fmean(row.scores[row.metric]), now,
-             _exported(model)["step"])
+            (legal_name("downstream", name, f"{row.task} {row.method} {row.metric}"), fmean(scores), now, step)
             for row in rows
-            if not any(map(math.isnan, row.scores[row.metric]))
-        ]  # fmt: skip
+            if not any(map(math.isnan, scores := row.scores[row.metric]))
+        ]
         log_batch(client, pretraining.info.run_id, metrics=means)
     return parent
 

@@ -109,12 +109,12 @@ class Save:
         if self._rank.is_main:
             manifest = {name: digest for _, digests in told for name, digest in digests.items()}
             (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-            _sync(self._partial / MANIFEST)
+            sync(self._partial / MANIFEST)
             for folder in (self._partial / ENGINE_STATE, self._partial):
-                _sync(folder)
+                sync(folder)
             shutil.rmtree(self._final, ignore_errors=True)  # the same step saved again after a roll-back
             self._partial.rename(self._final)
-            _sync(self._final.parent)
+            sync(self._final.parent)
             write_text(self._run / CHECKPOINTS / _LATEST, self._final.name + "\n")
             for old in superseded(complete_checkpoints(self._run), self._settings):
                 shutil.rmtree(old)
@@ -138,7 +138,7 @@ class Save:
             for path, write in files.items():
                 write(path)
                 self._digests[path.relative_to(self._partial).as_posix()] = digest_of(path)
-                _sync(path)
+                sync(path)
         except Exception as error:  # `commit` raises it on every rank
             self._error = one_line(error)[:200] or type(error).__name__
         self.seconds = time.monotonic() - self._began
@@ -250,7 +250,8 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

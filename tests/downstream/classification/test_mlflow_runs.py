@@ -39,8 +39,8 @@ def test_the_evaluation_links_to_the_pretraining_run_which_gets_its_scores(tmp_p
             f"[tiny](#/experiments/{pretraining.experiment_id}/runs/{pretraining.run_id}?workflowType=machine_learning)"
             in note
         )
-        assert scores == pytest.approx({"downstream/H3 full mcc": 0.6, "downstream/H3 probe mcc": 0.3})
-        (point,) = client.get_metric_history(pretraining.run_id, "downstream/H3 full mcc")
+        assert scores == pytest.approx({"downstream/suite/H3 full mcc": 0.6, "downstream/suite/H3 probe mcc": 0.3})
+        (point,) = client.get_metric_history(pretraining.run_id, "downstream/suite/H3 full mcc")
         assert point.step == 60
     else:
         assert "pretraining_run" not in sent.data.tags

@@ -59,5 +59,5 @@ def test_the_tables_of_an_evaluation_name_the_leak(sample_corpus: Path, export: 
     assert main(command) == 0
     for name in ("table.md", "table.html"):
         text = (tmp_path / "out" / name).read_text()
-        assert "that the model" in text
+        assert "of the corpus given" in text
         assert f"{tmp_path.name} 50.0 %" in text

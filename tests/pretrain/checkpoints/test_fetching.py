@@ -13,24 +13,36 @@ import fsspec
 import pytest
 
 from dnachunker.foundations.failures import BadInputOnAllRanks
+from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.checkpoints import fetching
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.fetching import fetch_checkpoint
 from dnachunker.pretrain.checkpoints.saving import newest_whole_checkpoint
-from dnachunker.pretrain.config import CheckpointSettings
+from dnachunker.pretrain.checkpoints.state import RunState, identity_of
+from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.order.curriculum import SkippedBatches
 
 RANKS = 3
+
+
+def config_of(run: Path, **checkpoint: Any) -> PretrainConfig:
+    values = {"run": str(run), "steps": 9, "data": {"corpus": "c"}, "checkpoint": checkpoint}
+    return validate_config(PretrainConfig, values, origin="test")
 
 
 def make(run: Path, step: int) -> Path:
     """A complete checkpoint of five files."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     (folder / "engine").mkdir(parents=True)
-    names = ["run_state.json", "weights.safetensors", *(f"engine/rank{rank}.pt" for rank in range(3))]
-    for name in names:
+    state = RunState(
+        steps_done=step, samples_seen=1, updates=1, world_size=1, zero_stage=1, precision="fp32", device="cpu",
+        skipped_batches=[], guards={}, corpus_fingerprint="f", identity=identity_of(config_of(run)), versions={},
+    )  # fmt: skip
+    (folder / "run_state.json").write_text(state.model_dump_json())
+    for name in ("weights.safetensors", *(f"engine/rank{rank}.pt" for rank in range(3))):
         (folder / name).write_bytes(f"{name} of {step}".encode() * 100)
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    digests = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (folder / "manifest.json").write_text(json.dumps(digests))
     return folder
 
@@ -73,14 +85,17 @@ class ThreadRank:
         return self.gather(value)[0]
 
 
-def on_all_ranks(run: Path, **settings: Any) -> list[str]:
-    """What `fetch_checkpoint` returns, the same on all ranks."""
+def on_all_ranks(run: Path, steps: int = 9, **settings: Any) -> list[str]:
+    """The lines of `fetch_checkpoint`, the same on all ranks."""
     barrier, told = threading.Barrier(RANKS), [None] * RANKS
-    call: Callable[[int], list[str]] = lambda rank: fetch_checkpoint(  # noqa: E731
-        run,
-        CheckpointSettings(**settings),
-        ThreadRank(rank, barrier, told),  # type: ignore[arg-type]
-    )
+    config = config_of(run, **settings).model_copy(update={"steps": steps})
+
+    def call(rank: int) -> list[str]:
+        one: Any = ThreadRank(rank, barrier, told)
+        fetched, lines = fetch_checkpoint(config, "f", one)
+        assert fetched == any(line.startswith("fetched") for line in lines)
+        return lines
+
     with ThreadPoolExecutor(RANKS) as pool:
         first, *others = pool.map(call, range(RANKS))
     assert all(lines == first for lines in others)
@@ -122,7 +137,7 @@ def test_a_damaged_copy_is_passed_over_and_nothing_else_is_left_of_it(place: str
     assert [path.name for path in (tmp_path / "new" / "checkpoints").iterdir()] == ["step-00000004"]
     filesystem, path = fsspec.core.url_to_fs(f"{place}/step-00000004/weights.safetensors")
     filesystem.rm(path)
-    with pytest.raises(BadInputOnAllRanks, match=r"no checkpoint can be fetched: .*differs.*restore the file"):
+    with pytest.raises(BadInputOnAllRanks, match=r"every checkpoint is damaged: .*differs.*fix this, or name another"):
         on_all_ranks(tmp_path / "other", resume_from=place)
     assert list((tmp_path / "other" / "checkpoints").iterdir()) == []
 
@@ -130,9 +145,36 @@ def test_a_damaged_copy_is_passed_over_and_nothing_else_is_left_of_it(place: str
 def test_a_place_without_a_whole_copy_starts_a_new_run_only_where_copies_were_to_go(place: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputOnAllRanks, match="has no complete checkpoint"):
         on_all_ranks(tmp_path / "new", resume_from=place)
-    assert on_all_ranks(tmp_path / "new", copy_to=place) == []
-    with pytest.raises(BadInputOnAllRanks, match="cannot be read: .*; fix this, or leave the key out"):
+    assert on_all_ranks(tmp_path / "new", copy_to=place) == [
+        f"checkpoint.copy_to: {place} has no checkpoint yet, so this is a new run"
+    ]
+    with pytest.raises(BadInputOnAllRanks, match="cannot be read: .*; fix this, or name another place"):
         on_all_ranks(tmp_path / "new", copy_to="nowhere://far")
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_not_kept(place: str, tmp_path: Path) -> None:
+    copy_to(place, tmp_path / "old", 4, 8)
+    with pytest.raises(BadInputOnAllRanks, match="cannot resume: steps was 9 and is now 10.*name another place"):
+        on_all_ranks(tmp_path / "new", steps=10, copy_to=place)
+    assert list((tmp_path / "new" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), RuntimeError("no credentials")])
+def test_a_place_that_fails_is_no_reason_to_go_back_to_an_older_checkpoint(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    copy_to(place, tmp_path / "old", 4, 8)
+    honest = fetching.storage.download
+
+    def fail(location: str, path: Path) -> None:
+        if location.endswith("step-00000008/engine/rank2.pt"):
+            raise error
+        honest(location, path)
+
+    monkeypatch.setattr(fetching.storage, "download", fail)
+    with pytest.raises(BadInputOnAllRanks, match="denied|no credentials"):
+        on_all_ranks(tmp_path / "new", resume_from=place)
+    assert list((tmp_path / "new" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "engine/../../out", "..\\out"])
