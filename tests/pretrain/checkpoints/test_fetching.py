@@ -211,3 +211,7 @@ def test_another_machine_continues_to_the_same_weights(
         for run in ("here", "there")
     )
     assert here.hexdigest() == there.hexdigest()
+    done = dnachunker(*command, "--run", tmp_path / "refused", "--resume-from", tmp_path / "empty")
+    assert done.returncode == 2
+    assert "has no complete checkpoint" in done.stderr
+    assert not (tmp_path / "refused").exists()
