@@ -57,14 +57,14 @@ def test_every_listed_region_keeps_its_place_its_name_and_its_own_vector(
     export: Path, fasta: Path, tmp_path: Path, suffix: str
 ) -> None:
     touching = [f"a\t{at}\t{at + 50}\tbin{at}\n" for at in range(1000, 1500, 50)]
-    lines = ["b\t200\t300\tlast\n", *touching, "a\t900\t2100\toverlaps\n", "b\t10\t60\n"]
+    lines = ["b\t200\t300\tlast\n", *touching, "a\t900\t2100\toverlaps\n", "b\t10\t60\n", "b\t70\t90\t.\n"]
     for name, listed in (("down", lines), ("up", lines[::-1])):
         (tmp_path / f"{name}.bed").write_text("".join(listed))
         where = ("--region", str(tmp_path / f"{name}.bed"), "--region", "c", "--window", "512", "--flank", "64")
         for level in ("mean", "base"):
             assert embed(export, fasta, tmp_path / f"{name}.{level}.{suffix}", *where, "--level", level) == 0
     down, up, bases = (rows_of(tmp_path / f"{name}.{suffix}") for name in ("down.mean", "up.mean", "down.base"))
-    names = ["last", *(f"bin{at}" for at in range(1000, 1500, 50)), "overlaps", "b:11-60", "c"]
+    names = ["last", *(f"bin{at}" for at in range(1000, 1500, 50)), "overlaps", "b:11-60", "b:71-90", "c"]
     assert [row["name"] for row in down] == names
     assert [row["region"] for row in down] == list(range(len(names)))
     assert [(row["start"], row["end"]) for row in down[:2]] == [(200, 300), (1000, 1050)]
