@@ -65,7 +65,7 @@ def load_config(
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise BadInput(f"{path}: cannot apply overrides {' '.join(overrides)}: {one_line(error)}") from error
     try:
-        schema.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         texts = dict(override.split("=", 1) for override in overrides)
         for wrong in error.errors(include_url=False, include_context=False):
