@@ -51,7 +51,7 @@ $(NULLGPU_STAMP): pyproject.toml
 	touch $(NULLGPU_STAMP)
 
 nullgpu: $(NULLGPU_STAMP)
-	$(NULLGPU_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu
+	$(NULLGPU_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu $(ARGS)
 	$(NULLGPU_VENV)/bin/python -m pytest tests/model/kernels/test_kernels_triton.py  # `make test` has the newest triton
 
 # The site has the paths of the repository, so that the links between its pages also work where the files lie.
