@@ -1,4 +1,4 @@
-"""The verb `sweep`: its arguments. The modules that do the work are imported when it runs."""
+"""The verbs `sweep` and `probe`: their arguments. The modules that do the work are imported when one runs."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,7 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add this package's verb to the `dnachunker` command."""
+    """Add this package's verbs to the `dnachunker` command."""
     sweep = verbs.add_parser(
         "sweep", formatter_class=_RAW, help="train many runs (rows of overrides x seeds) and compare them in one table",
         description="Pretrain, export, probe and analyse every row of overrides with every seed, on equal budgets,\n"
@@ -45,6 +45,23 @@ def add_verbs(verbs: Any) -> None:
         help="override config keys, such as seeds=[0], or cluster.slurm.time=2:00:00 for --on slurm",
     )
     sweep.set_defaults(run_verb=_sweep)
+
+    probe = verbs.add_parser(
+        "probe", formatter_class=_RAW, help="measure checkpoints of a run on tasks, variants or annotated genomes",
+        description="Export the newest checkpoint of a run that has no result yet, and measure it as\n"
+        "evaluation.probes say: a linear classifier on a task, AUROC on labelled variants, or classes of bases. A run\n"
+        "with such a config starts this command itself, at the lowest priority and on the CPU, and shows the results\n"
+        "in its event log, its report and MLflow.",
+        epilog="examples:\n"
+        "  dnachunker pretrain --config tiny --corpus corpora/sample --run runs/probed \\\n"
+        "      'evaluation.probes=[{task: sample:coding}]'\n"
+        "  dnachunker probe runs/probed                # once more by hand, such as after a failure\n",
+    )  # fmt: skip
+    probe.add_argument("run_folder", metavar="RUN", help="run folder of `dnachunker pretrain`")
+    probe.add_argument(
+        "--follow", action="store_true", help="go on with later checkpoints, until the run's last step is measured"
+    )
+    probe.set_defaults(run_verb=_probe)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -89,3 +106,21 @@ def _sweep(arguments: argparse.Namespace) -> int:
         cluster = load_config(ClusterConfig, arguments.cluster, keys, kind="cluster")
         return submit_sweep(config, output, cluster, jobs=arguments.jobs)
     return run_sweep(config, output, jobs=arguments.jobs, ray=(address or "local") if where == "ray" else None)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    import signal
+    import sys
+    from pathlib import Path
+
+    from dnachunker.foundations.failures import Interrupted
+    from dnachunker.pretrain.evaluation.probing import probes_line
+
+    from .probing import probe
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.code))  # so that the command under way is ended too
+    failed = False
+    for found in probe(Path(arguments.run_folder), follow=arguments.follow):
+        print(probes_line(found), flush=True)
+        failed = failed or bool(found["failed"])
+    return int(failed)

@@ -31,6 +31,7 @@ from dnachunker.pretrain.engine.network import lr_factors
 from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate, ratio_loss_scale
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
+from dnachunker.pretrain.evaluation.probing import Probing
 from dnachunker.pretrain.order.curriculum import SkippedBatches
 from dnachunker.pretrain.order.sample_order import Windows
 from dnachunker.pretrain.records.event_log import EventLog, read_events
@@ -47,6 +48,7 @@ from .config import PretrainConfig
 from .run_folder import RunLock, mark_started
 
 _PROBE_WINDOWS = 2
+_PROBES_SECONDS = 0.2  # between two looks of a finished run at its probes
 
 
 class Run:
@@ -124,6 +126,8 @@ class Run:
             if config.checkpoint.copy_to and rank.is_main
             else None
         )
+        told = [event["steps_done"] for event in read_events(self.folder) if event["event"] == "probes"]
+        self._probing = Probing(self.folder, told) if config.evaluation.probes and rank.is_main else None
         dtype = compute_dtype(config.engine)
         self._describe(
             kernels, dtype, checkpoint.name if checkpoint else None, damage, [*found, *started], model.num_parameters()
@@ -229,6 +233,23 @@ class Run:
                 self.journal.say(f"warning: {name}: {message}")
         self.stop_time.measure("evaluation", time.monotonic() - began)
 
+    def note_probes(self) -> None:
+        """Record what the probes of checkpoints have found since the last call; only rank 0 has any."""
+        for found, line in self._probing.news() if self._probing else ():
+            if found is not None:
+                self.journal.write("probes", **found)
+            self.journal.say(line)
+
+    def finish_probes(self, steps_done: int) -> None:
+        """Wait for the probes of the last checkpoint, at most `evaluation.probe_wait` seconds; collective."""
+        until = time.monotonic() + self.config.evaluation.probe_wait
+        while self.rank.any(self._probing is not None and self._probing.runs and time.monotonic() < until):
+            self.watchdog.enter("probes", steps_done)
+            self.note_probes()
+            if self.signals.agreed(self.rank):
+                return
+            time.sleep(_PROBES_SECONDS)
+
     def note_interrupt(self, steps_done: int) -> None:
         """Record a stop that the run has been saved for, and the seconds since the first signal; collective."""
         told = self.rank.gather((self.signals.received, self.signals.seconds))
@@ -300,6 +321,8 @@ class Run:
         self.load.close()
         if self._copies:
             self._copies.close()
+        if self._probing:
+            self._probing.end()
         self.journal.close()
         self.engine.close()
         if self._signalled is not None and self.rank.is_main:  # the journal is closed: its end is part of the time

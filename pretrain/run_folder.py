@@ -14,6 +14,7 @@ from dnachunker.foundations.typed_config import to_yaml, validate_config
 from .config import PretrainConfig
 
 CONFIG = "config.yaml"
+PROBES = "probes"  # in it, step-NNNNNNNN.json for each probed checkpoint
 _LOCK = ".lock"
 _UNSTARTED = ".unstarted"  # a start made the folder's config, and no run has begun
 _OLD_SECONDS = 60

@@ -66,6 +66,7 @@ def train(run: Run) -> None:
         if system := run.load.hear(metrics.of_ranks, last=done == config.steps):
             run.journal.write("system", steps_done=done, **system)
 
+        run.note_probes()
         run.finish_save(wait=False)
         stop = run.signals.agreed(rank)
         if done == config.steps or (done % config.evaluation.every == 0 and not stop):
@@ -77,4 +78,5 @@ def train(run: Run) -> None:
             run.note_interrupt(done)
             raise Interrupted(f"saved after step {done} of {config.steps}; run the same command to continue")
     run.finish_save()
+    run.finish_probes(config.steps)
     run.journal.write("finish", steps_done=config.steps)

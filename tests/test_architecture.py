@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "experiments": {
         "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.records.mlflow_content",
         "pretrain.data.headline",
+        "pretrain.run_folder", "pretrain.checkpoints.state", "pretrain.evaluation.probing",
         "model.cost", "model.configuration_dnachunker", "dataprep.config",
         "downstream.output_folder", "downstream.tasks.task_folders",
         "cluster.argv", "cluster.config", "cluster.stop_requests", "cluster.backends.slurm", "cluster.backends.local",
@@ -85,7 +86,7 @@ ORDER = {
         {"doctor"},
         {"commands"},
     ),
-    "experiments": ({"config"}, {"budget"}, {"cells"}, {"results"}, {"running"}, {"sweep"}, {"commands"}),
+    "experiments": ({"config"}, {"budget"}, {"cells"}, {"results"}, {"running"}, {"sweep", "probing"}, {"commands"}),
 }
 
 # Heavy dependencies, and the only files that import them.

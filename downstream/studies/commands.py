@@ -17,7 +17,8 @@ def add_verbs(verbs: Any) -> None:
         "  enrichment  token starts around the borders of features, with permutation p-values\n"
         "  motifs      tokens per motif occurrence\n"
         "  stability   Jaccard index of token starts under SNVs, indels and shifts by one base\n"
-        "  species     agreement between genomes on where the same k-mers are cut",
+        "  species     agreement between genomes on where the same k-mers are cut\n"
+        "  track       whether token starts and losses follow a bigWig, such as conservation, beyond GC content",
         epilog="examples:\n"
         "  dnachunker study lengths --model exported/first --fasta hg38.fa --region chr2 --output out/lengths \\\n"
         "      --annotation genes.gtf --annotation rmsk.out\n"
@@ -25,7 +26,9 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker study stability --model exported/first --fasta yeast.fa --bpe-corpus train.fa --output out/st\n"
         "  dnachunker study species --model exported/first --fasta human_mt.fa --other mouse_mt.fa --output out/sp",
     )  # fmt: skip
-    study.add_argument("kind", choices=("lengths", "enrichment", "motifs", "stability", "species"), help="study to run")
+    study.add_argument(
+        "kind", choices=("lengths", "enrichment", "motifs", "stability", "species", "track"), help="study to run"
+    )
     study.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     study.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
     study.add_argument(
@@ -37,8 +40,9 @@ def add_verbs(verbs: Any) -> None:
         "--annotation", action="append", default=[], metavar="FILE", help="BED, GTF, GFF or .out; may be repeated"
     )
     add_features_argument(study)
-    study.add_argument("--motifs", metavar="FILE", help="motifs as count matrices in JASPAR's format")
+    study.add_argument("--motifs", metavar="FILE", help="motifs in JASPAR's or MEME's format")
     study.add_argument("--other", action="append", default=[], metavar="FASTA", help="another genome; may be repeated")
+    study.add_argument("--track", metavar="FILE", help="bigWig with a number for each base, such as phyloP")
     study.add_argument("--bpe-corpus", metavar="FASTA", help="sequence that BPE is trained on (default: --fasta)")
     study.add_argument(
         "--bpe-vocabulary", type=at_least(1), default=4096, metavar="N", help="tokens of BPE (default: 4096)"
@@ -68,6 +72,7 @@ def _study(arguments: argparse.Namespace) -> int:
         regions=tuple(arguments.region), annotations=tuple(map(Path, arguments.annotation)),
         features=tuple(arguments.features),
         motifs=Path(arguments.motifs) if arguments.motifs else None, others=tuple(map(Path, arguments.other)),
+        track=Path(arguments.track) if arguments.track else None,
         bpe_corpus=Path(arguments.bpe_corpus) if arguments.bpe_corpus else None, kmer=arguments.kmer,
         bpe_vocabulary=arguments.bpe_vocabulary, window=arguments.window, permutations=arguments.permutations,
         windows=arguments.samples, seed=arguments.seed,

@@ -14,6 +14,8 @@ from dnachunker.foundations.failures import BadInput
 from .cutters import Cuts
 
 _PSEUDOCOUNT = 0.8
+_SCORE_STEPS = 20_000
+_MEME_SITES = 20  # where a MEME file does not say how many
 _COMPLEMENT = [3, 2, 1, 0]
 
 
@@ -32,33 +34,60 @@ class Motif:
 
 
 def read_motifs(path: Path) -> list[Motif]:
-    """Read motifs in JASPAR's format: `>ID NAME`, then four lines `A [ 1 2 3 ]`, C, G, T.
+    """Read motifs in JASPAR's format (`>ID NAME`, then four lines `A [ 1 2 3 ]`, C, G, T) or in MEME's.
 
     Raises:
         BadInput: the file has another format.
     """
     lines = [line.strip() for line in text_lines(path) if line.strip()]
-    found = []
-    for start in range(0, len(lines), 5):
-        header, *rows = lines[start : start + 5]
-        try:
-            letters = [row.split()[0] for row in rows]
-            counts = np.array([[float(v) for v in row[1:].replace("[", " ").replace("]", " ").split()] for row in rows])
-        except (ValueError, IndexError) as error:
-            raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix") from error
-        name = header.removeprefix(">").strip()
-        ascii_only = all(row.isascii() for row in rows)  # `float` reads the digits of every script
-        if (
-            not header.startswith(">")
-            or not name
-            or letters != list("ACGT")
-            or not (ascii_only and _are_counts(counts))
-        ):
-            raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix: >NAME, then rows A, C, G, T")
-        found.append(Motif(name.split(maxsplit=1)[-1], counts))
+    found = list(_meme(path, lines) if lines and lines[0].startswith("MEME version") else _jaspar(path, lines))
     if not found:
         raise BadInput(f"{path}: holds no motifs")
     return found
+
+
+def _jaspar(path: Path, lines: Sequence[str]) -> Iterator[Motif]:
+    for start in range(0, len(lines), 5):
+        header, *rows = lines[start : start + 5]
+        counts = _matrix([row[1:].replace("[", " ").replace("]", " ") for row in rows])
+        name = header.removeprefix(">").strip()
+        if (
+            not header.startswith(">")
+            or not name
+            or [row[:1] for row in rows] != list("ACGT")
+            or not _are_counts(counts)
+        ):
+            raise BadInput(f"{path}: {header[:40]!r}: not a JASPAR count matrix: >NAME, then rows A, C, G, T")
+        yield Motif(name.split(maxsplit=1)[-1], counts)
+
+
+def _meme(path: Path, lines: Sequence[str]) -> Iterator[Motif]:
+    """Frequencies times the number of sites; the alphabet is ACGT."""
+    for at, line in enumerate(lines):
+        if not line.startswith("MOTIF"):
+            continue
+        name = line.removeprefix("MOTIF").strip()
+        head = next((n for n in range(at + 1, len(lines)) if lines[n].startswith("letter-probability matrix")), None)
+        words = lines[head].replace("=", "= ").split() if head else []
+        said = dict(zip(words, words[1:], strict=False))
+        width, sites, letters = (said.get(key, "") for key in ("w=", "nsites=", "alength="))
+        rows = lines[head + 1 : head + 1 + int(width)] if head and width.isascii() and width.isdigit() else []
+        frequencies = _matrix(rows).T
+        if not name or letters != "4" or not _are_counts(frequencies) or len(rows) != int(width):
+            raise BadInput(
+                f"{path}: {line[:40]!r}: not a MEME motif: a letter-probability matrix of alength= 4 and w= N"
+            )
+        yield Motif(name.split(maxsplit=1)[-1], frequencies * float(sites if sites.isdigit() else _MEME_SITES))
+
+
+def _matrix(rows: Sequence[str]) -> NDArray[np.float64]:
+    """The numbers of rows of text; empty if they are not numbers, or rows differ in length."""
+    try:
+        if not all(row.isascii() for row in rows):  # `float` reads the digits of every script
+            return np.zeros((0, 0))
+        return np.array([[float(word) for word in row.split()] for row in rows], float)
+    except ValueError:
+        return np.zeros((0, 0))
 
 
 def _are_counts(counts: NDArray[np.float64]) -> bool:
@@ -67,24 +96,42 @@ def _are_counts(counts: NDArray[np.float64]) -> bool:
                 and counts.sum(0).all())  # fmt: skip
 
 
-def occurrences(motif: Motif, letters: str, threshold: float) -> NDArray[np.int64]:
-    """Starts of windows whose log-odds on either strand reach the lowest possible score + `threshold` of the range."""
+def occurrences(motif: Motif, letters: str, p: float) -> NDArray[np.int64]:
+    """Starts of windows that score so high on a strand that a share of at most `p` of random sequence does.
+
+    Random sequence has each base with probability 1/4. Log-odds are rounded to steps of a 20,000th of their range, for
+    which the distribution of scores is exact.
+    """
     table = np.full(256, -1, np.int64)
     for code, letter in enumerate("ACGT"):
         table[[ord(letter), ord(letter.lower())]] = code
     codes = table[np.frombuffer(letters.encode("latin-1"), np.uint8)]
-    forward = motif.log_odds
-    width = forward.shape[1]
+    matrix = motif.log_odds
+    width = matrix.shape[1]
     if len(codes) < width:
         return np.zeros(0, np.int64)
+    step = (matrix.max(0).sum() - matrix.min(0).sum()) / _SCORE_STEPS or 1.0
+    steps = np.rint((matrix - matrix.min(0)) / step).astype(np.int64)
+    least = _least_score(steps, p)
     windows = np.lib.stride_tricks.sliding_window_view(codes, width)
     known = (windows >= 0).all(1)
-    low, high = forward.min(0).sum(), forward.max(0).sum()
     hit = np.zeros(len(windows), bool)
-    for matrix in (forward, forward[_COMPLEMENT][:, ::-1]):
-        scores = sum(matrix[windows[:, position], position] for position in range(width))
-        hit |= known & (scores >= low + threshold * (high - low))
+    for strand in (steps, steps[_COMPLEMENT][:, ::-1]):
+        scores = sum(strand[windows[:, position], position] for position in range(width))
+        hit |= known & (scores >= least)
     return np.flatnonzero(hit)
+
+
+def _least_score(steps: NDArray[np.int64], p: float) -> int:
+    """The smallest score that random sequence reaches with probability at most `p`."""
+    chance = np.ones(1)
+    for column in steps.T:
+        longer = np.zeros(len(chance) + int(column.max()))
+        for score in column:
+            longer[score : score + len(chance)] += chance / 4
+        chance = longer
+    tail = np.cumsum(chance[::-1])[::-1]
+    return int((tail > p * (1 + 1e-9)).sum())
 
 
 def fragmentation_table(
@@ -92,7 +139,7 @@ def fragmentation_table(
     cuts: Sequence[Cuts],
     motifs: Sequence[Motif],
     *,
-    threshold: float,
+    p: float,
     permutations: int,
     seed: int,
 ) -> list[dict[str, Any]]:
@@ -104,7 +151,7 @@ def fragmentation_table(
     rows = []
     for motif in motifs:
         width = motif.counts.shape[1]
-        places = [occurrences(motif, text, threshold) for text in letters]
+        places = [occurrences(motif, text, p) for text in letters]
         count = sum(map(len, places))
         if not count:
             continue

@@ -19,6 +19,7 @@ from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
 
+from .base_losses import base_losses
 from .chunk_lengths import length_table
 from .cutters import Cuts, Cutter, KmerCutter, ModelCutter, cut_all, train_bpe
 from .enrichment import enrichment_table
@@ -27,6 +28,7 @@ from .motifs import fragmentation_table, read_motifs
 from .species import consistency_table
 from .stability import sample_windows, stability_table
 from .tables import write_study
+from .track import read_track, track_table
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class StudyOptions:
         bpe_corpus: FASTA that BPE is trained on; None for the sequence under study. A fair comparison uses the
             training sequence of the model.
         window: bases the model reads at a time; None for the pretraining length.
-        threshold: share of the log-odds range that an occurrence must reach (motifs).
+        motif_p: share of random sequence that scores as high as an occurrence (motifs).
         radius: bases around borders (enrichment).
         windows, length: number of windows, and bases of a window (stability).
         context: k of the k-mers (species).
@@ -50,13 +52,14 @@ class StudyOptions:
     features: tuple[str, ...] = ()
     motifs: Path | None = None
     others: tuple[Path, ...] = ()
+    track: Path | None = None
     bpe_corpus: Path | None = None
     kmer: int = 6
     bpe_vocabulary: int = 4096
     window: int | None = None
     permutations: int = 999
     seed: int = 0
-    threshold: float = 0.85
+    motif_p: float = 1e-4
     radius: int = 50
     windows: int = 100
     length: int = 512
@@ -67,7 +70,7 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
     """Run one study and write OUT/table.csv, table.md, figure.svg and options.json; returns the Markdown table.
 
     Args:
-        kind: `lengths`, `enrichment`, `motifs`, `stability` or `species`.
+        kind: `lengths`, `enrichment`, `motifs`, `stability`, `species` or `track`.
 
     Raises:
         BadInput: the model, genome, regions or annotations cannot be used; nothing to count; `output` exists.
@@ -86,7 +89,7 @@ def study(kind: str, model: Path, fasta: Path, output: Path, options: StudyOptio
         for feature in read_features(path, lengths, regions, options.features, may_be_empty=False)
     ]
     cutters = _cutters(exported, letters, options)
-    title, rows, figure, notes = _STUDIES[kind](_Subject(fasta, regions, letters, cutters, features, options))
+    title, rows, figure, notes = _STUDIES[kind](_Subject(exported, fasta, regions, letters, cutters, features, options))
     if not rows:
         raise BadInput(f"{kind}: nothing to count in these regions; choose other regions, annotations or motifs")
     described = {"verb": "study", "kind": kind, "model": exported.fingerprint, "fasta": fasta.name, **asdict(options)}
@@ -105,6 +108,7 @@ _Study = tuple[str, list[dict[str, Any]], str, list[str]]  # title, rows, figure
 class _Subject:
     """The subject of a study: sequences, cutters and annotated features."""
 
+    exported: Exported
     fasta: Path
     regions: list[Region]
     letters: list[str]
@@ -141,19 +145,19 @@ def _enrichment(on: _Subject) -> _Study:
 def _motifs(on: _Subject) -> _Study:
     o = on.options
     if o.motifs is None:
-        raise BadInput("motifs: --motifs is missing: a file of count matrices in JASPAR's format")
+        raise BadInput("motifs: --motifs is missing: a file in JASPAR's or MEME's format")
     motifs = read_motifs(o.motifs)
     rows = fragmentation_table(
         on.letters,
         _cut(on.letters, on.cutters),
         motifs,
-        threshold=o.threshold,
+        p=o.motif_p,
         permutations=o.permutations,
         seed=o.seed,
     )
     title = f"Tokens per motif occurrence in {on.fasta.name}"
     notes = [
-        f"Occurrences: log-odds of at least {o.threshold:.0%} of their range, on either strand.",
+        f"Occurrences: log-odds on either strand that {o.motif_p:g} of random sequence reaches.",
         f"Expected: after {o.permutations:,} rotations of the cuts; p is two-sided.",
     ]
     return title, rows, bar_figure(rows, "motif", "ratio", title, line=1.0), notes
@@ -191,12 +195,35 @@ def _species(on: _Subject) -> _Study:
     return title, [{key: value for key, value in row.items() if key != "pair"} for row in rows], figure, notes
 
 
+def _track(on: _Subject) -> _Study:
+    o = on.options
+    if o.track is None:
+        raise BadInput("track: --track is missing: a bigWig with a number for each base, such as conservation")
+    track = read_track(o.track, on.regions)
+    cuts = _cut(on.letters, on.cutters)
+    measures = {name: [one[name].astype(np.float64) for one in cuts] for name in cuts[0]}
+    if not len(on.exported.lead):  # a causal model predicts nothing at masks
+        network, window = on.exported.network("masked"), o.window or default_window(on.exported)
+        losses = [base_losses(on.exported, network, text, window, o.seed) for text in on.letters]
+        measures["loss"] = [part.astype(np.float64) for part in losses]
+    rows = track_table(on.letters, track, measures, permutations=o.permutations, seed=o.seed)
+    title = f"Correlation with {o.track.name} in {on.fasta.name}"
+    notes = [
+        "Correlation of token starts (1 at a start, else 0) and of each base's loss with the track.",
+        "Adjusted for GC: the track less its mean over bases with the same GC content in 101 bases around them.",
+        f"p: two-sided, {o.permutations:,} rotations within regions.",
+        "Where high: at token starts, or where the loss is above its median.",
+    ]
+    return title, rows, bar_figure(rows, "adjusted for", "correlation", title, line=0.0), notes
+
+
 _STUDIES = {
     "lengths": _lengths,
     "enrichment": _enrichment,
     "motifs": _motifs,
     "stability": _stability,
     "species": _species,
+    "track": _track,
 }
 
 

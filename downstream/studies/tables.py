@@ -18,6 +18,7 @@ def write_study(folder: Path, title: str, rows: Sequence[Row], figure: str, note
         rows: all with the same columns in the same order.
         figure: SVG text.
     """
+    rows = with_corrected(rows)
     header = list(rows[0])
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
@@ -29,6 +30,25 @@ def write_study(folder: Path, title: str, rows: Sequence[Row], figure: str, note
     lines += ["", "![figure](figure.svg)", "", *(f"- {note}" for note in notes), ""]
     write_text(folder / "table.md", "\n".join(lines))
     write_text(folder / "figure.svg", figure)
+
+
+def with_corrected(rows: Sequence[Row]) -> Sequence[Row]:
+    """Add after each `p` the p-value corrected for the number of rows: Holm's method (1979), for any dependence."""
+    if "p" not in rows[0]:
+        return rows
+    order = sorted(range(len(rows)), key=lambda number: rows[number]["p"])
+    corrected, least = [0.0] * len(rows), 0.0
+    for rank, number in enumerate(order):
+        least = corrected[number] = min(1.0, max(least, (len(rows) - rank) * rows[number]["p"]))
+    added = zip(rows, corrected, strict=True)
+    return [
+        {
+            key: value
+            for name in row
+            for key, value in [(name, row[name]), *([("p corrected", p)] if name == "p" else [])]
+        }
+        for row, p in added
+    ]
 
 
 def _exact(value: Any) -> Any:

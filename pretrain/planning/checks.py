@@ -25,8 +25,8 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
 
     Raises:
         BadInput: no corpus, a missing split, weights that fit no source, sizes that do not divide, a folder that is no
-            run folder, an `init.model` that does not fit, TensorBoard files without TensorBoard, or raw keys that
-            DeepSpeed does not take.
+            run folder, an `init.model` that does not fit, probes of missing files, TensorBoard files
+            without TensorBoard, or raw keys that DeepSpeed does not take.
     """
     corpus = Corpus.open(config.data.corpus)
     for key, split in (("data.train_split", config.data.train_split), ("evaluation.split", config.evaluation.split)):
@@ -56,6 +56,11 @@ def check_run(config: PretrainConfig, world_size: int) -> None:
     nearest = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         raise BadInput(f"{run}: cannot write to {nearest}; choose another path with --run")
+    for probe in config.evaluation.probes:
+        for key in ("task", "vcf", "annotation", "fasta"):
+            path = getattr(probe, key)
+            if path is not None and not path.startswith("sample:") and not Path(path).exists():
+                raise BadInput(f"evaluation.probes: {key} {path} does not exist")
     if config.tracking.tensorboard and not find_spec("tensorboard"):
         raise BadInput(
             "tracking.tensorboard=true: TensorBoard is not installed; "

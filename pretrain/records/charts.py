@@ -68,6 +68,10 @@ def charts_of_run(run: RunCurves) -> list[dict[str, Any]]:
                       below=f"chunk_length.stage{stage}.p10"),
             )
         ], zero=True),
+        _chart("probes", "Probes of checkpoints", "", [
+            Curve(key.replace(".", " "), "probes", f"probes.{key}", number, "dots")
+            for number, key in enumerate(probes_of([run]))
+        ]),
         *_pace([("", 0)]),
     ]  # fmt: skip
     return _with_data([*charts, *_system_charts(run)], [run])
@@ -92,6 +96,8 @@ def charts_of_runs(runs: Sequence[RunCurves]) -> list[dict[str, Any]]:
                 for curve in _training_loss() if curve.key.endswith(".smooth")], ceiling=_ceiling(runs)),
         _chart("compression", "Chunks that reach the trunk, per base, unmasked", "",
                each("evaluation", "trunk_share", "dots"), zero=True),
+        *(_chart(f"probes-{number}", f"Probe: {key.replace('.', ' ')}", "", each("probes", f"probes.{key}", "dots"))
+          for number, key in enumerate(probes_of(runs))),
         *_pace(named),
     ]  # fmt: skip
     return _with_data(charts, runs)
@@ -108,6 +114,13 @@ def tables_of(runs: Sequence[RunCurves], charts: Iterable[dict[str, Any]]) -> li
         {kind: run.columns(kind, list(keys)) for kind, keys in of_run.items()}
         for run, of_run in zip(runs, wanted, strict=True)
     ]
+
+
+def probes_of(runs: Sequence[RunCurves]) -> list[str]:
+    """Names of what probes measured, as NAME.SCORE."""
+    found = {(name, key) for run in runs for event in run.of_kind("probes")
+             for name, scores in event["probes"].items() for key in scores}  # fmt: skip
+    return [f"{name}.{key}" for name, key in sorted(found)]
 
 
 def nodes_of(run: RunCurves) -> list[str]:
@@ -194,7 +207,7 @@ def _with_data(charts: Iterable[dict[str, Any]], runs: Sequence[RunCurves]) -> l
     known = {
         (number, kind): {key for row in run.rows(kind) for key in row}
         for number, run in enumerate(runs)
-        for kind in ("step", "evaluation", "system")
+        for kind in ("step", "evaluation", "system", "probes")
     }
     kept = []
     for chart in charts:

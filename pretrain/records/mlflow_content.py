@@ -12,7 +12,13 @@ Event = dict[str, Any]
 
 # By kind of event, the group of its metrics. MLflow sorts groups, and metrics in a group, by name: `headline` comes
 # first, then `speed`, `train` and `valid`. Names that begin with `system/` have a tab of their own.
-GROUPS = {"step": "train", "evaluation": "valid", "diagnostics": "valid/diagnostics", "system": "system"}
+GROUPS = {
+    "step": "train",
+    "evaluation": "valid",
+    "diagnostics": "valid/diagnostics",
+    "system": "system",
+    "probes": "probes",
+}
 # By kind of event, a metric whose history shows how far the server has got when the answer to a call was lost.
 WITNESSES = {"step": "train/loss", "evaluation": "headline/held_out_loss"}
 COLUMNS = (
@@ -41,6 +47,8 @@ def metrics_of(event: Event) -> list[tuple[str, float]]:
     found = _numbers("headline", headline_values(event), kind) if kind == "evaluation" else []
     if kind == "step":
         found = _numbers("speed", {key: values.pop(key) for key in _SPEED if key in values}, kind)
+    elif kind == "probes":
+        values = event["probes"]
     elif kind == "diagnostics":
         values = {key: value for key, value in values.items() if not key.startswith(_REPEATED)}
     return [*found, *_numbers(GROUPS[kind], values, kind)]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyBigWig
 import pytest
 
 from dnachunker.cli import main
@@ -17,6 +18,8 @@ from dnachunker.downstream.studies.enrichment import enrichment_table
 from dnachunker.downstream.studies.motifs import fragmentation_table, occurrences, read_motifs
 from dnachunker.downstream.studies.species import consistency_table
 from dnachunker.downstream.studies.stability import stability_table
+from dnachunker.downstream.studies.tables import with_corrected
+from dnachunker.downstream.studies.track import track_table
 from dnachunker.foundations.failures import BadInput
 
 JASPAR = """>MA1 ONE
@@ -88,11 +91,11 @@ def test_motifs_are_found_on_both_strands_and_their_tokens_counted(tmp_path: Pat
     (motif,) = read_motifs(tmp_path / "m.jaspar")
     letters = "A" * 20 + "GTACGTAT" + "A" * 20 + "ATACGTAC" + "C" * 20 + "gtacgtat" + "NGTACNTAT"
     assert motif.name == "ONE"
-    assert occurrences(motif, letters, 0.95).tolist() == [20, 48, 76]
+    assert occurrences(motif, letters, 1e-4).tolist() == [20, 48, 76]
     starts = np.zeros(len(letters), bool)
     starts[[0, 20, 24, 28, 50, 52]] = True  # 20 and 28 are the borders of the first occurrence, not cuts in it
     cuts = [{"way": starts}]
-    (row,) = fragmentation_table([letters], cuts, [motif], threshold=0.95, permutations=19, seed=0)
+    (row,) = fragmentation_table([letters], cuts, [motif], p=1e-4, permutations=19, seed=0)
     assert row["occurrences"] == 3
     assert row["tokens per occurrence"] == pytest.approx((2 + 3 + 1) / 3)
     assert row["intact"] == pytest.approx(1 / 3)
@@ -106,6 +109,59 @@ def test_motifs_are_found_on_both_strands_and_their_tokens_counted(tmp_path: Pat
         (tmp_path / "m.jaspar").write_text(text)
         with pytest.raises(BadInput, match="not a JASPAR count matrix: >NAME, then rows A, C, G, T"):
             read_motifs(tmp_path / "m.jaspar")
+
+
+def test_a_meme_file_gives_the_same_occurrences_as_its_counts_in_jaspar_format(tmp_path: Path) -> None:
+    (tmp_path / "m.jaspar").write_text(JASPAR)
+    (wanted,) = read_motifs(tmp_path / "m.jaspar")
+    rows = "\n".join(" ".join(str(value / 50) for value in row) for row in wanted.counts.T)
+    head = "MEME version 4\n\nALPHABET= ACGT\n\nstrands: + -\n\nMOTIF MA1 ONE\n\n"
+    meme = f"{head}letter-probability matrix: alength= 4 w= 8 nsites= 50 E= 0\n{rows}\n"
+    (tmp_path / "m.meme").write_text(meme)
+    (motif,) = read_motifs(tmp_path / "m.meme")
+    assert motif.name == "ONE"
+    np.testing.assert_allclose(motif.counts, wanted.counts)
+    for wrong in (meme.replace("w= 8", "w= 9"), meme.replace("alength= 4", "alength= 20"), meme.replace("0.0", "x", 1)):
+        (tmp_path / "m.meme").write_text(wrong)
+        with pytest.raises(BadInput, match="MOTIF MA1 ONE.*not a MEME motif"):
+            read_motifs(tmp_path / "m.meme")
+
+
+def test_a_share_p_of_random_sequence_is_an_occurrence(tmp_path: Path) -> None:
+    (tmp_path / "m.jaspar").write_text(JASPAR.replace("[ 0 0 50", "[ 20 9 50").replace("[ 50 0 0", "[ 50 20 20"))
+    (motif,) = read_motifs(tmp_path / "m.jaspar")
+    text = random_letters(400_000, 0)
+    found = len(occurrences(motif, text, 1e-3)) / len(text)
+    assert 0.5e-3 < found < 2.2e-3  # on either of two strands; scores are discrete, so p is not always used up
+
+
+def test_what_follows_a_track_is_found_and_what_follows_its_gc_alone_is_not_beyond_it() -> None:
+    rng = np.random.default_rng(0)
+    gc = np.clip(np.cumsum(rng.normal(0, 0.01, 20_000)) + 0.5, 0.2, 0.8)
+    gc = np.where(np.abs(np.sin(np.arange(20_000) / 900)) > 0.5, 0.7, 0.3) * 0.8 + gc * 0.2
+    letters = "".join(np.where(rng.random(20_000) < gc, rng.choice(list("GC"), 20_000), rng.choice(list("AT"), 20_000)))
+    own = np.repeat(rng.random(200), 100)  # of the track, beyond GC
+    track = gc * 3 + own
+    track[5_000:5_200] = np.nan
+    measures = {
+        "own": (rng.random(20_000) < 0.1 + 0.3 * own).astype(float),
+        "gc": (rng.random(20_000) < gc / 2).astype(float),
+        "neither": (rng.random(20_000) < 0.2).astype(float),
+    }
+    rows = track_table(
+        [letters], [track], {name: [values] for name, values in measures.items()}, permutations=199, seed=0
+    )
+    p = {(row["tokens"], row["adjusted for"]): row["p"] for row in rows}
+    assert p["own", "GC"] == p["own", "none"] == p["gc", "none"] == 1 / 200
+    assert min(p["gc", "GC"], p["neither", "GC"], p["neither", "none"]) > 0.01
+    direct = np.corrcoef(measures["own"][~np.isnan(track)], track[~np.isnan(track)])[0, 1]
+    assert rows[0]["correlation"] == pytest.approx(direct, abs=1e-9)
+
+
+def test_p_values_are_corrected_for_the_number_of_rows() -> None:
+    rows = with_corrected([{"p": p, "x": 1} for p in (0.01, 0.04, 0.03, 0.5)])
+    assert [row["p corrected"] for row in rows] == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert list(rows[0]) == ["p", "p corrected", "x"]
 
 
 def test_kmers_break_under_shifts_and_a_cut_by_context_does_not() -> None:
@@ -176,6 +232,9 @@ def test_the_command_writes_tables_and_figures(
     export: Path, fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "genes.bed").write_text("chra\t300\t500\texon\t0\t+\nchra\t900\t1100\texon\t0\t-\n")
+    with pyBigWig.open(str(tmp_path / "track.bw"), "w") as wig:
+        wig.addHeader([("a", 1000)])
+        wig.addEntries("a", 0, values=[number / 7 for number in range(1000)], span=1, step=1)
     (tmp_path / "other.fa").write_text(f">o\n{random_letters(2000, 5)}\n")
     where = ["--model", str(export), "--fasta", str(fasta), "--bpe-vocabulary", "100", "--permutations", "9"]
     for kind, more, rows in (
@@ -183,12 +242,13 @@ def test_the_command_writes_tables_and_figures(
         ("enrichment", ("--annotation", str(tmp_path / "genes.bed"), "--region", "a"), 4 * 2),
         ("stability", ("--samples", "3"), 4 * 4),
         ("species", ("--other", str(tmp_path / "other.fa")), 4),
+        ("track", ("--track", str(tmp_path / "track.bw"), "--region", "a"), 5 * 2),
     ):
         output = tmp_path / kind
         assert main(["study", kind, *where, "--output", str(output), *more]) == 0, capsys.readouterr().err
         table = list(csv.DictReader((output / "table.csv").open()))
         assert len(table) == rows
-        assert {row["tokens"] for row in table} == {"stage 0", "stage 1", "6-mer", "BPE"}
+        assert {row["tokens"] for row in table} - {"loss"} == {"stage 0", "stage 1", "6-mer", "BPE"}
         assert (output / "figure.svg").read_text().rstrip().endswith("</svg>")
         assert json.loads((output / "options.json").read_text())["kind"] == kind
     assert capsys.readouterr().err.count("genes.bed: contigs are matched by another spelling: chra is a\n") == 2
@@ -198,6 +258,12 @@ def test_the_command_writes_tables_and_figures(
     assert "the file names chr1, the genome has a" in capsys.readouterr().err
     assert main(["study", "motifs", *where, "--output", str(tmp_path / "out")]) == 2
     assert "--motifs is missing" in capsys.readouterr().err
+    assert main(["study", "track", *where, "--output", str(tmp_path / "out")]) == 2
+    assert "--track is missing" in capsys.readouterr().err
+    for name, message in (("genes.bed", "not readable as a bigWig"), ("track.bw", "has no value in these regions")):
+        more = ["--track", str(tmp_path / name), "--region", "b"]
+        assert main(["study", "track", *where, "--output", str(tmp_path / "out"), *more]) == 2
+        assert message in capsys.readouterr().err
     assert main(["study", "enrichment", *where, "--output", str(tmp_path / "out")]) == 2
     assert "--annotation is missing" in capsys.readouterr().err
     (tmp_path / "long.jaspar").write_text(">M 1\n" + "".join(f"{letter} [ {'1 ' * 3000}]\n" for letter in "ACGT"))

@@ -1,0 +1,122 @@
+"""`dnachunker probe`: exports checkpoints of a run and measures them with downstream verbs, also while it trains."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dnachunker.foundations.atomic_files import PARTIAL, write_json
+from dnachunker.foundations.failures import BadInput, Failure, Interrupted
+from dnachunker.pretrain.checkpoints.state import complete_checkpoints, step_of
+from dnachunker.pretrain.config import PretrainConfig, ProbeSettings
+from dnachunker.pretrain.run_folder import PROBES, read_config
+
+_LOOK_SECONDS = 1.0
+
+
+def probe(run: Path, *, follow: bool) -> Iterator[dict[str, Any]]:
+    """Measure the due checkpoints of a run that have no result yet, the newest first; yields each result.
+
+    Args:
+        follow: wait for further checkpoints, until the last step is probed or the parent process has ended.
+
+    Raises:
+        BadInput: no run folder, or its config names no probes.
+    """
+    config = read_config(run)
+    if not config.evaluation.probes:
+        raise BadInput(f"{run}: its config has no evaluation.probes, which say what to measure")
+    parent = os.getppid()
+    while True:
+        due = [checkpoint for checkpoint in complete_checkpoints(run) if _is_due(run, config, step_of(checkpoint))]
+        if due:  # only the newest: in training, probes that fall behind leave checkpoints out
+            yield _probe(run, config, step_of(due[-1]), parent if follow else None)
+        elif not follow or result_file(run, config.steps).exists():
+            return
+        elif os.getppid() != parent:
+            raise Interrupted("the run that these probes follow has ended")
+        if follow:
+            time.sleep(_LOOK_SECONDS)
+
+
+def result_file(run: Path, step: int) -> Path:
+    """Where the result of the checkpoint after `step` steps is."""
+    return run / PROBES / f"step-{step:08d}.json"
+
+
+def _is_due(run: Path, config: PretrainConfig, step: int) -> bool:
+    each = config.checkpoint.every * config.evaluation.probe_every
+    return (step % each == 0 or step == config.steps) and not result_file(run, step).exists()
+
+
+def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> dict[str, Any]:
+    began = time.monotonic()
+    (run / PROBES).mkdir(exist_ok=True)
+    found: dict[str, Any] = {"steps_done": step, "probes": {}, "failed": {}}
+    with tempfile.TemporaryDirectory(dir=run / PROBES, prefix=PARTIAL) as scratch:
+        export = Path(scratch, "export")
+        try:
+            _run(("export", str(run), str(export), "--step", str(step)), parent)
+        except Interrupted:
+            raise
+        except Failure as failure:
+            found["failed"] = {settings.title: str(failure) for settings in config.evaluation.probes}
+        for settings in config.evaluation.probes if export.exists() else ():
+            output = Path(scratch, settings.title)
+            try:
+                _run((*_words(settings), "--model", str(export), "--output", str(output), *settings.arguments), parent)
+                found["probes"][settings.title] = _scores(settings, output)
+            except Interrupted:
+                raise
+            except Failure as failure:
+                found["failed"][settings.title] = str(failure)
+            shutil.rmtree(output, ignore_errors=True)
+    found["seconds"] = round(time.monotonic() - began, 1)
+    write_json(result_file(run, step), found)
+    return found
+
+
+def _words(settings: ProbeSettings) -> tuple[str, ...]:
+    """The verb that measures, and its arguments without model and output."""
+    if settings.task is not None:
+        return "finetune", "--task", settings.task, "--method", "probe"
+    raise BadInput("unknown")
+
+
+def _scores(settings: ProbeSettings, output: Path) -> dict[str, float]:
+    """The scores among what the verb has written."""
+    record = json.loads(next(output.glob("*/probe/result.json")).read_text("utf-8"))
+    # not the test set: these curves may decide which model is used
+    return {record["metric"]: float(record["validation"])}
+
+
+def _run(words: tuple[str, ...], parent: int | None) -> None:
+    """Run a `dnachunker` command.
+
+    Raises:
+        Failure: with the last line that it printed.
+        Interrupted: `parent` is not the parent of this process any more; the command is ended.
+    """
+    argv = [sys.executable, "-m", "dnachunker", *words]
+    with tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                if parent is not None and os.getppid() != parent:
+                    raise Interrupted("the run that these probes follow has ended")
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:  # a signal, too, ends up here
+                process.terminate()
+                process.wait()
+        if process.returncode:
+            printed.seek(0)
+            lines = printed.read().decode("utf-8", "replace").strip().splitlines()
+            last = lines[-1].removeprefix("dnachunker: ") if lines else "no output"
+            raise Failure(f"{words[0]} ended with exit code {process.returncode}: {last[:300]}")
