@@ -48,7 +48,7 @@ def add_verbs(verbs: Any) -> None:
 
     probe = verbs.add_parser(
         "probe", formatter_class=_RAW, help="measure checkpoints of a run on tasks, variants or annotated genomes",
-        description="Export the newest checkpoint of a run that has no result yet, and measure it as\n"
+        description="Export every checkpoint of a run that has no result yet, the newest first, and measure it as\n"
         "evaluation.probes say: a linear classifier on a task, AUROC on labelled variants, or classes of bases. A run\n"
         "with such a config starts this command itself, at the lowest priority and on the CPU, and shows the results\n"
         "in its event log, its report and MLflow.",

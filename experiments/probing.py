@@ -14,8 +14,9 @@ from typing import Any
 from dnachunker.foundations.atomic_files import PARTIAL, write_json
 from dnachunker.foundations.failures import BadInput, Failure, Interrupted
 from dnachunker.pretrain.checkpoints.state import complete_checkpoints, step_of
-from dnachunker.pretrain.config import PretrainConfig, ProbeSettings
+from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.run_folder import PROBES, read_config
+from dnachunker.pretrain.settings.evaluation import ProbeSettings
 
 _LOOK_SECONDS = 1.0
 
@@ -24,7 +25,8 @@ def probe(run: Path, *, follow: bool) -> Iterator[dict[str, Any]]:
     """Measure the due checkpoints of a run that have no result yet, the newest first; yields each result.
 
     Args:
-        follow: wait for further checkpoints, until the last step is probed or the parent process has ended.
+        follow: wait for further checkpoints, until the last step is probed or the parent process has ended. Of the
+            checkpoints that a probe took longer than, only the newest is measured.
 
     Raises:
         BadInput: no run folder, or its config names no probes.
@@ -32,11 +34,13 @@ def probe(run: Path, *, follow: bool) -> Iterator[dict[str, Any]]:
     config = read_config(run)
     if not config.evaluation.probes:
         raise BadInput(f"{run}: its config has no evaluation.probes, which say what to measure")
-    parent = os.getppid()
+    parent, last = os.getppid(), 0
     while True:
-        due = [checkpoint for checkpoint in complete_checkpoints(run) if _is_due(run, config, step_of(checkpoint))]
-        if due:  # only the newest: in training, probes that fall behind leave checkpoints out
-            yield _probe(run, config, step_of(due[-1]), parent if follow else None)
+        steps = [step_of(checkpoint) for checkpoint in complete_checkpoints(run)]
+        due = [step for step in steps if _is_due(run, config, step) and not (follow and step < last)]
+        if due:
+            last = due[-1]
+            yield _probe(run, config, last, parent if follow else None)
         elif not follow or result_file(run, config.steps).exists():
             return
         elif os.getppid() != parent:
@@ -70,7 +74,7 @@ def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> 
         for settings in config.evaluation.probes if export.exists() else ():
             output = Path(scratch, settings.title)
             try:
-                _run((*_words(settings), "--model", str(export), "--output", str(output), *settings.arguments), parent)
+                _run((*_words(settings), "--model", str(export), "--output", str(output)), parent)
                 found["probes"][settings.title] = _scores(settings, output)
             except Interrupted:
                 raise
@@ -85,15 +89,28 @@ def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> 
 def _words(settings: ProbeSettings) -> tuple[str, ...]:
     """The verb that measures, and its arguments without model and output."""
     if settings.task is not None:
-        return "finetune", "--task", settings.task, "--method", "probe"
-    raise BadInput("unknown")
+        return "finetune", "--task", settings.task, "--method", "probe", *settings.arguments
+    if settings.vcf is not None:
+        labelled = ("--vcf", settings.vcf, "--label", str(settings.label), "--fasta", str(settings.fasta))
+        return "variants", "benchmark", *labelled, "--no-architecture", "--no-random-weights", *settings.arguments
+    annotated = ("--annotation", str(settings.annotation), "--fasta", str(settings.fasta))
+    return "annotate", *annotated, "--method", "probe", *settings.arguments
 
 
 def _scores(settings: ProbeSettings, output: Path) -> dict[str, float]:
-    """The scores among what the verb has written."""
-    record = json.loads(next(output.glob("*/probe/result.json")).read_text("utf-8"))
-    # not the test set: these curves may decide which model is used
-    return {record["metric"]: float(record["validation"])}
+    """The scores among what the verb has written; of validation data where there are some.
+
+    These curves may decide which model is used, and test data must not.
+    """
+    if settings.task is not None:
+        record = json.loads(next(output.glob("*/probe/result.json")).read_text("utf-8"))
+        return {record["metric"]: float(record["validation"])}
+    if settings.vcf is not None:
+        rows = json.loads((output / "results.json").read_text("utf-8"))["rows"]
+        row = next(row for row in rows if (row["score"], row["stratum"]) == ("likelihood", "all"))
+        return {name: float(row[name]["value"]) for name in ("auroc", "auprc") if row[name]}
+    (record,) = json.loads((output / "metrics.json").read_text("utf-8"))["probe"]
+    return {"auprc": float(record["validation"])}
 
 
 def _run(words: tuple[str, ...], parent: int | None) -> None:

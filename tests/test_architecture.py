@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "experiments": {
         "pretrain.config", "pretrain.engine.network", "pretrain.records.event_log", "pretrain.records.mlflow_content",
         "pretrain.data.headline",
-        "pretrain.run_folder", "pretrain.checkpoints.state", "pretrain.evaluation.probing",
+        "pretrain.run_folder", "pretrain.settings.evaluation", "pretrain.checkpoints.state",
+        "pretrain.evaluation.probing",
         "model.cost", "model.configuration_dnachunker", "dataprep.config",
         "downstream.output_folder", "downstream.tasks.task_folders",
         "cluster.argv", "cluster.config", "cluster.stop_requests", "cluster.backends.slurm", "cluster.backends.local",
@@ -59,7 +60,7 @@ ORDER = {
         {"commands"},
     ),
     "pretrain": (
-        {"learning_config"},
+        {"settings"},
         {"config"},
         {"engine", "order", "run_folder"},
         {"data", "safety", "checkpoints"},

@@ -73,8 +73,8 @@ def track_table(
         high = here > np.median(here)
         for adjusted, values in tracks.items():
             sums = [_sums_by_shift(m, t) for m, t in zip(measure, values, strict=True)]
-            observed = _correlation(sum(s[:, 0] for s in sums))
-            null = _correlation(sum(s[:, shifts[:, number]] for number, s in enumerate(sums)))
+            observed = _correlation(np.sum([s[:, 0] for s in sums], axis=0))
+            null = _correlation(np.sum([s[:, shifts[:, number]] for number, s in enumerate(sums)], axis=0))
             as_far = int((np.abs(null) >= abs(observed) - 1e-12).sum())
             rows.append({
                 "tokens": name, "adjusted for": adjusted, "bases": len(here), "correlation": float(observed),

@@ -11,7 +11,7 @@ from torch import nn
 from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.learning_config import InitSettings
+from dnachunker.pretrain.settings.learning import InitSettings
 
 from .loading import read_weights
 from .parents import ParentModel, is_reset, shapes_of, weight_files

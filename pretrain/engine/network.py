@@ -6,7 +6,7 @@ from typing import Any
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.network_fields import counts_forced
 from dnachunker.pretrain.config import MaskingSettings, ModelSettings, TokenizationSettings
-from dnachunker.pretrain.learning_config import OptimizerSettings
+from dnachunker.pretrain.settings.learning import OptimizerSettings
 
 
 def network_config(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from dnachunker.pretrain.learning_config import OptimizerSettings, ScheduleSettings
+from dnachunker.pretrain.settings.learning import OptimizerSettings, ScheduleSettings
 
 LR_FACTOR = "lr_factor"  # key of a parameter group: its learning rate is that of the schedule times this
 _STAGE = re.compile(r"hierarchy\.(?:encoders|routers|decoders)\.(\d+)\.")

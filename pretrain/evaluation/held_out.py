@@ -11,7 +11,7 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.model.strands import complement, complement_logits
-from dnachunker.pretrain.config import DataSettings, EvaluationSettings
+from dnachunker.pretrain.config import DataSettings
 from dnachunker.pretrain.data.block_cache import UInt8Array
 from dnachunker.pretrain.data.headline import Headline, by_stage, stages_of
 from dnachunker.pretrain.data.masking import Batch
@@ -21,6 +21,7 @@ from dnachunker.pretrain.data.window_reader import WindowReader
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.order.sample_order import Windows, held_out_windows
+from dnachunker.pretrain.settings.evaluation import EvaluationSettings
 
 from .diagnostics import (
     COMPRESSION_RANGE,

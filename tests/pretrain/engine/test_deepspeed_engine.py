@@ -76,7 +76,7 @@ from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine,
 from dnachunker.pretrain.engine.optimizer import build_adamw
 from dnachunker.pretrain.engine.plain_states import write_plain
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.learning_config import OptimizerSettings
+from dnachunker.pretrain.settings.learning import OptimizerSettings
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.build_model import build_model
 from dnachunker.pretrain.engine.network import lr_factors
 from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate, ratio_loss_scale
-from dnachunker.pretrain.learning_config import ScheduleSettings
+from dnachunker.pretrain.settings.learning import ScheduleSettings
 
 
 def rates(schedule: ScheduleSettings, steps: int = 100) -> list[float]:
