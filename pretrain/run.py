@@ -15,7 +15,7 @@ from dnachunker.foundations.version import __version__
 from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.fetching import fetch_checkpoint
-from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint, needs_resharding
+from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint
 from dnachunker.pretrain.checkpoints.saving import Save, require_space
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.checkpoints.warm_start import start_from_parent
@@ -102,10 +102,10 @@ class Run:
         )  # fmt: skip
         self.engine = TrainingEngine(
             model, optimizer, config.engine, rank, global_batch=config.data.global_batch, accumulation=accumulation,
-            clip_grad_norm=config.optimizer.clip_grad_norm, load_universal=needs_resharding(state, rank),
+            clip_grad_norm=config.optimizer.clip_grad_norm,
         )  # fmt: skip
         if checkpoint and state:
-            load_checkpoint(self.engine, checkpoint, state, rank)
+            load_checkpoint(self.engine, checkpoint, state)
 
         self.data = TrainingData.of(
             self._corpus, config.data, config.loader, objective, rank, seed=config.seed,

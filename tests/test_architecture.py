@@ -101,7 +101,6 @@ OWNERS = {
         "pretrain/engine/deepspeed_engine.py",
         "pretrain/engine/deepspeed_config.py",
         "pretrain/engine/deepspeed_keys.py",
-        "pretrain/engine/plain_states.py",
     },
     "mlflow": {
         "foundations/mlflow_client.py",

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from dnachunker.dataprep import storage
 from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks, one_line
 from dnachunker.pretrain.config import PretrainConfig
-from dnachunker.pretrain.engine.plain_states import ENGINE_STATE
 from dnachunker.pretrain.engine.ranks import Rank
 
 from .saving import MANIFEST, digest_of, sync
 from .state import CHECKPOINTS, checkpoint_names, complete_checkpoints, read_state, require_same_run
+from .stored_parts import OPTIMIZER
 
 
 class _Damaged(Exception):
@@ -84,13 +84,13 @@ def _fetch(
 
     def prepare() -> None:
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / ENGINE_STATE).mkdir(parents=True)
+        (partial / OPTIMIZER).mkdir(parents=True)
         manifest.update(_read_manifest(f"{source}/{MANIFEST}"))
 
     def complete() -> None:
         require_same_run(read_state(partial), config, corpus_fingerprint)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        for path in (partial / MANIFEST, partial / ENGINE_STATE, partial):
+        for path in (partial / MANIFEST, partial / OPTIMIZER, partial):
             sync(path)
         partial.rename(target)
         sync(target.parent)

@@ -3,8 +3,7 @@
 Every rank writes its files into a partial, with the sha256 of each. Rank 0 then writes the manifest of all of them,
 renames the partial to `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading
 takes the newest checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the
-files are whole, not who wrote them: no file of a checkpoint can run code (see `engine/plain_states.py`).
-docs/checkpoints.md describes the files.
+files are whole, not who wrote them; no file of a checkpoint can run code. docs/checkpoints.md describes the files.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from safetensors.torch import save_file
 from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, Failure, one_line
 from dnachunker.pretrain.config import CheckpointSettings
-from dnachunker.pretrain.engine.deepspeed_engine import WEIGHTS, TrainingEngine
-from dnachunker.pretrain.engine.plain_states import ENGINE_STATE, host_copy, write_plain
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
 
 from .state import CHECKPOINTS, STATE, RunState, complete_checkpoints, step_of
+from .stored_parts import OPTIMIZER, WEIGHTS, moments_file
 
 PROBE = "probe.safetensors"
 MANIFEST = "manifest.json"
@@ -66,17 +65,16 @@ class Save:
         self._error, self._digests = "", dict[str, str]()
         self.seconds, self._began = 0.0, time.monotonic()  # from the beginning until this rank has written its files
         self._make_partial()
-        files: dict[Path, Callable[[Path], object]] = {
-            path: partial(write_plain, host_copy(content) if settings.asynchronous else content)
-            for path, content in engine.states(self._partial).items()
-        }
-        weights = engine.weights()
+        copied = host_copy if settings.asynchronous else dict
+        moments = copied(engine.moments())
+        files: dict[str, Callable[[Path], object]] = {moments_file(rank.rank): partial(save_file, moments)}
+        weights = host_copy(engine.weights())  # at ZeRO stage 3 the engine gathers one weight after the other
         if rank.is_main:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}
             text = state.model_dump_json(indent=1) + "\n"
-            files[self._partial / WEIGHTS] = lambda path: save_file(weights, path)
-            files[self._partial / PROBE] = lambda path: save_file(tensors, path)
-            files[self._partial / STATE] = lambda path: path.write_text(text)
+            files[WEIGHTS] = partial(save_file, weights)
+            files[PROBE] = partial(save_file, tensors)
+            files[STATE] = lambda path: path.write_text(text)
         self._thread: threading.Thread | None = None
         if settings.asynchronous:
             self._thread = threading.Thread(target=self._write, args=(files,), name="checkpoint", daemon=True)
@@ -110,7 +108,7 @@ class Save:
             manifest = {name: digest for _, digests in told for name, digest in digests.items()}
             (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
             sync(self._partial / MANIFEST)
-            for folder in (self._partial / ENGINE_STATE, self._partial):
+            for folder in (self._partial / OPTIMIZER, self._partial):
                 sync(folder)
             shutil.rmtree(self._final, ignore_errors=True)  # the same step saved again after a roll-back
             self._partial.rename(self._final)
@@ -128,20 +126,30 @@ class Save:
                 shutil.rmtree(stale)  # of interrupted saves
             short = _lack_of_space(self._run)
             if not short:
-                (self._partial / ENGINE_STATE).mkdir(parents=True)
+                (self._partial / OPTIMIZER).mkdir(parents=True)
         if self._rank.any(bool(short)):
             raise Failure(short or f"{self._run}: rank 0 has too little space for a checkpoint")
         self._rank.barrier()
 
-    def _write(self, files: Mapping[Path, Callable[[Path], object]]) -> None:
+    def _write(self, files: Mapping[str, Callable[[Path], object]]) -> None:
         try:
-            for path, write in files.items():
+            for name, write in files.items():
+                path = self._partial / name
                 write(path)
-                self._digests[path.relative_to(self._partial).as_posix()] = digest_of(path)
+                self._digests[name] = digest_of(path)
                 sync(path)
         except Exception as error:  # `commit` raises it on every rank
             self._error = one_line(error)[:200] or type(error).__name__
         self.seconds = time.monotonic() - self._began
+
+
+def host_copy(tensors: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of every tensor in host memory; from a GPU through pinned memory."""
+    named = tensors.items() if isinstance(tensors, Mapping) else tensors
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
+        for name, tensor in named
+    }
 
 
 def superseded(checkpoints: list[Path], settings: CheckpointSettings) -> list[Path]:

@@ -13,7 +13,7 @@ from dnachunker.pretrain.config import PretrainConfig
 
 CHECKPOINTS = "checkpoints"
 STATE = "run_state.json"
-FORMAT = 3  # of a checkpoint; grows when an older one cannot be read. 3: no pickled classes, weights as safetensors
+FORMAT = 4  # of a checkpoint; grows when an older one cannot be read. 4: moments as safetensors, by parameter
 _NAME = re.compile(r"step-(\d{8})")
 
 # A change of one of these would make it another run: other samples, other weights or another loss.
@@ -94,7 +94,7 @@ def identity_of(config: PretrainConfig) -> dict[str, Any]:
 
 
 def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint: str) -> None:
-    """Refuse to continue a run under another order, model or schedule. The number of ranks may change.
+    """Refuse to continue a run under another order, model or schedule; ranks and ZeRO stage may change.
 
     Raises:
         BadInput: naming the first field that changed and both values.
@@ -111,7 +111,6 @@ def require_same_run(state: RunState, config: PretrainConfig, corpus_fingerprint
         "init.model": (parent and parent.model, config.init.model),
         "init.reset": (list(parent.reset) if parent else [], list(config.init.reset)),
         "the corpus's content": (state.corpus_fingerprint, corpus_fingerprint),
-        "engine.zero_stage": (state.zero_stage, config.engine.zero_stage),
         "engine.precision": (state.precision, config.engine.precision),
     }
     for name, (before, after) in facts.items():

@@ -19,7 +19,6 @@ def deepspeed_config(
     accumulation: int,
     world_size: int,
     clip_grad_norm: float,
-    load_universal: bool = False,
 ) -> dict[str, Any]:
     """The dict `deepspeed.initialize` takes.
 
@@ -47,7 +46,6 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
-        "checkpoint": {"load_universal": load_universal},
     }
     if engine.offload_optimizer:
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}

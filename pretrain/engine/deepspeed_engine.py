@@ -1,26 +1,27 @@
-"""The only module that trains with DeepSpeed: start the process group, take a step, save and load the sharded state."""
+"""The only module that trains with DeepSpeed: start the process group, take a step, give and take the sharded state."""
 
 import datetime
 import logging
 import math
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_fp32_param
-from safetensors.torch import load_file
 
 from dnachunker.pretrain.config import EngineSettings
 
 from .deepspeed_config import deepspeed_config
 from .optimizer import LR_FACTOR
-from .plain_states import ENGINE_STATE, PlainStates, plain_loads_only
+from .optimizer_parts import Part, make_moments, parts_of, take_over_weights
 from .ranks import Rank
 
-WEIGHTS = "weights.safetensors"  # beside the folder of DeepSpeed's files in a checkpoint
+# Fills a vector with the values of a parameter from a position on: the parameter's name, the kind ("weight" or one of
+# `optimizer_parts.MOMENTS`), the position in the flattened parameter, and the vector.
+Fill = Callable[[str, str, int, torch.Tensor], None]
 
 
 def start_process_group(rank: Rank) -> None:
@@ -59,23 +60,18 @@ class TrainingEngine:
         global_batch: int,
         accumulation: int,
         clip_grad_norm: float,
-        load_universal: bool = False,
     ) -> None:
         """
         Args:
             global_batch: windows of an optimizer step, over all ranks.
             accumulation: forward passes of one rank in one optimizer step.
-            load_universal: `load` will be given a universal checkpoint, which any world size can load.
 
         Raises:
             BadInput: engine.deepspeed holds a key or value that DeepSpeed does not take.
         """
         self._rank = rank
-        self._universal = load_universal
         self._zero_stage = settings.zero_stage
         self._accumulation = accumulation
-        # kept here, since a checkpoint of an older version restores groups without factors
-        self._lr_factors = [group.get(LR_FACTOR, 1.0) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # `step` sets it; until then no step may change a weight
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -87,11 +83,8 @@ class TrainingEngine:
                 accumulation=accumulation,
                 world_size=rank.world_size,
                 clip_grad_norm=clip_grad_norm,
-                load_universal=load_universal,
             ),
         )
-        self._files = self._engine.checkpoint_engine = PlainStates()
-        self._engine._copy_recovery_script = lambda _: None  # DeepSpeed would put scripts into every checkpoint
         if not settings.zero_stage:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
             # first updates too small.
@@ -121,8 +114,8 @@ class TrainingEngine:
         Returns:
             The gradients' 2-norm over all ranks before clipping.
         """
-        for group, factor in zip(self._optimizer.param_groups, self._lr_factors, strict=True):
-            group["lr"] = learning_rate * factor
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group.get(LR_FACTOR, 1.0)
         if self._zero_stage:  # ZeRO itself checks the gradients and skips the update
             self._engine.step()
             # after an overflow the reported norm is missing, or that of the step before
@@ -149,52 +142,57 @@ class TrainingEngine:
         gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else float("nan")
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """All weights by name, in float32 on the host, on rank 0; the other ranks get none. Collective."""
-        found = {}
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """On rank 0 names and float32 values of all weights, one by one. Collective; the other ranks get none.
+
+        The tensors may be the engine's own, which the next step changes.
+        """
+        if self._zero_stage == 0:
+            if self._rank.is_main:
+                for part, (name, parameter) in zip(self._parts(), self._engine.module.named_parameters(), strict=True):
+                    yield name, part.weight.view_as(parameter)
+            return
         for name, parameter in self._engine.module.named_parameters():
-            sharded = self._zero_stage == 3 or (self._zero_stage and parameter.dtype != torch.float32)
+            sharded = self._zero_stage == 3 or parameter.dtype != torch.float32
             whole = safe_get_full_fp32_param(parameter) if sharded else parameter
             if self._rank.is_main:
-                found[name] = whole.detach().to("cpu", torch.float32, copy=True).contiguous()
-        return found
+                yield name, whole.detach()
 
-    def states(self, folder: Path) -> dict[Path, dict[str, Any]]:
-        """This rank's share of the optimizer: the content of each file under `folder`/engine. Collective.
+    def moments(self) -> dict[str, torch.Tensor]:
+        """This rank's share of Adam's moments: float32 vectors by KIND/START/PARAMETER.
 
-        The tensors are the engine's own, so the next step changes them.
+        KIND is one of `optimizer_parts.MOMENTS`, and START the position of the vector in the flattened parameter. The
+        tensors are the engine's own, which the next step changes.
         """
-        self._files.saved = {}
-        self._engine.save_checkpoint(str(folder), tag=ENGINE_STATE, save_latest=False)
-        return self._files.saved
+        parts = self._parts()
+        if not self._zero_stage:  # every rank holds everything
+            parts = parts[self._rank.rank :: self._rank.world_size]
+        return {
+            f"{kind}/{part.start}/{part.parameter}": moment for part in parts for kind, moment in part.moments.items()
+        }
 
-    def load(self, folder: Path) -> None:
-        """Restore the files of `states` at the same ZeRO stage, and the weights from `folder`/weights.safetensors.
+    def load(self, fill: Fill, *, steps_done: int, updates: int) -> None:
+        """Take weights and moments that were saved at any ZeRO stage, precision and number of ranks; collective.
 
-        For another world size, `folder` is the universal form, which holds the weights too.
-
-        Raises:
-            RuntimeError: DeepSpeed found nothing to load.
+        Args:
+            fill: called for every part that this rank holds.
+            steps_done, updates: of the optimizer when they were saved; at the other steps gradients were not finite.
         """
+        if self._zero_stage == 3:  # DeepSpeed keeps small parameters whole on every rank
+            self._optimizer.checkpoint_event_prologue()
+        make_moments(self._optimizer, self._zero_stage, updates)
+        for part in self._parts():
+            fill(part.parameter, "weight", part.start, part.weight)
+            for kind, moment in part.moments.items():
+                fill(part.parameter, kind, part.start, moment)
+        take_over_weights(self._optimizer, self._zero_stage)
+        if self._zero_stage == 3:
+            self._optimizer.checkpoint_event_epilogue()
+        self._engine.global_steps, self._engine.skipped_steps = steps_done, steps_done - updates
+        self._engine.global_samples = steps_done * self._engine.train_batch_size()
 
-        def load_weights(src: Any, dst: torch.nn.Module) -> None:
-            if self._zero_stage != 3:  # there each rank finds its share beside its optimizer states
-                dst.load_state_dict(load_file(folder / WEIGHTS))
-
-        chosen = [{key: group[key] for key in group if key != "params"} for group in self._optimizer.param_groups]
-        with plain_loads_only():
-            loaded, _ = self._engine.load_checkpoint(
-                str(folder), tag=ENGINE_STATE, load_lr_scheduler_states=False, custom_load_fn=load_weights
-            )
-        if loaded is None:
-            raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
-        if self._universal:
-            # ZeRO stage 3 gives every group the settings of the first group, weight decay included, and all parameters
-            # one shared step counter, which AdamW would advance once for each parameter
-            for group, settings in zip(self._optimizer.param_groups, chosen, strict=True):
-                group.update(settings)
-            for state in self._optimizer.optimizer.state.values():
-                state["step"] = state["step"].clone()
+    def _parts(self) -> list[Part]:
+        return parts_of(self._optimizer, self._engine.module, self._zero_stage, self._rank.rank)
 
     def close(self) -> None:
         """Free the model, so that another engine can be made."""

@@ -47,17 +47,6 @@ class DataTypes(_Section):
     keep_in_fp32_modules: Literal["auto"] | list[str] = "auto"
 
 
-class ParallelWrite(_Section):
-    pipeline_stage: StrictBool = False
-
-
-class Checkpoint(_Section):
-    tag_validation: Literal["Ignore", "Warn", "Fail", "ignore", "warn", "fail", "IGNORE", "WARN", "FAIL"] = "Warn"
-    checkpoint_serialization: StrictBool = True
-    load_universal: StrictBool = False
-    parallel_write: ParallelWrite = ParallelWrite()
-
-
 class FlopsProfiler(_Section):
     enabled: StrictBool = False
     recompute_fwd_factor: Number = 0.0
@@ -87,7 +76,6 @@ class _Keys(_Section):
     zero_optimization: DeepSpeedZeroConfig = Field(default_factory=DeepSpeedZeroConfig)
     torch_autocast: TorchAutocast = TorchAutocast()
     data_types: DataTypes = DataTypes()
-    checkpoint: Checkpoint = Checkpoint()
     aio: Aio | None = None
     comms_logger: CommsLoggerConfig = Field(default_factory=CommsLoggerConfig)
     flops_profiler: FlopsProfiler = FlopsProfiler()
@@ -133,10 +121,7 @@ _OURS = {
 # DeepSpeed has these keys, and a run could not keep its promises with them, or would ignore them.
 _UNFIT = {
     "autotuning": "DeepSpeed's own launcher starts its trials",
-    "checkpoint.checkpoint_serialization": "a resume reads the files that torch writes by default",
-    "checkpoint.load_universal": "a resume sets it if the number of ranks has changed",
-    "checkpoint.use_node_local_storage": "a checkpoint lies in the run folder as a whole",
-    "checkpoint.writer": "checkpoints are checked and copied as torch writes them",
+    "checkpoint": "checkpoints are written and read without DeepSpeed",
     "data_efficiency": "the order of samples would depend on DeepSpeed",
     "dataloader_drop_last": "samples come from our own loader",
     "datastates_ckpt": "a checkpoint would be called complete before its files are written",

@@ -167,7 +167,6 @@ def bucket_values(config: PretrainConfig) -> int:
     return int(config.engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET_VALUES))
 
 
-def checkpoint_bytes(count: int, zero_stage: int, precision: str) -> float:
-    """Bytes of one checkpoint of `count` parameters, over all ranks: weights, and the optimizer's states, in fp32."""
-    master = 4 if zero_stage or precision == "bf16" else 0
-    return count * (4 + 8 + master)
+def checkpoint_bytes(count: int) -> float:
+    """Bytes of one checkpoint of `count` parameters, over all ranks: weights and both moments in float32."""
+    return 12 * count

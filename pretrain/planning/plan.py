@@ -209,7 +209,7 @@ def workload(
         operations=round(operations_of_pass(network) * (1 + again / 3)), zero_stage=engine.zero_stage,
         bucket_values=bucket_values(config),
         overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default
-        checkpoint_bytes=checkpoint_bytes(count, engine.zero_stage, engine.precision),
+        checkpoint_bytes=checkpoint_bytes(count),
         checkpoint_steps=config.checkpoint.every,
         parameter_groups=2 * len(set(lr_factors(config.optimizer, config.model, config.tokenization))),
     )  # fmt: skip
@@ -248,7 +248,7 @@ def _run(
     ]
     if config.checkpoint.asynchronous:
         weights = 4 * work.parameters
-        share = (work.checkpoint_bytes - weights) / (gpus if config.engine.zero_stage else 1)
+        share = (work.checkpoint_bytes - weights) / gpus
         copies = f"{(weights + share) / 1e9:>10,.2f} GB of rank 0's host memory, {share / 1e9:,.2f} of the others'"
         lines.insert(-1, f"{'its copy':24}{copies}")
     if corpus:

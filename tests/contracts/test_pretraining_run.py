@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(quiet: Path, sample_corpus: Pat
 
     run = tmp_path / "run"
     shutil.copytree(quiet, run)
-    weights = next((run / "checkpoints").rglob("*model_states.pt"))
+    weights = next((run / "checkpoints").rglob("rank-00001*"))
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
@@ -237,44 +237,38 @@ def test_a_damaged_checkpoint_is_refused_by_name(quiet: Path, sample_corpus: Pat
 
 
 def read_checkpoint(folder: Path) -> dict[str, dict[str, Any]]:
-    """Adam's moments and the weights by parameter, as docs/checkpoints.md says, for ZeRO stages 1 and 2."""
+    """Adam's moments and the weights by parameter, as docs/checkpoints.md says."""
     import torch
+    from safetensors.torch import load_file
 
     for name, digest in json.loads((folder / "manifest.json").read_text()).items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    counters = torch.load(folder / "engine" / "mp_rank_00_model_states.pt", weights_only=True)
-    files = sorted((folder / "engine").glob("zero_pp_rank_*_optim_states.pt"))
-    shards = [torch.load(path, weights_only=True)["optimizer_state_dict"] for path in files]
-    found: dict[str, dict[str, Any]] = {}
-    for group, shapes in enumerate(counters["param_shapes"]):
-        for name, shape in shapes.items():
-            parts: dict[str, list[Any]] = {"weight": [], "exp_avg": [], "exp_avg_sq": []}
-            for shard in shards:
-                if name in shard["param_slice_mappings"][group]:
-                    start, length = shard["param_slice_mappings"][group][name]
-                    moments = shard["base_optimizer_state"]["state"][group]
-                    flat = {"weight": shard["single_partition_of_fp32_groups"][group], **moments}
-                    for kind, pieces in parts.items():
-                        pieces.append(flat[kind][start : start + length])
-            found[name] = {kind: torch.cat(pieces).reshape(shape) for kind, pieces in parts.items()}
+    found = {name: {"weight": weight} for name, weight in load_file(folder / "weights.safetensors").items()}
+    parts: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+    for path in (folder / "optimizer").iterdir():
+        for key, vector in load_file(path).items():
+            kind, start, name = key.split("/", 2)
+            parts.setdefault((name, kind), []).append((int(start), vector))
+    for (name, kind), vectors in parts.items():
+        whole = torch.cat([vector for _, vector in sorted(vectors, key=lambda part: part[0])])
+        found[name][kind] = whole.reshape(found[name]["weight"].shape)
     return found
 
 
 def test_a_checkpoint_is_read_with_torch_and_safetensors_alone(quiet: Path) -> None:
     import torch
-    from safetensors.torch import load_file
 
     folder = quiet / "checkpoints" / (quiet / "checkpoints" / "latest").read_text().strip()
-    weights, read = load_file(folder / "weights.safetensors"), read_checkpoint(folder)
-    assert weights.keys() == read.keys()
-    assert any("trunk" in name for name in weights)
-    for name, weight in weights.items():
-        assert weight.dtype == torch.float32
-        assert torch.equal(read[name]["weight"], weight)
-        assert (read[name]["exp_avg_sq"] >= 0).all()
-    assert any(read[name]["exp_avg"].abs().max() > 0 for name in read)
+    read = read_checkpoint(folder)
+    assert any("trunk" in name for name in read)
+    for values in read.values():
+        assert values.keys() == {"weight", "exp_avg", "exp_avg_sq"}
+        assert {value.dtype for value in values.values()} == {torch.float32}
+        assert (values["exp_avg_sq"] >= 0).all()
+    assert any(values["exp_avg"].abs().max() > 0 for values in read.values())
+    assert len(list((folder / "optimizer").iterdir())) == 2, "each rank writes its own"
     files = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert files == {".json", ".safetensors", ".pt"}, "no script lies in a checkpoint"
+    assert files == {".json", ".safetensors"}, "nothing is pickled, and no script lies in a checkpoint"
 
 
 class _Bomb:
@@ -309,13 +303,13 @@ def test_a_checkpoint_that_could_run_code_or_is_of_an_older_version_is_refused_i
         assert "\n" not in str(refusal.value)
         return str(refusal.value)
 
-    hostile = folder / "engine" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
-    torch.save({**torch.load(hostile, weights_only=True), "more": _Bomb(canary)}, hostile)
-    assert refused().startswith(f"{hostile}: refused: it holds more than tensors and plain values (getattr)")
+    hostile = folder / "optimizer" / "rank-00001.safetensors"
+    torch.save({"more": _Bomb(canary)}, hostile)
+    assert refused().startswith(f"{hostile}: refused: it is not a safetensors file")
     state = json.loads((folder / "run_state.json").read_text())
-    (folder / "run_state.json").write_text(json.dumps({**state, "format": 2}))
+    (folder / "run_state.json").write_text(json.dumps({**state, "format": 3}))
     assert (
-        "has format 2, and this version of dnachunker reads format 3; continue or export the run with the" in refused()
+        "has format 3, and this version of dnachunker reads format 4; continue or export the run with the" in refused()
     )
     assert not canary.exists()
 

@@ -124,7 +124,8 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
         steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1,
         precision="fp32", device="cpu", corpus_fingerprint="f", identity=identity_of(config), versions={},
     )  # fmt: skip
-    require_same_run(state, tiny("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1"), "f")
+    same = ("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1", "engine.zero_stage=3")
+    require_same_run(state, tiny(*same), "f")
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),
         ("seed=1", "seed was 0 and is now 1"),
@@ -134,7 +135,7 @@ def test_a_resume_refuses_another_run_and_names_the_field() -> None:
         ("data.global_batch=16", "data.global_batch was 8 and is now 16"),
         ("data.mixing.weights.x=2", "data.mixing.weights.x was None and is now 2.0"),
         ("tokenization.kind=kmer", "tokenization.kind was 'learned' and is now 'kmer'"),
-        ("engine.zero_stage=2", "engine.zero_stage was 1 and is now 2"),
+        ("engine.precision=bf16", "engine.precision was fp32 and is now bf16"),
     ]:
         with pytest.raises(BadInput, match=message):
             require_same_run(state, tiny(changed), "f")
@@ -156,7 +157,7 @@ def test_settings_that_came_later_do_not_refuse_an_older_run() -> None:
 
 def test_a_checkpoint_of_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run_state.json").write_text('{"format": 1, "identity": {"segmentation": {"kind": "kmer"}}}')
-    with pytest.raises(BadInput, match="has format 1, and this version of dnachunker reads format 3"):
+    with pytest.raises(BadInput, match="has format 1, and this version of dnachunker reads format 4"):
         read_state(tmp_path)
     (tmp_path / "run_state.json").write_text("[2]")
     with pytest.raises(BadInput, match="not readable; remove this checkpoint"):

@@ -85,7 +85,6 @@ def freeze_in_backward(step: int) -> None:
 def watch_writes(log: str, kill_at: int) -> None:
     """Log every write, rename and removal in checkpoints/; the rank is killed at number `kill_at` (counted from 1)."""
     import safetensors.torch
-    import torch
 
     from dnachunker.pretrain.checkpoints import saving
 
@@ -118,7 +117,6 @@ def watch_writes(log: str, kill_at: int) -> None:
 
         return wrapped
 
-    torch.save = around(torch.save)
     saving.save_file = around(safetensors.torch.save_file)
     sys.addaudithook(hook)
 

@@ -28,22 +28,21 @@ def begin(run: Path, vector: torch.Tensor, step: int, **settings: Any) -> Save:
         skipped_batches=[], guards={}, corpus_fingerprint="", identity={}, versions={},
     )  # fmt: skip
     engine: Any = SimpleNamespace(
-        states=lambda folder: {folder / "engine" / "states.pt": {"vectors": [vector], "step": step}},
-        weights=lambda: {"vector": vector.clone()},
+        moments=lambda: {"exp_avg/0/vector": vector}, weights=lambda: iter([("vector", vector)])
     )
     return Save(run, engine, state, {"logits": vector}, ALONE, CheckpointSettings(**settings))
 
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Files of optimizer states are written when this event is set."""
-    ready, honest = threading.Event(), saving.write_plain
+    """Files are written when this event is set."""
+    ready, honest = threading.Event(), saving.save_file
 
     def write(*arguments: Any) -> None:
         assert ready.wait(30)
         honest(*arguments)
 
-    monkeypatch.setattr(saving, "write_plain", write)
+    monkeypatch.setattr(saving, "save_file", write)
     return ready
 
 
@@ -60,10 +59,9 @@ def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
     assert save.written
     assert newest_whole_checkpoint(tmp_path) == (folder, [])
     assert load_file(folder / "weights.safetensors")["vector"].tolist() == [0, 1, 2, 3]
-    stored = torch.load(folder / "engine" / "states.pt", weights_only=True)
-    assert stored["vectors"][0].tolist() == [0, 1, 2, 3]
+    assert load_file(folder / "optimizer" / "rank-00000.safetensors")["exp_avg/0/vector"].tolist() == [0, 1, 2, 3]
     assert set(json.loads((folder / "manifest.json").read_text())) == {
-        "engine/states.pt", "probe.safetensors", "run_state.json", "weights.safetensors",
+        "optimizer/rank-00000.safetensors", "probe.safetensors", "run_state.json", "weights.safetensors",
     }  # fmt: skip
 
 
@@ -85,7 +83,7 @@ def test_a_failure_of_the_writing_thread_is_one_line_for_all_ranks(
         raise OSError(28, "No space left on device")
 
     failing: Callable[..., None] = full_disk
-    monkeypatch.setattr(saving, "write_plain", failing)
+    monkeypatch.setattr(saving, "save_file", failing)
     save = begin(tmp_path, torch.ones(2), 4, asynchronous=asynchronous)
     with pytest.raises(Failure, match=r"cannot be written: .*No space left.*; older checkpoints are intact") as failure:
         save.commit()

@@ -22,10 +22,9 @@ def test_valid_keys_are_merged_into_ours() -> None:
 
 
 def test_a_section_of_ours_keeps_what_the_raw_keys_leave_out() -> None:
-    raw = {"zero_optimization": {"offload_optimizer": {"pin_memory": False}}, "checkpoint": {"tag_validation": "Fail"}}
+    raw = {"zero_optimization": {"offload_optimizer": {"pin_memory": False}}}
     made = build(raw, offload_optimizer=True)
     assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
-    assert made["checkpoint"] == {"load_universal": False, "tag_validation": "Fail"}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,6 @@ def test_a_section_of_ours_keeps_what_the_raw_keys_leave_out() -> None:
         {"zero_optimization": {"reduce_bucket_size": "auto", "leaf_module": {"names": ["trunk"]}}},
         {"torch_autocast": {"lower_precision_safe_modules": ["torch.nn.Linear"]}},
         {"data_types": {"grad_accum_dtype": "fp32", "keep_in_fp32_modules": ["norm"]}},
-        {"checkpoint": {"parallel_write": {"pipeline_stage": True}}},
         {"comms_logger": {"enabled": True, "prof_ops": ["all_reduce"]}},
         {"flops_profiler": {"enabled": True, "profile_step": 3, "output_file": "flops.txt"}},
         {"timers": {"throughput": {"enabled": False}}, "aio": {"queue_depth": 4}},
@@ -69,9 +67,7 @@ def test_keys_that_deepspeed_has_are_taken(raw: dict[str, Any]) -> None:
         ({"steps_per_print": True}, "steps_per_print: .*, not True"),
         ({"torch_autocast": {"dtype": "bf17"}}, "torch_autocast.dtype: .*'bf17'"),
         ({"data_types": {"grad_dtype": "fp32"}}, "no key 'data_types.grad_dtype'; nearest valid key: 'data_types"),
-        ({"checkpoint": {"checkpoint_serialization": False}}, "checkpoint.checkpoint_serialization: not usable here"),
-        ({"checkpoint": {"writer": {"type": "fast"}}}, "checkpoint.writer: not usable here"),
-        ({"checkpoint": {"load_universal": True}}, "not usable here: a resume sets it"),
+        ({"checkpoint": {"load_universal": True}}, "checkpoint: not usable here: checkpoints are written and read"),
         ({"tensor_parallel": {"autotp_size": 2}}, "not usable here: .* engine.zero_stage"),
         ({"sequence_parallel_size": 2}, "sequence_parallel_size: Input should be 1, not 2"),
         ({"compile": {"deepcompile": True}}, "set engine.compile instead"),

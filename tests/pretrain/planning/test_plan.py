@@ -37,7 +37,7 @@ def test_plan_says_how_much_notice_a_stop_needs(capsys: pytest.CaptureFixture[st
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("a stop on a signal"))
         assert "cluster.slurm.signal_seconds" in line
         seconds[storage] = float(line[24:].split()[0].replace(",", ""))
-    written = 16 * 171_585_280  # bytes of a checkpoint
+    written = 12 * 171_585_280  # bytes of a checkpoint
     assert seconds["5e7"] - seconds["5e9"] == pytest.approx(2 * written * (1 / 5e7 - 1 / 5e9), rel=0.1), "two saves"
     assert seconds["5e9"] > 2 * written / 5e9
 
@@ -46,8 +46,8 @@ def test_plan_counts_the_copy_of_an_asynchronous_checkpoint(capsys: pytest.Captu
     assert main(["plan", "--config", "dnachunker-172m", "--gpus", "4", "checkpoint.asynchronous=true"]) == 0
     copy = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("its copy"))
     count = 171_585_280 / 1e9
-    assert copy[24:].split()[0] == f"{count * (4 + 12 / 4):.2f}", "all weights in fp32, and a quarter of the states"
-    assert f"{count * 12 / 4:.2f} of the others'" in copy
+    assert copy[24:].split()[0] == f"{count * (4 + 8 / 4):.2f}", "all weights, and a quarter of the moments"
+    assert f"{count * 8 / 4:.2f} of the others'" in copy
 
 
 def weak_scaling(said: str) -> dict[str, dict[str, float]]:
