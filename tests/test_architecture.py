@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "dataprep": {"model.alphabet", "foundations"},
     "pretrain": {
         "model", "dataprep.corpus.shard_format", "dataprep.packed_codes", "dataprep.corpus.index",
-        "dataprep.corpus.held_out_doubts", "dataprep.storage",
+        "dataprep.corpus.held_out_doubts", "dataprep.corpus.markov", "dataprep.storage",
         "foundations", ".",
     },
     "downstream": {"model.alphabet", "dataprep.genomes", "dataprep.corpus", "dataprep.similarity", "foundations"},

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.markov import ORDERS, MarkovTables
 from dnachunker.dataprep.packed_codes import LETTERS
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.model.strands import complement, complement_logits
@@ -32,7 +33,6 @@ from .diagnostics import (
     warnings_of,
     window_sums,
 )
-from .markov import ORDERS, MarkovTables
 
 _SEGMENT_BASES = 1000  # shown in a report
 

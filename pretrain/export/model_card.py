@@ -7,11 +7,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from dnachunker.dataprep.corpus.held_out_doubts import held_out_doubts
 from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.markov import ORDERS
 from dnachunker.foundations.failures import BadInput
 from dnachunker.pretrain.checkpoints.state import RunState
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.data.headline import headline_of
-from dnachunker.pretrain.evaluation.markov import ORDERS
 from dnachunker.pretrain.records.event_log import read_events
 from dnachunker.pretrain.run_folder import read_config
 

@@ -6,7 +6,7 @@ A chart is plain data for `pages/report.js`, which knows no metric by name.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from dnachunker.pretrain.evaluation.markov import ORDERS
+from dnachunker.dataprep.corpus.markov import ORDERS
 
 from .run_curves import RunCurves
 

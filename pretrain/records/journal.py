@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dnachunker.dataprep.corpus.markov import ORDERS
 from dnachunker.pretrain.config import TrackingSettings
 from dnachunker.pretrain.data.headline import headline_of
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.evaluation.markov import ORDERS
 
 from .event_log import EventLog
 from .live_line import LiveLine

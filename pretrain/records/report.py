@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dnachunker.dataprep.corpus.markov import ORDERS
 from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import to_yaml
 from dnachunker.pretrain.data.headline import MASKED, headline_of, stages_of
-from dnachunker.pretrain.evaluation.markov import ORDERS
 
 from .charts import charts_of_run, charts_of_runs, nodes_of, tables_of
 from .compare_runs import differences, summaries

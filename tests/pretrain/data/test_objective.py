@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dnachunker.dataprep.corpus.markov import MarkovTables
 from dnachunker.model.alphabet import BOS_ID, CODE_N, CODE_PAD, PAD_ID
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
@@ -13,7 +14,6 @@ from dnachunker.pretrain.data.headline import NEXT_BASE, headline_of
 from dnachunker.pretrain.data.masking import IGNORED_LABEL
 from dnachunker.pretrain.data.objective import MaskedBases, NextBase, objective_of
 from dnachunker.pretrain.evaluation.diagnostics import summarise, warnings_of, window_sums
-from dnachunker.pretrain.evaluation.markov import MarkovTables
 
 REPEAT = 8
 KEYS = torch.zeros(2, dtype=torch.int64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dnachunker.dataprep.corpus.index import Corpus
+from dnachunker.dataprep.corpus.markov import MarkovTables
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.pretrain.data.masking import MaskingRates
@@ -14,7 +15,6 @@ from dnachunker.pretrain.data.objective import MaskedBases
 from dnachunker.pretrain.data.window_reader import WindowReader
 from dnachunker.pretrain.engine.ranks import Rank
 from dnachunker.pretrain.evaluation.held_out import HeldOut
-from dnachunker.pretrain.evaluation.markov import MarkovTables
 from dnachunker.pretrain.order.sample_order import held_out_windows
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dnachunker.dataprep.corpus.markov import MarkovTables
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import flops_per_base
 from dnachunker.pretrain.engine.ranks import Rank
-from dnachunker.pretrain.evaluation.markov import MarkovTables
 from dnachunker.pretrain.records.speed import Speed
 from dnachunker.pretrain.records.step_metrics import ChunkLengths, _length_histogram, _percentiles
 

@@ -1,12 +1,13 @@
 """Baselines against counts made by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dnachunker.dataprep.corpus.markov import MarkovTables
 from dnachunker.model.alphabet import CODE_N
-from dnachunker.pretrain.evaluation.markov import MarkovTables
 
 
 def codes(letters: str) -> np.ndarray:
@@ -40,3 +41,15 @@ def test_context_ends_at_n_and_n_is_not_scored() -> None:
 def test_a_block_shorter_than_the_order_is_counted() -> None:
     tables = MarkovTables.counted([codes("AC"), codes("N"), codes("A")])
     assert tables.losses(codes("A"), 5)[0] == pytest.approx(-math.log(2.5 / 5))
+
+
+def test_higher_orders_are_counted_and_cached_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = codes("AAAAAAAC" + "CAAAAAAG")
+    sequence = np.tile(text, 400)
+    MarkovTables.cached("c", lambda: [sequence])
+    longer = MarkovTables.cached("c", lambda: [sequence], longest=8)
+    assert longer.losses(codes("CAAAAAAG"), 5)[7] > 0.5  # six bases are needed to tell C from G
+    assert longer.losses(codes("CAAAAAAG"), 8)[7] < 0.05
+    again = MarkovTables.cached("c", lambda: pytest.fail("counted again"))  # higher orders do no harm
+    assert (again.losses(text, 5) == longer.losses(text, 5)).all()

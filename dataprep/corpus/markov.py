@@ -14,15 +14,14 @@ import numpy.typing as npt
 
 from dnachunker.foundations.atomic_files import new_file
 
-ORDERS = (0, 3, 5)
-_LONGEST = max(ORDERS)
+ORDERS = (0, 3, 5)  # of the baselines of pretraining
 _PSEUDOCOUNT = 0.5
 
 FloatArray = npt.NDArray[np.float64]
 
 
 class MarkovTables:
-    """Log-probabilities of a base given up to five preceding ones."""
+    """Log-probabilities of a base given the preceding ones, up to the longest order that was counted."""
 
     def __init__(self, counts: Sequence[FloatArray]) -> None:
         """
@@ -36,18 +35,19 @@ class MarkovTables:
             self._log.append(np.log(table / table.sum(axis=1, keepdims=True)).reshape(-1))
 
     @classmethod
-    def counted(cls, blocks: Iterable[npt.NDArray[np.integer]]) -> "MarkovTables":
+    def counted(cls, blocks: Iterable[npt.NDArray[np.integer]], longest: int = max(ORDERS)) -> "MarkovTables":
         """Tables of training sequence.
 
         Args:
             blocks: (n,) arrays of base codes without repeat bits; code 4 and up breaks contexts.
+            longest: the highest order; it takes 32 * 4 ** longest bytes.
         """
-        counts = [np.full(4 ** (k + 1), _PSEUDOCOUNT) for k in range(_LONGEST + 1)]
+        counts = [np.full(4 ** (k + 1), _PSEUDOCOUNT) for k in range(longest + 1)]
         for codes in blocks:
             known = _known_context(codes)
             index = codes.astype(np.int64) % 4
             word = np.zeros(len(codes), np.int64)
-            for order in range(_LONGEST + 1):
+            for order in range(longest + 1):
                 if order < len(codes):
                     word[order:] += index[: len(codes) - order] * 4**order
                 fits = known >= order
@@ -55,16 +55,18 @@ class MarkovTables:
         return cls(counts)
 
     @classmethod
-    def cached(cls, name: str, blocks: Callable[[], Iterable[npt.NDArray[np.integer]]]) -> "MarkovTables":
+    def cached(
+        cls, name: str, blocks: Callable[[], Iterable[npt.NDArray[np.integer]]], longest: int = max(ORDERS)
+    ) -> "MarkovTables":
         """Tables kept in the user's cache folder under `name`; other `blocks` need another name."""
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         path = root / "dnachunker" / f"markov-{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls([stored[f"order{k}"] for k in range(_LONGEST + 1)])
+                return cls([stored[f"order{k}"] for k in range(longest + 1)])
         except (OSError, ValueError, KeyError, BadZipFile):
-            pass  # absent or cut short, so count
-        tables = cls.counted(blocks())
+            pass  # absent, cut short or without the highest order, so count
+        tables = cls.counted(blocks(), longest)
         # a home that cannot be written to costs the time to count, next time too
         with contextlib.suppress(OSError), new_file(path) as partial:
             np.savez(partial, allow_pickle=False, **{f"order{k}": table for k, table in enumerate(tables._counts)})
