@@ -25,10 +25,11 @@ from transformers import (
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
-Head = Literal["none", "boundaries", "masked", "causal", "classifier"]
+Head = Literal["none", "boundaries", "trunk", "masked", "causal", "classifier"]
 _HEADS = {
     "none": AutoModel,
     "boundaries": AutoModel,
+    "trunk": AutoModel,
     "masked": AutoModelForMaskedLM,
     "causal": AutoModelForCausalLM,
     "classifier": AutoModelForSequenceClassification,
@@ -130,7 +131,8 @@ class Exported:
 
         Args:
             head: "boundaries" leaves out the trunk and the decoders: the same boundaries and probabilities in about
-                half the time, but no meaningful vectors.
+                half the time, but no meaningful vectors. "trunk" leaves out the decoders: hidden states up to the
+                trunk's are meaningful.
             classes: outputs of the classifier's head; the head is random unless the folder holds one.
             seed: of random weights.
 
@@ -145,6 +147,8 @@ class Exported:
         extra: dict[str, Any] = {"num_labels": classes} if head == "classifier" else {}
         if head == "boundaries":
             extra = {"trunk_layers": 0, "decoder_layers": [0] * self.config.stages}
+        if head == "trunk":
+            extra = {"decoder_layers": [0] * self.config.stages}
         auto_class = _HEADS[head]
         if random_weights:
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True, **extra)

@@ -3,9 +3,8 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,17 @@ from dnachunker.foundations.atomic_files import write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
 from dnachunker.foundations.whole_numbers import whole_number
-from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
-from .alleles import Alleles, Fetch, widen
+from .alleles import Alleles
 from .likelihoods import Scorer, VariantScore
+from .reference import SCORED, Reference, check_assembly, look
 from .variant_files import VariantLines, check_suffix, check_writable, publish
 
-SCORED = "scored"
 _SHOWN = 20  # messages about alleles that are not scored; later ones are only counted
 _SHOWN_LETTERS = 40  # of an allele in a message
-_LOOKED_AT = 1000  # records compared with the genome before scoring
 _GROUP = 16  # lines scored and stored together, or more where these lie at one position
 _LARGEST_GROUP = 64
 _OURS = "DNC_"
-_AMBIGUOUS = str.maketrans(IUPAC_AMBIGUOUS, "N" * len(IUPAC_AMBIGUOUS))  # as the genome gives these letters
 _FIELDS = {
     "DNC_LLR": ("Float", "log P(ALT) - log P(REF) of the masked alleles, nats, averaged over strands"),
     "DNC_SHIFT{stage}": ("Float", "change of the chunk boundaries of stage {stage} nearby: 1 - Jaccard index"),
@@ -57,25 +53,6 @@ class _Line:
     number: int
     fields: list[str]
     outcomes: list[tuple[str, Alleles | None]]  # of each ALT: status, and alleles if it can be scored
-
-
-class _Reference:
-    """The genome, with contigs named as in the VCF.
-
-    Attributes:
-        lengths: contig -> length in bases; contigs that the genome lacks are left out.
-    """
-
-    def __init__(self, genome: Genome, names: Mapping[str, str]) -> None:
-        self.path = genome.path
-        self._genome, self._names = genome, names
-        self.lengths = {name: genome.lengths[contig] for name, contig in names.items()}
-
-    def fetcher(self, name: str) -> Fetch:
-        return partial(self._upper, self._names[name])
-
-    def _upper(self, contig: str, start: int, end: int) -> str:
-        return self._genome.fetch(contig, start, end).upper()
 
 
 def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: VariantOptions) -> dict[str, int]:
@@ -106,8 +83,8 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
         lines_of = Counter(fields[0] for _, fields in variants.records())
         if not lines_of:
             raise BadInput(f"{vcf}: holds no records")
-        genome = _Reference(opened, agree_on_contigs(vcf, lines_of, opened.lengths))
-        _check_assembly(variants, genome, options.longest)
+        genome = Reference(opened, agree_on_contigs(vcf, lines_of, opened.lengths))
+        check_assembly(vcf, (fields for _, fields in variants.records()), genome, options.longest)
         check_writable(variants, output)
         stages = exported.config.stages if options.shifts else 0  # whose boundaries are compared
         boundaries = exported.network("boundaries") if options.shifts else None
@@ -139,67 +116,20 @@ def score_vcf(model: Path, fasta: Path, vcf: Path, output: Path, options: Varian
     return counts
 
 
-def _groups(variants: VariantLines, genome: _Reference, longest: int, context: int) -> Iterator[list[_Line]]:
+def _groups(variants: VariantLines, genome: Reference, longest: int, context: int) -> Iterator[list[_Line]]:
     group: list[_Line] = []
     for number, fields in variants.records():
         there = bool(group) and fields[:2] == group[-1].fields[:2]  # variants at a position share their windows
         if len(group) >= (_LARGEST_GROUP if there else _GROUP):
             yield group
             group = []
-        outcomes = [_look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
+        outcomes = [look(fields, alt, genome, longest, context) for alt in fields[4].split(",")]
         group.append(_Line(number, fields, outcomes))
     if group:
         yield group
 
 
-def _look(
-    fields: Sequence[str], alt: str, genome: _Reference, longest: int, context: int
-) -> tuple[str, Alleles | None]:
-    """The status of one ALT, and its alleles if it can be scored."""
-    contig, start, alternative = fields[0], whole_number(fields[1]) - 1, alt.upper()
-    reference = fields[3].upper().translate(_AMBIGUOUS)
-    if contig not in genome.lengths:
-        return "unknown_contig", None
-    length = genome.lengths[contig]
-    if start < 0 or start + len(reference) > length:
-        return "outside_contig", None
-    fetch = genome.fetcher(contig)
-    if fetch(start, start + len(reference)) != reference:
-        return "reference_mismatch", None
-    if not alternative or not set(alternative) <= set(BASES):
-        return "no_sequence", None  # symbolic, breakend, spanning deletion, missing, N
-    if not set(reference) <= set(BASES):
-        return "reference_n", None
-    if reference == alternative:
-        return "no_change", None
-    alleles = widen(start, reference, alternative, fetch, length, longest)
-    if alleles is None:
-        return "too_long", None
-    filling = abs(len(alleles.reference) - len(alleles.alternative))
-    if max(alleles.start, length - alleles.end) < filling:
-        return "too_long", None  # the contig has too few bases to extend the shorter allele
-    around = fetch(max(0, alleles.start - context // 2), min(length, alleles.end + context // 2))
-    if around.count("N") * 2 > len(around):
-        return "mostly_n", None
-    return SCORED, alleles
-
-
-def _check_assembly(variants: VariantLines, genome: _Reference, longest: int) -> None:
-    seen = wrong = 0
-    for _, fields in variants.records():
-        status, _ = _look(fields, fields[4].split(",")[0], genome, longest, 0)
-        seen += 1
-        wrong += status in ("unknown_contig", "outside_contig", "reference_mismatch")
-        if seen == _LOOKED_AT:
-            break
-    if wrong * 2 > seen:
-        raise BadInput(
-            f"{variants.path}: {wrong} of the first {seen} lines contradict {genome.path.name} (contig or REF); "
-            "is the VCF of another assembly?"
-        )
-
-
-def _message(vcf: Path, line: _Line, number: int, status: str, genome: _Reference) -> str:
+def _message(vcf: Path, line: _Line, number: int, status: str, genome: Reference) -> str:
     contig, start, reference = line.fields[0], whole_number(line.fields[1]) - 1, line.fields[3]
     alleles = f"{_short(reference)}>{_short(line.fields[4].split(',')[number])}"
     text = f"{vcf}: line {line.number}: {contig}:{start + 1} {alleles}: {status}"

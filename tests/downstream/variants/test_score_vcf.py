@@ -19,7 +19,7 @@ from dnachunker.downstream.exported import Exported
 from dnachunker.downstream.variants import likelihoods
 from dnachunker.downstream.variants.alleles import Alleles, widen
 from dnachunker.downstream.variants.likelihoods import Scorer
-from dnachunker.downstream.variants.score_vcf import _look, _Reference
+from dnachunker.downstream.variants.reference import Reference, look
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
@@ -212,9 +212,9 @@ def test_an_indel_in_a_repeat_scores_the_same_at_every_position() -> None:
 def test_alleles_that_fill_a_contig_leave_nothing_to_compare_with(tmp_path: Path) -> None:
     (tmp_path / "tiny.fa").write_text(">c\nAAAAAAAA\n>d\nAAAAAAAACG\n")
     with Genome(tmp_path / "tiny.fa") as opened:
-        genome = _Reference(opened, {"c": "c", "d": "d"})
+        genome = Reference(opened, {"c": "c", "d": "d"})
         for contig, status in (("c", "too_long"), ("d", "scored")):
-            assert _look([contig, "1", ".", "AAA", "A"], "A", genome, 50, 200)[0] == status
+            assert look([contig, "1", ".", "AAA", "A"], "A", genome, 50, 200)[0] == status
 
 
 def test_every_line_has_its_outcome(
