@@ -1,1 +1,1 @@
-"""Scores of the variants in a VCF."""
+"""Scores of variants, and how well they tell labelled variants apart."""

@@ -1,4 +1,4 @@
-"""The verb `score-variants`: its arguments. The modules that do the work are imported when it runs."""
+"""The verbs `score-variants` and `variants`: their arguments. Modules that do the work are imported when one runs."""
 
 import argparse
 from typing import Any
@@ -51,6 +51,103 @@ def add_verbs(verbs: Any) -> None:
     )
     variants.add_argument("--no-shifts", action="store_true", help="leave out DNC_SHIFT*, which take most of the time")
     variants.set_defaults(run_verb=_score_variants)
+    _add_benchmark(verbs)
+
+
+def _add_benchmark(verbs: Any) -> None:
+    nouns = verbs.add_parser("variants", help="benchmark the scores of labelled variants")
+    inner = nouns.add_subparsers(required=True, metavar="benchmark")
+    verb = inner.add_parser(
+        "benchmark", formatter_class=_RAW, help="AUROC and AUPRC of a model's scores, beside baselines",
+        description="Score labelled variants, and rank them by each score: the model's likelihood ratio, what only\n"
+        "its architecture shows (shifts of chunk boundaries, changes of chunk vectors, entropy) and a regression\n"
+        "on these, the same with random weights, Markov chains counted on the corpus, and columns of the file.\n"
+        "Writes page.html, table.md, results.json and variants.tsv.",
+        epilog="examples:\n"
+        "  dnachunker variants benchmark --model exported/first --fasta hg38.fa --vcf brca1.vcf.gz \\\n"
+        "      --label INFO/CLS=LOF --against INFO/CADD --by INFO/CONSEQ --corpus corpora/first --output out/brca1\n"
+        "  dnachunker variants benchmark --model exported/first --suite satmut --data downloads --fasta hg38.fa \\\n"
+        "      --output out/satmut\n\n"
+        "A column of a VCF is INFO/KEY, ID, QUAL or FILTER; a column of a table has its own name. Columns of a suite\n"
+        "give way to those of the command line.",
+    )  # fmt: skip
+    verb.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
+    verb.add_argument("--suite", metavar="NAME", help="brca1, clinvar, satmut or traitgym: label and columns known")
+    verb.add_argument("--data", metavar="DIR", help="folder with the files of the suite, which you have fetched")
+    verb.add_argument("--fasta", metavar="FILE", help=GENOME_HELP)
+    verb.add_argument(
+        "--vcf", metavar="FILE",
+        help="variants: VCF, BCF, or a .tsv, .csv or .parquet with the columns chrom, pos, ref and alt",
+    )  # fmt: skip
+    verb.add_argument(
+        "--label", metavar="CONDITION",
+        help="what is positive: INFO/CLS=LOF (all else is negative), INFO/CLS=LOF:FUNC (these are negative, others "
+        "are left out) or P-Value<1e-5; several values between commas",
+    )  # fmt: skip
+    verb.add_argument(
+        "--only", action="append", default=[], metavar="CONDITION", help="leave out others; may be repeated"
+    )
+    verb.add_argument(
+        "--against", action="append", default=[], metavar="COLUMN",
+        help="column with another score, of which high values count as positive; may be repeated",
+    )  # fmt: skip
+    verb.add_argument("--by", metavar="COLUMN", help="column of the strata")
+    verb.add_argument(
+        "--corpus", metavar="CORPUS",
+        help="the model's training corpus: for Markov chains, and to look for the variants' surroundings in it",
+    )  # fmt: skip
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder to create")
+    verb.add_argument(
+        "--context", type=at_least(1), metavar="BASES", help="window around a variant (default: as in pretraining)"
+    )
+    for name, least, default, meaning in (
+        ("radius", 0, 100, "bases on each side that count as nearby"),
+        ("longest", 1, 50, "longest allele that is scored, in bases"),
+        ("resamples", 1, 1000, "resamples of the bootstrap"),
+        ("seed", 0, 0, "of bootstrap, folds and random weights"),
+    ):
+        verb.add_argument(
+            f"--{name}", type=at_least(least), default=default, metavar="N", help=f"{meaning} (default: {default})"
+        )
+    verb.add_argument("--no-architecture", action="store_true", help="likelihoods only, in a third of the time")
+    verb.add_argument("--no-random-weights", action="store_true", help="leave out the network with random weights")
+    verb.set_defaults(run_verb=_benchmark)
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dnachunker.foundations.failures import BadInput
+
+    from .benchmark import BenchmarkOptions, benchmark
+    from .variant_suites import load_variant_suite
+
+    suite = load_variant_suite(arguments.suite) if arguments.suite else None
+    found = {name: getattr(arguments, name) for name in ("fasta", "vcf", "label")}
+    if suite:
+        if arguments.data is None:
+            raise BadInput(f"--suite {arguments.suite}: --data is missing: the folder with {suite.vcf}. {suite.about}")
+        found["label"] = found["label"] or suite.label
+        for name in ("vcf", "fasta"):
+            if found[name] is None and (file := getattr(suite, name)):
+                found[name] = str(Path(arguments.data) / file)
+    for name, value in found.items():
+        if value is None:
+            raise BadInput(f"--{name} is missing" + ("" if suite else "; or name a --suite"))
+    options = BenchmarkOptions(
+        Path(found["fasta"]), Path(found["vcf"]), found["label"],
+        only=tuple(arguments.only or (suite.only if suite else ())),
+        by=arguments.by or (suite.by if suite else None),
+        against=tuple(arguments.against or (suite.against if suite else ())),
+        corpus=arguments.corpus, context=arguments.context, radius=arguments.radius, longest=arguments.longest,
+        architecture=not arguments.no_architecture, random_weights=not arguments.no_random_weights,
+        resamples=arguments.resamples, seed=arguments.seed,
+        title=suite.title if suite else None, about=suite.about if suite else None,
+    )  # fmt: skip
+    output = Path(arguments.output)
+    print(benchmark(Path(arguments.model), output, options).read_text("utf-8"))
+    print(f"wrote {output}")
+    return 0
 
 
 def _score_variants(arguments: argparse.Namespace) -> int:
