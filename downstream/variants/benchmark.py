@@ -13,6 +13,7 @@ from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.dataprep.genomes.contig_names import agree_on_contigs
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.input_file import hash_file
+from dnachunker.dataprep.similarity.kmer_sketch import KMER
 from dnachunker.dataprep.similarity.overlap import shares_in_train
 from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.output_folder import OPTIONS, check_place
@@ -23,7 +24,7 @@ from dnachunker.foundations.failures import BadInput
 from .alleles import Alleles
 from .benchmark_page import Findings, write_findings
 from .labelled_variants import Condition, Label, Row, describe_values, numbers_of, read_variants
-from .ranking import Floats, Labels, rank
+from .ranking import Floats, Labels, auroc_difference, rank
 from .reference import SCORED, Reference, check_assembly, look
 from .regression import FOLDS, Folds, Sites, calibrate, combine, folds_by_site
 from .score_columns import (
@@ -84,7 +85,7 @@ class _Labelled:
     variants: list[ScoredVariant]
     labels: Labels
     sites: Sites
-    overlap: Mapping[str, float]  # share of the 31-mers around the variants that the corpus holds
+    overlap: Mapping[str, float]  # share of the k-mers around the variants that the corpus holds, by place
     left_out: Mapping[str, int]
 
 
@@ -176,20 +177,21 @@ def _labelled(
     ]
     overlap = {}
     if corpus:
-        around = _around(genome, [(names[contig], start) for contig, start in places], context // 2)
-        groups = {"everywhere": around, "outside soft-masked repeats": [one.translate(_SOFT_MASKED) for one in around]}
-        if all(one.isupper() for one in around):  # the genome is not soft-masked
-            del groups["outside soft-masked repeats"]
+        spans = [(names[row.fields[0]], alleles.start, alleles.end) for row, _, alleles in kept]
+        around = _around(genome, spans, context // 2)
+        groups = {"over the variants": _around(genome, spans, KMER - 1), "in their windows": around}
+        if not all(one.isupper() for one in around):
+            groups["in their windows, outside soft-mask"] = [one.translate(_SOFT_MASKED) for one in around]
         overlap = shares_in_train(corpus, groups, _SPLIT)
     sites = np.array([numbers[place] for place in places])
     return _Labelled([row for row, _, _ in kept], variants, labels, sites, overlap, left_out)
 
 
-def _around(genome: Genome, places: Sequence[tuple[str, int]], flank: int) -> list[str]:
-    """The letters around the places, which are sorted by contig and position; each base once."""
+def _around(genome: Genome, spans: Sequence[tuple[str, int, int]], flank: int) -> list[str]:
+    """The letters of spans and their flanks; spans are sorted by contig and start; each base once."""
     merged: list[tuple[str, int, int]] = []
-    for contig, at in places:
-        start, end = max(0, at - flank), min(genome.lengths[contig], at + flank)
+    for contig, first, last in spans:
+        start, end = max(0, first - flank), min(genome.lengths[contig], last + flank)
         if merged and merged[-1][0] == contig and start <= merged[-1][2]:
             start, end = merged[-1][1], max(end, merged.pop()[2])
         merged.append((contig, start, end))
@@ -247,6 +249,13 @@ def _findings(
         for score in scores
         for name, chosen in strata.items()
     }
+    likelihood = scores[0].ranked
+    differences = {
+        score.name: auroc_difference(
+            data.labels, score.ranked, likelihood, resamples=options.resamples, seed=options.seed
+        )
+        for score in scores[1:]
+    }
     calibrations = {score.name: calibrate(data.labels, score.ranked, data.sites, options.seed) for score in scores}
     described: dict[str, Any] = {
         "verb": "variants benchmark", "model": exported.fingerprint, "fasta": [options.fasta.name,
@@ -257,8 +266,8 @@ def _findings(
         "resamples": options.resamples, "seed": options.seed,
     }  # fmt: skip
     return Findings(
-        options.title or f"Variants of {options.vcf.name}", data.rows, data.labels, scores, rankings, calibrations,
-        list(strata), data.overlap, described, _notes(data, corpus, options, context),
+        options.title or f"Variants of {options.vcf.name}", data.rows, data.labels, scores, rankings, differences,
+        calibrations, list(strata), data.overlap, described, _notes(data, corpus, options, context),
     )  # fmt: skip
 
 
@@ -270,6 +279,7 @@ def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, co
         "AUROC is 0.5 for a score without information; AUPRC is then the share of positives. Intervals are 95 % "
         f"percentile bootstraps over variants ({options.resamples:,} resamples, each class by itself). They do not "
         "account for variants at one position being alike, and are too narrow where a class has only a few.",
+        f"The difference is the AUROC minus that of `{LIKELIHOOD}`, in the same resamples. "
         f"Windows of {context:,} bases; nearby is within {options.radius:,} bases of the alleles.",
     ]
     if options.architecture:
@@ -281,8 +291,8 @@ def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, co
     if corpus:
         shares = ", ".join(f"{share:.2%} {where}" for where, share in data.overlap.items())
         notes.append(
-            f"Of the distinct 31-mers in the windows around the variants, on either strand, the {_SPLIT} split of the "
-            f"corpus holds: {shares}. Markov chains are counted on the same split."
+            f"Of the distinct {KMER}-mers, on either strand, the {_SPLIT} split of the corpus holds: {shares}. Repeats "
+            "are shared by unrelated sequence too. Markov chains are counted on the same split."
         )
     else:
         notes.append("No --corpus was named: no Markov chains, and no check whether training saw these sequences.")

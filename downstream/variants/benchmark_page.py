@@ -22,7 +22,7 @@ from .score_columns import ALL_COMBINED, COMBINED, LIKELIHOOD, RANDOM, Score
 
 DASH = "–"
 _COLOURS = ("#1f6feb", "#c2410c", "#2e9e83", "#6f42c1", "#d29922", "#8c959f", "#0e7490", "#be185d", "#4d7c0f")
-_HEADER = ["score", "AUROC", "AUPRC", "Brier", "positive", "negative", "meaning"]
+_HEADER = ["score", "AUROC", "difference", "AUPRC", "Brier", "positive", "negative", "meaning"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Findings:
     Attributes:
         rows, labels: of the variants; scores: columns over these.
         rankings: by name of the score and stratum; the first stratum is all variants.
+        differences: by name of the score, its AUROC minus that of the first score.
         calibrations: by name of the score; None where there are too few variants.
-        overlap: share of the 31-mers around the variants that the corpus holds, by part of the genome.
+        overlap: share of the k-mers around the variants that the corpus holds, by place.
         options: what the findings were made from, as JSON holds it.
     """
 
@@ -42,6 +43,7 @@ class Findings:
     labels: Labels
     scores: Sequence[Score]
     rankings: Mapping[tuple[str, str], Ranking]
+    differences: Mapping[str, Estimate | None]
     calibrations: Mapping[str, Calibration | None]
     strata: Sequence[str]
     overlap: Mapping[str, float]
@@ -75,7 +77,8 @@ def _body(findings: Findings) -> list[list[str]]:
         ranking, calibration = findings.rankings[score.name, findings.strata[0]], findings.calibrations[score.name]
         brier = f"{calibration.brier:.3f}" if calibration else DASH
         counts = [f"{ranking.positives:,}", f"{ranking.negatives:,}"]
-        body.append([score.name, _shown(ranking.auroc), _shown(ranking.auprc), brier, *counts, score.meaning])
+        estimates = [ranking.auroc, findings.differences.get(score.name), ranking.auprc]
+        body.append([score.name, *map(_shown, estimates), brier, *counts, score.meaning])
     return body
 
 
@@ -117,10 +120,11 @@ def _results(findings: Findings) -> dict[str, Any]:
                "observed": found.observed.tolist()} if found else None
         for name, found in findings.calibrations.items()
     }  # fmt: skip
+    differences = {name: asdict(found) if found else None for name, found in findings.differences.items()}
     overlap = {where: None if np.isnan(share) else share for where, share in findings.overlap.items()}
     return {
-        "title": findings.title, "options": dict(findings.options), "rows": rows, "calibration": calibrations,
-        "overlap_31mers": overlap, "notes": list(findings.notes),
+        "title": findings.title, "options": dict(findings.options), "rows": rows, "auroc_differences": differences,
+        "calibration": calibrations, "overlap": overlap, "notes": list(findings.notes),
     }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def _add_benchmark(verbs: Any) -> None:
         verb.add_argument(
             f"--{name}", type=at_least(least), default=default, metavar="N", help=f"{meaning} (default: {default})"
         )
-    verb.add_argument("--no-architecture", action="store_true", help="likelihoods only, in a third of the time")
+    verb.add_argument("--no-architecture", action="store_true", help="likelihoods only, in a quarter of the time")
     verb.add_argument("--no-random-weights", action="store_true", help="leave out the network with random weights")
     verb.set_defaults(run_verb=_benchmark)
 

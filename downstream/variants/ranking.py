@@ -58,17 +58,37 @@ def rank(labels: Labels, scores: Floats, *, resamples: int, seed: int) -> Rankin
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return Ranking(positives, negatives)
-    _, levels = np.unique(scores, return_inverse=True)
-    drawn = [
-        (_auroc(*counts), _auprc(*counts)) for counts in _resamples(levels[labels], levels[~labels], resamples, seed)
-    ]
     points = (roc_auc_score(labels, scores), average_precision_score(labels, scores))
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    estimates = []
-    for number, point in enumerate(points):
-        low, high = np.quantile(np.concatenate([part[number] for part in drawn]), tails)
-        estimates.append(Estimate(float(point), float(low), float(high)))
+    drawn = _bootstrap(labels, scores, resamples, seed)
+    estimates = [_estimate(float(point), values) for point, values in zip(points, drawn, strict=True)]
     return Ranking(positives, negatives, *estimates)
+
+
+def auroc_difference(labels: Labels, ours: Floats, theirs: Floats, *, resamples: int, seed: int) -> Estimate | None:
+    """AUROC of one score minus that of another, where both have values; the resamples are the same for both.
+
+    Returns:
+        None where a class is empty.
+    """
+    known = np.isfinite(ours) & np.isfinite(theirs)
+    labels, pair = labels[known], (ours[known], theirs[known])
+    if labels.all() or not labels.any():
+        return None
+    points = [float(roc_auc_score(labels, scores)) for scores in pair]
+    drawn = [_bootstrap(labels, scores, resamples, seed)[0] for scores in pair]
+    return _estimate(points[0] - points[1], drawn[0] - drawn[1])
+
+
+def _estimate(point: float, drawn: Floats) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(point, float(low), float(high))
+
+
+def _bootstrap(labels: Labels, scores: Floats, resamples: int, seed: int) -> Floats:
+    """(2, resamples): AUROC and AUPRC. The rows of a resample depend on seed and labels only."""
+    _, levels = np.unique(scores, return_inverse=True)
+    counts = _resamples(levels[labels], levels[~labels], resamples, seed)
+    return np.concatenate([np.stack([_auroc(*drawn), _auprc(*drawn)]) for drawn in counts], axis=1)
 
 
 def _resamples(positive: Counts, negative: Counts, count: int, seed: int) -> Iterator[tuple[Counts, Counts]]:

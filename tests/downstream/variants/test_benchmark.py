@@ -94,6 +94,9 @@ def test_planted_scores_are_told_from_noise_in_every_stratum(found: Path) -> Non
     assert rows["INFO/good", "INFO/K=one"]["auroc"] is None  # one class
     assert rows["INFO/part", "all"]["auroc"] is None  # one variant has a value
     assert rows["INFO/good", "INFO/K=two"]["auroc"]["value"] == 1.0
+    difference = results["auroc_differences"]["INFO/good"]
+    assert difference["value"] == pytest.approx(1 - rows["likelihood", "all"]["auroc"]["value"])
+    assert difference["low"] == pytest.approx(1 - rows["likelihood", "all"]["auroc"]["high"])
     assert results["calibration"]["INFO/good"]["brier"] < 0.05 < results["calibration"]["INFO/bad"]["brier"]
     for name in ("likelihood", *ARCHITECTURE, "likelihood_architecture"):
         assert 0 <= rows[name, "all"]["auroc"]["low"] <= rows[name, "all"]["auroc"]["high"] <= 1
@@ -107,7 +110,7 @@ def test_planted_scores_are_told_from_noise_in_every_stratum(found: Path) -> Non
 def test_random_letters_are_not_in_the_corpus_and_a_planted_leak_is_reported(
     export: Path, found: Path, sample_corpus: Path, tmp_path: Path
 ) -> None:
-    assert json.loads((found / "results.json").read_text())["overlap_31mers"]["everywhere"] < 0.01
+    assert json.loads((found / "results.json").read_text())["overlap"]["in their windows"] < 0.01
     source = Path(__file__).resolve().parents[3] / "dataprep" / "sample" / "helicobacter_pylori_F32.fa.gz"
     with Genome(source) as genome:
         letters = genome.fetch(next(iter(genome.lengths)), 100_000, 101_000)
@@ -116,8 +119,10 @@ def test_random_letters_are_not_in_the_corpus_and_a_planted_leak_is_reported(
     more = ["--label", "INFO/CLS=LOF", "--corpus", str(sample_corpus), "--no-architecture", "--no-random-weights"]
     assert run(export, tmp_path / "leak.fa", tmp_path / "v.vcf", tmp_path / "out", *more) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["overlap_31mers"]["everywhere"] > 0.99
-    assert "the train split of the corpus holds: 100.00% everywhere" in (tmp_path / "out" / "table.md").read_text()
+    assert results["overlap"]["in their windows"] > 0.99
+    assert (
+        "the train split of the corpus holds: 100.00% over the variants" in (tmp_path / "out" / "table.md").read_text()
+    )
     assert {row["score"] for row in results["rows"]} == {"likelihood", "likelihood_size", "markov5", "markov8"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnachunker.downstream.variants import ranking
-from dnachunker.downstream.variants.ranking import rank
+from dnachunker.downstream.variants.ranking import auroc_difference, rank
 
 
 def drawn(seed: int, positives: int, negatives: int, shift: float, digits: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -68,3 +68,16 @@ def test_variants_without_a_score_are_left_out_and_one_class_has_no_auroc() -> N
         one = rank(of[of == of[0]], scores[of == of[0]], resamples=50, seed=0)
         assert (one.auroc, one.auprc) == (None, None)
     assert one.negatives == 60
+
+
+def test_a_difference_is_paired() -> None:
+    labels, scores = drawn(3, 100, 200, 1.0)
+    better = scores + 0.3 * labels
+    found = auroc_difference(labels, better, scores, resamples=500, seed=0)
+    alone = rank(labels, scores, resamples=500, seed=0).auroc
+    assert found is not None
+    assert alone is not None
+    assert found.value == pytest.approx(roc_auc_score(labels, better) - roc_auc_score(labels, scores))
+    assert 0 < found.low < found.value < found.high
+    assert found.high - found.low < (alone.high - alone.low) / 2
+    assert auroc_difference(labels, better, np.where(labels, np.nan, scores), resamples=5, seed=0) is None
