@@ -6,6 +6,7 @@ from typing import Any
 from .arguments import add_genome_arguments
 from .classification import commands as classification
 from .generation import commands as generation
+from .per_base import commands as per_base
 from .studies import commands as studies
 from .tasks import commands as tasks
 from .tracks import commands as tracks
@@ -16,7 +17,7 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 def add_verbs(verbs: Any) -> None:
     """Add this package's verbs to the `dnachunker` command."""
-    for before in (tasks, classification, tracks, variants):
+    for before in (tasks, classification, per_base, tracks, variants):
         before.add_verbs(verbs)
     embed = verbs.add_parser(
         "embed", formatter_class=_RAW, help="vectors of sequences: one per region, per chunk or per base",

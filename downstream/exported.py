@@ -19,13 +19,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import BASES, IUPAC_AMBIGUOUS
 
-Head = Literal["none", "boundaries", "trunk", "masked", "causal", "classifier"]
+Head = Literal["none", "boundaries", "trunk", "masked", "causal", "classifier", "bases"]
 _HEADS = {
     "none": AutoModel,
     "boundaries": AutoModel,
@@ -33,6 +34,7 @@ _HEADS = {
     "masked": AutoModelForMaskedLM,
     "causal": AutoModelForCausalLM,
     "classifier": AutoModelForSequenceClassification,
+    "bases": AutoModelForTokenClassification,
 }
 _BATCH_BASES = {"cuda": 65_536, "cpu": 8192}  # larger batches do not fit into the caches of a CPU
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
@@ -133,7 +135,8 @@ class Exported:
             head: "boundaries" leaves out the trunk and the decoders: the same boundaries and probabilities in about
                 half the time, but no meaningful vectors. "trunk" leaves out the decoders: hidden states up to the
                 trunk's are meaningful.
-            classes: outputs of the classifier's head; the head is random unless the folder holds one.
+            classes: outputs of the head of "classifier" (per sequence) and "bases" (per base); the head is random
+                unless the folder holds one.
             seed: of random weights.
 
         Raises:
@@ -144,7 +147,7 @@ class Exported:
             kind = "causal: it has no predictions at masks" if causal else "not causal; pretrain with model.causal=true"
             raise BadInput(f"{self.folder}: this model is {kind}")
         torch.manual_seed(seed)
-        extra: dict[str, Any] = {"num_labels": classes} if head == "classifier" else {}
+        extra: dict[str, Any] = {"num_labels": classes} if head in ("classifier", "bases") else {}
         if head == "boundaries":
             extra = {"trunk_layers": 0, "decoder_layers": [0] * self.config.stages}
         if head == "trunk":

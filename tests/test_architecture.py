@@ -76,7 +76,7 @@ ORDER = {
         {"exported", "regions"},
         {"annotations", "tasks", "windows"},
         {"classification", "embed", "studies", "tracks", "variants"},
-        {"generation"},
+        {"generation", "per_base"},
         {"commands"},
     ),
     "cluster": (
@@ -112,12 +112,14 @@ OWNERS = {
     "webdataset": {"dataprep/corpus/webdataset_view.py"},
     "matplotlib": {
         "foundations/figure_style.py",
+        "downstream/per_base/outputs.py",
         "downstream/studies/figures.py",
         "experiments/results/figures.py",
     },
     "numba": {
         "dataprep/base_loops.py",
         "dataprep/similarity/kmer_loops.py",
+        "downstream/per_base/markov_loops.py",
         "pretrain/data/window_loops.py",
         "pretrain/data/masking_loops.py",
         "pretrain/order/counter_random.py",

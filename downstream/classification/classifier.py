@@ -88,8 +88,10 @@ def fit(
     weights = weights.to(exported.device)
     most_steps = config.epochs * -(-len(train) // config.batch_size)
     steps = min(most_steps, config.max_steps or most_steps)
-    optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))
+    optimizer = torch.optim.AdamW(parameter_groups(network, config.weight_decay), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_share(step, steps, config.warmup)
+    )
     # score (the lowest there is), epoch, and weights to restore if no epoch ends
     best = (-1.0, 0, _copied(network))
     history: list[tuple[int, float, float]] = []
@@ -185,7 +187,8 @@ def predict(
     return ranks.interleave(np.concatenate(found) if found else np.zeros((0, 0)), len(sequences))
 
 
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for AdamW: trained parameters with weight decay, and norms, biases and embeddings without."""
     plain: Any = network
     if hasattr(network, "get_base_model"):
         plain = plain.get_base_model()
@@ -200,7 +203,8 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
+def learning_rate_share(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at a step from 0: it rises for a share `warmup` of the steps, then falls to 0."""
     rising = warmup * steps
     return (step + 1) / (rising + 1) if step < rising else max(0.0, (steps - step) / max(1.0, steps - rising))
 

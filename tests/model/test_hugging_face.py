@@ -71,7 +71,7 @@ ISOLATED = """
         sys.meta_path.insert(0, Blocked())
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     folder = sys.argv[1]
     expected = torch.load(folder + "/../expected.pt", weights_only=True)
@@ -87,6 +87,8 @@ ISOLATED = """
         assert torch.allclose(model.lm_head(hidden)[0], logits[0], atol=1e-5)
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, num_labels=5)
     assert classifier(expected["ids"]).logits.shape == (2, 5)
+    labeller = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True, num_labels=3)
+    assert labeller(expected["ids"]).logits.shape == (2, 150, 3)
     assert AutoConfig.from_pretrained(folder, trust_remote_code=True).width == 32
     assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("AC")["input_ids"] == [7, 8]
     assert ("numba" in sys.modules) == (sys.argv[2] == "with-numba")

@@ -1,0 +1,57 @@
+"""Turn class probabilities of single bases into segments, by a Markov chain over classes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .labels import IGNORED
+from .markov_loops import most_likely_path
+
+_PSEUDOCOUNT = 1e-3  # steps from a class to a class that training does not show
+_LEAST = 1e-6  # a smaller probability of a network counts as this one, since no network is so sure
+
+
+@dataclass(frozen=True)
+class ClassChain:
+    """A Markov chain over classes along a sequence.
+
+    Attributes:
+        shares: (classes,) of all bases. transitions: (classes, classes), from row to column.
+    """
+
+    shares: NDArray[np.float64]
+    transitions: NDArray[np.float64]
+
+    def decode(
+        self, probabilities: NDArray[np.float32], lengths: Sequence[int], weights: NDArray[np.float32] | None = None
+    ) -> NDArray[np.int64]:
+        """The most likely class of every base, (L,), given how long segments are.
+
+        A network's P(class | window) over the share of the class stands for P(window | class), as in hybrid models of
+        speech. So a class does not change for single bases at which another one is a little more likely.
+
+        Args:
+            probabilities: (L, classes) of regions, one after the other; lengths: bases of each.
+            weights: (classes,), of the classes in the loss of training, which act as if the shares were other ones.
+        """
+        prior = self.shares if weights is None else self.shares * weights
+        scores = np.log(np.maximum(probabilities.astype(np.float64), _LEAST)) - np.log(prior)
+        parts = np.split(scores, np.cumsum(lengths)[:-1])
+        logs = np.log(self.transitions), np.log(self.shares)
+        return np.concatenate([most_likely_path(part, *logs) for part in parts])
+
+
+def count_chain(sequences: Iterable[NDArray[np.int64]], classes: int) -> ClassChain:
+    """Count the labels (L,) of several sequences; bases without a label are left out. Every class must occur."""
+    steps = np.zeros((classes, classes))
+    shares = np.zeros(classes)
+    for labels in sequences:
+        known = labels != IGNORED
+        shares += np.bincount(labels[known], minlength=classes)
+        both = known[:-1] & known[1:]
+        pairs = labels[:-1][both] * classes + labels[1:][both]
+        steps += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    steps += _PSEUDOCOUNT
+    return ClassChain(shares / shares.sum(), steps / steps.sum(axis=1, keepdims=True))
