@@ -5,11 +5,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.launches import Given
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.routing import Router, Segmentation
 
-from .inputs import packed
+from .inputs import Given, packed
 from .machine import Machine
 
 BACKENDS = {"triton": "kernels", "reference": "plain torch"}

@@ -9,6 +9,8 @@ class Hardware:
 
     Attributes:
         bf16, fp32: FLOP per second of matrix products.
+        bandwidth: bytes per second of its memory.
+        instructions: that warps issue per second, four a clock and multiprocessor.
         memory: bytes.
         within_node: bytes per second and direction to the GPUs of the same machine.
         between_nodes: bytes per second and direction over the network, for each GPU while all GPUs of a machine send.
@@ -17,6 +19,8 @@ class Hardware:
     name: str
     bf16: float
     fp32: float
+    bandwidth: float
+    instructions: float
     memory: float
     within_node: float
     between_nodes: float
@@ -29,10 +33,11 @@ class Hardware:
 HARDWARE = {
     item.name: item
     for item in (
-        Hardware("a100", 312e12, 19.5e12, 80e9, 300e9, 25e9),
-        Hardware("h100", 989e12, 67e12, 80e9, 450e9, 50e9),
-        Hardware("h200", 989e12, 67e12, 141e9, 450e9, 50e9),
-        Hardware("b200", 2250e12, 75e12, 180e9, 900e9, 50e9),
-        Hardware("l40s", 362e12, 91.6e12, 48e9, 32e9, 12.5e9),
+        Hardware("a100", 312e12, 19.5e12, 2.04e12, 0.61e12, 80e9, 300e9, 25e9),
+        Hardware("h100", 989e12, 67e12, 3.35e12, 1.05e12, 80e9, 450e9, 50e9),
+        Hardware("h200", 989e12, 67e12, 4.8e12, 1.05e12, 141e9, 450e9, 50e9),
+        Hardware("b200", 2250e12, 75e12, 8.0e12, 1.16e12, 180e9, 900e9, 50e9),
+        Hardware("l40s", 362e12, 91.6e12, 0.86e12, 1.43e12, 48e9, 32e9, 12.5e9),
+        Hardware("4090", 165e12, 82.6e12, 1.01e12, 1.29e12, 24e9, 32e9, 12.5e9),
     )
 }

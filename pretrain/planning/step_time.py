@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HASH_RATE = 1.0e9  # bytes a second of sha256, as if one rank hashed all files; each rank hashes its own
 _PREFETCH_VALUES = 50_000_000  # DeepSpeed's stage3_prefetch_bucket_size
 _BACKWARD_SHARE = 2 / 3  # of a pass
-# Operations of a forward and a backward pass, counted by the counter of `benchmarks/launches.py`
+# Operations of a forward and a backward pass in plain torch; a test compares them with what torch dispatches
 _FIXED_OPERATIONS, _STAGE_OPERATIONS, _TRUNK_LAYER_OPERATIONS = 111, 179, 63
 _QK_NORM_OPERATIONS = 40  # of a trunk layer
 _MIXER_LAYER_OPERATIONS = {"bimamba": 125, "conv": 62, "transformer": 148}

@@ -1,0 +1,42 @@
+"""What a training step of the 172M model costs on a GPU, counted on fake tensors, does not rise."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
+# Of a step of 65,536 bases: launches, GB, GiB at the peak. Lower them when the count falls.
+LIMITS = {"bf16": (3_320, 373.0, 29.5), "bf16-autocast": (3_700, 412.0, 31.2)}
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("step_cost", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["step_cost"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_a_step_costs_no_more_than_noted(tool: ModuleType, precision: str) -> None:
+    one, two = (tool.step_cost(precision=precision, trunk_layers=layers) for layers in (1, 2))
+
+    def with_30_layers(a: float, b: float) -> float:
+        return a + 29 * (b - a)  # every layer of the trunk costs the same
+
+    found = (
+        with_30_layers(one.total.launches, two.total.launches),
+        with_30_layers(one.total.bytes, two.total.bytes) / 1e9,
+        with_30_layers(one.peak, two.peak) / 2**30,
+    )
+    for value, limit in zip(found, LIMITS[precision], strict=True):
+        assert 0.97 * limit <= value <= limit, found
+    assert not one.places.get("other", tool.Cost()).bytes > 1e9, "nearly all bytes have a place"
