@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -162,7 +163,8 @@ class Meter(TorchDispatchMode):
 
     def launch(self, name: str, arguments: dict[str, Any]) -> None:
         tensors = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
-        moved = sum(map(size, tensors.values())) + sum(size(tensors[key]) for key in WRITTEN_TWICE.get(name, ()))
+        different = {id(tensor): tensor for tensor in tensors.values()}.values()
+        moved = sum(map(size, different)) + sum(size(tensors[key]) for key in WRITTEN_TWICE.get(name, ()))
         read = tensors.get("raw", tensors.get("delta", tensors.get("u")))  # (2, T, D), of both directions
         instructions = INSTRUCTIONS[name] * read.numel() / 32 if name in INSTRUCTIONS and read is not None else 0.0
         self._add(self.place(), name, Cost(launches=1, bytes=moved, instructions=instructions))
@@ -259,6 +261,8 @@ def faked() -> Iterator[SimpleNamespace]:
         for owner, name, value in (
             (kernels, "triton_works", lambda device: True),
             (attention, "attention_backend", lambda *_: "torch_varlen"),
+            # on CUDA, RMSNorm is one kernel as LayerNorm is
+            (F, "rms_norm", lambda x, shape, weight=None, eps=None: F.layer_norm(x, shape, weight, None, eps or 1e-5)),
             (torch.cuda, "device_of", lambda tensor: contextlib.nullcontext()),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

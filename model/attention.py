@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import attention_backend, compiled, compiles
+from .kernels import attention_backend, compiled, compiles, fused_kernels, scan_backend
+from .norms import StreamLayerNorm
 from .packing import Packing
 
 
@@ -37,7 +38,8 @@ def packed_attention(
         varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
         window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
         width = q.shape[-1]
-        q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))  # the kernel takes multiples of 8 only
+        if width % 8:  # the kernel takes multiples of 8 only
+            q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))
         scale = width**-0.5
         varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, scale=scale, window_size=window)
         return varlen_out[..., :width]
@@ -87,35 +89,42 @@ class TrunkLayer(GradientCheckpointingLayer):
         width, hidden = config.width, config.mlp_ratio * config.width
         self.heads = config.num_heads
         self.config, self.causal = config, config.causal
-        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+        self.attention_norm = StreamLayerNorm(width, config.norm_eps, config.scan_backend)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm, self.key_norm = (
             HeadNorm(width // config.num_heads, eps=config.norm_eps) if config.qk_norm else None for _ in range(2)
         )
         self.attention_out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+        self.mlp_norm = StreamLayerNorm(width, config.norm_eps, config.scan_backend)
         self.mlp_in = nn.Linear(width, hidden, bias=False)
         self.mlp_out = nn.Linear(hidden, width, bias=False)
         self.compile_mlp = config.compile_trunk
 
     def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor) -> Tensor:
         """x (T, D), angles from `rotary_angles` -> (T, D)."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.unbind(1)
-        q, k = self.placed(q, k, cos, sin)
+        x, normed = self.attention_norm(x)
+        q, k, v = self.placed(self.qkv(normed), cos, sin)
         attended = packed_attention(q, k, v, packing, self.config.trunk_attention, causal=self.causal)
-        x = x + self.attention_out(attended.flatten(1))
+        branch = self.attention_out(attended.flatten(1))
         if compiles(self.compile_mlp, x.device.type):
             weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight
-            return compiled(feed_forward)(x, *weights, self.mlp_norm.eps)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+            return compiled(feed_forward)(x + branch, *weights, self.mlp_norm.eps)
+        x, normed = self.mlp_norm(x, branch)
+        return x + self.mlp_out(F.gelu(self.mlp_in(normed)))
 
-    def placed(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys (T, H, D/H) turned by their positions' angles, then normalised if `qk_norm` is set."""
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    def placed(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (T, H, D/H) from their projection (T, 3 D), which may be overwritten.
+
+        Queries and keys are turned by their positions' angles, then normalised if `qk_norm` is set.
+        """
+        if scan_backend(self.config.scan_backend, qkv.device.type, qkv.dtype) == "triton":
+            q, k, v = fused_kernels().rotated(qkv, cos, sin, self.heads)
+        else:
+            q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(1)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if self.query_norm is None or self.key_norm is None:
-            return q, k
-        return self.query_norm(q), self.key_norm(k)
+            return q, k, v
+        return self.query_norm(q), self.key_norm(k), v
 
 
 class Trunk(nn.Module):

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, scan_backend, selective_scan
+from .norms import StreamRMSNorm
 from .packing import Packing
 
 
@@ -51,7 +52,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.backend = config.scan_backend
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
         self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
@@ -59,7 +60,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
-        u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        x, normed = self.norm(x)
+        u, z = self.in_proj(normed).chunk(2, dim=-1)
         if scan_backend(self.backend, u.device.type, u.dtype) == "triton":
             return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         u = u.contiguous()

@@ -34,7 +34,7 @@ class _MambaMemory:
     def step(self, x: Tensor, rows: Tensor) -> Tensor:
         """The layer at the next position of `rows`. x (R, D) -> (R, D)."""
         layer, way = self._layer, self._layer.forward_direction
-        u, z = layer.in_proj(layer.norm(x)).chunk(2, dim=-1)
+        u, z = layer.in_proj(layer.norm(x)[1]).chunk(2, dim=-1)
         seen = torch.cat((self.inputs[rows], u.unsqueeze(1)), dim=1)  # (R, W, Dm)
         self.inputs[rows] = seen[:, 1:]
         u = F.silu(way.conv_bias + (seen * way.conv_weight.t()).sum(1))
@@ -104,13 +104,12 @@ class _TrunkMemory:
 def _trunk_layer_step(
     layer: Any, x: Tensor, kept: Tensor, rows: Tensor, place: Tensor, earlier: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
-    q, k, v = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1)).unbind(1)
-    q, k = layer.placed(q, k, cos, sin)
+    q, k, v = layer.placed(layer.qkv(layer.attention_norm(x)[1]), cos, sin)
     kept[0, rows, place], kept[1, rows, place] = k, v
     keys, values = kept[:, rows, : earlier.shape[1]].transpose(2, 3)  # (R, H, slots, D/H)
     attended = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values, attn_mask=earlier[:, None, None])
     x = x + layer.attention_out(attended.flatten(1))
-    return x + layer.mlp_out(F.gelu(layer.mlp_in(layer.mlp_norm(x))))
+    return x + layer.mlp_out(F.gelu(layer.mlp_in(layer.mlp_norm(x)[1])))
 
 
 class Recurrence:

@@ -1,11 +1,11 @@
 """Which implementation runs: the one place that chooses the backends of the scan and of attention.
 
-Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; the router too); `mamba_ssm`
-(CUDA; a scan only, the other two as in `chunked`); `cpu` (compiled loops, float32 on the CPU); `chunked` (plain torch,
-all blocks of time at once; any device); `reference` (plain torch, position by position; what tests compare with).
-Attention: `flash_attn`, `torch_varlen` (both CUDA, half precision) or `sdpa`. `auto` takes the fastest backend that
-runs for the device type and dtype. Optional libraries are looked up with importlib, so that Hugging Face's import check
-does not ask for them.
+Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; also the router, the norms
+with their residual sums, and rotary positions); `mamba_ssm` (CUDA; a scan only, the other two as in `chunked`); `cpu`
+(compiled loops, float32 on the CPU); `chunked` (plain torch, all blocks of time at once; any device); `reference`
+(plain torch, position by position; what tests compare with). Attention: `flash_attn`, `torch_varlen` (both CUDA, half
+precision) or `sdpa`. `auto` takes the fastest backend that runs for the device type and dtype. Optional libraries are
+looked up with importlib, so that Hugging Face's import check does not ask for them.
 """
 
 import functools
@@ -155,12 +155,16 @@ def triton_works(device: str) -> bool:
 def fused_kernels() -> SimpleNamespace:
     """The Triton kernels as torch functions; their files are imported only if `triton_works`."""
     from .kernels_triton_conv import conv_silu_both_ways
+    from .kernels_triton_norm import sum_and_norm
+    from .kernels_triton_rotary import rotated
     from .kernels_triton_routing import boundary_probability, cut_chunks
     from .kernels_triton_scan import gated_scan
     from .kernels_triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
         gated_scan=gated_scan,
+        sum_and_norm=sum_and_norm,
+        rotated=rotated,
         conv_silu_both_ways=conv_silu_both_ways,
         smooth_both_ways=smooth_both_ways,
         boundary_probability=boundary_probability,

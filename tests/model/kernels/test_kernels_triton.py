@@ -16,9 +16,12 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: pip install triton", allow_module_level=True)
 
 from dnachunker.model import kernels_reference
+from dnachunker.model.attention import rotary_angles, rotate
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.kernels import scan_backend, smooth
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
+from dnachunker.model.kernels_triton_norm import sum_and_norm
+from dnachunker.model.kernels_triton_rotary import rotated
 from dnachunker.model.kernels_triton_routing import boundary_probability, cut_chunks
 from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
 from dnachunker.model.kernels_triton_smooth import smooth_both_ways
@@ -46,7 +49,9 @@ def packed(lengths: list[int]) -> Packing:
     return Packing(torch.tensor([0, *lengths]).cumsum(0).int(), sum(lengths))
 
 
-def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+def compare(
+    ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor], tolerance: float | None = None
+) -> None:
     """Results and gradients agree, relative to the largest value of each, for an uneven gradient of the result."""
     found = []
     for function in (ours, theirs):
@@ -54,7 +59,7 @@ def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: 
         y = function(*leaves)
         y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
         found.append([y.detach(), *(leaf.grad for leaf in leaves)])
-    tolerance = TOLERANCE[inputs[0].dtype]
+    tolerance = tolerance or TOLERANCE[inputs[0].dtype]
     for index, (a, b) in enumerate(zip(*found, strict=True)):
         assert a is not None
         assert a.shape == b.shape
@@ -139,6 +144,50 @@ def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
         return (both[0] + both[1]) / 2
 
     compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_queries_and_keys_turned_by_their_positions(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    heads, width = 3, 6  # three pairs a head, in tiles of four
+    cos, sin = rotary_angles(torch.arange(0, 5000, 1000), width, 1e4)
+    inputs = [torch.randn(5, 3 * heads * width).to(dtype)]
+
+    def ours(qkv: Tensor) -> Tensor:
+        return torch.stack(rotated(qkv * 1, cos, sin, heads, count=4))  # a linear layer's output is no leaf
+
+    def theirs(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(1)
+        return torch.stack((rotate(q, cos, sin), rotate(k, cos, sin), v))
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("centred", [False, True], ids=["RMSNorm", "LayerNorm"])
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str
+)
+def test_norms_with_the_residual_sum_before_them(dtypes: tuple[torch.dtype, torch.dtype], *, centred: bool) -> None:
+    torch.manual_seed(0)
+    stream, narrow = dtypes  # under autocast, branches and norms are narrower than the stream
+    inputs = [torch.randn(7, 6, dtype=stream) + 1, torch.randn(7, 6).to(narrow), torch.rand(6).to(stream)]
+
+    def ours(x: Tensor, branch: Tensor, weight: Tensor) -> Tensor:
+        total, first = sum_and_norm(x, None, weight, 1e-5, centred=centred, dtype=narrow, rows=2, tiles=2)
+        total, second = sum_and_norm(total, branch, weight, 1e-5, centred=centred, dtype=narrow, rows=2, tiles=2)
+        assert first.dtype == second.dtype == narrow
+        assert total.dtype == stream
+        return torch.stack((total, first, second))
+
+    def theirs(x: Tensor, branch: Tensor, weight: Tensor) -> Tensor:
+        def norm(x: Tensor) -> Tensor:
+            scale = weight.float()
+            return F.layer_norm(x, (6,), scale, None, 1e-5) if centred else F.rms_norm(x, (6,), scale, 1e-5)
+
+        total = x.float() + branch.float()
+        return torch.stack((total, norm(x.float()), norm(total))).to(stream)
+
+    compare(ours, theirs, inputs, 2 * TOLERANCE[narrow])  # gradients of x are rounded twice, once by each norm
 
 
 def test_boundary_probabilities() -> None:
