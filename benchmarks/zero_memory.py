@@ -13,6 +13,8 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +109,16 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for ranks in options.ranks:
         for zero_stage in range(4):
-            most = max(run_ranks(zero_stage, ranks, options.width), key=lambda found: sum(found.values()))
+            found = in_ranks(ranks, partial(measure, zero_stage, ranks, options.width))
+            most = max(found, key=lambda held: sum(held.values()))
             parts = [most[name] / 1e6 for name in ("parameters", "gradients", "optimizer")]
             expected = theory(most["P"], zero_stage, ranks) / 1e6
             cells = [*(f"{part:.1f}" for part in (*parts, sum(parts), expected)), f"{sum(parts) / expected:.2f}"]
             print(f"| {ranks} | {zero_stage} | {' | '.join(cells)} |", flush=True)
 
 
-def run_ranks(zero_stage: int, ranks: int, width: int) -> list[dict[str, int]]:
-    """Run `measure` on every rank, in forked processes, so that nothing is imported again."""
+def in_ranks(ranks: int, function: Callable[[], Any]) -> list[Any]:
+    """What a function returns on every rank, in forked processes, so that nothing is imported again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,12 +128,12 @@ def run_ranks(zero_stage: int, ranks: int, width: int) -> list[dict[str, int]]:
             if (pid := os.fork()) == 0:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_SIZE=str(ranks))
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-                Path(folder, str(rank)).write_text(json.dumps(measure(zero_stage, ranks, width)))
+                Path(folder, str(rank)).write_text(json.dumps(function()))
                 os._exit(0)
             children.append(pid)
         codes = [os.waitpid(pid, 0)[1] for pid in children]
         if any(codes):
-            raise SystemExit(f"a rank failed at ZeRO stage {zero_stage} with {ranks} ranks")
+            raise SystemExit(f"one of {ranks} ranks failed")
         return [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
 
 

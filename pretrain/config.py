@@ -228,7 +228,7 @@ class CheckpointSettings(Config):
         None, description="folder or URL of copies that a run folder without a checkpoint goes on from (null: copy_to)"
     )
     asynchronous: bool = Field(
-        False, description="write checkpoints from a copy in host memory, beside training; see docs/operations.md"
+        True, description="write checkpoints from a copy in host memory, beside training; see docs/operations.md"
     )
     rewarm: Annotated[int, Field(ge=0)] = Field(0, description="steps over which a resumed run's lr rises again")
 

@@ -16,7 +16,7 @@ from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.fetching import fetch_checkpoint
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint
-from dnachunker.pretrain.checkpoints.saving import Save, require_space
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, require_space
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.checkpoints.warm_start import start_from_parent
 from dnachunker.pretrain.data.byte_pairs import merges_of_run
@@ -79,7 +79,10 @@ class Run:
         self.guards = LossGuards(config.guards, state.guards if state else None)
         self.skipped = SkippedBatches(self.folder, state.skipped_batches if state else ())
         self.stop_time = StopTime()
-        self._save: tuple[Save, float] | None = None  # a checkpoint on its way, and the seconds training waited for it
+        self._save: Save | None = None  # a checkpoint on its way
+        self._waited = 0.0  # seconds that training waited for it
+        self._memory = HostMemory()
+        self._probed: tuple[int, dict[str, torch.Tensor]] | None = None  # the latest probe, and its steps done
         self._signalled: float | None = None  # when the signal that ends the run came, by time.monotonic
 
         self._merges = state.merges if state else merges_of_run(self._corpus, config.data, config.tokenization, rank)
@@ -191,8 +194,9 @@ class Run:
             parent=self._parent,
             versions=self._versions(),
         )
-        save = Save(self.folder, self.engine, state, self._probe(), self.rank, config.checkpoint)
-        self._save = save, time.monotonic() - began
+        probe = self._probe(steps_done)
+        self._save = Save(self.folder, self.engine, state, probe, self.rank, config.checkpoint, self._memory)
+        self._waited = time.monotonic() - began
         if not config.checkpoint.asynchronous:
             self.finish_save()
 
@@ -200,23 +204,26 @@ class Run:
         """Complete the checkpoint on its way, if there is one; collective.
 
         Args:
-            wait: for ranks that still write; otherwise they leave the checkpoint on its way.
+            wait: for what is still written; otherwise leave the checkpoint on its way.
         """
-        if self._save is None or not (wait or self._save[0].written):
+        save, began = self._save, time.monotonic()
+        if save is None:
             return
-        (save, seconds), began = self._save, time.monotonic()
-        self.watchdog.enter("save", save.steps_done)
+        if wait:
+            self.watchdog.enter("save", save.steps_done)
+        complete = save.advance(wait=wait)
+        self._waited += time.monotonic() - began
+        if not complete:
+            return
         self._save = None
-        folder = save.commit()
-        seconds += time.monotonic() - began
-        self.stop_time.measure("save", max(seconds, save.seconds))
+        self.stop_time.measure("save", max(self._waited, save.seconds))
         self.journal.write(
-            "checkpoint", steps_done=save.steps_done, folder=folder.name, seconds=round(seconds, 3),
+            "checkpoint", steps_done=save.steps_done, folder=save.folder.name, seconds=round(self._waited, 3),
             stop_seconds=round(self.stop_time.most, 3),
         )  # fmt: skip
         self.journal.say(self.stop_time.warning())
         if self._copies:
-            self._copies.add(folder)
+            self._copies.add(save.folder)
 
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and record how the model cuts one of them into chunks; collective."""
@@ -231,6 +238,7 @@ class Run:
             self.journal.write("diagnostics", steps_done=steps_done, **found)
             for name, message in zip(found["warnings"], found["messages"], strict=True):
                 self.journal.say(f"warning: {name}: {message}")
+        self._probe(steps_done)  # so that a save at this step only copies
         self.stop_time.measure("evaluation", time.monotonic() - began)
 
     def note_probes(self) -> None:
@@ -332,8 +340,13 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
-    def _probe(self) -> dict[str, torch.Tensor]:
-        """A few masked held-out windows and the training model's logits, against which an export is checked."""
+    def _probe(self, steps_done: int) -> dict[str, torch.Tensor]:
+        """A few masked held-out windows and the training model's logits, against which an export is checked.
+
+        The pass is made once a step: a save after an evaluation does not make it again. Collective.
+        """
+        if self._probed and self._probed[0] == steps_done:
+            return self._probed[1]
         batch = self.held_out.batch(_PROBE_WINDOWS)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         self.engine.train(False)
@@ -341,7 +354,9 @@ class Run:
             output = self.engine.forward(**inputs)
         self.engine.train()
         boundaries = {f"boundaries{stage}": cuts for stage, cuts in enumerate(output.boundaries)}
-        return {**inputs, **boundaries, "logits": output.logits.float()}
+        probe = {**inputs, **boundaries, "logits": output.logits.float()}
+        self._probed = steps_done, probe
+        return probe
 
     def _versions(self) -> dict[str, str]:
         return {"dnachunker": __version__, **self.engine.versions, "transformers": transformers.__version__}

@@ -9,13 +9,15 @@ from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
 
-from .saving import newest_whole_checkpoint
+from .saving import discard_partials, newest_whole_checkpoint
 from .state import RunState, read_state
 from .stored_parts import WEIGHTS, StoredParts
 
 
 def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
     """What `newest_whole_checkpoint` finds. Rank 0 reads and verifies for all ranks, which share its file system.
+
+    Rank 0 also removes what interrupted saves have left.
 
     Raises:
         BadInputOnAllRanks: all checkpoints are damaged, or the newest whole one is of another format or holds another
@@ -24,6 +26,7 @@ def find_checkpoint(run: Path, rank: Rank) -> tuple[Path | None, list[str]]:
     found: tuple[Path | None, list[str]] = (None, [])
     problem = ""
     if rank.is_main:
+        discard_partials(run)
         try:
             found = newest_whole_checkpoint(run)
             if found[0]:

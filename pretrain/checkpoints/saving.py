@@ -6,6 +6,7 @@ takes the newest checkpoint whose manifest verifies, so that a damaged file is n
 files are whole, not who wrote them; no file of a checkpoint can run code. docs/checkpoints.md describes the files.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,12 +32,35 @@ from .stored_parts import OPTIMIZER, WEIGHTS, moments_file
 PROBE = "probe.safetensors"
 MANIFEST = "manifest.json"
 _LATEST = "latest"
+_NICENESS = 10  # of the threads that write, beside training
+
+
+class HostMemory:
+    """Host memory that each save copies tensors into; the pages are touched once, at the first save."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def copy(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Copies of named tensors, which last until the next call; from a GPU through pinned memory.
+
+        A name stands for a tensor of one shape and dtype in all calls.
+        """
+        copies, on_gpu = {}, False
+        for name, tensor in tensors:
+            if name not in self._kept:
+                self._kept[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            copies[name] = self._kept[name].copy_(tensor, non_blocking=True)
+            on_gpu = on_gpu or tensor.is_cuda
+        if on_gpu:
+            torch.cuda.current_stream().synchronize()
+        return copies
 
 
 class Save:
-    """A checkpoint of the current step on its way: begun by all ranks, written by each, committed by all.
+    """A checkpoint of the current step on its way: begun by all ranks, written by each, named by rank 0.
 
-    With `checkpoint.asynchronous` the ranks copy their states to host memory, and a thread of each rank writes the copy
+    With `checkpoint.asynchronous` each rank copies its states to host memory, and a thread of the rank writes the copy
     while training goes on. The thread uses no collective.
     """
 
@@ -48,27 +72,26 @@ class Save:
         probe: Mapping[str, torch.Tensor],
         rank: Rank,
         settings: CheckpointSettings,
+        memory: HostMemory,
     ) -> None:
-        """Begin; collective. Without `checkpoint.asynchronous`, everything is written on return.
+        """Begin; collective. Without `checkpoint.asynchronous`, all files are written on return.
 
         Args:
             probe: named tensors (inputs and the logits they gave) that an export is checked against.
-            settings: which older checkpoints `commit` removes.
-
-        Raises:
-            Failure: too little space is left for a checkpoint as large as the last; nothing was written.
+            settings: which older checkpoints are removed at the end.
+            memory: that the copies lie in; no other save may be on its way.
         """
         self.steps_done = state.steps_done
+        self.folder = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
         self._run, self._rank, self._settings = run, rank, settings
-        self._final = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
-        self._partial = run / CHECKPOINTS / f".{self._final.name}.partial"
-        self._error, self._digests = "", dict[str, str]()
+        self._partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self._error, self._digests, self._naming = "", dict[str, str](), False
         self.seconds, self._began = 0.0, time.monotonic()  # from the beginning until this rank has written its files
-        self._make_partial()
-        copied = host_copy if settings.asynchronous else dict
-        moments = copied(engine.moments())
-        files: dict[str, Callable[[Path], object]] = {moments_file(rank.rank): partial(save_file, moments)}
-        weights = host_copy(engine.weights())  # at ZeRO stage 3 the engine gathers one weight after the other
+        kept = memory.copy if settings.asynchronous else dict
+        files: dict[str, Callable[[Path], object]] = {
+            moments_file(rank.rank): partial(save_file, kept(engine.moments().items()))
+        }
+        weights = kept(engine.weights())
         if rank.is_main:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in probe.items()}
             text = state.model_dump_json(indent=1) + "\n"
@@ -76,80 +99,91 @@ class Save:
             files[PROBE] = partial(save_file, tensors)
             files[STATE] = lambda path: path.write_text(text)
         self._thread: threading.Thread | None = None
-        if settings.asynchronous:
-            self._thread = threading.Thread(target=self._write, args=(files,), name="checkpoint", daemon=True)
-            self._thread.start()
-        else:
-            self._write(files)
+        self._start(partial(self._write, files))
 
-    @property
-    def written(self) -> bool:
-        """Whether all ranks have written their files; collective."""
-        return not self._rank.any(self._thread is not None and self._thread.is_alive())
+    def advance(self, *, wait: bool) -> bool:
+        """Go on towards the complete checkpoint; collective.
 
-    def commit(self) -> Path:
-        """Wait until all ranks have written, give the checkpoint its name, and remove superseded ones; collective.
+        When all ranks have written their files, rank 0 gives the checkpoint its name and removes superseded ones.
+
+        Args:
+            wait: for the end; otherwise do what can be done now.
 
         Returns:
-            The checkpoint's folder.
+            Whether the checkpoint is complete.
 
         Raises:
-            Failure: on every rank, when a rank could not write.
+            Failure: on every rank, when a rank could not write, or rank 0 found too little space for a checkpoint as
+                large as the last.
         """
-        if self._thread:
-            self._thread.join()
-        told = self._rank.gather((self._error, self._digests))
-        errors = [error for error, _ in told if error]
-        if errors:
-            failure = Failure(f"{self._partial}: cannot be written: {errors[0]}; older checkpoints are intact")
-            failure.on_all_ranks = True
-            raise failure
-        if self._rank.is_main:
-            manifest = {name: digest for _, digests in told for name, digest in digests.items()}
-            (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-            sync(self._partial / MANIFEST)
-            for folder in (self._partial / OPTIMIZER, self._partial):
-                sync(folder)
-            shutil.rmtree(self._final, ignore_errors=True)  # the same step saved again after a roll-back
-            self._partial.rename(self._final)
-            sync(self._final.parent)
-            write_text(self._run / CHECKPOINTS / _LATEST, self._final.name + "\n")
-            for old in superseded(complete_checkpoints(self._run), self._settings):
-                shutil.rmtree(old)
-        self._rank.barrier()
-        return self._final
+        while True:
+            if wait and self._thread:
+                self._thread.join()
+            writing = self._thread is not None and self._thread.is_alive()  # before the error, which comes first
+            still, failed = self._rank.sum(float(writing), float(bool(self._error)))
+            if still:
+                return False
+            if failed:
+                errors = [error for error in self._rank.gather(self._error) if error]
+                failure = Failure(f"{self._partial}: cannot be written: {errors[0]}; older checkpoints are intact")
+                failure.on_all_ranks = True
+                raise failure
+            if self._naming:
+                return True
+            self._naming = True
+            told = self._rank.gather(self._digests)
+            if self._rank.is_main:
+                manifest = {name: digest for digests in told for name, digest in digests.items()}
+                self._start(partial(self._name, manifest))
 
-    def _make_partial(self) -> None:
-        short = ""
-        if self._rank.is_main:
-            for stale in (self._run / CHECKPOINTS).glob(".step-*.partial"):
-                shutil.rmtree(stale)  # of interrupted saves
-            short = _lack_of_space(self._run)
-            if not short:
-                (self._partial / OPTIMIZER).mkdir(parents=True)
-        if self._rank.any(bool(short)):
-            raise Failure(short or f"{self._run}: rank 0 has too little space for a checkpoint")
-        self._rank.barrier()
+    def _start(self, work: Callable[[], None]) -> None:
+        """Do the work, in a thread if saves are asynchronous. `advance` raises what it raises, on every rank."""
+
+        def caught() -> None:
+            if self._settings.asynchronous:
+                with contextlib.suppress(AttributeError, OSError):  # training comes first; Linux only
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            try:
+                work()
+            except Exception as error:
+                self._error = one_line(error)[:300] or type(error).__name__
+
+        if self._settings.asynchronous:
+            self._thread = threading.Thread(target=caught, name="checkpoint", daemon=True)
+            self._thread.start()
+        else:
+            caught()
 
     def _write(self, files: Mapping[str, Callable[[Path], object]]) -> None:
-        try:
-            for name, write in files.items():
-                path = self._partial / name
-                write(path)
-                self._digests[name] = digest_of(path)
-                sync(path)
-        except Exception as error:  # `commit` raises it on every rank
-            self._error = one_line(error)[:200] or type(error).__name__
+        """Write this rank's files."""
+        if self._rank.is_main and (lack := _lack_of_space(self._run)):
+            raise Failure(lack)
+        (self._partial / OPTIMIZER).mkdir(parents=True, exist_ok=True)
+        for name, write in files.items():
+            path = self._partial / name
+            write(path)
+            self._digests[name] = digest_of(path)
+            sync(path)
         self.seconds = time.monotonic() - self._began
 
+    def _name(self, manifest: Mapping[str, str]) -> None:
+        """Make the checkpoint complete, from files that are all written; work of rank 0."""
+        (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        sync(self._partial / MANIFEST)
+        for folder in (self._partial / OPTIMIZER, self._partial):
+            sync(folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # the same step saved again after a roll-back
+        self._partial.rename(self.folder)
+        sync(self.folder.parent)
+        write_text(self._run / CHECKPOINTS / _LATEST, self.folder.name + "\n")
+        for old in superseded(complete_checkpoints(self._run), self._settings):
+            shutil.rmtree(old)
 
-def host_copy(tensors: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy of every tensor in host memory; from a GPU through pinned memory."""
-    named = tensors.items() if isinstance(tensors, Mapping) else tensors
-    return {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
-        for name, tensor in named
-    }
+
+def discard_partials(run: Path) -> None:
+    """Remove what interrupted saves have left."""
+    for stale in (run / CHECKPOINTS).glob(".step-*.partial"):
+        shutil.rmtree(stale)
 
 
 def superseded(checkpoints: list[Path], settings: CheckpointSettings) -> list[Path]:

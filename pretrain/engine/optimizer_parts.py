@@ -34,6 +34,7 @@ def parts_of(optimizer: Any, module: torch.nn.Module, zero_stage: int, rank: int
     """
     parts = []
     masters = _masters(optimizer) if zero_stage == 0 else {}
+    states = _base(optimizer).state
     parameter: Any  # to which DeepSpeed has added attributes
     for name, parameter in module.named_parameters():
         if zero_stage == 0:
@@ -52,7 +53,7 @@ def parts_of(optimizer: Any, module: torch.nn.Module, zero_stage: int, rank: int
             begin, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
         if length <= 0:
             continue
-        state = _base(optimizer).state.get(flat, {})
+        state = states.get(flat, {})
         moments = {kind: state[kind] if kind in state else torch.zeros_like(flat) for kind in MOMENTS}
         parts.append(
             Part(

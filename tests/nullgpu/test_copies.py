@@ -1,4 +1,4 @@
-"""Training windows reach the GPU without a wait: out of pinned memory, by copies that do not block."""
+"""Windows reach the GPU, and states leave it for a checkpoint, through pinned memory and without a wait for each."""
 
 import os
 import subprocess
@@ -39,11 +39,41 @@ assert len(copies) == 5, copies
 assert all(pinned and free for _, pinned, free in copies), copies
 """
 
+SAVES = """
+import torch
+from on_host import OnHost
+from dnachunker.pretrain.checkpoints.saving import HostMemory
+
+class Copies(OnHost):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() == "aten::copy_" and args[1].is_cuda and not args[0].is_cuda:
+            copies.append((args[0].is_pinned(), args[2]))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+memory, copies = HostMemory(), []
+with Copies():
+    moments = {name: torch.arange(5.0, device="cuda:0") for name in "abc"}
+    for step in range(2):
+        kept = memory.copy(moments.items())
+        assert kept["a"].tolist() == [0, 1, 2, 3, 4]
+        assert not kept["a"].is_cuda
+assert copies == [(True, True)] * 6, copies
+"""
+
 
 def test_windows_and_keys_are_copied_out_of_pinned_memory(null_gpus: dict[str, str], sample_corpus: Path) -> None:
+    run_on_null_gpus(CODE, null_gpus, str(sample_corpus))
+
+
+def test_states_are_copied_into_pinned_memory_for_a_checkpoint(null_gpus: dict[str, str]) -> None:
+    run_on_null_gpus(SAVES, null_gpus)
+
+
+def run_on_null_gpus(code: str, null_gpus: dict[str, str], *arguments: str) -> None:
+    """Run a script in a process that has null GPUs."""
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     path = os.pathsep.join(map(str, (root, here, here.parent / "support")))
     environment = {**os.environ, **null_gpus, "PYTHONPATH": path, "DS_ACCELERATOR": "cuda"}
-    command = [sys.executable, "-c", CODE, str(sample_corpus)]
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -83,7 +83,7 @@ def freeze_in_backward(step: int) -> None:
 
 
 def watch_writes(log: str, kill_at: int) -> None:
-    """Log every write, rename and removal in checkpoints/; the rank is killed at number `kill_at` (counted from 1)."""
+    """Log every write, hash, rename and removal in checkpoints/; the rank is killed at number `kill_at` (from 1)."""
     import safetensors.torch
 
     from dnachunker.pretrain.checkpoints import saving
@@ -117,6 +117,11 @@ def watch_writes(log: str, kill_at: int) -> None:
 
         return wrapped
 
+    def hashed(path: Any) -> Any:
+        boundary(f"hash of {path.name}")
+        return digest_of(path)
+
+    digest_of, saving.digest_of = saving.digest_of, hashed
     saving.save_file = around(safetensors.torch.save_file)
     sys.addaudithook(hook)
 

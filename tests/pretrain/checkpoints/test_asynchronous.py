@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from dnachunker.foundations.failures import Failure
 from dnachunker.pretrain.checkpoints import saving
-from dnachunker.pretrain.checkpoints.saving import Save, newest_whole_checkpoint
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, newest_whole_checkpoint
 from dnachunker.pretrain.checkpoints.state import RunState
 from dnachunker.pretrain.config import CheckpointSettings
 from dnachunker.pretrain.engine.ranks import Rank
@@ -30,7 +31,14 @@ def begin(run: Path, vector: torch.Tensor, step: int, **settings: Any) -> Save:
     engine: Any = SimpleNamespace(
         moments=lambda: {"exp_avg/0/vector": vector}, weights=lambda: iter([("vector", vector)])
     )
-    return Save(run, engine, state, {"logits": vector}, ALONE, CheckpointSettings(**settings))
+    memory = settings.pop("memory", HostMemory())
+    return Save(run, engine, state, {"logits": vector}, ALONE, CheckpointSettings(**settings), memory)
+
+
+def end(save: Save) -> Path:
+    """Wait until a save is complete."""
+    assert save.advance(wait=True)
+    return save.folder
 
 
 @pytest.fixture
@@ -50,13 +58,12 @@ def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
     tmp_path: Path, slow_disk: threading.Event
 ) -> None:
     vector = torch.arange(4.0)
-    save = begin(tmp_path, vector, 8, asynchronous=True)
+    save = begin(tmp_path, vector, 8)
     vector += 100  # the next step
-    assert not save.written
+    assert not save.advance(wait=False)
     assert newest_whole_checkpoint(tmp_path) == (None, []), "not complete, so absent"
     slow_disk.set()
-    folder = save.commit()
-    assert save.written
+    folder = end(save)
     assert newest_whole_checkpoint(tmp_path) == (folder, [])
     assert load_file(folder / "weights.safetensors")["vector"].tolist() == [0, 1, 2, 3]
     assert load_file(folder / "optimizer" / "rank-00000.safetensors")["exp_avg/0/vector"].tolist() == [0, 1, 2, 3]
@@ -65,27 +72,64 @@ def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
     }  # fmt: skip
 
 
-def test_a_save_that_is_never_committed_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+def test_the_step_never_waits_for_the_files_of_a_checkpoint_that_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, threads = threading.Event(), set()
+    honest = saving.write_text
+
+    def write(*arguments: Any) -> None:
+        threads.add(threading.current_thread().name)
+        assert ready.wait(30)
+        honest(*arguments)
+
+    monkeypatch.setattr(saving, "write_text", write)  # of `latest`, the last file
+    save = begin(tmp_path, torch.ones(2), 4)
+    for _ in range(100):
+        assert not save.advance(wait=False)
+        time.sleep(0.01)
+        if threads:
+            break
+    assert threads == {"checkpoint"}
+    ready.set()
+    end(save)
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
+
+
+def test_saves_reuse_the_memory_of_their_copies(tmp_path: Path) -> None:
+    memory, vector = HostMemory(), torch.arange(4.0)
+    first = memory.copy([("a", vector), ("b", vector)])
+    places = {name: copy.data_ptr() for name, copy in first.items()}
+    second = memory.copy([("a", vector + 1), ("b", vector)])
+    assert {name: copy.data_ptr() for name, copy in second.items()} == places
+    assert second["a"].tolist() == [1, 2, 3, 4]
+    for step in (4, 8):
+        vector += 1
+        folder = end(begin(tmp_path, vector, step, memory=memory))
+        assert load_file(folder / "weights.safetensors")["vector"].tolist() == vector.tolist()
+
+
+def test_a_save_that_never_gets_its_name_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     vector = torch.arange(4.0)
-    before = begin(tmp_path, vector, 4).commit()
-    assert begin(tmp_path, vector, 8, asynchronous=False).written  # and the process is killed here
+    before = end(begin(tmp_path, vector, 4))
+    begin(tmp_path, vector, 8, asynchronous=False)  # and the process is killed here
     assert newest_whole_checkpoint(tmp_path) == (before, [])
-    after = begin(tmp_path, vector, 8, asynchronous=True).commit()
+    after = end(begin(tmp_path, vector, 8))
     assert newest_whole_checkpoint(tmp_path) == (after, [])
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_failure_of_the_writing_thread_is_one_line_for_all_ranks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+@pytest.mark.parametrize("function", ["save_file", "write_text"])
+def test_a_failure_to_write_or_to_name_is_one_line_for_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool, function: str
 ) -> None:
     def full_disk(content: Any, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     failing: Callable[..., None] = full_disk
-    monkeypatch.setattr(saving, "save_file", failing)
+    monkeypatch.setattr(saving, function, failing)
     save = begin(tmp_path, torch.ones(2), 4, asynchronous=asynchronous)
     with pytest.raises(Failure, match=r"cannot be written: .*No space left.*; older checkpoints are intact") as failure:
-        save.commit()
+        save.advance(wait=True)
     assert failure.value.on_all_ranks
-    assert newest_whole_checkpoint(tmp_path) == (None, [])

@@ -43,7 +43,7 @@ def test_plan_says_how_much_notice_a_stop_needs(capsys: pytest.CaptureFixture[st
 
 
 def test_plan_counts_the_copy_of_an_asynchronous_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--config", "dnachunker-172m", "--gpus", "4", "checkpoint.asynchronous=true"]) == 0
+    assert main(["plan", "--config", "dnachunker-172m", "--gpus", "4"]) == 0
     copy = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("its copy"))
     count = 171_585_280 / 1e9
     assert copy[24:].split()[0] == f"{count * (4 + 8 / 4):.2f}", "all weights, and a quarter of the moments"

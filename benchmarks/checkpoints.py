@@ -1,0 +1,176 @@
+"""What checkpoints cost: how long training waits for a save, and the memory of a resume on other ranks.
+
+python benchmarks/checkpoints.py [--ranks 2] [--preset small] [--repeat 9] [--zero-stage 1] [--precision fp32]
+
+The ranks are processes on this machine. Waiting is compared with the plain copy of the same tensors into memory that is
+in use already; both are timed in turns, after a barrier, and the table gives medians. The states are those of the
+preset's model; its steps are on short windows, since their length changes no checkpoint.
+
+The memory of a resume is what a rank allocates while it loads (growth of anonymous memory at its peak), beside the
+moments that it keeps from then on.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+import yaml
+from zero_memory import in_ranks
+
+from dnachunker.foundations.typed_config import validate_config
+from dnachunker.pretrain.checkpoints.loading import load_checkpoint
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save
+from dnachunker.pretrain.checkpoints.state import RunState, read_state
+from dnachunker.pretrain.config import CheckpointSettings, PretrainConfig
+from dnachunker.pretrain.engine.build_model import build_model
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.optimizer import build_adamw
+from dnachunker.pretrain.engine.ranks import Rank
+
+PRESETS = Path(__file__).parents[1] / "configs" / "pretrain"
+BASES = 512  # of a window, one for each rank
+MB = 1e6
+
+
+class Training:
+    """The model of a preset under DeepSpeed, on random windows."""
+
+    def __init__(self, preset: str, zero_stage: int, precision: str, bases: int = BASES) -> None:
+        self.rank, self.zero_stage, self.precision = Rank.from_environment(), zero_stage, precision
+        start_process_group(self.rank)
+        values = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
+        values |= {"run": "r", "engine": {"zero_stage": zero_stage, "precision": precision}}
+        values["data"] |= {"corpus": "c", "global_batch": self.rank.world_size, "seq_len": bases}
+        config = validate_config(PretrainConfig, values, origin="benchmark")
+        model = build_model(config.model, config.tokenization, config.engine, seed=0)
+        optimizer = build_adamw(model, model.no_weight_decay_parameter_names(), config.optimizer)
+        self.engine = TrainingEngine(
+            model, optimizer, config.engine, self.rank, global_batch=self.rank.world_size, accumulation=1,
+            clip_grad_norm=1.0,
+        )  # fmt: skip
+        ids = torch.randint(7, 11, (1, bases))
+        self._inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids, dtype=torch.bool), "labels": ids}
+        self._inputs |= {"loss_weights": torch.ones(1, bases), "loss_normalizer": float(bases)}
+
+    def step(self) -> None:
+        """Take an optimizer step."""
+        self.engine.backward(self.engine.forward(**self._inputs, sequence_normalizer=self.rank.world_size).loss)
+        self.engine.step(1e-4)
+
+    def save(self, run: Path, steps_done: int, memory: HostMemory, *, asynchronous: bool) -> Save:
+        """Begin a save."""
+        state = RunState(
+            steps_done=steps_done, samples_seen=steps_done, updates=self.engine.updates, skipped_batches=[], guards={},
+            world_size=self.rank.world_size, zero_stage=self.zero_stage, precision=self.precision, device="cpu",
+            corpus_fingerprint="", identity={}, versions={},
+        )  # fmt: skip
+        settings = CheckpointSettings(asynchronous=asynchronous)
+        return Save(run, self.engine, state, {"logits": torch.zeros(2, 4096, 16)}, self.rank, settings, memory)
+
+
+def stalls(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[float]]:
+    """Seconds that this rank copies, and that it waits for saves with and without `checkpoint.asynchronous`."""
+    training = Training(preset, zero_stage, precision)
+    memory, beside = HostMemory(), HostMemory()
+    found: dict[str, list[float]] = {"copy": [], "asynchronous": [], "synchronous": []}
+    for number in range(1, repeat + 2):  # the first touches the memory
+        training.step()
+        training.rank.barrier()
+        began = time.perf_counter()
+        beside.copy(training.engine.moments().items())
+        beside.copy(training.engine.weights())
+        found["copy"].append(time.perf_counter() - began)
+        for kind in ("asynchronous", "synchronous"):
+            training.step()
+            training.rank.barrier()
+            began = time.perf_counter()
+            save = training.save(run, 2 * number + (kind == "synchronous"), memory, asynchronous=kind == "asynchronous")
+            complete = save.advance(wait=kind == "synchronous")
+            waited = time.perf_counter() - began
+            while not complete:
+                training.step()
+                training.rank.barrier()
+                began = time.perf_counter()
+                complete = save.advance(wait=False)
+                waited += time.perf_counter() - began
+            found[kind].append(waited)
+    return {kind: seconds[1:] for kind, seconds in found.items()}
+
+
+def anonymous() -> int:
+    """Bytes of memory that this process has allocated and touched; mapped files are left out."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def write_one(run: Path, preset: str, zero_stage: int, precision: str) -> None:
+    """Save a checkpoint after one step."""
+    training = Training(preset, zero_stage, precision, bases=64)
+    training.step()
+    training.save(run, 1, HostMemory(), asynchronous=False).advance(wait=True)
+
+
+def resume(run: Path, preset: str, zero_stage: int, precision: str) -> dict[str, float]:
+    """Load the checkpoint; bytes that this rank allocates meanwhile, and bytes of the moments that it keeps."""
+    training = Training(preset, zero_stage, precision, bases=64)
+    checkpoint = next((run / "checkpoints").glob("step-*"))
+    before, most, done = anonymous(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most[0] = max(most[0], anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    load_checkpoint(training.engine, checkpoint, read_state(checkpoint))
+    done.set()
+    watcher.join()
+    kept = sum(moment.nbytes for part in training.engine._parts() for moment in part.moments.values())
+    return {"allocated": max(most[0], anonymous()) - before, "kept": kept}
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--zero-stage", type=int, default=1)
+    parser.add_argument("--precision", default="fp32")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = (options.preset, options.zero_stage, options.precision)
+        found = in_ranks(options.ranks, partial(stalls, Path(folder), *engine, options.repeat))
+    print("| rank | copy, ms | asynchronous, ms | / copy | synchronous, ms | / copy |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for rank, times in enumerate(found):
+        copy, after, before = (1e3 * statistics.median(times[kind]) for kind in times)
+        print(f"| {rank} | {copy:.1f} | {after:.1f} | {after / copy:.2f} | {before:.1f} | {before / copy:.1f} |")
+    print("\n| written by | read by | allocated by each rank, MB | moments kept, MB |")
+    print("| --- | --- | --- | --- |")
+    layouts = [(2, 1), (4, 3), (1, 2), (2, 0)]  # ranks and ZeRO stage
+    for before, after in zip(layouts, layouts[1:] + layouts[:1], strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            in_ranks(before[0], partial(write_one, Path(folder), options.preset, before[1], options.precision))
+            rows: list[dict[str, Any]] = in_ranks(
+                after[0], partial(resume, Path(folder), options.preset, after[1], options.precision)
+            )
+        cells = [", ".join(f"{row[key] / MB:.0f}" for row in rows) for key in ("allocated", "kept")]
+        who = [f"{ranks} ranks, ZeRO {stage}" for ranks, stage in (before, after)]
+        print(f"| {' | '.join((*who, *cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
