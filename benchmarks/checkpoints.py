@@ -1,13 +1,16 @@
-"""What checkpoints cost: how long training waits for a save, and the memory of a resume on other ranks.
+"""What checkpoints cost: how long training waits for a save, its speed beside saves, and the memory of a resume.
 
-python benchmarks/checkpoints.py [--ranks 2] [--preset small] [--repeat 9] [--zero-stage 1] [--precision fp32]
+python benchmarks/checkpoints.py [--only waits speed memory] [--ranks 2] [--preset small] [--repeat 9]
 
-The ranks are processes on this machine. Waiting is compared with the plain copy of the same tensors into memory that is
-in use already; both are timed in turns, after a barrier, and the table gives medians. The states are those of the
-preset's model; its steps are on short windows, since their length changes no checkpoint.
+The ranks are processes on this machine. *Waits*: a save is compared with the plain copy of the same tensors into memory
+that is in use already; both are timed in turns, after a barrier, and the table gives medians. The states are those of
+the preset's model; its steps are on short windows, since their length changes no checkpoint.
 
-The memory of a resume is what a rank allocates while it loads (growth of anonymous memory at its peak), beside the
-moments that it keeps from then on.
+*Speed*: in turns, five steps without a save and five steps that begin with one. Each rank has one window of the preset
+in a step, so that a step is shorter than a real one.
+
+*Memory*: what a rank allocates while it loads a checkpoint of other ranks and another ZeRO stage (growth of anonymous
+memory at its peak), beside the moments that it keeps from then on.
 """
 
 import argparse
@@ -40,18 +43,24 @@ from dnachunker.pretrain.engine.optimizer import build_adamw
 from dnachunker.pretrain.engine.ranks import Rank
 
 PRESETS = Path(__file__).parents[1] / "configs" / "pretrain"
-BASES = 512  # of a window, one for each rank
+SHORT = 512  # bases of a window where its length does not matter
+STEPS = 5  # from one save to the next
 MB = 1e6
 
 
 class Training:
     """The model of a preset under DeepSpeed, on random windows."""
 
-    def __init__(self, preset: str, zero_stage: int, precision: str, bases: int = BASES) -> None:
+    def __init__(self, preset: str, zero_stage: int, precision: str, bases: int | None = SHORT) -> None:
+        """
+        Args:
+            bases: of a window, one for each rank; None: as many as the preset has.
+        """
         self.rank, self.zero_stage, self.precision = Rank.from_environment(), zero_stage, precision
         start_process_group(self.rank)
         values = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
         values |= {"run": "r", "engine": {"zero_stage": zero_stage, "precision": precision}}
+        bases = bases or int(values["data"]["seq_len"])
         values["data"] |= {"corpus": "c", "global_batch": self.rank.world_size, "seq_len": bases}
         config = validate_config(PretrainConfig, values, origin="benchmark")
         model = build_model(config.model, config.tokenization, config.engine, seed=0)
@@ -109,6 +118,24 @@ def stalls(run: Path, preset: str, zero_stage: int, precision: str, repeat: int)
     return {kind: seconds[1:] for kind, seconds in found.items()}
 
 
+def steps_beside_saves(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[float]]:
+    """Seconds of `STEPS` steps without a save, and with one that begins before them."""
+    training, memory = Training(preset, zero_stage, precision, bases=None), HostMemory()
+    found: dict[str, list[float]] = {"without": [], "with": []}
+    for number in range(1, repeat + 2):  # the first touches the memory
+        for kind, seconds in found.items():
+            training.rank.barrier()
+            began = time.perf_counter()
+            complete = kind == "without"
+            if not complete:
+                save = training.save(run, number, memory, asynchronous=True)
+            for step in range(STEPS):
+                training.step()
+                complete = complete or save.advance(wait=step == STEPS - 1)
+            seconds.append(time.perf_counter() - began)
+    return {kind: seconds[1:] for kind, seconds in found.items()}
+
+
 def anonymous() -> int:
     """Bytes of memory that this process has allocated and touched; mapped files are left out."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -141,15 +168,8 @@ def resume(run: Path, preset: str, zero_stage: int, precision: str) -> dict[str,
     return {"allocated": max(most[0], anonymous()) - before, "kept": kept}
 
 
-def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--repeat", type=int, default=9)
-    parser.add_argument("--zero-stage", type=int, default=1)
-    parser.add_argument("--precision", default="fp32")
-    options = parser.parse_args()
+def show_waits(options: argparse.Namespace) -> None:
+    """Print how long each rank waits for a save."""
     with tempfile.TemporaryDirectory() as folder:
         engine = (options.preset, options.zero_stage, options.precision)
         found = in_ranks(options.ranks, partial(stalls, Path(folder), *engine, options.repeat))
@@ -158,7 +178,22 @@ def main() -> None:
     for rank, times in enumerate(found):
         copy, after, before = (1e3 * statistics.median(times[kind]) for kind in times)
         print(f"| {rank} | {copy:.1f} | {after:.1f} | {after / copy:.2f} | {before:.1f} | {before / copy:.1f} |")
-    print("\n| written by | read by | allocated by each rank, MB | moments kept, MB |")
+
+
+def show_speed(options: argparse.Namespace) -> None:
+    """Print the seconds of steps with and without a save."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = (options.preset, options.zero_stage, options.precision)
+        times = in_ranks(options.ranks, partial(steps_beside_saves, Path(folder), *engine, options.repeat))[0]
+    without, beside = (statistics.median(times[kind]) for kind in ("without", "with"))
+    print(f"| {STEPS} steps, s | with a save, s | speed with a save |")
+    print("| --- | --- | --- |")
+    print(f"| {without:.2f} | {beside:.2f} | {without / beside:.3f} |")
+
+
+def show_memory(options: argparse.Namespace) -> None:
+    """Print what ranks allocate at resumes on other ranks and at other ZeRO stages."""
+    print("| written by | read by | allocated by each rank, MB | moments kept, MB |")
     print("| --- | --- | --- | --- |")
     layouts = [(2, 1), (4, 3), (1, 2), (2, 0)]  # ranks and ZeRO stage
     for before, after in zip(layouts, layouts[1:] + layouts[:1], strict=True):
@@ -170,6 +205,24 @@ def main() -> None:
         cells = [", ".join(f"{row[key] / MB:.0f}" for row in rows) for key in ("allocated", "kept")]
         who = [f"{ranks} ranks, ZeRO {stage}" for ranks, stage in (before, after)]
         print(f"| {' | '.join((*who, *cells))} |", flush=True)
+
+
+PARTS = {"waits": show_waits, "speed": show_speed, "memory": show_memory}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="tables (default: all)")
+    parser.add_argument("--ranks", type=int, default=2, help="of the first two tables (default: %(default)s)")
+    parser.add_argument("--preset", default="small", help="whose model is trained (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=9, help="times that are measured (default: %(default)s)")
+    parser.add_argument("--zero-stage", type=int, default=1, help="of the first two tables (default: %(default)s)")
+    parser.add_argument("--precision", default="fp32", help="(default: %(default)s)")
+    options = parser.parse_args()
+    for part in options.only:
+        PARTS[part](options)
+        print(flush=True)
 
 
 if __name__ == "__main__":
