@@ -285,8 +285,8 @@ def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, co
     if options.architecture:
         notes.append(
             f"Combined scores are predictions under {FOLDS}-fold cross-validation, all variants at a position in one "
-            "fold. They learn from the labels of the other folds, as no other row does; positions that are close to "
-            "one another share context across folds."
+            "fold. They learn from the labels of the other folds, as no other row does. Their intervals leave out how "
+            "the fit varies, and positions close to one another share context across folds."
         )
     if corpus:
         shares = ", ".join(f"{share:.2%} {where}" for where, share in data.overlap.items())
