@@ -1,1 +1,1 @@
-"""Presets of `dnachunker finetune` and `evaluate`."""
+"""Presets of `dnachunker finetune`, `evaluate` and `annotate`."""

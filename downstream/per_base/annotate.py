@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dnachunker.downstream.classification.methods import save_network
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.output_folder import claim_folder
 from dnachunker.downstream.studies.tables import write_study
-from dnachunker.downstream.windows import default_window, tile
+from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
@@ -73,14 +73,16 @@ def annotate(inputs: Inputs, methods: Sequence[Method], output: Path, config: An
         labels = paint(features, genome.lengths, config, strands=config.strands)
         _check_classes(labels, split)
         window = config.window or default_window(exported)
-        list(tile(split.test[0], window + 1, window, window // 8 if config.flank is None else config.flank))
+        flank = window // 8 if config.flank is None else config.flank
+        if window <= 2 * flank:
+            raise BadInput(f"window={window} and flank={flank}: a window has to be longer than its two flanks")
         claim_folder(output, {
             "verb": "annotate", "model": exported.fingerprint,
             "fasta": hash_file(inputs.fasta), "annotations": [hash_file(path) for path in inputs.annotations],
             **{name: [str(region) for region in getattr(split, name)] for name in ("train", "validation", "test")},
             **config.model_dump(mode="json"),
         })  # fmt: skip
-        data = LabelledGenome(genome, exported, labels)
+        data = LabelledGenome(genome, exported, labels, window, flank)
         records: dict[str, list[Any]] = {}
         for method in methods:
             for seed in range(1 if method == "markov" else config.seeds):
@@ -161,7 +163,7 @@ def _markov(
     merged = np.arange(len(states.classes)) // (2 if stranded and not config.strands else 1)
     table = np.full(data.exported.config.vocab_size, 4)
     table[[data.exported.ids[letter] for letter in "ACGT"]] = range(4)
-    painted = LabelledGenome(data.genome, data.exported, states)
+    painted = replace(data, labels=states)
     read = [painted.read(region) for region in split.train]
     segmenter = train_markov(
         [(table[ids], labels) for ids, labels in read], states.opposite, merged, config.markov_order

@@ -26,11 +26,17 @@ class Split:
 
 @dataclass(frozen=True)
 class LabelledGenome:
-    """A genome as a model reads it, and the class of every base."""
+    """A genome as a model reads it, and the class of every base.
+
+    Attributes:
+        window: bases that a network reads at a time; flank: bases at each end of a window that are context only.
+    """
 
     genome: Genome
     exported: Exported
     labels: BaseLabels
+    window: int
+    flank: int
 
     def read(self, region: Region) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids (L,) and labels (L,) of a region; N has no label."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.classification.classifier import learning_rate_share, parameter_groups
 from dnachunker.downstream.exported import make_deterministic
-from dnachunker.downstream.windows import Window, default_window, tile
+from dnachunker.downstream.windows import Window, tile
 
 from .config import AnnotateConfig, Method
 from .convolutions import ConvolutionalSegmenter, width_of_size
@@ -91,12 +91,11 @@ def train(
     best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
     history: list[tuple[int, float, float]] = []
     losses: list[float] = []
-    window = config.window or default_window(data.exported)
     worse = 0
     diverged = False
     for step in range(1, config.steps + 1):
         network.train()
-        drawn = draw_windows(split.train, window, config.batch_size, np.random.default_rng([seed, step]))
+        drawn = draw_windows(split.train, data.window, config.batch_size, np.random.default_rng([seed, step]))
         loss = _loss(data, network, drawn, weights, config)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
@@ -140,12 +139,10 @@ def predict(
     """Class probabilities (L, classes) of regions, one after the other; logits are averaged over strands."""
     network.eval()
     exported = data.exported
-    window = config.window or default_window(exported)
-    flank = window // 8 if config.flank is None else config.flank
-    parts = []
     lead = len(exported.lead)
+    parts = []
     with torch.no_grad():
-        for part in _batched(_tiled(data, regions, window, flank), exported.batch_rows(window)):
+        for part in _batched(_tiled(data, regions), exported.batch_rows(data.window)):
             encoded = [data.read(Region(w.contig, w.start, w.end))[0] for w in part]
             ids, mask = exported.batch(encoded)
             logits = [network(input_ids=ids, attention_mask=mask).logits[:, lead:].float()]
@@ -186,9 +183,9 @@ def _loss(
     return losses / (wanted != IGNORED).sum().clamp_min(1)
 
 
-def _tiled(data: LabelledGenome, regions: Sequence[Region], window: int, flank: int) -> Iterator[Window]:
+def _tiled(data: LabelledGenome, regions: Sequence[Region]) -> Iterator[Window]:
     for region in regions:
-        yield from tile(region, data.genome.lengths[region.contig], window, flank)
+        yield from tile(region, data.genome.lengths[region.contig], data.window, data.flank)
 
 
 def _batched(windows: Iterator[Window], rows: int) -> Iterator[list[Window]]:

@@ -62,6 +62,8 @@ def table_rows(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
     rows = []
     for method, results in records.items():
         seeds = len(results)
+        if any(result.get("diverged") for result in results):
+            method = f"{method}, diverged"
         low, high = results[0]["scores"]["macro_f1_interval"]
         rows.append({
             "method": method, "class": "mean", "F1": _spread([r["scores"]["macro_f1"] for r in results]),

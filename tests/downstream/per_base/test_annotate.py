@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_the_saved_model_gives_the_predicted_segments_in_plain_transformers(
     with Genome(planted / "genome.fa") as genome:
         features = read_annotation([planted / "genes.gtf"], genome.lengths, config)
         labels = paint(features, genome.lengths, config, strands=True)
-        probabilities = predict(LabelledGenome(genome, open_exported(export), labels), model, test, config)
+        probabilities = predict(LabelledGenome(genome, open_exported(export), labels, 256, 32), model, test, config)
         window = genome.fetch("chrIII", 160, 416)  # from the second window, which keeps 192..384, both flanks are 32
     chain = count_chain([labels.read(Region("chrI", 0, 6000))], 5)
     write_segments(tmp_path / "again.bed", test, probabilities, chain.decode(probabilities, [4000]), labels.classes)
@@ -176,6 +177,15 @@ def test_the_same_command_keeps_results_and_another_seed_is_another_row(
     assert record["parameters"] == (open_exported(export).config.width + 1) * classes
 
 
+def test_a_diverged_training_is_a_result_that_says_so(export: Path, planted: Path, tmp_path: Path) -> None:
+    few = ("steps=3", "learning_rate=1e30", "weight_decay=0.0")
+    assert annotate(export, planted, tmp_path / "out", "--method", "random-full", *few) == 0
+    (record,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["random-full"]
+    assert record["diverged"] is True
+    assert math.isfinite(record["scores"]["macro_f1"])
+    assert "random-full, diverged" in (tmp_path / "out" / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("annotation", "more", "message"),
     [
@@ -185,7 +195,7 @@ def test_the_same_command_keeps_results_and_another_seed_is_another_row(
         ("utr.gtf", (), "class 'UTR' has no base in the training regions"),
         ("genes.gtf", ("--test", "chrII"), "have bases in common; name disjoint regions"),
         ("genes.gtf", ("--test", "chrIX"), "region 'chrIX': neither a contig of genome.fa nor a BED file"),
-        ("genes.gtf", ("flank=128",), "a window has to be longer than its two flanks"),
+        ("genes.gtf", ("flank=128",), "window=256 and flank=128: a window has to be longer than its two flanks"),
         ("genes.gtf", ("clases=1",), "unknown key 'clases'; nearest valid key: 'classes'"),
     ],
 )
