@@ -33,7 +33,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from dnachunker.foundations.typed_config import load_config
-from dnachunker.model import kernels
+from dnachunker.model import attention, kernels
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
@@ -93,12 +93,12 @@ def launches(preset: str, dtype: str) -> list[Launch]:
         found.append(Launch(kernel, tuple(pointers), options))
 
     config = load_config(PretrainConfig, preset, ["run=none", "data.corpus=none"], kind="pretrain")
-    # the trunk has no kernels of ours
-    network = network_config(config.model, config.tokenization, trunk_layers=0, scan_backend="triton")
+    network = network_config(config.model, config.tokenization, trunk_layers=1, scan_backend="triton")
     model = DNAChunkerForMaskedLM(network).to(getattr(torch, dtype))
     with (
         mock.patch.object(JITFunction, "run", record),
         mock.patch.object(kernels, "triton_works", return_value=True),
+        mock.patch.object(attention, "attention_backend", return_value="torch_varlen"),  # SDPA asks for lengths
         mock.patch.object(torch.cuda, "device_of", contextlib.nullcontext),
         FakeTensorMode(allow_non_fake_inputs=True),  # of the CPU: a build without CUDA differentiates no fake CUDA ones
     ):

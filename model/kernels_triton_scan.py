@@ -8,7 +8,8 @@ direction 1 backward; only the order of positions and their `step` differ, and n
 Names, in all kernels of the family: T packed positions, D channels, N states; `way` is the direction; `step` (2, T)
 int32 is a position's index in its sequence as each direction reads it, and the state is dropped where it is 0; `rate`
 is A log2(e), so that exp(delta A) is one exp2. Tensors per position and channel may have any precision; states are
-float32.
+float32. Inside a program, `base` is the first position of its span and `r` a position counted from there, of which
+`left` exist: addresses that the loops compute then fit 32 bits, which saves a tenth of their instructions.
 """
 
 from typing import Any, NamedTuple
@@ -18,20 +19,19 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import dropping, end_of_range, launched, sigmoid, time_step, tl, triton
-from .kernels_triton_scan_backward import reach_back, retreat
+from .kernels_triton import LOG2_E, end_of_range, launched, sigmoid, tl, triton
+from .kernels_triton_scan_backward import advance, reach_back, retreat
 
 
 @launched
 def reach(
-    u, raw, B, dt_bias, rate, step, delta, ends, elapsed,
+    u, raw, B, dt_bias, rate, step, ends, elapsed,
     T, D, row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The state each span ends in from zeros, and the sum of its time steps. Grid (spans, ceil(D / WIDTH), 2).
 
     u, raw (2, T, D); B (2, T, N) with stride `row` between positions and T * row between directions; rate (2, N, D);
-    writes delta (2, T, D), ends (spans, 2, N, D) and elapsed (spans, 2, D) float32. (The softplus costs as much as the
-    step itself, so later kernels read delta.)
+    writes ends (spans, 2, N, D) and elapsed (spans, 2, D) float32.
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -39,16 +39,14 @@ def reach(
     real = d < D
     a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
     bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
+    base = way * T + span * SPAN
+    left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
+    u, raw, B, step = u + base * D, raw + base * D, B + base * row, step + base
     state = tl.zeros([N, WIDTH], tl.float32)
     lasted = tl.zeros([WIDTH], tl.float32)
     for i in range(SPAN):
-        t = span * SPAN + tl.where(way == 0, i, SPAN - 1 - i)
-        valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
-        offset = (way * T + t) * D + d
-        dt = time_step(raw, delta, offset, bias, valid)
-        drive = dt * tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
-        b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-        state = state * tl.exp2(a * dt[None, :] + dropping(step, way, t, T)) + b * drive[None, :]
+        r = tl.where(way == 0, i, SPAN - 1 - i)
+        state, dt = advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, N)
         lasted += dt
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], state, mask=real[None, :])
     tl.store(elapsed + (span * 2 + way) * D + d, lasted, mask=real)
@@ -89,64 +87,82 @@ def carry(
 
 @launched
 def emit(
-    u, delta, B, C, z, rate, skip, step, entering, out,
-    T, D, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+    u, raw, B, C, z, dt_bias, rate, skip, step, entering, kept, sums, out,
+    T, D, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, KEEP: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """out = (y_forward + y_backward) * SiLU(z), y = C h + D u. Grid (spans, ceil(D / WIDTH)).
 
-    z (T, D) with stride `z_row` between positions, skip (2, D), entering from `carry`; writes out (T, D), where the
-    first direction leaves its y for the second.
+    z (T, D) with stride `z_row` between positions, skip (2, D), entering from `carry`; writes out (T, D) and, for the
+    backward pass, sums (T, D), y_forward + y_backward, and if KEPT kept (spans SPAN / KEEP, 2, N, D), the states that
+    enter each KEEP positions. The first direction leaves its y in `sums` for the second; `sums` may be `out`.
     """
     span = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     n = tl.arange(0, N)[:, None]
     real = d < D
-    for way in range(2):
+    own = tl.where(real, d, 0)[None, :]  # not d, whose layout, with eight channels a thread, the loops would take over
+    left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
+    z, out, sums = z + span * SPAN * z_row, out + span * SPAN * D, sums + span * SPAN * D
+    for way in tl.static_range(2):
         a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
         through = tl.load(skip + way * D + d, mask=real, other=0.0)
+        bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
         state = tl.load(entering + ((span * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        for i in range(SPAN):
-            t = span * SPAN + tl.where(way == 0, i, SPAN - 1 - i)
-            valid, states = d < tl.where(t < T, D, 0), n < tl.where(t < T, N, 0)
-            offset = (way * T + t) * D + d
-            dt = tl.load(delta + offset, mask=valid, other=0.0)
-            x = tl.load(u + offset, mask=valid, other=0.0).to(tl.float32)
-            b = tl.load(B + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-            c = tl.load(C + (way * T + t) * row + n, mask=states, other=0.0).to(tl.float32)
-            drive = (dt * x)[None, :]
-            state = state * tl.exp2(a * dt[None, :] + dropping(step, way, t, T)) + b * drive
-            y = tl.sum(c * state, axis=0) + through * x
-            if way == 1:
-                gate = tl.load(z + t * z_row + d, mask=valid, other=0.0).to(tl.float32)
-                y += tl.load(out + t * D + d, mask=valid, other=0.0).to(tl.float32)
-                y *= gate * sigmoid(gate)
-            tl.store(out + t * D + d, y.to(out.dtype.element_ty), mask=valid)
+        base = way * T + span * SPAN
+        ours, rows, steps = raw + base * D, B + base * row, step + base
+        inputs, columns = u + base * D, C + base * row
+        for part in range(SPAN // KEEP):
+            if KEPT:
+                block = span * (SPAN // KEEP) + tl.where(way == 0, part, SPAN // KEEP - 1 - part)
+                tl.store(
+                    kept + ((block * 2 + way) * N + n) * D + own,
+                    state.to(kept.dtype.element_ty),
+                    mask=real[None, :],
+                )
+            for k in range(KEEP):
+                r = tl.where(way == 0, part * KEEP + k, SPAN - 1 - part * KEEP - k)
+                valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
+                state, _ = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, N)
+                x = tl.load(inputs + r * D + d, mask=valid, other=0.0).to(tl.float32)
+                c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
+                y = tl.sum(c * state, axis=0) + through * x
+                if way == 1:
+                    y += tl.load(sums + r * D + d, mask=valid, other=0.0).to(tl.float32)
+                tl.store(sums + r * D + d, y.to(sums.dtype.element_ty), mask=valid)
+                if way == 1:
+                    gate = tl.load(z + r * z_row + d, mask=valid, other=0.0).to(tl.float32)
+                    tl.store(out + r * D + d, (y * gate * sigmoid(gate)).to(out.dtype.element_ty), mask=valid)
         tl.debug_barrier()  # a thread may read what another thread wrote
-
-
-LOG2_E = 1.4426950408889634
 
 
 class Tiling(NamedTuple):
     """How the scan is divided into programs.
 
     Attributes:
-        span: positions of a program. The backward pass needs one stored state per span.
-        tile: positions whose states the backward pass holds in registers; divides `span`.
+        span: positions of a program. Longer spans mean fewer states in memory, and fewer programs.
+        keep: positions between the states that the forward pass stores for the backward pass, in the precision of u;
+            divides `span`.
+        tile: positions whose states the backward pass holds in registers; divides `keep`.
         width: channels of a program.
+        group: times `width` are the channels whose part of the gradients of B and C one program adds up.
         ahead: spans whose states `carry` loads together.
         warps: warps of a program.
     """
 
-    span: int = 16
+    span: int = 64
+    keep: int = 8
     tile: int = 4
     width: int = 32
+    group: int = 4
     ahead: int = 16
     warps: int = 1
 
 
-SHORT = 128  # with fewer positions, large spans would leave the GPU idle
-SMALL = Tiling(span=8, tile=4, ahead=4)
+def tiling_for(positions: int) -> Tiling:
+    """With fewer positions, large programs would leave the GPU idle."""
+    if positions < 128:
+        return Tiling(span=8, group=1, ahead=4)
+    return Tiling() if positions >= 32_768 else Tiling(span=32, group=1 if positions < 16_384 else 2)
 
 
 class _GatedScan(Function):
@@ -166,51 +182,54 @@ class _GatedScan(Function):
     ) -> Tensor:
         _, total, channels = u.shape
         states = A.shape[2]
-        rate = (A.transpose(1, 2) * LOG2_E).contiguous()
+        rate = (A.transpose(1, 2) * LOG2_E.value).contiguous()
         spans, blocks = triton.cdiv(total, tiling.span), triton.cdiv(channels, tiling.width)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
-        entering = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
+        ends = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
         elapsed = torch.empty(spans, 2, channels, dtype=torch.float32, device=u.device)
         row = B.stride(1)
-        delta = torch.empty(u.shape, dtype=torch.float32, device=u.device)
-        reach[(spans, blocks, 2)](
-            u, raw, B, dt_bias, rate, step, delta, entering, elapsed, total, channels, row, **sizes
-        )
-        _carry(entering, elapsed, rate, step, total, tiling, back=False)
+        reach[(spans, blocks, 2)](u, raw, B, dt_bias, rate, step, ends, elapsed, total, channels, row, **sizes)
+        _carry(ends, elapsed, rate, step, total, tiling, back=False)
         out = torch.empty(total, channels, dtype=u.dtype, device=u.device)
+        keeps = any(ctx.needs_input_grad)
+        parts = spans * (tiling.span // tiling.keep)
+        sums = torch.empty_like(out) if keeps else out
+        kept = torch.empty(parts, 2, states, channels, dtype=u.dtype, device=u.device) if keeps else ends
         emit[(spans, blocks)](
-            u, delta, B, C, z, rate, skip, step, entering, out, total, channels, row, z.stride(0), **sizes
-        )
-        ctx.save_for_backward(u, raw, B, C, z, rate, skip, dt_bias, step, entering, elapsed)
+            u, raw, B, C, z, dt_bias, rate, skip, step, ends, kept, sums, out,
+            total, channels, row, z.stride(0), KEEP=tiling.keep, KEPT=keeps, **sizes,
+        )  # fmt: skip
+        if keeps:
+            ctx.save_for_backward(u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums)
         ctx.tiling = tiling
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, raw, B, C, z, rate, skip, dt_bias, step, entering, elapsed = ctx.saved_tensors
+        u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums = ctx.saved_tensors
         tiling: Tiling = ctx.tiling
         grad = grads[0].contiguous()
         _, total, channels = u.shape
-        spans, states = entering.shape[0], rate.shape[1]
+        spans, states = elapsed.shape[0], rate.shape[1]
         blocks = triton.cdiv(channels, tiling.width)
+        groups = triton.cdiv(blocks, tiling.group)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
-        leaving = torch.empty_like(entering)
-        delta = torch.empty(u.shape, dtype=torch.float32, device=u.device)
+        leaving = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
         row, z_row = B.stride(1), z.stride(0)
         reach_back[(spans, blocks, 2)](
-            grad, raw, C, z, dt_bias, rate, step, delta, leaving, total, channels, row, z_row, **sizes
+            grad, raw, C, z, dt_bias, rate, step, leaving, total, channels, row, z_row, **sizes
         )
         _carry(leaving, elapsed, rate, step, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
-        dbc = torch.empty(blocks, 2, total, 2 * states, dtype=torch.float32, device=u.device)
+        dbc = torch.empty(groups, 2, total, 2 * states, dtype=torch.float32, device=u.device)
         shared = torch.empty(spans, 2, states + 2, channels, dtype=torch.float32, device=u.device)
-        retreat[(spans, blocks)](
-            grad, u, delta, B, C, z, rate, skip, step, entering, leaving,
+        retreat[(spans, groups)](
+            grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums,
             du, draw, dbc, dz, shared,
-            total, channels, row, z_row, TILE=tiling.tile, **sizes,
+            total, channels, row, z_row, KEEP=tiling.keep, TILE=tiling.tile, GROUP=tiling.group, **sizes,
         )  # fmt: skip
-        dB, dC = dbc.sum(0).to(B.dtype).split(states, dim=-1)
+        dB, dC = dbc.sum(0, dtype=B.dtype).split(states, dim=-1)
         dA, dskip, dbias = shared.sum(0).split((states, 1, 1), dim=1)
         return du, draw, dB, dC, dz, dA.transpose(1, 2), dskip.squeeze(1), dbias.squeeze(1), None, None
 
@@ -261,7 +280,7 @@ def gated_scan(
         B, C = B.contiguous(), C.contiguous()
     z = z if z.stride(1) == 1 else z.contiguous()
     exact = (A.float(), skip.float().contiguous(), dt_bias.float().contiguous())
-    tiling = tiling or (SMALL if u.shape[1] < SHORT else Tiling())
+    tiling = tiling or tiling_for(u.shape[1])
     with torch.cuda.device_of(u):  # Triton launches on the current device
         y: Tensor = _GatedScan.apply(u.contiguous(), raw.contiguous(), B, C, z, *exact, step, tiling)
     return y

@@ -22,11 +22,13 @@ CHANNELS, STATES, WIDTH = 1280, 16, 640
 TILINGS = (
     Tiling(),
     Tiling(span=32),
-    Tiling(span=8),
+    Tiling(span=128),
+    Tiling(keep=16),
+    Tiling(group=1),
+    Tiling(group=2),
     Tiling(tile=2),
     Tiling(tile=8),
-    Tiling(width=64, warps=2),
-    Tiling(width=64, tile=2),
+    Tiling(width=64, group=2, warps=2),
 )
 
 

@@ -16,7 +16,7 @@ NAMES = {
     "profile": "Share of a step's time by component",
     "long": "One sequence with activation checkpointing",
     "loader": "Waiting for data",
-    "tilings": "The scan in other tilings (chunk, tile, width, ahead, warps)",
+    "tilings": "The scan in other tilings (span, keep, tile, width, group, ahead, warps)",
     "left_out": "Left out for lack of time",
     "failed": "Failed",
 }

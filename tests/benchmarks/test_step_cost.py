@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
 # Of a step of 65,536 bases: launches, GB, GiB at the peak. Lower them when the count falls.
-LIMITS = {"bf16": (1_800, 243.0, 28.2), "bf16-autocast": (2_060, 269.0, 30.3)}
+LIMITS = {"bf16": (1_800, 199.0, 27.0), "bf16-autocast": (2_060, 225.0, 29.0)}
 
 
 @pytest.fixture(scope="module")

@@ -70,9 +70,15 @@ def compare(
 @pytest.mark.parametrize(
     ("lengths", "channels", "states", "tiling", "dtype"),
     [
-        ([5, 1, 0, 9], 6, 4, Tiling(span=4, tile=2, width=4, ahead=4), torch.float32),
-        ([14], 5, 3, Tiling(span=4, tile=4, width=8, ahead=4), torch.float32),  # three states: one is padding
-        ([2, 6], 4, 4, Tiling(span=4, tile=2, width=4, ahead=2), torch.bfloat16),
+        ([5, 1, 0, 9], 6, 4, Tiling(span=8, keep=4, tile=2, width=2, group=2, ahead=2), torch.float32),
+        (
+            [14],
+            5,
+            3,
+            Tiling(span=4, keep=4, tile=4, width=8, group=1, ahead=4),
+            torch.float32,
+        ),  # three states: one is padding
+        ([2, 6], 4, 4, Tiling(span=4, keep=2, tile=2, width=4, group=1, ahead=2), torch.bfloat16),
     ],
 )
 def test_scan_of_both_directions(
@@ -107,7 +113,9 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs = [torch.rand(shape) for shape in shapes]
         inputs[5] = -inputs[5]
         inputs[which].view(-1)[1] = torch.nan
-        assert gated_scan(*inputs, packing.steps, Tiling(span=4, tile=2, width=2, ahead=2)).isnan().any(), which
+        assert (
+            gated_scan(*inputs, packing.steps, Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)).isnan().any()
+        ), which
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
