@@ -41,7 +41,17 @@ GPUS = ("a100", "h100", "h200", "4090")
 WINDOW = 8192
 CHUNKS = (0.51, 0.31)  # a base, of each stage, in a healthy training run
 LABELLED = 0.16
-FREE = ("detach", "empty", "empty_like", "empty_strided", "new_empty", "alias", "_unsafe_view", "lift_fresh")
+FREE = (
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "alias",
+    "_unsafe_view",
+    "lift_fresh",
+)
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 GATHERS = ("index", "index_select", "embedding", "gather")
 WRITTEN_TWICE = {"carry": ("ends",), "smooth_carry": ("ends",)}  # read, too: the kernel works in place
@@ -180,7 +190,7 @@ class Meter(TorchDispatchMode):
             moved = 2 * sum(map(size, written))
         cost = Cost(launches=1, bytes=moved)
         if name in PRODUCTS:
-            left, right = [x for x in read if x.dim() >= 2][-2:]
+            left, right = read[-2:]
             flops = 2.0 * left.numel() * right.shape[-1]
             cost.half, cost.full = (flops, 0.0) if left.dtype == torch.bfloat16 else (0.0, flops)
         if "varlen_attn" in name:

@@ -231,7 +231,7 @@ class _GatedScan(Function):
         )  # fmt: skip
         dB, dC = dbc.sum(0, dtype=B.dtype).split(states, dim=-1)
         dA, dskip, dbias = shared.sum(0).split((states, 1, 1), dim=1)
-        return du, draw, dB, dC, dz, dA.transpose(1, 2), dskip.squeeze(1), dbias.squeeze(1), None, None
+        return du, draw, dB, dC, dz, dA.transpose(1, 2).contiguous(), dskip.squeeze(1), dbias.squeeze(1), None, None
 
 
 def _carry(
