@@ -89,33 +89,46 @@ class Training:
         return Save(run, self.engine, state, {"logits": torch.zeros(2, 4096, 16)}, self.rank, settings, memory)
 
 
-def stalls(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[float]]:
-    """Seconds that this rank copies, and that it waits for saves with and without `checkpoint.asynchronous`."""
+class Stopwatch:
+    """Adds up wall-clock seconds, and CPU seconds of the calling thread, which other processes do not lengthen."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter(), time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter() - self._began[0]
+        self.cpu += time.thread_time() - self._began[1]
+
+
+def stalls(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[list[float]]]:
+    """Seconds (wall, CPU) that this rank copies, and that it waits for saves of both kinds."""
     training = Training(preset, zero_stage, precision)
     memory, beside = HostMemory(), HostMemory()
-    found: dict[str, list[float]] = {"copy": [], "asynchronous": [], "synchronous": []}
+    found: dict[str, list[list[float]]] = {"copy": [], "asynchronous": [], "synchronous": []}
     for number in range(1, repeat + 2):  # the first touches the memory
-        training.step()
-        training.rank.barrier()
-        began = time.perf_counter()
-        beside.copy(training.engine.moments().items())
-        beside.copy(training.engine.weights())
-        found["copy"].append(time.perf_counter() - began)
-        for kind in ("asynchronous", "synchronous"):
+        for kind, times in found.items():
             training.step()
             training.rank.barrier()
-            began = time.perf_counter()
-            save = training.save(run, 2 * number + (kind == "synchronous"), memory, asynchronous=kind == "asynchronous")
-            complete = save.advance(wait=kind == "synchronous")
-            waited = time.perf_counter() - began
+            watch, complete = Stopwatch(), False
+            with watch:
+                if kind == "copy":
+                    beside.copy(training.engine.moments().items())
+                    beside.copy(training.engine.weights())
+                    complete = True
+                else:
+                    parallel = kind == "asynchronous"
+                    save = training.save(run, 2 * number + parallel, memory, asynchronous=parallel)
+                    complete = save.advance(wait=not parallel)
             while not complete:
                 training.step()
                 training.rank.barrier()
-                began = time.perf_counter()
-                complete = save.advance(wait=False)
-                waited += time.perf_counter() - began
-            found[kind].append(waited)
-    return {kind: seconds[1:] for kind, seconds in found.items()}
+                with watch:
+                    complete = save.advance(wait=False)
+            times.append([watch.wall, watch.cpu])
+    return {kind: times[1:] for kind, times in found.items()}
 
 
 def steps_beside_saves(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[float]]:
@@ -173,11 +186,13 @@ def show_waits(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = (options.preset, options.zero_stage, options.precision)
         found = in_ranks(options.ranks, partial(stalls, Path(folder), *engine, options.repeat))
-    print("| rank | copy, ms | asynchronous, ms | / copy | synchronous, ms | / copy |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| rank | time | copy, ms | asynchronous, ms | / copy | synchronous, ms | / copy |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for rank, times in enumerate(found):
-        copy, after, before = (1e3 * statistics.median(times[kind]) for kind in times)
-        print(f"| {rank} | {copy:.1f} | {after:.1f} | {after / copy:.2f} | {before:.1f} | {before / copy:.1f} |")
+        for number, clock in enumerate(("wall clock", "CPU of the thread that trains")):
+            copy, after, before = (1e3 * statistics.median(t[number] for t in times[kind]) for kind in times)
+            cells = f"{copy:.1f} | {after:.1f} | {after / copy:.2f} | {before:.1f} | {before / copy:.1f}"
+            print(f"| {rank} | {clock} | {cells} |")
 
 
 def show_speed(options: argparse.Namespace) -> None:
