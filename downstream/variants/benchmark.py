@@ -85,7 +85,7 @@ class _Labelled:
     variants: list[ScoredVariant]
     labels: Labels
     sites: Sites
-    overlap: Mapping[str, float]  # share of the k-mers around the variants that the corpus holds, by place
+    spans: list[tuple[str, int, int]]  # contig of the genome, start and end of the alleles
     left_out: Mapping[str, int]
 
 
@@ -110,81 +110,94 @@ def benchmark(model: Path, output: Path, options: BenchmarkOptions) -> Path:
     columns = [label.positive.column, *(one.column for one in only), *options.against]
     columns = list(dict.fromkeys([*columns, *([options.by] if options.by else [])]))
     rows = read_variants(options.vcf, columns)
-    others = {column: dict(zip(map(id, rows), numbers_of(options.vcf, rows, column), strict=True))
-              for column in options.against}  # fmt: skip
+    for column in options.against:
+        numbers_of(options.vcf, rows, column)  # before all that takes long
+    chosen, left_out = _choose(rows, label, only, options.vcf)
     with Genome(options.fasta) as genome:
-        data = _labelled(genome, rows, label, only, corpus, options, context)
+        data = _labelled(genome, chosen, left_out, options, context)
+        for of, kind in ((True, "positive"), (False, "negative")):
+            if not (data.labels == of).any():
+                values = describe_values(rows, label.positive.column)
+                found = f"no {kind} variant that can be scored; {label.positive.column} has {values}"
+                raise BadInput(f"--label {label.text!r}: {found}")
+        overlap = _overlap(genome, data.spans, corpus, context) if corpus else {}
         scores = _scores(exported, data, corpus, options, context)
     scores += [
-        Score(column, "column of the file", np.array([others[column][id(row)] for row in data.rows]))
+        Score(column, "column of the file", np.array(numbers_of(options.vcf, data.rows, column)))
         for column in options.against
     ]
-    findings = _findings(exported, data, scores, corpus, options, context)
+    findings = _findings(exported, data, scores, overlap, corpus, options, context)
     with new_folder(output) as partial:
         write_findings(partial, findings)
         write_json(partial / OPTIONS, findings.options)
     return output / "table.md"
 
 
-def _labelled(
-    genome: Genome,
-    rows: Sequence[Row],
-    label: Label,
-    only: Sequence[Condition],
-    corpus: Corpus | None,
-    options: BenchmarkOptions,
-    context: int,
-) -> _Labelled:
-    left_out: Counter[str] = Counter()
+def _choose(
+    rows: Sequence[Row], label: Label, only: Sequence[Condition], path: Path
+) -> tuple[list[tuple[Row, bool]], Counter[str]]:
+    """Variants with their labels, and why how many others are left out."""
     chosen: list[tuple[Row, bool]] = []
+    left_out: Counter[str] = Counter()
     for row in rows:
         try:
-            of = label.of(row)
+            positive = label.of(row)
             fits = all(one.column in row.values and one.holds(row.values[one.column]) for one in only)
         except ValueError as error:
-            raise BadInput(f"{options.vcf}: {row.where}: {error}") from error
-        if of is None:
+            raise BadInput(f"{path}: {row.where}: {error}") from error
+        if positive is None:
             left_out["no label"] += 1
         elif not fits:
             left_out["other than --only"] += 1
         else:
-            chosen.append((row, of))
+            chosen.append((row, positive))
+    return chosen, left_out
+
+
+def _labelled(
+    genome: Genome,
+    chosen: Sequence[tuple[Row, bool]],
+    left_out: Counter[str],
+    options: BenchmarkOptions,
+    context: int,
+) -> _Labelled:
+    """The chosen variants that fit the genome and can be scored."""
     names = agree_on_contigs(options.vcf, [row.fields[0] for row, _ in chosen], genome.lengths)
     reference = Reference(genome, names)
     check_assembly(options.vcf, (row.fields for row, _ in chosen), reference, options.longest)
+    left_out = left_out.copy()
     kept: list[tuple[Row, bool, Alleles]] = []
-    for row, of in chosen:
+    for row, positive in chosen:
         status, alleles = look(row.fields, row.fields[4], reference, options.longest, context)
         if status == SCORED and alleles is not None:
-            kept.append((row, of, alleles))
+            kept.append((row, positive, alleles))
         else:
             left_out[status] += 1
     kept.sort(key=lambda one: (one[0].fields[0], one[2].start, one[2].end))
-    labels = np.array([of for _, of, _ in kept], bool)
-    for of, kind in ((True, "positive"), (False, "negative")):
-        if not (labels == of).any():
-            values = describe_values(rows, label.positive.column)
-            raise BadInput(
-                f"--label {label.text!r}: no {kind} variant that can be scored; {label.positive.column} has {values}"
-            )
     if left_out:
         told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(left_out.items()))
         print(f"{options.vcf}: left out: {told}", file=sys.stderr)
     places = [(row.fields[0], alleles.start) for row, _, alleles in kept]
     numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
-    variants = [
-        (alleles, reference.fetcher(row.fields[0]), reference.lengths[row.fields[0]]) for row, _, alleles in kept
-    ]
-    overlap = {}
-    if corpus:
-        spans = [(names[row.fields[0]], alleles.start, alleles.end) for row, _, alleles in kept]
-        around = _around(genome, spans, context // 2)
-        groups = {"over the variants": _around(genome, spans, KMER - 1), "in their windows": around}
-        if not all(one.isupper() for one in around):
-            groups["in their windows, outside soft-mask"] = [one.translate(_SOFT_MASKED) for one in around]
-        overlap = shares_in_train(corpus, groups, _SPLIT)
-    sites = np.array([numbers[place] for place in places])
-    return _Labelled([row for row, _, _ in kept], variants, labels, sites, overlap, left_out)
+    return _Labelled(
+        [row for row, _, _ in kept],
+        [(alleles, reference.fetcher(row.fields[0]), reference.lengths[row.fields[0]]) for row, _, alleles in kept],
+        np.array([positive for _, positive, _ in kept], bool),
+        np.array([numbers[place] for place in places]),
+        [(names[row.fields[0]], alleles.start, alleles.end) for row, _, alleles in kept],
+        left_out,
+    )
+
+
+def _overlap(
+    genome: Genome, spans: Sequence[tuple[str, int, int]], corpus: Corpus, context: int
+) -> Mapping[str, float]:
+    """Share of the distinct k-mers around the variants that the training split holds, by place."""
+    around = _around(genome, spans, context // 2)
+    groups = {"over the variants": _around(genome, spans, KMER - 1), "in their windows": around}
+    if not all(one.isupper() for one in around):
+        groups["in their windows, outside soft-mask"] = [one.translate(_SOFT_MASKED) for one in around]
+    return shares_in_train(corpus, groups, _SPLIT)
 
 
 def _around(genome: Genome, spans: Sequence[tuple[str, int, int]], flank: int) -> list[str]:
@@ -234,6 +247,7 @@ def _findings(
     exported: Exported,
     data: _Labelled,
     scores: list[Score],
+    overlap: Mapping[str, float],
     corpus: Corpus | None,
     options: BenchmarkOptions,
     context: int,
@@ -267,11 +281,11 @@ def _findings(
     }  # fmt: skip
     return Findings(
         options.title or f"Variants of {options.vcf.name}", data.rows, data.labels, scores, rankings, differences,
-        calibrations, list(strata), data.overlap, described, _notes(data, corpus, options, context),
+        calibrations, list(strata), overlap, described, _notes(data, overlap, options, context),
     )  # fmt: skip
 
 
-def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, context: int) -> list[str]:
+def _notes(data: _Labelled, overlap: Mapping[str, float], options: BenchmarkOptions, context: int) -> list[str]:
     left = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data.left_out.items()))
     notes = [
         f"Positive: {options.label}: {int(data.labels.sum()):,} of {len(data.labels):,} variants at "
@@ -279,7 +293,7 @@ def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, co
         "AUROC is 0.5 for a score without information; AUPRC is then the share of positives. Intervals are 95 % "
         f"percentile bootstraps over variants ({options.resamples:,} resamples, each class by itself). They do not "
         "account for variants at one position being alike, and are too narrow where a class has only a few.",
-        f"The difference is the AUROC minus that of `{LIKELIHOOD}`, in the same resamples. "
+        f"The difference is the AUROC minus that of {LIKELIHOOD}, in the same resamples. "
         f"Windows of {context:,} bases; nearby is within {options.radius:,} bases of the alleles.",
     ]
     if options.architecture:
@@ -288,8 +302,8 @@ def _notes(data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, co
             "fold. They learn from the labels of the other folds, as no other row does. Their intervals leave out how "
             "the fit varies, and positions close to one another share context across folds."
         )
-    if corpus:
-        shares = ", ".join(f"{share:.2%} {where}" for where, share in data.overlap.items())
+    if options.corpus:
+        shares = ", ".join(f"{share:.2%} {where}" for where, share in overlap.items())
         notes.append(
             f"Of the distinct {KMER}-mers, on either strand, the {_SPLIT} split of the corpus holds: {shares}. Repeats "
             "are shared by unrelated sequence too. Markov chains are counted on the same split."

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _tsv(findings: Findings) -> str:
 
 def _roc_figure(findings: Findings) -> str:
     figure, axes = titled_figure("ROC", (6.4, 4.2))
-    for colour, score in zip(_COLOURS, _main(findings), strict=False):
+    for colour, score in zip(cycle(_COLOURS), _main(findings), strict=False):
         auroc = findings.rankings[score.name, findings.strata[0]].auroc
         if auroc:
             known = np.isfinite(score.ranked)
@@ -161,7 +162,7 @@ def _roc_figure(findings: Findings) -> str:
 def _calibration_figure(findings: Findings) -> str:
     figure, axes = titled_figure("Calibration", (6.4, 4.2))
     most = 0.0
-    for colour, score in zip(_COLOURS, _main(findings), strict=False):
+    for colour, score in zip(cycle(_COLOURS), _main(findings), strict=False):
         found = findings.calibrations[score.name]
         if found:
             axes.plot(found.predicted, found.observed, "o-", ms=3, lw=1.2, color=colour, label=plain_text(score.name))

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -188,6 +190,27 @@ def test_a_markov_ratio_is_that_of_whole_haplotypes() -> None:
             tables, order, Alleles(start, end, reference, alternative), lambda a, b: letters[a:b], len(letters)
         )
         assert ratio == pytest.approx(whole[1] - whole[0], abs=1e-6)
+
+
+def test_a_suite_knows_files_label_and_strata(export: Path, fasta: Path, tmp_path: Path) -> None:
+    letters = contig(fasta, "b")
+    places = range(120, 180, 10)
+    columns = {
+        "chrom": ["chrb"] * 6, "pos": list(places), "ref": [letters[at - 1] for at in places],
+        "alt": ["ACGT"["CGTA".index(letters[at - 1])] for at in places], "label": [True, False] * 3,
+        "consequence": ["exon", "exon", None, "intron", "exon", "exon"],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    where = ["--model", str(export), "--fasta", str(fasta), "--output", str(tmp_path / "out"), "--context", "200"]
+    brief = ["--no-architecture", "--no-random-weights", "--resamples", "20"]
+    assert main(["variants", "benchmark", "--suite", "traitgym", "--data", str(tmp_path), *where, *brief]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    counts = {row["stratum"]: (row["positives"], row["negatives"]) for row in results["rows"]}
+    assert counts == {
+        "all": (3, 3), "consequence=exon": (2, 2), "consequence=intron": (0, 1), "consequence=no value": (1, 0)
+    }  # fmt: skip
+    assert results["title"] == "TraitGym, causal regulatory variants"
+    assert results["options"]["corpus"] is None
 
 
 @pytest.mark.parametrize(
