@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .benchmark_page import Findings, write_findings
 from .labelled_variants import Condition, Label, Row, describe_values, numbers_of, read_variants
 from .ranking import Floats, Labels, auroc_difference, rank
 from .reference import SCORED, Reference, check_assembly, look
-from .regression import FOLDS, Folds, Sites, calibrate, combine, folds_by_site
+from .regression import FOLDS, Folds, Groups, calibrate, combine, grouped_folds
 from .score_columns import (
     ALL_COMBINED,
     COMBINED,
@@ -84,7 +85,8 @@ class _Labelled:
     rows: list[Row]
     variants: list[ScoredVariant]
     labels: Labels
-    sites: Sites
+    sites: Groups  # number of each variant's position
+    places: Groups  # variants that are near one another have the same number
     spans: list[tuple[str, int, int]]  # contig of the genome, start and end of the alleles
     left_out: Mapping[str, int]
 
@@ -177,16 +179,24 @@ def _labelled(
     if left_out:
         told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(left_out.items()))
         print(f"{options.vcf}: left out: {told}", file=sys.stderr)
-    places = [(row.fields[0], alleles.start) for row, _, alleles in kept]
-    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    spans = [(names[row.fields[0]], alleles.start, alleles.end) for row, _, alleles in kept]
     return _Labelled(
         [row for row, _, _ in kept],
         [(alleles, reference.fetcher(row.fields[0]), reference.lengths[row.fields[0]]) for row, _, alleles in kept],
         np.array([positive for _, positive, _ in kept], bool),
-        np.array([numbers[place] for place in places]),
-        [(names[row.fields[0]], alleles.start, alleles.end) for row, _, alleles in kept],
+        _numbered(spans, 0),
+        _numbered(spans, 2 * options.radius),
+        spans,
         left_out,
     )
+
+
+def _numbered(spans: Sequence[tuple[str, int, int]], reach: int) -> Groups:
+    """(n,) numbers: a new one where a span starts more than `reach` bases after the start of the span before it."""
+    numbers = [0]
+    for before, span in pairwise(spans):
+        numbers.append(numbers[-1] + (span[0] != before[0] or span[1] > before[1] + reach))
+    return np.array(numbers[: len(spans)], np.int64)
 
 
 def _overlap(
@@ -214,7 +224,7 @@ def _around(genome: Genome, spans: Sequence[tuple[str, int, int]], flank: int) -
 def _scores(
     exported: Exported, data: _Labelled, corpus: Corpus | None, options: BenchmarkOptions, context: int
 ) -> list[Score]:
-    folds = folds_by_site(data.labels, data.sites, options.seed)
+    folds = grouped_folds(data.labels, data.places, options.seed)
     scores: list[Score] = []
     for random_weights in (False, True)[: 1 + options.random_weights]:
         ours = model_scores(
@@ -298,9 +308,10 @@ def _notes(data: _Labelled, overlap: Mapping[str, float], options: BenchmarkOpti
     ]
     if options.architecture:
         notes.append(
-            f"Combined scores are predictions under {FOLDS}-fold cross-validation, all variants at a position in one "
-            "fold. They learn from the labels of the other folds, as no other row does. Their intervals leave out how "
-            "the fit varies, and positions close to one another share context across folds."
+            f"Combined scores are predictions under {FOLDS}-fold cross-validation. Variants less than "
+            f"{2 * options.radius + 1:,} bases apart are in one fold, with all between them: "
+            f"{len(np.unique(data.places)):,} groups; with too few groups there are no combined scores. They learn "
+            "from the labels of the other folds, as no other row does. Their intervals leave out how the fit varies."
         )
     if options.corpus:
         shares = ", ".join(f"{share:.2%} {where}" for where, share in overlap.items())

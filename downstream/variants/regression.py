@@ -1,6 +1,7 @@
 """Regressions under cross-validation: several scores combined into one, and a score turned into a probability.
 
-All variants at one position are in one fold, so that no fold is tested on a position that it was fitted on.
+Variants come in groups, such as those at one position. A group is in one fold, so that no fold is tested on a group
+that it was fitted on.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .ranking import Floats, Labels
 FOLDS = 5
 _BINS = 10
 
-Sites = NDArray[np.int64]
+Groups = NDArray[np.int64]
 Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
@@ -39,20 +40,20 @@ class Calibration:
     observed: Floats
 
 
-def folds_by_site(labels: Labels, sites: Sites, seed: int) -> Folds:
+def grouped_folds(labels: Labels, groups: Groups, seed: int) -> Folds:
     """Training and test rows of up to five folds, each with about the same share of positives.
 
     Args:
-        sites: (n,), a number for each position.
+        groups: (n,), the number of each variant's group.
 
     Returns:
-        No folds where a class has too few sites.
+        No folds where a class has too few groups.
     """
-    count = min(FOLDS, len(np.unique(sites[labels])), len(np.unique(sites[~labels])))
+    count = min(FOLDS, len(np.unique(groups[labels])), len(np.unique(groups[~labels])))
     if count < 2:
         return []
     cut = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    folds = list(cut.split(np.zeros(len(labels)), labels, sites))
+    folds = list(cut.split(np.zeros(len(labels)), labels, groups))
     whole = all(0 < labels[train].sum() < len(train) and len(test) for train, test in folds)
     return folds if whole else []
 
@@ -63,7 +64,7 @@ def combine(features: Floats, labels: Labels, folds: Folds) -> Floats:
     return np.asarray(cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1])
 
 
-def calibrate(labels: Labels, scores: Floats, sites: Sites, seed: int) -> Calibration | None:
+def calibrate(labels: Labels, scores: Floats, groups: Groups, seed: int) -> Calibration | None:
     """Turn a score into a probability by isotonic regression, each variant by the folds without it.
 
     Variants whose score is NaN are left out.
@@ -73,7 +74,7 @@ def calibrate(labels: Labels, scores: Floats, sites: Sites, seed: int) -> Calibr
     """
     known = np.isfinite(scores)
     labels, scores = labels[known], scores[known]
-    folds = folds_by_site(labels, sites[known], seed)
+    folds = grouped_folds(labels, groups[known], seed)
     if not folds:
         return None
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")

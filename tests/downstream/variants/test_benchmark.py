@@ -16,6 +16,7 @@ from dnachunker.dataprep.corpus.markov import MarkovTables
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.downstream.exported import Exported
 from dnachunker.downstream.variants.alleles import Alleles
+from dnachunker.downstream.variants.benchmark import _numbered
 from dnachunker.downstream.variants.score_columns import markov_ratio
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -60,7 +61,7 @@ def found(
 ) -> Path:
     output = tmp_path_factory.mktemp("benchmark") / "out"
     columns = [word for name in ("good", "bad", "part") for word in ("--against", f"INFO/{name}")]
-    label = ["--label", "INFO/CLS=LOF", "--by", "INFO/K", "--corpus", str(sample_corpus)]
+    label = ["--label", "INFO/CLS=LOF", "--by", "INFO/K", "--corpus", str(sample_corpus), "--radius", "18"]
     assert run(export, fasta, variants, output, *label, *columns) == 0
     return output
 
@@ -69,6 +70,7 @@ def test_a_row_for_each_variant_has_the_scores_of_score_variants(
     export: Path, fasta: Path, variants: Path, found: Path, tmp_path: Path
 ) -> None:
     where = ["--model", str(export), "--fasta", str(fasta), "--vcf", str(variants), "--context", "200"]
+    where += ["--radius", "18"]  # bases around two sites do not meet, so that each site is a group of folds
     assert main(["score-variants", *where, "--output", str(tmp_path / "out.vcf")]) == 0
     scored = [line.split("\t")[7] for line in (tmp_path / "out.vcf").read_text().splitlines() if line[0] != "#"]
     with (found / "variants.tsv").open() as file:
@@ -105,7 +107,10 @@ def test_planted_scores_are_told_from_noise_in_every_stratum(found: Path) -> Non
     page = (found / "page.html").read_text()
     assert page.count("<svg") == 2
     assert "&lt;svg" not in page
-    assert "| INFO/K=one | 0 | 6 | – |" in (found / "table.md").read_text()
+    table = (found / "table.md").read_text()
+    assert "| INFO/K=one | 0 | 6 | – |" in table
+    assert "42 variants at 14 positions" in table
+    assert "37 bases apart are in one fold, with all between them: 14 groups" in table
     assert json.loads((found / "options.json").read_text())["label"] == "INFO/CLS=LOF"
 
 
@@ -173,6 +178,14 @@ def test_chunk_vectors_and_entropies_are_read_off_the_same_passes(
             tuple(np.mean(entropy, 0)), rel=1e-4
         )
         assert row["architecture"] == ""  # all variants are at one position: nothing to validate on
+
+
+def test_variants_near_one_another_are_one_group() -> None:
+    starts = [("a", 5), ("a", 5), ("a", 25), ("a", 45), ("a", 66), ("b", 66), ("b", 87)]
+    spans = [(name, start, start + 1) for name, start in starts]
+    assert _numbered(spans, 20).tolist() == [0, 0, 0, 0, 1, 2, 3]
+    assert _numbered(spans, 0).tolist() == [0, 0, 1, 2, 3, 4, 5]
+    assert _numbered([], 20).tolist() == []
 
 
 def test_a_markov_ratio_is_that_of_whole_haplotypes() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dnachunker.downstream.variants.ranking import rank
-from dnachunker.downstream.variants.regression import calibrate, combine, folds_by_site
+from dnachunker.downstream.variants.regression import calibrate, combine, grouped_folds
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -17,7 +17,7 @@ def test_a_position_is_in_one_fold_and_every_variant_is_tested_once() -> None:
     rng = np.random.default_rng(0)
     sites = np.sort(rng.integers(0, 90, 300))
     labels = rng.random(300) < 0.3
-    folds = folds_by_site(labels, sites, seed=0)
+    folds = grouped_folds(labels, sites, seed=0)
     assert len(folds) == 5
     assert sorted(np.concatenate([test for _, test in folds])) == list(range(300))
     for train, test in folds:
@@ -30,14 +30,14 @@ def test_what_only_marks_the_position_is_worth_nothing_and_a_planted_signal_is_f
     sites = np.repeat(np.arange(60), 5)
     labels = (rng.random(60) < 0.4)[sites]  # as at a position where every change does harm
     marks = rng.normal(size=(60, 40))[sites]  # enough to learn each position by heart
-    folds = folds_by_site(labels, sites, seed=0)
+    folds = grouped_folds(labels, sites, seed=0)
     assert auroc(labels, combine(marks, labels, folds)) < 0.6
-    torn = folds_by_site(labels, np.arange(300), seed=0)
+    torn = grouped_folds(labels, np.arange(300), seed=0)
     assert auroc(labels, combine(marks, labels, torn)) > 0.9
     planted = np.column_stack([marks[:, :2], labels + rng.normal(size=300)])
     assert auroc(labels, combine(planted, labels, folds)) > 0.7
     permuted = rng.permutation(labels)
-    assert auroc(permuted, combine(planted, permuted, folds_by_site(permuted, sites, seed=0))) < 0.65
+    assert auroc(permuted, combine(planted, permuted, grouped_folds(permuted, sites, seed=0))) < 0.65
 
 
 def test_a_calibrated_score_says_how_often_it_is_right() -> None:
@@ -53,5 +53,5 @@ def test_a_calibrated_score_says_how_often_it_is_right() -> None:
 
 def test_too_few_positions_for_folds_give_none() -> None:
     labels = np.arange(30) < 3
-    assert folds_by_site(labels, np.where(labels, 0, np.arange(30)), seed=0) == []  # all positives at one position
+    assert grouped_folds(labels, np.where(labels, 0, np.arange(30)), seed=0) == []  # all positives at one position
     assert calibrate(labels, np.arange(30.0), np.where(labels, 0, np.arange(30)), seed=0) is None
