@@ -27,7 +27,7 @@ from .data import LabelledGenome, Split, split_genome
 from .decoding import count_chain
 from .labels import BaseLabels, paint, read_annotation
 from .markov import train_markov
-from .networks import predict, train, training_weights
+from .networks import predict, train
 from .outputs import curves_figure, table_rows, write_segments
 from .scores import score_bases
 
@@ -138,8 +138,7 @@ def _run(
     lengths = [region.length for region in split.test]
     probabilities = np.nan_to_num(probabilities)
     chain = count_chain((data.read(region)[1] for region in split.train), len(data.labels.classes))
-    weights = None if method == "markov" else training_weights(data, split, config)
-    decoded = chain.decode(probabilities, lengths, weights)
+    decoded = chain.decode(probabilities, lengths)
     record["scores"] = score_bases(
         truth, probabilities, decoded, lengths, data.labels.classes, resamples=config.bootstrap
     )

@@ -24,20 +24,17 @@ class ClassChain:
     shares: NDArray[np.float64]
     transitions: NDArray[np.float64]
 
-    def decode(
-        self, probabilities: NDArray[np.float32], lengths: Sequence[int], weights: NDArray[np.float32] | None = None
-    ) -> NDArray[np.int64]:
-        """The most likely class of every base, (L,), given how long segments are.
+    def decode(self, probabilities: NDArray[np.float32], lengths: Sequence[int]) -> NDArray[np.int64]:
+        """The path of classes (L,) with the largest product of probabilities of bases and of steps of the chain.
 
-        A network's P(class | window) over the share of the class stands for P(window | class), as in hybrid models of
-        speech. So a class does not change for single bases at which another one is a little more likely.
+        So a class does not change for single bases at which another class is a little more likely. The probabilities
+        are not divided by the shares of the classes, as a hidden Markov model would have it: neighbouring bases are
+        read in one window, and hundreds of small errors of a rare class in one direction would add up.
 
         Args:
             probabilities: (L, classes) of regions, one after the other; lengths: bases of each.
-            weights: (classes,), of the classes in the loss of training, which act as if the shares were other ones.
         """
-        prior = self.shares if weights is None else self.shares * weights
-        scores = np.log(np.maximum(probabilities.astype(np.float64), _LEAST)) - np.log(prior)
+        scores = np.log(np.maximum(probabilities.astype(np.float64), _LEAST))
         parts = np.split(scores, np.cumsum(lengths)[:-1])
         logs = np.log(self.transitions), np.log(self.shares)
         return np.concatenate([most_likely_path(part, *logs) for part in parts])

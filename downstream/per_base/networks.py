@@ -86,7 +86,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_share(step, config.steps, config.warmup)
     )
-    weights = torch.from_numpy(training_weights(data, split, config)).to(data.exported.device)
+    weights = torch.from_numpy(_class_weights(data, split, config)).to(data.exported.device)
     truth = data.read_labels(split.validation)
     best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
     history: list[tuple[int, float, float]] = []
@@ -126,7 +126,7 @@ def train(
     return Fitted(network.eval(), best[0], best[1], tuple(history), size, diverged)
 
 
-def training_weights(data: LabelledGenome, split: Split, config: AnnotateConfig) -> NDArray[np.float32]:
+def _class_weights(data: LabelledGenome, split: Split, config: AnnotateConfig) -> NDArray[np.float32]:
     """(classes,) weights frequency^-class_weight_exponent, scaled so that their mean over all training bases is 1."""
     counts = data.labels.counts(split.train)
     weights = np.maximum(counts, 1.0) ** -config.class_weight_exponent

@@ -32,7 +32,7 @@ def test_decoding_keeps_segments_whole_and_regions_apart() -> None:
     chain = count_chain([truth[:500], truth[500:]], 2)
     np.testing.assert_allclose(chain.shares, [0.8, 0.2])
     rng = np.random.default_rng(0)
-    right = np.where(rng.random(1000) < 0.15, 0.3, 0.97)  # 15 % of the bases look more like the other class
+    right = np.where(rng.random(1000) < 0.15, 0.3, 0.8)  # 15 % of the bases look more like the other class
     probabilities = np.stack([np.where(truth == 0, right, 1 - right), np.where(truth == 1, right, 1 - right)], 1)
     borders = np.flatnonzero(np.diff(chain.decode(probabilities.astype(np.float32), [500, 500]))) + 1
     assert len(borders) == 3
