@@ -263,6 +263,7 @@ def faked() -> Iterator[SimpleNamespace]:
     """
     slot = SimpleNamespace(now=None)
     with contextlib.ExitStack() as stack:
+        routing = importlib.import_module(f"{kernels.__package__}.kernels_triton_routing")
         for path in sorted(Path(kernels.__file__).parent.glob("kernels_triton_*.py")):
             module = importlib.import_module(f"{kernels.__package__}.{path.stem}")
             for name, kernel in list(vars(module).items()):
@@ -271,6 +272,7 @@ def faked() -> Iterator[SimpleNamespace]:
         for owner, name, value in (
             (kernels, "triton_works", lambda device: True),
             (attention, "attention_backend", lambda *_: "torch_varlen"),
+            (routing, "product_in_float32", lambda a, b: torch.mm(a, b, out_dtype=torch.float32)),
             # on CUDA, RMSNorm is one kernel as LayerNorm is
             (F, "rms_norm", lambda x, shape, weight=None, eps=None: F.layer_norm(x, shape, weight, None, eps or 1e-5)),
             (torch.cuda, "device_of", lambda tensor: contextlib.nullcontext()),

@@ -1,7 +1,9 @@
 """Triton kernels of the router: probabilities from projected queries and keys, then boundaries and chunks from those.
 
 Probabilities: plain torch makes a dozen passes over (T, D) in float32 for norms, normalised vectors, their product and
-its sum. These kernels read queries and keys once in the forward pass and twice in the backward pass.
+its sum. These kernels read queries and keys once in the forward pass and twice in the backward pass. In a bf16 run the
+projections are products of bf16 numbers summed in float32: each factor is the sum of its first and its next eight bits,
+and of the four products only that of both remainders, 2^-18 of the result, is left out.
 
 Chunks: threshold, forced boundaries, prefix sum and compaction in two launches, since a prefix sum goes across
 programs. `cut_mark` decides the boundaries and counts those of each program; `cut_place` numbers them. The host waits
@@ -66,45 +68,89 @@ def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: 
         k = tl.load(key + (t - 1) * D + d, mask=before, other=0.0)
         along_q = tl.where(q_norm > LEAST, cosine * q / (q_norm * q_norm), 0.0)
         along_k = tl.where(k_norm > LEAST, cosine * k / (k_norm * k_norm), 0.0)
-        tl.store(dquery + t * D + d, slope * (k / (q_norm * k_norm) - along_q), mask=(t < T) & (d < D))
-        tl.store(dkey + (t - 1) * D + d, slope * (q / (q_norm * k_norm) - along_k), mask=before)
-        tl.store(dkey + t * D + d, tl.zeros([ROWS, WIDTH], tl.float32), mask=(t == T - 1) & (d < D))
+        dq, dk = slope * (k / (q_norm * k_norm) - along_q), slope * (q / (q_norm * k_norm) - along_k)
+        tl.store(dquery + t * D + d, dq.to(dquery.dtype.element_ty), mask=(t < T) & (d < D))
+        tl.store(dkey + (t - 1) * D + d, dk.to(dkey.dtype.element_ty), mask=before)
+        tl.store(dkey + t * D + d, tl.zeros([ROWS, WIDTH], dkey.dtype.element_ty), mask=(t == T - 1) & (d < D))
+
+
+def product_in_float32(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two bf16 matrices, summed and returned in float32."""
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+
+
+def in_two_parts(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """x as the sum of two bf16 tensors, to 2^-17; a bf16 tensor has one part."""
+    if x.dtype == torch.bfloat16:
+        return x, None
+    first = x.bfloat16()
+    return first, (x - first).bfloat16()
+
+
+def projected(x: Tensor, weight: Tensor, *, half: bool) -> Tensor:
+    """x (T, D) times the transposed weight (E, D), in float32; with `half` by bf16 products of their parts."""
+    if not half:
+        return x.float() @ weight.float().t()
+    (x_first, x_rest), (w_first, w_rest) = in_two_parts(x), in_two_parts(weight)
+    pairs = [(x_first, w_first), (x_first, w_rest), (x_rest, w_first)]
+    left, right = zip(*((a, b) for a, b in pairs if a is not None and b is not None), strict=True)
+    if len(left) == 1:
+        return product_in_float32(x_first, w_first.t())
+    return product_in_float32(torch.cat(left, dim=1), torch.cat(right, dim=1).t())
 
 
 class _BoundaryProbability(Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, step: Tensor, rows: int, width: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, query_weight: Tensor, key_weight: Tensor, step: Tensor, half: bool, rows: int, width: int
+    ) -> Tensor:
+        query, key = projected(x, query_weight, half=half), projected(x, key_weight, half=half)
         total, channels = query.shape
-        probability = torch.empty(total, dtype=torch.float32, device=query.device)
-        ctx.sizes = {"ROWS": rows, "WIDTH": width}
+        probability = torch.empty(total, dtype=torch.float32, device=x.device)
+        ctx.sizes, ctx.half = {"ROWS": rows, "WIDTH": width}, half
         boundary_forward[(triton.cdiv(total, rows),)](query, key, step, probability, total, channels, **ctx.sizes)
-        ctx.save_for_backward(query, key, step)
+        ctx.save_for_backward(x, query_weight, key_weight, query, key, step)
         return probability
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, step = ctx.saved_tensors
+        x, *weights, query, key, step = ctx.saved_tensors
         total, channels = query.shape
-        dquery, dkey = torch.empty_like(query), torch.empty_like(key)
+        dtype = torch.bfloat16 if ctx.half else torch.float32  # of products of gradients, as in other layers
+        dquery, dkey = (torch.empty(query.shape, dtype=dtype, device=x.device) for _ in range(2))
         grid = (triton.cdiv(total, ctx.sizes["ROWS"]),)
         boundary_backward[grid](grads[0].contiguous(), query, key, step, dquery, dkey, total, channels, **ctx.sizes)
-        return dquery, dkey, None, None, None
+        of_query, of_key = (weight.to(dtype) for weight in weights)
+        dx = torch.addmm(dquery @ of_query, dkey, of_key).to(x.dtype)
+        read = x.to(dtype)
+        dweights = ((dy.t() @ read).to(weight.dtype) for dy, weight in zip((dquery, dkey), weights, strict=True))
+        return dx, *dweights, None, None, None, None
 
 
-def boundary_probability(query: Tensor, key: Tensor, step: Tensor, *, rows: int = 16, width: int = 128) -> Tensor:
-    """(1 - cos(q_t, k_{t-1})) / 2, 1 at the start of each sequence.
+def boundary_probability(
+    x: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    step: Tensor,
+    *,
+    half: bool = False,
+    rows: int = 16,
+    width: int = 128,
+) -> Tensor:
+    """(1 - cos(W_q x_t, W_k x_{t-1})) / 2, 1 at the start of each sequence.
 
     Args:
-        query, key: (T, D) float32. step: (2, T) int32, `Packing.steps`.
+        x: (T, D). query_weight, key_weight: (D, D). step: (2, T) int32, `Packing.steps`.
+        half: the run's products are in bf16: these are, too, but exact to 2^-17.
         rows, width: positions of a program and channels it sums at a time, powers of two.
 
     Returns:
         (T,) float32.
     """
-    if not len(query):
-        return (query + key).sum(1)
-    with torch.cuda.device_of(query):  # Triton launches on the current device
-        p: Tensor = _BoundaryProbability.apply(query.contiguous(), key.contiguous(), step, rows, width)
+    if not len(x):
+        return (x @ query_weight.to(x.dtype) + x @ key_weight.to(x.dtype)).sum(1).float()
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        p: Tensor = _BoundaryProbability.apply(x, query_weight, key_weight, step, half, rows, width)
     return p
 
 

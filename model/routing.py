@@ -90,7 +90,7 @@ class Segmentation:
 
 
 class BoundaryProbability(nn.Module):
-    """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, all in float32.
+    """p_t = (1 - cos(W_q x_t, W_k x_{t-1})) / 2 with W_q, W_k (D, D) starting as the identity, to float32's precision.
 
     A module of its own, with plain parameters, because ZeRO-3 gathers the parameters of a module while that module
     runs, and gathers them again for the backward pass only if the module returns a tensor.
@@ -104,13 +104,14 @@ class BoundaryProbability(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
+        half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
+            if scan_backend(self.backend, x.device.type, x.dtype) == "triton":
+                fused: Tensor = fused_kernels().boundary_probability(x, self.query, self.key, packing.steps, half=half)
+                return fused
             precise = x if x.dtype == torch.float64 else x.float()
             query = F.linear(precise, self.query.to(precise.dtype))
             key = F.linear(precise, self.key.to(precise.dtype))
-            if scan_backend(self.backend, x.device.type, precise.dtype) == "triton":
-                fused: Tensor = fused_kernels().boundary_probability(query, key, packing.steps)
-                return fused
             similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
             change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
             return torch.where(packing.first, 1.0, change)

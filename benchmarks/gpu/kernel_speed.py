@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dnachunker.model.attention import rotary_angles
 from dnachunker.model.kernels import fused_kernels, mamba_ssm_works
 from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
 from dnachunker.model.packing import Packing
@@ -45,7 +46,11 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     inputs = scan_inputs(packing, channels, states, half)
     weight = torch.randn(2, channels, 4, device=machine.device, requires_grad=True)
     rows = torch.randn(total, width, device=machine.device).to(half).requires_grad_()
-    query, key = (torch.randn(total, width, device=machine.device, requires_grad=True) for _ in range(2))
+    query, key = (torch.randn(width, width, device=machine.device).to(half).requires_grad_() for _ in range(2))
+    scale = torch.ones(width, device=machine.device, dtype=half, requires_grad=True)
+    heads = width // 64 or 1
+    qkv = torch.randn(total, 3 * width, device=machine.device).to(half).requires_grad_()
+    angles = rotary_angles(packing.offset, width // heads, 1e4)
     gate = torch.rand(2, total, device=machine.device, requires_grad=True)
     packing.steps  # noqa: B018  (computed here, because a model computes it once a batch, not once a layer)
 
@@ -71,9 +76,19 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
             3 * 2 * total * width + 16 * total,
         ),
         "router": (
-            lambda: kernels.boundary_probability(query, key, packing.steps),
-            2 * 4 * total * width,
-            4 * 4 * total * width,
+            lambda: kernels.boundary_probability(rows, query, key, packing.steps, half=True),
+            2 * total * width,
+            2 * 2 * total * width,
+        ),
+        "norm": (
+            lambda: kernels.sum_and_norm(rows, rows, scale, 1e-5, centred=True)[1],
+            4 * 2 * total * width,
+            3 * 2 * total * width,
+        ),
+        "rotary": (
+            lambda: kernels.rotated(qkv * 1, *angles, heads)[0],
+            (4 + 6) * 2 * total * width,  # with the copy that keeps qkv
+            6 * 2 * total * width,
         ),
     }
     return {name: _measure(machine, *case) for name, case in cases.items()}

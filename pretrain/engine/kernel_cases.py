@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dnachunker.model import kernels, kernels_reference
-from dnachunker.model.attention import packed_attention
+from dnachunker.model.attention import packed_attention, rotary_angles, rotate
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Segmentation
 
 LENGTHS = (300, 1, 0, 33, 64)  # many blocks of time, a single position, nothing
 LONGEST_INTERPRETED = 12  # Triton's interpreter takes a tenth of a second for a position
+EPS, THETA = 1e-5, 1e4  # of norms and of rotary positions
 MOST_CHANNELS, MOST_CHANNELS_CPU, MOST_HEADS = 256, 32, 2  # the check of a CPU takes less than a second
 
 Compared = list[tuple[Tensor, Tensor]]  # the kernel's tensor and plain torch's: the result, then each gradient
@@ -36,7 +37,7 @@ def scan_cases(
     Args:
         network: gives the channels (at most 256, on a CPU 32), the states and the width of the convolution.
         dtype: of the results of matrix products.
-        weights: of parameters and of the residual stream. A and the router are float32.
+        weights: of parameters and of the residual stream. A is float32.
         lengths: of the packed sequences; default: LENGTHS.
     """
     packing = _packing(device, lengths or LENGTHS)
@@ -48,14 +49,18 @@ def scan_cases(
     x, rows = draw(packing.total, channels, dtype=dtype), draw(2, packing.total, 2 * states, dtype=dtype)
     u, raw = (draw(2, packing.total, channels, dtype=dtype) for _ in range(2))
     gate = draw(packing.total).sigmoid()
+    heads, width = min(network.num_heads, MOST_HEADS), network.width // network.num_heads
+    query, key = (torch.eye(channels, device=device) + 0.1 * draw(channels, channels) for _ in range(2))
     make = _triton_cases if backend == "triton" else _one_way_cases
     inputs = {
         "scan": [u, raw, rows, x, A, draw(2, channels, dtype=weights), bias - 4],
         "convolution": [x, weight, bias],
         "smoothing": [x.to(weights), gate],
-        "router": [x.float(), u[0].float()],
+        "router": [x.to(weights), query.to(weights), key.to(weights)],
+        "norm": [u[0].to(weights), u[1], weight[0, :, 0] + 1],
+        "rotary": [draw(packing.total, 3 * heads * width, dtype=dtype)],
     }
-    for name, (ours, theirs) in make(backend, packing, states).items():
+    for name, (ours, theirs) in make(backend, packing, states, dtype, heads).items():
         yield name, partial(_with_gradients, ours, theirs, inputs[name])
     if backend == "triton":
         masks = draw(packing.total) > 1
@@ -110,7 +115,7 @@ def _with_gradients(ours: Function, theirs: Function, inputs: list[Tensor]) -> C
     return list(zip(*found, strict=True))
 
 
-def _plain(packing: Packing, states: int) -> dict[str, Function]:
+def _plain(packing: Packing, states: int, heads: int) -> dict[str, Function]:
     borders = packing.cu_seqlens
 
     def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
@@ -129,15 +134,30 @@ def _plain(packing: Packing, states: int) -> dict[str, Function]:
         forward, backward = (kernels_reference.smooth(x, gates[way], borders, way == 1) for way in (0, 1))
         return (forward + backward) / 2
 
-    def router(query: Tensor, key: Tensor) -> Tensor:
-        change = (1 - F.cosine_similarity(query[1:], key[:-1], dim=-1)) / 2
+    def router(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        change = (1 - F.cosine_similarity((x @ query.t())[1:], (x @ key.t())[:-1], dim=-1)) / 2
         return torch.where(packing.first, 1.0, F.pad(change, (1, 0)))
 
-    return {"scan": scan, "convolution": convolution, "smoothing": smoothing, "router": router}
+    def norm(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+        total = x + branch
+        layer, root = F.layer_norm(total, scale.shape, scale, None, EPS), F.rms_norm(total, scale.shape, scale, EPS)
+        return torch.stack((total, layer, root))
+
+    def rotary(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(1)
+        angles = rotary_angles(packing.offset, q.shape[-1], THETA)
+        return torch.stack((rotate(q, *angles), rotate(k, *angles), v))
+
+    return {
+        "scan": scan, "convolution": convolution, "smoothing": smoothing, "router": router, "norm": norm,
+        "rotary": rotary,
+    }  # fmt: skip
 
 
-def _triton_cases(backend: str, packing: Packing, states: int) -> dict[str, tuple[Function, Function]]:
-    plain = _plain(packing, states)
+def _triton_cases(
+    backend: str, packing: Packing, states: int, dtype: torch.dtype, heads: int
+) -> dict[str, tuple[Function, Function]]:
+    plain = _plain(packing, states, heads)
 
     def fused() -> SimpleNamespace:  # when a kernel runs, since its file may fail as it is imported
         return kernels.fused_kernels()
@@ -147,18 +167,33 @@ def _triton_cases(backend: str, packing: Packing, states: int) -> dict[str, tupl
         y: Tensor = fused().gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps)
         return y
 
+    def norm(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+        total, layer = fused().sum_and_norm(x, branch, scale, EPS, centred=True, dtype=dtype)
+        total, root = fused().sum_and_norm(total, None, scale, EPS, centred=False, dtype=dtype)
+        return torch.stack((total, layer.to(total.dtype), root.to(total.dtype)))
+
+    def rotary(qkv: Tensor) -> Tensor:
+        angles = rotary_angles(packing.offset, qkv.shape[-1] // 3 // heads, THETA)
+        return torch.stack(fused().rotated(qkv * 1, *angles, heads))  # it overwrites what it reads
+
     ours: dict[str, Function] = {
         "scan": scan,
         "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(x, weight, bias, packing.steps),
         "smoothing": lambda x, gate: fused().smooth_both_ways(x, _gates(packing, gate)),
-        "router": lambda query, key: fused().boundary_probability(query, key, packing.steps),
+        "router": lambda x, query, key: fused().boundary_probability(
+            x, query, key, packing.steps, half=dtype == torch.bfloat16
+        ),
+        "norm": norm,
+        "rotary": rotary,
     }
     return {name: (ours[name], plain[name]) for name in ours}
 
 
-def _one_way_cases(backend: str, packing: Packing, states: int) -> dict[str, tuple[Function, Function]]:
-    """Backends that run one direction at a time; their routers are plain torch."""
-    plain, borders = _plain(packing, states), packing.cu_seqlens
+def _one_way_cases(
+    backend: str, packing: Packing, states: int, dtype: torch.dtype, heads: int
+) -> dict[str, tuple[Function, Function]]:
+    """Backends that run one direction at a time; their routers, norms and rotary positions are plain torch."""
+    plain, borders = _plain(packing, states, heads), packing.cu_seqlens
 
     def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         B, C = rows.split(states, dim=-1)

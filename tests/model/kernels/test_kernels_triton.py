@@ -198,17 +198,23 @@ def test_norms_with_the_residual_sum_before_them(dtypes: tuple[torch.dtype, torc
     compare(ours, theirs, inputs, 2 * TOLERANCE[narrow])  # gradients of x are rounded twice, once by each norm
 
 
-def test_boundary_probabilities() -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16 products"])
+def test_boundary_probabilities(half: bool) -> None:
     torch.manual_seed(0)
     packing = packed([5, 1, 0, 2, 9])
-    inputs = [torch.randn(packing.total, 6), torch.randn(packing.total, 6)]
-    inputs[1][2] = -inputs[0][3]  # p = 1, where it is clamped
+    inputs = [torch.randn(packing.total, 6), torch.eye(6) + 0.1 * torch.randn(6, 6), torch.eye(6)]
+    inputs[0][3] = inputs[0][2] @ inputs[1].inverse().t() * -2  # p = 1, where it is clamped
 
-    def theirs(query: Tensor, key: Tensor) -> Tensor:
-        change = (1 - F.cosine_similarity(query[1:], key[:-1], dim=-1)) / 2
+    def ours(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return boundary_probability(x, query, key, packing.steps, half=half, rows=4, width=4)
+
+    def theirs(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        change = (1 - F.cosine_similarity((x @ query.t())[1:], (x @ key.t())[:-1], dim=-1)) / 2
         return torch.where(packing.first, 1.0, F.pad(change.clamp(0, 1), (1, 0)))
 
-    compare(lambda query, key: boundary_probability(query, key, packing.steps, rows=4, width=4), theirs, inputs)
+    compare(ours, theirs, inputs, TOLERANCE[torch.bfloat16] if half else None)
+    with torch.no_grad():
+        assert float((ours(*inputs) - theirs(*inputs)).abs().max()) <= 3e-5, "a result of bf16 products, too"
 
 
 @pytest.mark.parametrize("supplied", [False, True], ids=["router", "supplied"])
