@@ -87,7 +87,7 @@ class Save:
         self._partial = self.folder.with_name(f".{self.folder.name}.partial")
         self._error, self._digests, self._naming = "", dict[str, str](), False
         self.seconds, self._began = 0.0, time.monotonic()  # from the beginning until this rank has written its files
-        kept = memory.copy if settings.asynchronous else dict
+        kept = memory.copy if settings.asynchronous else _on_host
         files: dict[str, Callable[[Path], object]] = {
             moments_file(rank.rank): partial(save_file, kept(engine.moments().items()))
         }
@@ -178,6 +178,11 @@ class Save:
         write_text(self._run / CHECKPOINTS / _LATEST, self.folder.name + "\n")
         for old in superseded(complete_checkpoints(self._run), self._settings):
             shutil.rmtree(old)
+
+
+def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Named tensors, those of a GPU copied one after the other: the engine gathers weights as they are asked for."""
+    return {name: tensor.cpu() for name, tensor in tensors}
 
 
 def discard_partials(run: Path) -> None:

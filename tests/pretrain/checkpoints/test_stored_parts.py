@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from dnachunker.pretrain.checkpoints.saving import host_copy
+from dnachunker.pretrain.checkpoints.saving import HostMemory
 from dnachunker.pretrain.checkpoints.stored_parts import WEIGHTS, StoredParts, moments_file
 from dnachunker.pretrain.config import EngineSettings
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
@@ -64,9 +64,10 @@ for precision in precisions:
             (place / "optimizer").mkdir(parents=True, exist_ok=True)
             engine = new_engine(*layout, precision)
             train(engine, precision)
-            weights, moments = host_copy(engine.weights()), host_copy(engine.moments())
+            weights = HostMemory().copy(engine.weights())
+            moments = HostMemory().copy(engine.moments().items())
             train(engine, precision)
-            wanted = host_copy(engine.weights())
+            wanted = HostMemory().copy(engine.weights())
             if rank.is_main:
                 save_file(weights, place / WEIGHTS)
                 save_file(wanted, place / "continued")

@@ -67,7 +67,7 @@ assert model.weight.dtype == before.dtype
 _A_RATE_FOR_EACH_GROUP = """
 import torch
 from torch import nn
-from dnachunker.pretrain.checkpoints.saving import host_copy
+from dnachunker.pretrain.checkpoints.saving import HostMemory
 from dnachunker.pretrain.config import EngineSettings
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
 from dnachunker.pretrain.engine.optimizer import build_adamw
@@ -115,7 +115,8 @@ for stage in range(4):
         if step == 0:
             engine = engine_of(stage)
         if step == 2:  # as a resumed run does
-            weights, moments = host_copy(engine.weights()), host_copy(engine.moments())
+            weights = HostMemory().copy(engine.weights())
+            moments = HostMemory().copy(engine.moments().items())
             engine.close()
             engine = engine_of(stage)
             engine.load(fill, steps_done=2, updates=2)
