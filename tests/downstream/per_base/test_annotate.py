@@ -177,6 +177,13 @@ def test_the_same_command_keeps_results_and_another_seed_is_another_row(
     assert record["parameters"] == (open_exported(export).config.width + 1) * classes
 
 
+def test_a_causal_model_reads_bos_first_and_predicts_every_base(causal: Path, planted: Path, tmp_path: Path) -> None:
+    few = ("steps=1", "batch_size=1", "--test", "chrIII:1-600", "--validation", "chrII:1-300")
+    assert annotate(causal, planted, tmp_path / "out", "--method", "probe", *few, "--train", "chrI") == 0
+    (record,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["probe"]
+    assert record["scores"]["bases"] == 4000  # the two --test regions, merged
+
+
 def test_a_diverged_training_is_a_result_that_says_so(export: Path, planted: Path, tmp_path: Path) -> None:
     few = ("steps=3", "learning_rate=1e30", "weight_decay=0.0")
     assert annotate(export, planted, tmp_path / "out", "--method", "random-full", *few) == 0
