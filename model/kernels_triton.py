@@ -48,7 +48,7 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit

@@ -29,13 +29,11 @@ def positions_before(x, t, d, T, D, x_row, TAPS: tl.constexpr):
 
 
 @triton.jit
-def weights_of(weight, bias, way, d, D, TAPS: tl.constexpr):
-    """The taps of a direction, the one of the position itself first, then its bias, in float32."""
+def weights_of(taps, bias, way, d, D, TAPS: tl.constexpr):
+    """The taps of a direction, then its bias, in float32."""
     weights = ()
     for k in tl.static_range(TAPS):
-        weights = weights + (
-            tl.load(weight + (way * D + d) * TAPS + TAPS - 1 - k, mask=d < D, other=0.0).to(tl.float32),
-        )
+        weights = weights + (tl.load(taps + (way * TAPS + k) * D + d, mask=d < D, other=0.0).to(tl.float32),)
     return weights + (tl.load(bias + way * D + d, mask=d < D, other=0.0).to(tl.float32),)
 
 
@@ -77,14 +75,14 @@ def write(values, target, way, start, d, T, D, COUNT: tl.constexpr):
 
 
 @launched
-def conv_forward(x, weight, bias, step, out, T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr):
-    """out (2, T, D) from x (T, D), weight (2, D, TAPS), bias (2, D). Grid (ceil(T / SPAN), ceil(D / WIDTH)).
+def conv_forward(x, taps, bias, step, out, T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr):
+    """out (2, T, D) from x (T, D), taps (2, TAPS, D), bias (2, D). Grid (ceil(T / SPAN), ceil(D / WIDTH)).
 
     Of the last TAPS positions that were loaded, the forward direction writes the last and the backward the first.
     """
     start = tl.program_id(0).to(tl.int64) * SPAN
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    forward, backward = weights_of(weight, bias, 0, d, D, TAPS), weights_of(weight, bias, 1, d, D, TAPS)
+    forward, backward = weights_of(taps, bias, 0, d, D, TAPS), weights_of(taps, bias, 1, d, D, TAPS)
     near = positions_before(x, start, d, T, D, x_row, TAPS)
     ahead, behind = (), ()
     for i in tl.static_range(SPAN + TAPS - 1):
@@ -121,17 +119,17 @@ def return_position(
 
 @launched
 def conv_backward(
-    grad, x, weight, bias, step, dx, dweight, dbias,
+    grad, x, taps, bias, step, dx, shared,
     T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `conv_forward`, on the same grid: dx (T, D); dweight (ceil(T / SPAN), 2, D, TAPS) and dbias
-    (ceil(T / SPAN), 2, D) float32 are each program's part of the gradients of weight and bias.
+    """Gradients of `conv_forward`, on the same grid: dx (T, D); shared (ceil(T / SPAN), 2, TAPS + 1, D) float32 are
+    each program's part of the gradients of taps and bias.
 
     A program also reads TAPS - 1 gradients of each neighbour, because their positions read its own.
     """
     span = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    forward, backward = weights_of(weight, bias, 0, d, D, TAPS), weights_of(weight, bias, 1, d, D, TAPS)
+    forward, backward = weights_of(taps, bias, 0, d, D, TAPS), weights_of(taps, bias, 1, d, D, TAPS)
     near = positions_before(x, span * SPAN, d, T, D, x_row, TAPS)
     zeros = tl.zeros([WIDTH], tl.float32)
     into, of_forward, of_backward, result = (), (zeros,), (zeros,), ()
@@ -153,38 +151,36 @@ def conv_backward(
             result = result + (into[TAPS - 1].to(dx.dtype.element_ty),)
     write(result, dx, 0, span * SPAN, d, T, D, SPAN)
     for way in tl.static_range(2):
-        sums = of_forward if way == 0 else of_backward
-        own = (span * 2 + way) * D + d
-        for k in tl.static_range(TAPS):
-            tl.store(dweight + own * TAPS + TAPS - 1 - k, sums[k], mask=d < D)
-        tl.store(dbias + own, sums[TAPS], mask=d < D)
+        for k in tl.static_range(TAPS + 1):
+            sums = of_forward[k] if way == 0 else of_backward[k]
+            tl.store(shared + ((span * 2 + way) * (TAPS + 1) + k) * D + d, sums, mask=d < D)
 
 
 class _ConvSiLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, step: Tensor, span: int, width: int) -> Tensor:
         total, channels = x.shape
+        taps = weight.detach().flip(-1).transpose(1, 2).contiguous()
         out = torch.empty(2, total, channels, dtype=x.dtype, device=x.device)
-        sizes = {"TAPS": weight.shape[2], "SPAN": span, "WIDTH": width, "num_warps": 1}
+        sizes = {"TAPS": taps.shape[1], "SPAN": span, "WIDTH": width, "num_warps": 1}
         grid = (triton.cdiv(total, span), triton.cdiv(channels, width))
-        conv_forward[grid](x, weight, bias, step, out, total, channels, x.stride(0), **sizes)
-        ctx.save_for_backward(x, weight, bias, step)
-        ctx.grid, ctx.sizes = grid, sizes
+        conv_forward[grid](x, taps, bias, step, out, total, channels, x.stride(0), **sizes)
+        ctx.save_for_backward(x, taps, bias, step)
+        ctx.grid, ctx.sizes, ctx.weight_dtype = grid, sizes, weight.dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, step = ctx.saved_tensors
+        x, taps, bias, step = ctx.saved_tensors
         total, channels = x.shape
         dx = torch.empty(total, channels, dtype=x.dtype, device=x.device)
-        dweight, dbias = (
-            torch.empty(ctx.grid[0], *of.shape, dtype=torch.float32, device=x.device) for of in (weight, bias)
-        )
+        shape = (ctx.grid[0], 2, taps.shape[1] + 1, channels)
+        shared = torch.empty(shape, dtype=torch.float32, device=x.device)
         grad = grads[0].contiguous()
-        conv_backward[ctx.grid](
-            grad, x, weight, bias, step, dx, dweight, dbias, total, channels, x.stride(0), **ctx.sizes
-        )
-        return dx, dweight.sum(0, dtype=weight.dtype), dbias.sum(0, dtype=bias.dtype), None, None, None
+        conv_backward[ctx.grid](grad, x, taps, bias, step, dx, shared, total, channels, x.stride(0), **ctx.sizes)
+        sums = shared.sum(0)
+        dweight = sums[:, :-1].transpose(1, 2).flip(-1).to(ctx.weight_dtype)
+        return dx, dweight, sums[:, -1].to(bias.dtype), None, None, None
 
 
 def conv_silu_both_ways(
@@ -202,5 +198,5 @@ def conv_silu_both_ways(
     """
     x = x if x.stride(1) == 1 else x.contiguous()
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        y: Tensor = _ConvSiLU.apply(x, weight.contiguous(), bias.contiguous(), step, span, width)
+        y: Tensor = _ConvSiLU.apply(x, weight, bias.contiguous(), step, span, width)
     return y

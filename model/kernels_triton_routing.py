@@ -11,6 +11,7 @@ for the device only if no capacity is given. All values are integers, so the res
 programs and equals plain torch's exactly.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,16 +88,20 @@ def in_two_parts(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return first, (x - first).bfloat16()
 
 
-def projected(x: Tensor, weight: Tensor, *, half: bool) -> Tensor:
-    """x (T, D) times the transposed weight (E, D), in float32; with `half` by bf16 products of their parts."""
+def projected(x: Tensor, weights: Sequence[Tensor], *, half: bool) -> list[Tensor]:
+    """x (T, D) times each transposed weight (E, D), in float32; with `half` by bf16 products of their parts."""
     if not half:
-        return x.float() @ weight.float().t()
-    (x_first, x_rest), (w_first, w_rest) = in_two_parts(x), in_two_parts(weight)
-    pairs = [(x_first, w_first), (x_first, w_rest), (x_rest, w_first)]
-    left, right = zip(*((a, b) for a, b in pairs if a is not None and b is not None), strict=True)
-    if len(left) == 1:
-        return product_in_float32(x_first, w_first.t())
-    return product_in_float32(torch.cat(left, dim=1), torch.cat(right, dim=1).t())
+        return [x.float() @ weight.float().t() for weight in weights]
+    first, rest = in_two_parts(x)
+    parts = [in_two_parts(weight) for weight in weights]
+    if rest is None and all(low is None for _, low in parts):
+        return [product_in_float32(first, weight.t()) for weight, _ in parts]
+    wide = torch.cat([first, first] if rest is None else [first, first, rest], dim=1)
+    found = []
+    for high, low in parts:
+        columns = [high, torch.zeros_like(high) if low is None else low, high][: wide.shape[1] // x.shape[1]]
+        found.append(product_in_float32(wide, torch.cat(columns, dim=1).t()))
+    return found
 
 
 class _BoundaryProbability(Function):
@@ -104,7 +109,7 @@ class _BoundaryProbability(Function):
     def forward(
         ctx: Any, x: Tensor, query_weight: Tensor, key_weight: Tensor, step: Tensor, half: bool, rows: int, width: int
     ) -> Tensor:
-        query, key = projected(x, query_weight, half=half), projected(x, key_weight, half=half)
+        query, key = projected(x, (query_weight, key_weight), half=half)
         total, channels = query.shape
         probability = torch.empty(total, dtype=torch.float32, device=x.device)
         ctx.sizes, ctx.half = {"ROWS": rows, "WIDTH": width}, half

@@ -46,7 +46,7 @@ def reach(
     lasted = tl.zeros([WIDTH], tl.float32)
     for i in range(SPAN):
         r = tl.where(way == 0, i, SPAN - 1 - i)
-        state, dt = advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, N)
+        state, dt = advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, 0, N)
         lasted += dt
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], state, mask=real[None, :])
     tl.store(elapsed + (span * 2 + way) * D + d, lasted, mask=real)
@@ -122,7 +122,7 @@ def emit(
             for k in range(KEEP):
                 r = tl.where(way == 0, part * KEEP + k, SPAN - 1 - part * KEEP - k)
                 valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-                state, _ = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, N)
+                state, _ = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, 0, N)
                 x = tl.load(inputs + r * D + d, mask=valid, other=0.0).to(tl.float32)
                 c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
                 y = tl.sum(c * state, axis=0) + through * x

@@ -46,11 +46,14 @@ def reach_back(
 
 
 @triton.jit
-def advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, N: tl.constexpr):
-    """The state after position r, from the state before it; and delta_r. The tensors begin at the span's direction."""
+def advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, before, N: tl.constexpr):
+    """The state after position r, from the state before it; and delta_r.
+
+    B and step begin at the span's direction, and u and raw `before` numbers earlier.
+    """
     valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-    dt = time_step(raw, r * D + d, bias, valid)
-    x = tl.load(u + r * D + d, mask=valid, other=0.0).to(tl.float32)
+    dt = time_step(raw, before + (r * D + d), bias, valid)
+    x = tl.load(u + (before + (r * D + d)), mask=valid, other=0.0).to(tl.float32)
     b = tl.load(B + r * row + n, mask=states, other=0.0).to(tl.float32)
     return state * tl.exp2(a * dt[None, :] + dropping(step, r, left)) + b * (dt * x)[None, :], dt
 
@@ -78,18 +81,17 @@ def retreat(
     span, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.arange(0, N)[:, None]
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
-    grad, z, dz = grad + span * SPAN * D, z + span * SPAN * z_row, dz + span * SPAN * D
-    sums += span * SPAN * D
+    z += span * SPAN * z_row
     for both in range(2 * GROUP):
         way, block = both % 2, both // 2
         d = (group * GROUP + block) * WIDTH + tl.arange(0, WIDTH)
         real = d < D
+        own = tl.where(real, d, 0)[None, :]  # as in `emit`
         a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
         bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
         handed = tl.load(leaving + ((span * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
         base = way * T + span * SPAN
-        inputs, ours, steps = u + base * D, raw + base * D, step + base
-        rows, columns = B + base * row, C + base * row
+        steps, rows, columns = step + base, B + base * row, C + base * row
         into = dbc + (group * 2 * T + base) * 2 * N + n
         grad_a = tl.zeros([N, WIDTH], tl.float32)
         grad_skip = tl.zeros([WIDTH], tl.float32)
@@ -98,29 +100,30 @@ def retreat(
             first = SPAN - (tile + 1) * TILE  # first position of the tile, as the direction reads
             part = first // KEEP
             place = (span * (SPAN // KEEP) + tl.where(way == 0, part, SPAN // KEEP - 1 - part)) * 2 + way
-            state = tl.load(kept + (place * N + n) * D + d[None, :], mask=real[None, :], other=0.0).to(tl.float32)
+            state = tl.load(kept + (place * N + n) * D + own, mask=real[None, :], other=0.0).to(tl.float32)
             for i in range(end_of_range(part * KEEP), end_of_range(first)):
                 r = tl.where(way == 0, i, SPAN - 1 - i)
-                state, _ = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, N)
-            before, deltas = (), ()  # of each position: the state that enters, and delta
+                state, _ = advance(state, a, u, raw, rows, bias, steps, r, left, n, d, D, row, base * D, N)
+            before = ()  # the state that enters each position
             for k in tl.static_range(TILE):
                 r = tl.where(way == 0, first + k, SPAN - 1 - first - k)
                 before = before + (state,)
-                state, dt = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, N)
-                deltas = deltas + (dt,)
+                state, _ = advance(state, a, u, raw, rows, bias, steps, r, left, n, d, D, row, base * D, N)
             for back in tl.static_range(TILE):
                 r = tl.where(way == 0, first + TILE - 1 - back, SPAN - first - TILE + back)
                 valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-                dt = deltas[TILE - 1 - back]
-                x = tl.load(inputs + r * D + d, mask=valid, other=0.0).to(tl.float32)
+                # offsets from pointers that the kernel was given, and delta again: all registers are taken
+                of, at = base * D + (r * D + d), span * SPAN * D + (r * D + d)
+                dt = time_step(raw, of, bias, valid)
+                x = tl.load(u + of, mask=valid, other=0.0).to(tl.float32)
                 gate = tl.load(z + r * z_row + d, mask=valid, other=0.0).to(tl.float32)
-                dout = tl.load(grad + r * D + d, mask=valid, other=0.0).to(tl.float32)
+                dout = tl.load(grad + at, mask=valid, other=0.0).to(tl.float32)
                 b = tl.load(rows + r * row + n, mask=states, other=0.0).to(tl.float32)
                 c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
                 opened = sigmoid(gate)
                 dy = dout * gate * opened
                 s = handed + c * dy[None, :]
-                through = tl.load(skip + way * D + d, mask=real, other=0.0)  # here: all registers are taken
+                through = tl.load(skip + way * D + d, mask=real, other=0.0)
                 others = states & (block > 0)  # the channels before these have left their sums
                 dc = tl.load(into + r * 2 * N + N, mask=others, other=0.0)
                 dc += tl.sum(state * dy[None, :], axis=1, keep_dims=True)
@@ -137,13 +140,12 @@ def retreat(
                 grad_bias += grad_raw
                 tl.store(into + r * 2 * N, db, mask=states)
                 tl.store(into + r * 2 * N + N, dc, mask=states)
-                of = base * D + r * D + d
                 tl.store(du + of, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=valid)
                 tl.store(draw + of, grad_raw.to(draw.dtype.element_ty), mask=valid)
                 if way == 0:
-                    y = tl.load(sums + r * D + d, mask=valid, other=0.0).to(tl.float32)
+                    y = tl.load(sums + at, mask=valid, other=0.0).to(tl.float32)
                     share = dout * y * opened * (1.0 + gate * (1.0 - opened))
-                    tl.store(dz + r * D + d, share.to(dz.dtype.element_ty), mask=valid)
+                    tl.store(dz + at, share.to(dz.dtype.element_ty), mask=valid)
         own = shared + (span * 2 + way) * (N + 2) * D + d
         tl.store(own[None, :] + n * D, grad_a, mask=real[None, :])
         tl.store(own + N * D, grad_skip, mask=real)

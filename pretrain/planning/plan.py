@@ -40,10 +40,13 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus-per-node", type=int, default=8, metavar="N", help="GPUs of a machine (default: %(default)s)"
     )
-    parser.add_argument("--hardware", default="h100", metavar="NAME", help="GPU: a100, h100, h200, b200 or l40s")
+    parser.add_argument("--hardware", default="h100", metavar="NAME", help="GPU: a100, h100, h200, b200, l40s or 4090")
     parser.add_argument("--corpus", help="corpus folder, to count epochs")
     for name, meaning in (
-        ("utilisation", "share of the data sheet's matrix rate that training reaches, by model FLOPs"),
+        (
+            "utilisation",
+            "share of the data sheet's matrix rate that training reaches, by model FLOPs (default: counted, of 172M)",
+        ),
         ("operation-seconds", "seconds in which the host starts one operation on the GPU"),
         ("link-share", "share of the data sheet's link rates that collectives reach"),
         ("window-variation", "standard deviation over mean of a window's work"),
@@ -93,7 +96,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from .memory import FILLED
 
     run, network = config, network_config(config.model, config.tokenization)
-    hardware, assumed = HARDWARE[arguments.hardware], Assumptions(**given)
+    hardware = HARDWARE[arguments.hardware]
+    assumed = Assumptions(**{"utilisation": hardware.utilisation(config.engine.precision), **given})
     longest = max(config.data.phases, key=lambda phase: phase.seq_len)
     if len(config.data.phases) > 1:
         print(

@@ -30,7 +30,8 @@ class Assumptions:
     """The assumptions of a plan; replace them by what you measure.
 
     Attributes:
-        utilisation: share of the data sheet's matrix rate that a rank's own computing reaches, by model FLOPs.
+        utilisation: share of the data sheet's matrix rate that a rank's own computing reaches, by model FLOPs; the plan
+            takes it from `Hardware.utilisation`.
         operation_seconds: in which the host starts one operation on the GPU.
         link_share: share of the data sheet's link rates that collectives reach.
         window_variation: standard deviation over mean of the work of one window; see `benchmarks/stragglers.py`.
@@ -39,7 +40,7 @@ class Assumptions:
         restart_seconds: from a failure to the next step.
     """
 
-    utilisation: float = 0.40
+    utilisation: float = 0.20
     operation_seconds: float = 5e-6
     link_share: float = 0.8
     window_variation: float = 0.08  # measured; see docs/operations.md

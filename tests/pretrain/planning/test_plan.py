@@ -59,7 +59,7 @@ def weak_scaling(said: str) -> dict[str, dict[str, float]]:
 
 
 def test_the_paper_run_scales_to_512_gpus(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = ["plan", "--config", "dnachunker-172m", "--gpus", "8"]
+    plan = ["plan", "--config", "dnachunker-172m", "--gpus", "8", "--utilisation", "0.4"]
     assert main(plan) == 0
     said = capsys.readouterr().out
     found = re.search(r"engine.micro_batch=auto: ([\d,]+) bases in a pass of a GPU", said)
