@@ -1,6 +1,6 @@
 """CPU cost of `score-variants` and `embed`, beside the bare forward pass; several versions of the code in turn.
 
-python benchmarks/downstream.py --model EXPORT --data FOLDER [--source CLONE ...] [--rounds 2]
+python benchmarks/downstream/speed.py --model EXPORT --data FOLDER [--source CLONE ...] [--rounds 2]
 
 FOLDER is the one that DNACHUNKER_TEST_DATA names. Each CLONE is a checkout of this repository. In each round every
 checkout gets a process of its own, with one thread of OpenMP. Costs are CPU seconds of that process: the seconds of a
@@ -114,7 +114,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             arguments.measure.write_text(json.dumps(measure(arguments.model, arguments.data, Path(folder))))
         return
-    sources = arguments.source or [Path(__file__).resolve().parents[1]]
+    sources = arguments.source or [Path(__file__).resolve().parents[2]]
     found: dict[Path, list[dict[str, float]]] = {source: [] for source in sources}
     for number in range(arguments.rounds):
         for source in sources if number % 2 == 0 else sources[::-1]:
