@@ -1,6 +1,7 @@
-"""A bigWig of conservation for `dnachunker study track`: at each base, the share of other species with the same base.
+r"""A bigWig of conservation for `dnachunker study track`: at each base, the share of other species with the same base.
 
-python benchmarks/downstream/conservation_track.py human.fa.gz --contigs 'ENm002*' --others mouse.fa.gz dog.fa.gz --output out.bw
+python benchmarks/downstream/conservation_track.py human.fa.gz --contigs 'ENm002*' --others mouse.fa.gz dog.fa.gz \
+    --output out.bw
 
 Contigs of each other genome are aligned to those of the first by LAST (`apt-get install last-align`) with the scores
 HOXD70 (Chiaromonte et al. 2002), which suit mammals. `last-split` keeps one alignment of each base of the other genome.
