@@ -81,7 +81,6 @@ def retreat(
     span, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.arange(0, N)[:, None]
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
-    z += span * SPAN * z_row
     for both in range(2 * GROUP):
         way, block = both % 2, both // 2
         d = (group * GROUP + block) * WIDTH + tl.arange(0, WIDTH)
@@ -92,7 +91,6 @@ def retreat(
         handed = tl.load(leaving + ((span * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
         base = way * T + span * SPAN
         steps, rows, columns = step + base, B + base * row, C + base * row
-        into = dbc + (group * 2 * T + base) * 2 * N + n
         grad_a = tl.zeros([N, WIDTH], tl.float32)
         grad_skip = tl.zeros([WIDTH], tl.float32)
         grad_bias = tl.zeros([WIDTH], tl.float32)
@@ -116,7 +114,7 @@ def retreat(
                 of, at = base * D + (r * D + d), span * SPAN * D + (r * D + d)
                 dt = time_step(raw, of, bias, valid)
                 x = tl.load(u + of, mask=valid, other=0.0).to(tl.float32)
-                gate = tl.load(z + r * z_row + d, mask=valid, other=0.0).to(tl.float32)
+                gate = tl.load(z + (span * SPAN + r) * z_row + d, mask=valid, other=0.0).to(tl.float32)
                 dout = tl.load(grad + at, mask=valid, other=0.0).to(tl.float32)
                 b = tl.load(rows + r * row + n, mask=states, other=0.0).to(tl.float32)
                 c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
@@ -124,10 +122,11 @@ def retreat(
                 dy = dout * gate * opened
                 s = handed + c * dy[None, :]
                 through = tl.load(skip + way * D + d, mask=real, other=0.0)
+                into = dbc + (group * 2 * T + base + r) * 2 * N + n
                 others = states & (block > 0)  # the channels before these have left their sums
-                dc = tl.load(into + r * 2 * N + N, mask=others, other=0.0)
+                dc = tl.load(into + N, mask=others, other=0.0)
                 dc += tl.sum(state * dy[None, :], axis=1, keep_dims=True)
-                db = tl.load(into + r * 2 * N, mask=others, other=0.0)
+                db = tl.load(into, mask=others, other=0.0)
                 db += tl.sum(s * (dt * x)[None, :], axis=1, keep_dims=True)
                 state = before[TILE - 1 - back]
                 handed = s * tl.exp2(a * dt[None, :] + dropping(steps, r, left))
@@ -138,8 +137,8 @@ def retreat(
                 grad_a += forgets * dt[None, :]
                 grad_skip += dy * x
                 grad_bias += grad_raw
-                tl.store(into + r * 2 * N, db, mask=states)
-                tl.store(into + r * 2 * N + N, dc, mask=states)
+                tl.store(into, db, mask=states)
+                tl.store(into + N, dc, mask=states)
                 tl.store(du + of, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=valid)
                 tl.store(draw + of, grad_raw.to(draw.dtype.element_ty), mask=valid)
                 if way == 0:
