@@ -5,8 +5,6 @@ add the gradients of the two uses of the sum. Here each pass does so once. A pro
 the backward pass computes mean and scale again instead of storing them.
 """
 
-# mypy: disable-error-code="no-untyped-def"
-
 from typing import Any
 
 import torch

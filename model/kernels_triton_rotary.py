@@ -4,8 +4,6 @@ Plain torch computes in float32 and writes every intermediate result. These kern
 the precision of the projections, and compute in float32.
 """
 
-# mypy: disable-error-code="no-untyped-def"
-
 from typing import Any
 
 import torch

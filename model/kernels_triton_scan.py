@@ -151,7 +151,7 @@ class Tiling(NamedTuple):
 
     span: int = 64
     keep: int = 8
-    tile: int = 4
+    tile: int = 2
     width: int = 32
     group: int = 4
     ahead: int = 16

@@ -25,6 +25,7 @@ TILINGS = (
     Tiling(span=32),
     Tiling(span=128),
     Tiling(keep=16),
+    Tiling(tile=4),
     Tiling(group=1),
     Tiling(group=2),
     Tiling(tile=2),
