@@ -25,10 +25,9 @@ TILINGS = (
     Tiling(span=32),
     Tiling(span=128),
     Tiling(keep=16),
-    Tiling(tile=4),
     Tiling(group=1),
     Tiling(group=2),
-    Tiling(tile=2),
+    Tiling(tile=4),
     Tiling(tile=8),
     Tiling(width=64, group=2, warps=2),
 )
