@@ -15,6 +15,7 @@ from dnachunker.foundations.atomic_files import PARTIAL, write_json
 from dnachunker.foundations.failures import BadInput, Failure, Interrupted
 from dnachunker.pretrain.checkpoints.state import complete_checkpoints, step_of
 from dnachunker.pretrain.config import PretrainConfig
+from dnachunker.pretrain.evaluation.probing import FOLLOWED
 from dnachunker.pretrain.run_folder import PROBES, read_config
 from dnachunker.pretrain.settings.evaluation import ProbeSettings
 
@@ -23,6 +24,8 @@ _LOOK_SECONDS = 1.0
 
 def probe(run: Path, *, follow: bool) -> Iterator[dict[str, Any]]:
     """Measure the due checkpoints of a run that have no result yet, the newest first; yields each result.
+
+    Without `follow`, also those of which a probe has failed.
 
     Args:
         follow: wait for further checkpoints, until the last step is probed or the parent process has ended. Of the
@@ -34,13 +37,15 @@ def probe(run: Path, *, follow: bool) -> Iterator[dict[str, Any]]:
     config = read_config(run)
     if not config.evaluation.probes:
         raise BadInput(f"{run}: its config has no evaluation.probes, which say what to measure")
-    parent, last = os.getppid(), 0
+    parent, tried = int(os.environ.get(FOLLOWED) or os.getppid()), {0}
     while True:
         steps = [step_of(checkpoint) for checkpoint in complete_checkpoints(run)]
-        due = [step for step in steps if _is_due(run, config, step) and not (follow and step < last)]
+        due = [step for step in steps if step not in tried and _is_due(run, config, step, again=not follow)]
+        if follow:
+            due = [step for step in due if step > max(tried)]
         if due:
-            last = due[-1]
-            yield _probe(run, config, last, parent if follow else None)
+            tried.add(due[-1])
+            yield _probe(run, config, due[-1], parent if follow else None)
         elif not follow or result_file(run, config.steps).exists():
             return
         elif os.getppid() != parent:
@@ -54,9 +59,12 @@ def result_file(run: Path, step: int) -> Path:
     return run / PROBES / f"step-{step:08d}.json"
 
 
-def _is_due(run: Path, config: PretrainConfig, step: int) -> bool:
-    each = config.checkpoint.every * config.evaluation.probe_every
-    return (step % each == 0 or step == config.steps) and not result_file(run, step).exists()
+def _is_due(run: Path, config: PretrainConfig, step: int, *, again: bool) -> bool:
+    """Whether a checkpoint is to be measured; `again` if a probe of it has failed, too."""
+    each, path = config.checkpoint.every * config.evaluation.probe_every, result_file(run, step)
+    if step % each and step != config.steps:
+        return False
+    return not path.exists() or (again and bool(json.loads(path.read_text("utf-8"))["failed"]))
 
 
 def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> 
     (run / PROBES).mkdir(exist_ok=True)
     found: dict[str, Any] = {"steps_done": step, "probes": {}, "failed": {}}
     with tempfile.TemporaryDirectory(dir=run / PROBES, prefix=PARTIAL) as scratch:
-        export = Path(scratch, "export")
+        export = Path(scratch, ".export")  # no probe has a name with a dot
         try:
             _run(("export", str(run), str(export), "--step", str(step)), parent)
         except Interrupted:
@@ -80,6 +88,8 @@ def _probe(run: Path, config: PretrainConfig, step: int, parent: int | None) -> 
                 raise
             except Failure as failure:
                 found["failed"][settings.title] = str(failure)
+            except (StopIteration, KeyError, TypeError, ValueError, OSError) as error:
+                found["failed"][settings.title] = f"its result is not readable: {type(error).__name__}: {error}"
             shutil.rmtree(output, ignore_errors=True)
     found["seconds"] = round(time.monotonic() - began, 1)
     write_json(result_file(run, step), found)

@@ -130,7 +130,9 @@ class Run:
             else None
         )
         told = [event["steps_done"] for event in read_events(self.folder) if event["event"] == "probes"]
-        self._probing = Probing(self.folder, told) if config.evaluation.probes and rank.is_main else None
+        self._probing = (
+            Probing(self.folder, told, self.first_step) if config.evaluation.probes and rank.is_main else None
+        )
         dtype = compute_dtype(config.engine)
         self._describe(
             kernels, dtype, checkpoint.name if checkpoint else None, damage, [*found, *started], model.num_parameters()

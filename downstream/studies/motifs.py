@@ -99,6 +99,7 @@ def _are_counts(counts: NDArray[np.float64]) -> bool:
 def occurrences(motif: Motif, letters: str, p: float) -> NDArray[np.int64]:
     """Starts of windows that score so high on a strand that a share of at most `p` of random sequence does.
 
+    Where not even the best score is so rare, as for motifs of a few bases, windows with the best score.
     Random sequence has each base with probability 1/4. Log-odds are rounded to steps of a 20,000th of their range, for
     which the distribution of scores is exact.
     """
@@ -131,7 +132,7 @@ def _least_score(steps: NDArray[np.int64], p: float) -> int:
             longer[score : score + len(chance)] += chance / 4
         chance = longer
     tail = np.cumsum(chance[::-1])[::-1]
-    return int((tail > p * (1 + 1e-9)).sum())
+    return min(int((tail > p * (1 + 1e-9)).sum()), len(chance) - 1)
 
 
 def fragmentation_table(

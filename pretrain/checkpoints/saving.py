@@ -42,7 +42,7 @@ class HostMemory:
         self._kept: dict[str, torch.Tensor] = {}
 
     def copy(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Copies of named tensors, which last until the next call; from a GPU through pinned memory.
+        """Copies of named tensors, which last until the next call with these names; from a GPU in pinned memory.
 
         A name stands for a tensor of one shape and dtype in all calls.
         """
@@ -177,7 +177,9 @@ class Save:
         sync(self.folder.parent)
         write_text(self._run / CHECKPOINTS / _LATEST, self.folder.name + "\n")
         for old in superseded(complete_checkpoints(self._run), self._settings):
-            shutil.rmtree(old)
+            # by another name first, so that it is never half there; a file system may keep files that others read
+            removed = old.rename(old.with_name(f".{old.name}.removed.partial"))
+            shutil.rmtree(removed, ignore_errors=True)
 
 
 def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -188,7 +190,7 @@ def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Ten
 def discard_partials(run: Path) -> None:
     """Remove what interrupted saves have left."""
     for stale in (run / CHECKPOINTS).glob(".step-*.partial"):
-        shutil.rmtree(stale)
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def superseded(checkpoints: list[Path], settings: CheckpointSettings) -> list[Path]:

@@ -118,6 +118,7 @@ _OURS = {
     "compile": "engine.compile",
     "zero_optimization.stage": "engine.zero_stage",
 }
+_ELSEWHERE = "checkpoints read the optimizer's states where DeepSpeed keeps them without it"
 # DeepSpeed has these keys, and a run could not keep its promises with them, or would ignore them.
 _UNFIT = {
     "autotuning": "DeepSpeed's own launcher starts its trials",
@@ -131,6 +132,8 @@ _UNFIT = {
     "tensor_parallel": "the model's layers are not divided among ranks; see engine.zero_stage",
     "use_data_before_expert_parallelism": "the model has no experts",
     "weight_quantization": "it is for inference",
+    "zero_optimization.round_robin_gradients": "checkpoints would take the values of one parameter for another's",
+    "zero_optimization.zenflow": _ELSEWHERE,
     "zero_optimization.compute_grad_norm": "guards and metrics read the norm of the gradients",
 }
 
@@ -150,6 +153,14 @@ def require_valid(raw: Mapping[str, Any], made: Mapping[str, Any]) -> None:
             raise BadInput(f"engine.deepspeed.{key}: set {_OURS[key]} instead; this key would contradict it")
         if key in _UNFIT:
             raise BadInput(f"engine.deepspeed.{key}: not usable here: {_UNFIT[key]}; remove this key")
+    for name in ("offload_optimizer", "offload_param"):
+        offload = raw.get("zero_optimization", {})
+        offload = offload.get(name) if isinstance(offload, Mapping) else None
+        for key, value in offload.items() if isinstance(offload, Mapping) else ():
+            if (key, value) == ("device", "nvme") or key in ("super_offload", "ratio"):
+                raise BadInput(
+                    f"engine.deepspeed.zero_optimization.{name}.{key}: not usable here: {_ELSEWHERE}; remove this key"
+                )
     try:
         _Keys.model_validate({key: made[key] for key in raw})
     except ValidationError as error:

@@ -54,15 +54,12 @@ def parts_of(optimizer: Any, module: torch.nn.Module, zero_stage: int, rank: int
         if length <= 0:
             continue
         state = states.get(flat, {})
-        moments = {kind: state[kind] if kind in state else torch.zeros_like(flat) for kind in MOMENTS}
-        parts.append(
-            Part(
-                name,
-                start,
-                flat.detach().view(-1).narrow(0, begin, length),
-                {kind: moment.view(-1).narrow(0, begin, length) for kind, moment in moments.items()},
-            )
-        )
+        weight = flat.detach().view(-1).narrow(0, begin, length)
+        moments = {  # there are none before the first update
+            kind: state[kind].view(-1).narrow(0, begin, length) if kind in state else torch.zeros_like(weight)
+            for kind in MOMENTS
+        }
+        parts.append(Part(name, start, weight, moments))
     return parts
 
 

@@ -20,6 +20,7 @@ import psutil
 from dnachunker.foundations.atomic_files import PARTIAL
 from dnachunker.pretrain.run_folder import PROBES
 
+FOLLOWED = "DNACHUNKER_FOLLOWED"  # environment variable: the training process, with which the probes end
 _LOG = "log.txt"
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOOK_SECONDS = 1.0
@@ -30,11 +31,12 @@ _LOWEST_PRIORITY = 19
 class Probing:
     """Starts the process, and tells what it has found."""
 
-    def __init__(self, run: Path, told: Collection[int]) -> None:
+    def __init__(self, run: Path, told: Collection[int], first_step: int) -> None:
         """
         Args:
             run: folder of a run whose config names probes.
             told: steps whose results the event log has already.
+            first_step: that training goes on from; later results are of weights that the run has left.
         """
         self._folder = run / PROBES
         self._told = set(told)
@@ -42,9 +44,12 @@ class Probing:
         self._folder.mkdir(exist_ok=True)
         for left in self._folder.glob(f"{PARTIAL}*"):  # of a killed process
             shutil.rmtree(left, ignore_errors=True)
+        for path, step in self._results():
+            if step > first_step:
+                path.unlink()
         # on the CPU: the memory of the GPUs is planned for training
         environment = {key: value for key, value in os.environ.items() if key not in _OF_A_RANK}
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", FOLLOWED: str(os.getpid())}
         with (self._folder / _LOG).open("ab") as log:
             self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
                 [sys.executable, "-m", "dnachunker", "probe", str(run), "--follow"], env=environment,
@@ -67,8 +72,7 @@ class Probing:
             return
         self._looked = time.monotonic()
         code = self._process.poll() if self._process else None  # before the look: what it wrote before its end is seen
-        for path in sorted(self._folder.glob("step-*.json")):
-            step = int(path.stem.removeprefix("step-"))
+        for path, step in self._results():
             if step not in self._told:
                 self._told.add(step)
                 found = json.loads(path.read_text("utf-8"))
@@ -78,6 +82,9 @@ class Probing:
             if code:
                 line = f"probes: their process ended with code {code}, see {self._folder / _LOG}; training goes on"
                 yield None, f"{line}, and a resume starts it again"
+
+    def _results(self) -> list[tuple[Path, int]]:
+        return [(path, int(path.stem.removeprefix("step-"))) for path in sorted(self._folder.glob("step-*.json"))]
 
     def end(self) -> None:
         """End the process, if it still runs."""

@@ -82,6 +82,13 @@ def test_a_failed_probe_is_told_and_the_others_go_on(
     said = "probes of step 30: one mcc 0.25, genes auprc 0.75, BRCA-1 failed (variants ended with exit code 2: "
     assert said in capsys.readouterr().out
     assert [path.name for path in (run / "probes").iterdir()] == ["step-00000030.json"]
+    monkeypatch.setattr(probing, "_run", pretend)
+    assert main(["probe", str(run)]) == 0, "what failed is measured once more"
+    assert "BRCA-1 auroc 0.5" in capsys.readouterr().out
+    monkeypatch.setitem(WRITTEN, "annotate", ("metrics.json", {"probe": []}))
+    (run / "probes" / "step-00000030.json").unlink()
+    assert main(["probe", str(run)]) == 1
+    assert "genes failed (its result is not readable: ValueError" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,10 @@ def test_a_share_p_of_random_sequence_is_an_occurrence(tmp_path: Path) -> None:
     (motif,) = read_motifs(tmp_path / "m.jaspar")
     text = random_letters(400_000, 0)
     found = len(occurrences(motif, text, 1e-3)) / len(text)
+    (tmp_path / "short.jaspar").write_text(
+        ">M S\n" + "".join(f"{x} [ {9 * (x == 'G')} {9 * (x == 'A')} ]\n" for x in "ACGT")
+    )
+    assert occurrences(read_motifs(tmp_path / "short.jaspar")[0], "CCGACCTCCC", 1e-4).tolist() == [2, 6]
     assert 0.5e-3 < found < 2.2e-3  # on either of two strands; scores are discrete, so p is not always used up
 
 
