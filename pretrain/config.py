@@ -9,11 +9,10 @@ from pydantic_core import PydanticCustomError
 from dnachunker.foundations.typed_config import Config
 from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least
 
-from .settings.evaluation import EvaluationSettings
+from .settings.evaluation import EvaluationSettings, Positive
 from .settings.learning import InitSettings, OptimizerSettings, ScheduleSettings, Share
 
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class MixingSettings(Config):

@@ -129,10 +129,10 @@ class Run:
             if config.checkpoint.copy_to and rank.is_main
             else None
         )
-        told = [event["steps_done"] for event in read_events(self.folder) if event["event"] == "probes"]
-        self._probing = (
-            Probing(self.folder, told, self.first_step) if config.evaluation.probes and rank.is_main else None
-        )
+        self._probing: Probing | None = None
+        if config.evaluation.probes and rank.is_main:
+            told = [event["steps_done"] for event in read_events(self.folder) if event["event"] == "probes"]
+            self._probing = Probing(self.folder, told, self.first_step)
         dtype = compute_dtype(config.engine)
         self._describe(
             kernels, dtype, checkpoint.name if checkpoint else None, damage, [*found, *started], model.num_parameters()
