@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SETTINGS = (
     "steps=6", "model.width=32", "model.num_heads=2", "model.trunk_layers=1", "model.state_size=4", "data.seq_len=256",
-    "evaluation.windows=6", "evaluation.every=3", "checkpoint.every=3",
+    "evaluation.windows=6", "evaluation.every=3", "checkpoint.every=6",
 )  # fmt: skip
 PROBES = "evaluation.probes=[{task: sample:coding, arguments: [bootstrap=50, epochs=1]}]"
 
