@@ -4,10 +4,12 @@ python benchmarks/checkpoints.py [--only waits speed memory] [--ranks 2] [--pres
 
 The ranks are processes on this machine. *Waits*: a save is compared with the plain copy of the same tensors into memory
 that is in use already; both are timed in turns, after a barrier, and the table gives medians. The states are those of
-the preset's model; its steps are on short windows, since their length changes no checkpoint.
+the preset's model; its steps are on short windows, since their length changes no checkpoint. The sum over ranks at the
+end of a step, in which training agrees on stops too, is not counted.
 
 *Speed*: in turns, five steps without a save and five steps that begin with one. Each rank has one window of the preset
-in a step, so that a step is shorter than a real one.
+in a step, so that a step is shorter than a real one. The table has medians, and the median of the ratios of neighbours:
+of wall-clock times, and of the CPU time that both ranks use.
 
 *Memory*: what a rank allocates while it loads a checkpoint of other ranks and another ZeRO stage (growth of anonymous
 memory at its peak), beside the moments that it keeps from then on.
@@ -34,7 +36,7 @@ from zero_memory import in_ranks
 
 from dnachunker.foundations.typed_config import validate_config
 from dnachunker.pretrain.checkpoints.loading import load_checkpoint
-from dnachunker.pretrain.checkpoints.saving import HostMemory, Save
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, writing_thread
 from dnachunker.pretrain.checkpoints.state import RunState, read_state
 from dnachunker.pretrain.config import CheckpointSettings, PretrainConfig
 from dnachunker.pretrain.engine.build_model import build_model
@@ -72,6 +74,8 @@ class Training:
         ids = torch.randint(7, 11, (1, bases))
         self._inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids, dtype=torch.bool), "labels": ids}
         self._inputs |= {"loss_weights": torch.ones(1, bases), "loss_normalizer": float(bases)}
+        self._settings = {kind: CheckpointSettings(asynchronous=kind) for kind in (False, True)}
+        self._threads = {kind: writing_thread(settings) for kind, settings in self._settings.items()}
 
     def step(self) -> None:
         """Take an optimizer step."""
@@ -85,8 +89,10 @@ class Training:
             world_size=self.rank.world_size, zero_stage=self.zero_stage, precision=self.precision, device="cpu",
             corpus_fingerprint="", identity={}, versions={},
         )  # fmt: skip
-        settings = CheckpointSettings(asynchronous=asynchronous)
-        return Save(run, self.engine, state, {"logits": torch.zeros(2, 4096, 16)}, self.rank, settings, memory)
+        return Save(
+            run, self.engine, state, {"logits": torch.zeros(2, 4096, 16)}, self.rank, self._settings[asynchronous],
+            memory, self._threads[asynchronous],
+        )  # fmt: skip
 
 
 class Stopwatch:
@@ -121,31 +127,41 @@ def stalls(run: Path, preset: str, zero_stage: int, precision: str, repeat: int)
                 else:
                     parallel = kind == "asynchronous"
                     save = training.save(run, 2 * number + parallel, memory, asynchronous=parallel)
-                    complete = save.advance(wait=not parallel)
+                    if not parallel:
+                        save.finish()
+                        complete = True
             while not complete:
                 training.step()
-                training.rank.barrier()
                 with watch:
-                    complete = save.advance(wait=False)
+                    progress = save.progress()
+                told = training.rank.sum(0.0, *progress)[1:]
+                with watch:
+                    complete = save.advance(*told)
             times.append([watch.wall, watch.cpu])
     return {kind: times[1:] for kind, times in found.items()}
 
 
-def steps_beside_saves(run: Path, preset: str, zero_stage: int, precision: str, repeat: int) -> dict[str, list[float]]:
-    """Seconds of `STEPS` steps without a save, and with one that begins before them."""
+def steps_beside_saves(
+    run: Path, preset: str, zero_stage: int, precision: str, repeat: int
+) -> dict[str, list[list[float]]]:
+    """Seconds (wall, CPU of all ranks) of `STEPS` steps without a save, and with one that begins before them."""
     training, memory = Training(preset, zero_stage, precision, bases=None), HostMemory()
-    found: dict[str, list[float]] = {"without": [], "with": []}
+    found: dict[str, list[list[float]]] = {"without": [], "with": []}
     for number in range(1, repeat + 2):  # the first touches the memory
         for kind, seconds in found.items():
             training.rank.barrier()
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             complete = kind == "without"
             if not complete:
                 save = training.save(run, number, memory, asynchronous=True)
-            for step in range(STEPS):
+            for _ in range(STEPS):
                 training.step()
-                complete = complete or save.advance(wait=step == STEPS - 1)
-            seconds.append(time.perf_counter() - began)
+                told = training.rank.sum(0.0, *(() if complete else save.progress()))[1:]
+                complete = complete or save.advance(*told)
+            if not complete:
+                save.finish()
+            wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+            seconds.append([wall, training.rank.sum(cpu)[0]])
     return {kind: seconds[1:] for kind, seconds in found.items()}
 
 
@@ -159,7 +175,7 @@ def write_one(run: Path, preset: str, zero_stage: int, precision: str) -> None:
     """Save a checkpoint after one step."""
     training = Training(preset, zero_stage, precision, bases=64)
     training.step()
-    training.save(run, 1, HostMemory(), asynchronous=False).advance(wait=True)
+    training.save(run, 1, HostMemory(), asynchronous=False).finish()
 
 
 def resume(run: Path, preset: str, zero_stage: int, precision: str) -> dict[str, float]:
@@ -200,10 +216,12 @@ def show_speed(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = (options.preset, options.zero_stage, options.precision)
         times = in_ranks(options.ranks, partial(steps_beside_saves, Path(folder), *engine, options.repeat))[0]
-    without, beside = (statistics.median(times[kind]) for kind in ("without", "with"))
-    print(f"| {STEPS} steps, s | with a save, s | speed with a save |")
-    print("| --- | --- | --- |")
-    print(f"| {without:.2f} | {beside:.2f} | {without / beside:.3f} |")
+    print(f"| time | {STEPS} steps, s | with a save, s | without / with |")
+    print("| --- | --- | --- | --- |")
+    for number, clock in enumerate(("wall clock", "CPU of both ranks")):
+        without, beside = ([both[number] for both in times[kind]] for kind in ("without", "with"))
+        ratio = statistics.median(before / after for before, after in zip(without, beside, strict=True))
+        print(f"| {clock} | {statistics.median(without):.2f} | {statistics.median(beside):.2f} | {ratio:.3f} |")
 
 
 def show_memory(options: argparse.Namespace) -> None:

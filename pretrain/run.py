@@ -16,7 +16,7 @@ from dnachunker.model.kernels import describe_backends
 from dnachunker.pretrain.checkpoints.copies import RemoteCopies
 from dnachunker.pretrain.checkpoints.fetching import fetch_checkpoint
 from dnachunker.pretrain.checkpoints.loading import find_checkpoint, load_checkpoint
-from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, require_space
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, require_space, writing_thread
 from dnachunker.pretrain.checkpoints.state import RunState, identity_of, read_state, require_same_run
 from dnachunker.pretrain.checkpoints.warm_start import start_from_parent
 from dnachunker.pretrain.data.byte_pairs import merges_of_run
@@ -81,7 +81,7 @@ class Run:
         self.stop_time = StopTime()
         self._save: Save | None = None  # a checkpoint on its way
         self._waited = 0.0  # seconds that training waited for it
-        self._memory = HostMemory()
+        self._memory, self._thread = HostMemory(), writing_thread(config.checkpoint)  # of saves
         self._probed: tuple[int, dict[str, torch.Tensor]] | None = None  # the latest probe, and its steps done
         self._signalled: float | None = None  # when the signal that ends the run came, by time.monotonic
 
@@ -197,26 +197,35 @@ class Run:
             versions=self._versions(),
         )
         probe = self._probe(steps_done)
-        self._save = Save(self.folder, self.engine, state, probe, self.rank, config.checkpoint, self._memory)
+        self._save = Save(
+            self.folder, self.engine, state, probe, self.rank, config.checkpoint, self._memory, self._thread
+        )
         self._waited = time.monotonic() - began
         if not config.checkpoint.asynchronous:
             self.finish_save()
 
-    def finish_save(self, *, wait: bool = True) -> None:
-        """Complete the checkpoint on its way, if there is one; collective.
+    def agree(self) -> bool:
+        """Agree with the other ranks on how far the checkpoint on its way is, in one sum; collective.
 
-        Args:
-            wait: for what is still written; otherwise leave the checkpoint on its way.
+        Returns:
+            Whether to stop, because a signal has reached some rank.
         """
-        save, began = self._save, time.monotonic()
-        if save is None:
-            return
-        if wait:
+        signalled = float(self.signals.received is not None)
+        stop, *progress = self.rank.sum(signalled, *(self._save.progress() if self._save else ()))
+        if self._save and self._save.advance(*progress):
+            self._note_saved(self._save)
+        return stop > 0
+
+    def finish_save(self) -> None:
+        """Wait for the checkpoint on its way, if there is one; collective."""
+        if save := self._save:
+            began = time.monotonic()
             self.watchdog.enter("save", save.steps_done)
-        complete = save.advance(wait=wait)
-        self._waited += time.monotonic() - began
-        if not complete:
-            return
+            save.finish()
+            self._waited += time.monotonic() - began
+            self._note_saved(save)
+
+    def _note_saved(self, save: Save) -> None:
         self._save = None
         self.stop_time.measure("save", max(self._waited, save.seconds))
         self.journal.write(
@@ -334,6 +343,7 @@ class Run:
         if self._probing:
             self._probing.end()
         self.journal.close()
+        self._thread.shutdown(wait=False)  # nothing is written now, unless training failed
         self.engine.close()
         if self._signalled is not None and self.rank.is_main:  # the journal is closed: its end is part of the time
             log = EventLog(self.folder)

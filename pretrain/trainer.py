@@ -67,8 +67,7 @@ def train(run: Run) -> None:
             run.journal.write("system", steps_done=done, **system)
 
         run.note_probes()
-        run.finish_save(wait=False)
-        stop = run.signals.agreed(rank)
+        stop = run.agree()
         if done == config.steps or (done % config.evaluation.every == 0 and not stop):
             run.evaluate(done)  # at a stop, saving must not wait: a resume makes the evaluation that is due
         if stop or done % config.checkpoint.every == 0 or done == config.steps:

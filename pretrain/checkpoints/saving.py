@@ -1,6 +1,6 @@
 """Checkpoints that are complete or absent.
 
-Every rank writes its files into a partial, with the sha256 of each. Rank 0 then writes the manifest of all of them,
+Every rank writes its files into a partial, and lists the sha256 of each. Rank 0 then joins the lists to the manifest,
 renames the partial to `step-NNNNNNNN`, and last moves the `latest` pointer, which is for people and scripts. Loading
 takes the newest checkpoint whose manifest verifies, so that a damaged file is never read. The manifest proves that the
 files are whole, not who wrote them; no file of a checkpoint can run code. docs/checkpoints.md describes the files.
@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from .stored_parts import OPTIMIZER, WEIGHTS, moments_file
 PROBE = "probe.safetensors"
 MANIFEST = "manifest.json"
 _LATEST = "latest"
-_NICENESS = 10  # of the threads that write, beside training
+_NICENESS = 10  # of the thread that writes, beside training
 
 
 class HostMemory:
@@ -57,11 +58,26 @@ class HostMemory:
         return copies
 
 
+def writing_thread(settings: CheckpointSettings) -> Executor:
+    """The one thread of this rank that writes checkpoints."""
+    return ThreadPoolExecutor(1, "checkpoint", _stand_back if settings.asynchronous else None)
+
+
+def _stand_back() -> None:
+    """Lower the priority of the calling thread, because training comes first."""
+    with contextlib.suppress(AttributeError, OSError):  # threads have priorities of their own on Linux only
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 class Save:
     """A checkpoint of the current step on its way: begun by all ranks, written by each, named by rank 0.
 
-    With `checkpoint.asynchronous` each rank copies its states to host memory, and a thread of the rank writes the copy
-    while training goes on. The thread uses no collective.
+    A thread of each rank writes and hashes the rank's files, without any collective. With `checkpoint.asynchronous`
+    the rank copies its states to host memory first, and training goes on meanwhile. The ranks agree on how far they
+    are in a sum that training makes anyway:
+
+        if save.advance(*rank.sum(*save.progress())):
+            ...  # the checkpoint is complete
     """
 
     def __init__(
@@ -73,19 +89,21 @@ class Save:
         rank: Rank,
         settings: CheckpointSettings,
         memory: HostMemory,
+        thread: Executor,
     ) -> None:
-        """Begin; collective. Without `checkpoint.asynchronous`, all files are written on return.
+        """Begin; collective. Without `checkpoint.asynchronous`, this rank has written its files on return.
 
         Args:
             probe: named tensors (inputs and the logits they gave) that an export is checked against.
             settings: which older checkpoints are removed at the end.
             memory: that the copies lie in; no other save may be on its way.
+            thread: of `writing_thread`.
         """
         self.steps_done = state.steps_done
         self.folder = run / CHECKPOINTS / f"step-{state.steps_done:08d}"
-        self._run, self._rank, self._settings = run, rank, settings
+        self._run, self._rank, self._settings, self._thread = run, rank, settings, thread
         self._partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self._error, self._digests, self._naming = "", dict[str, str](), False
+        self._written = False  # the files of all ranks
         self.seconds, self._began = 0.0, time.monotonic()  # from the beginning until this rank has written its files
         kept = memory.copy if settings.asynchronous else _on_host
         files: dict[str, Callable[[Path], object]] = {
@@ -98,16 +116,22 @@ class Save:
             files[WEIGHTS] = partial(save_file, weights)
             files[PROBE] = partial(save_file, tensors)
             files[STATE] = lambda path: path.write_text(text)
-        self._thread: threading.Thread | None = None
-        self._start(partial(self._write, files))
+        self._work = thread.submit(self._write, files)
+        if not settings.asynchronous:
+            wait([self._work])
 
-    def advance(self, *, wait: bool) -> bool:
-        """Go on towards the complete checkpoint; collective.
+    def progress(self) -> tuple[float, float]:
+        """What this rank hands to a sum over ranks: whether its thread still works, and whether it has failed."""
+        ended = self._work.done()
+        return float(not ended), float(ended and self._work.exception() is not None)
+
+    def advance(self, working: float, failed: float) -> bool:
+        """Go on towards the complete checkpoint; waits for nothing.
 
         When all ranks have written their files, rank 0 gives the checkpoint its name and removes superseded ones.
 
         Args:
-            wait: for the end; otherwise do what can be done now.
+            working, failed: `progress` summed over all ranks.
 
         Returns:
             Whether the checkpoint is complete.
@@ -116,58 +140,51 @@ class Save:
             Failure: on every rank, when a rank could not write, or rank 0 found too little space for a checkpoint as
                 large as the last.
         """
-        while True:
-            if wait and self._thread:
-                self._thread.join()
-            writing = self._thread is not None and self._thread.is_alive()  # before the error, which comes first
-            still, failed = self._rank.sum(float(writing), float(bool(self._error)))
-            if still:
-                return False
-            if failed:
-                errors = [error for error in self._rank.gather(self._error) if error]
-                failure = Failure(f"{self._partial}: cannot be written: {errors[0]}; older checkpoints are intact")
-                failure.on_all_ranks = True
-                raise failure
-            if self._naming:
-                return True
-            self._naming = True
-            told = self._rank.gather(self._digests)
-            if self._rank.is_main:
-                manifest = {name: digest for digests in told for name, digest in digests.items()}
-                self._start(partial(self._name, manifest))
+        if working:
+            return False
+        if failed:
+            errors = [error for error in self._rank.gather(self._error()) if error]
+            failure = Failure(f"{self._partial}: cannot be written: {errors[0]}; older checkpoints are intact")
+            failure.on_all_ranks = True
+            raise failure
+        if self._written:
+            return True
+        self._written = True
+        if self._rank.is_main:
+            self._work = self._thread.submit(self._name)
+        return False
 
-    def _start(self, work: Callable[[], None]) -> None:
-        """Do the work, in a thread if saves are asynchronous. `advance` raises what it raises, on every rank."""
+    def finish(self) -> None:
+        """Wait for the complete checkpoint; collective. Raises what `advance` raises."""
+        complete = False
+        while not complete:
+            wait([self._work])
+            complete = self.advance(*self._rank.sum(*self.progress()))
 
-        def caught() -> None:
-            if self._settings.asynchronous:
-                with contextlib.suppress(AttributeError, OSError):  # training comes first; Linux only
-                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-            try:
-                work()
-            except Exception as error:
-                self._error = one_line(error)[:300] or type(error).__name__
-
-        if self._settings.asynchronous:
-            self._thread = threading.Thread(target=caught, name="checkpoint", daemon=True)
-            self._thread.start()
-        else:
-            caught()
+    def _error(self) -> str:
+        error = self._work.exception()
+        return (one_line(error)[:300] or type(error).__name__) if error else ""
 
     def _write(self, files: Mapping[str, Callable[[Path], object]]) -> None:
-        """Write this rank's files."""
+        """Write this rank's files, and the list of their sha256 for rank 0."""
         if self._rank.is_main and (lack := _lack_of_space(self._run)):
             raise Failure(lack)
         (self._partial / OPTIMIZER).mkdir(parents=True, exist_ok=True)
+        digests = {}
         for name, write in files.items():
             path = self._partial / name
             write(path)
-            self._digests[name] = digest_of(path)
+            digests[name] = digest_of(path)
             sync(path)
+        self._list_of(self._rank.rank).write_text(json.dumps(digests))
         self.seconds = time.monotonic() - self._began
 
-    def _name(self, manifest: Mapping[str, str]) -> None:
+    def _name(self) -> None:
         """Make the checkpoint complete, from files that are all written; work of rank 0."""
+        manifest: dict[str, str] = {}
+        for rank in range(self._rank.world_size):
+            manifest |= json.loads(self._list_of(rank).read_text())
+            self._list_of(rank).unlink()
         (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         sync(self._partial / MANIFEST)
         for folder in (self._partial / OPTIMIZER, self._partial):
@@ -180,6 +197,9 @@ class Save:
             # by another name first, so that it is never half there; a file system may keep files that others read
             removed = old.rename(old.with_name(f".{old.name}.removed.partial"))
             shutil.rmtree(removed, ignore_errors=True)
+
+    def _list_of(self, rank: int) -> Path:
+        return self._partial / f"sha256-{rank:05d}.json"
 
 
 def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

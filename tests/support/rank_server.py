@@ -126,6 +126,19 @@ def watch_writes(log: str, kill_at: int) -> None:
     sys.addaudithook(hook)
 
 
+def slow_writes(seconds: float) -> None:
+    """The disk takes so long for each file of tensors in a checkpoint."""
+    from dnachunker.pretrain.checkpoints import saving
+
+    honest = saving.save_file
+
+    def save_file(*content: Any) -> None:
+        time.sleep(seconds)
+        honest(*content)
+
+    saving.save_file = save_file
+
+
 def spike(step: int, once: str) -> None:
     """The guards see a loss that is far too high at `step`, but only the first time this step is taken."""
     from dnachunker.pretrain.safety.guards import LossGuards
@@ -175,8 +188,8 @@ def load_here() -> None:
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        nan_loss, kill_in_backward, stop_in_backward, freeze_in_backward, watch_writes, spike, keep_ledger, small_files,
-        load_here,
+        nan_loss, kill_in_backward, stop_in_backward, freeze_in_backward, watch_writes, slow_writes, spike,
+        keep_ledger, small_files, load_here,
     )
 }  # fmt: skip
 

@@ -14,15 +14,29 @@ from safetensors.torch import load_file
 
 from dnachunker.foundations.failures import Failure
 from dnachunker.pretrain.checkpoints import saving
-from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, newest_whole_checkpoint
+from dnachunker.pretrain.checkpoints.saving import HostMemory, Save, newest_whole_checkpoint, writing_thread
 from dnachunker.pretrain.checkpoints.state import RunState
 from dnachunker.pretrain.config import CheckpointSettings
 from dnachunker.pretrain.engine.ranks import Rank
 
+
+class Silent(Rank):
+    """A rank that fails the test when it uses a collective."""
+
+    def gather(self, value: Any) -> Any:
+        raise AssertionError("a collective")
+
+    sum_tensor = tensor_from_main = from_main = barrier = gather
+
+
+def silent(rank: int, world_size: int) -> Rank:
+    return Silent(rank, world_size, rank, torch.device("cpu"))
+
+
 ALONE = Rank(0, 1, 0, torch.device("cpu"))
 
 
-def begin(run: Path, vector: torch.Tensor, step: int, **settings: Any) -> Save:
+def begin(run: Path, vector: torch.Tensor, step: int, rank: Rank = ALONE, **values: Any) -> Save:
     """Begin the save of a training state that is one vector."""
     state = RunState(
         steps_done=step, samples_seen=1, updates=1, world_size=1, zero_stage=1, precision="fp32", device="cpu",
@@ -31,14 +45,20 @@ def begin(run: Path, vector: torch.Tensor, step: int, **settings: Any) -> Save:
     engine: Any = SimpleNamespace(
         moments=lambda: {"exp_avg/0/vector": vector}, weights=lambda: iter([("vector", vector)])
     )
-    memory = settings.pop("memory", HostMemory())
-    return Save(run, engine, state, {"logits": vector}, ALONE, CheckpointSettings(**settings), memory)
+    memory, settings = values.pop("memory", HostMemory()), CheckpointSettings(**values)
+    return Save(run, engine, state, {"logits": vector}, rank, settings, memory, writing_thread(settings))
 
 
 def end(save: Save) -> Path:
     """Wait until a save is complete."""
-    assert save.advance(wait=True)
+    save.finish()
     return save.folder
+
+
+def step_border(*saves: Save) -> set[bool]:
+    """What training does with the save of each rank after a step; whether each is complete."""
+    told = [sum(numbers) for numbers in zip(*(save.progress() for save in saves), strict=True)]
+    return {save.advance(*told) for save in saves}
 
 
 @pytest.fixture
@@ -60,7 +80,7 @@ def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
     vector = torch.arange(4.0)
     save = begin(tmp_path, vector, 8)
     vector += 100  # the next step
-    assert not save.advance(wait=False)
+    assert step_border(save) == {False}
     assert newest_whole_checkpoint(tmp_path) == (None, []), "not complete, so absent"
     slow_disk.set()
     folder = end(save)
@@ -72,10 +92,30 @@ def test_training_goes_on_while_a_thread_writes_the_step_that_was_copied(
     }  # fmt: skip
 
 
+def test_two_ranks_complete_a_checkpoint_without_a_collective(tmp_path: Path, slow_disk: threading.Event) -> None:
+    vectors = [torch.full((4,), float(rank)) for rank in range(2)]
+    saves = [begin(tmp_path, vector, 8, silent(rank, 2)) for rank, vector in enumerate(vectors)]
+    assert step_border(*saves) == {False}
+    slow_disk.set()
+    deadline = time.monotonic() + 30
+    while step_border(*saves) != {True}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    folder = saves[0].folder
+    assert newest_whole_checkpoint(tmp_path) == (folder, [])
+    for rank in range(2):
+        stored = load_file(folder / "optimizer" / f"rank-{rank:05d}.safetensors")
+        assert stored["exp_avg/0/vector"].tolist() == [rank] * 4
+    assert set(json.loads((folder / "manifest.json").read_text())) == {
+        "optimizer/rank-00000.safetensors", "optimizer/rank-00001.safetensors", "probe.safetensors", "run_state.json",
+        "weights.safetensors",
+    }  # fmt: skip
+
+
 def test_the_step_never_waits_for_the_files_of_a_checkpoint_that_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready, threads = threading.Event(), set()
+    ready, threads = threading.Event(), set[str]()
     honest = saving.write_text
 
     def write(*arguments: Any) -> None:
@@ -86,11 +126,11 @@ def test_the_step_never_waits_for_the_files_of_a_checkpoint_that_gets_its_name(
     monkeypatch.setattr(saving, "write_text", write)  # of `latest`, the last file
     save = begin(tmp_path, torch.ones(2), 4)
     for _ in range(100):
-        assert not save.advance(wait=False)
+        assert step_border(save) == {False}
         time.sleep(0.01)
         if threads:
             break
-    assert threads == {"checkpoint"}
+    assert threads == {"checkpoint_0"}
     ready.set()
     end(save)
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
@@ -112,7 +152,7 @@ def test_saves_reuse_the_memory_of_their_copies(tmp_path: Path) -> None:
 def test_a_save_that_never_gets_its_name_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     vector = torch.arange(4.0)
     before = end(begin(tmp_path, vector, 4))
-    begin(tmp_path, vector, 8, asynchronous=False)  # and the process is killed here
+    begin(tmp_path, vector, 8, asynchronous=False)  # its files are written, and the process is killed here
     assert newest_whole_checkpoint(tmp_path) == (before, [])
     after = end(begin(tmp_path, vector, 8))
     assert newest_whole_checkpoint(tmp_path) == (after, [])
@@ -131,5 +171,5 @@ def test_a_failure_to_write_or_to_name_is_one_line_for_all_ranks(
     monkeypatch.setattr(saving, function, failing)
     save = begin(tmp_path, torch.ones(2), 4, asynchronous=asynchronous)
     with pytest.raises(Failure, match=r"cannot be written: .*No space left.*; older checkpoints are intact") as failure:
-        save.advance(wait=True)
+        save.finish()
     assert failure.value.on_all_ranks
