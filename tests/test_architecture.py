@@ -120,6 +120,7 @@ OWNERS = {
         "dataprep/base_loops.py",
         "dataprep/similarity/kmer_loops.py",
         "downstream/per_base/markov_loops.py",
+        "downstream/studies/loops.py",
         "pretrain/data/window_loops.py",
         "pretrain/data/masking_loops.py",
         "pretrain/order/counter_random.py",

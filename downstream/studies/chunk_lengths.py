@@ -12,6 +12,7 @@ from dnachunker.downstream.annotations import FeatureIndex
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
+from .rotations import Intervals, Rotated, draw_shifts
 
 ELSEWHERE = "elsewhere"
 
@@ -39,31 +40,26 @@ def length_table(
     classes = _class_masks(regions, letters, features)
     if ELSEWHERE not in classes:
         raise BadInput("lengths: the annotations cover every base of these regions, so no base is left to compare with")
+    intervals = {name: [_intervals(mask) for mask in masks] for name, masks in classes.items()}
+    bases = {name: sum(int(mask.sum()) for mask in masks) for name, masks in classes.items()}
+    shifts = draw_shifts([region.length for region in regions], permutations, seed)
     rows = []
     for segmentation in cuts[0]:
         starts = [one[segmentation] for one in cuts]
+        rotated = Rotated.of(starts, shifts)
         lengths = [_length_of_token(part) for part in starts]
-        rng = np.random.default_rng(seed)
-        rolls = [[int(rng.integers(1, max(2, region.length))) for region in regions] for _ in range(permutations)]
-        observed = {name: _bases_per_token(masks, starts) for name, masks in classes.items()}
-        null: dict[str, list[float]] = {name: [] for name in classes}
-        for shifts in rolls:
-            turned = [np.roll(part, shift) for part, shift in zip(starts, shifts, strict=True)]
-            found = {name: _bases_per_token(masks, turned) for name, masks in classes.items()}
-            for name, value in found.items():
-                null[name].append(np.log(value / found[ELSEWHERE]))
+        per_token = {name: bases[name] / np.maximum(1, rotated.inside(parts)) for name, parts in intervals.items()}
         for name, masks in classes.items():
             inside = np.concatenate(
                 [length[mask[start]] for length, mask, start in zip(lengths, masks, starts, strict=True)]
             )
-            distance = abs(np.log(observed[name] / observed[ELSEWHERE]))
-            as_far = int((np.abs(null[name]) >= distance - 1e-12).sum())
+            ratios = np.log(per_token[name] / per_token[ELSEWHERE])
+            as_far = int((np.abs(ratios[1:]) >= abs(ratios[0]) - 1e-12).sum())
             rows.append({
-                "tokens": segmentation, "class": name, "bases": int(sum(mask.sum() for mask in masks)),
-                "count": len(inside),
-                "bases per token": float(observed[name]),
+                "tokens": segmentation, "class": name, "bases": bases[name], "count": len(inside),
+                "bases per token": float(per_token[name][0]),
                 "median length": float(np.median(inside)) if len(inside) else float("nan"),
-                "ratio to elsewhere": float(observed[name] / observed[ELSEWHERE]),
+                "ratio to elsewhere": float(np.exp(ratios[0])),
                 "p": (1 + as_far) / (1 + permutations) if name != ELSEWHERE else 1.0,
             })  # fmt: skip
     return rows
@@ -89,9 +85,8 @@ def _class_masks(
     return {name: parts for name, parts in masks.items() if any(part.any() for part in parts)}
 
 
-def _bases_per_token(masks: Sequence[NDArray[np.bool_]], starts: Sequence[NDArray[np.bool_]]) -> float:
-    tokens = sum(int((mask & start).sum()) for mask, start in zip(masks, starts, strict=True))
-    return sum(int(mask.sum()) for mask in masks) / max(1, tokens)
+def _intervals(mask: NDArray[np.bool_]) -> Intervals:
+    return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
 
 
 def _length_of_token(starts: NDArray[np.bool_]) -> NDArray[np.int64]:

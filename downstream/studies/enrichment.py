@@ -11,6 +11,7 @@ from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.annotations import FeatureIndex
 
 from .cutters import Cuts
+from .rotations import Intervals, Rotated, draw_shifts, two_sided_p
 
 
 def enrichment_table(
@@ -34,23 +35,25 @@ def enrichment_table(
         Distances increase in the direction of transcription.
     """
     borders = _borders(regions, features)
+    shifts = draw_shifts([region.length for region in regions], permutations, seed)
     rows, profiles = [], {}
     for segmentation in cuts[0]:
         starts = [one[segmentation] for one in cuts]
+        rotated = Rotated.of(starts, shifts)
         overall = sum(part.sum() for part in starts) / sum(len(part) for part in starts)
         for (kind, side), places in borders.items():
             profile, count = _profile(starts, places, radius)
             if not count:
                 continue
-            rng = np.random.default_rng(seed)
-            shifts = [[int(rng.integers(1, max(2, len(part)))) for part in starts] for _ in range(permutations)]
-            null = _rotated(starts, places, radius, shifts) / count
-            near, expected = float(profile.mean()), float(np.mean(null))
-            as_far = int((np.abs(null - expected) >= abs(near - expected) - 1e-12).sum())
+            inside = rotated.inside([_around(borders, region.length, radius)
+                                     for borders, region in zip(places, regions, strict=True)])  # fmt: skip
+            near, *null = inside / (count * (2 * radius + 1))
+            expected = float(np.mean(null))
             rows.append({
-                "tokens": segmentation, "feature": kind, "border": side, "borders": count, "cuts per base near": near,
-                "expected": expected, "enrichment": near / expected if expected else float("nan"),
-                "p": (1 + as_far) / (1 + permutations),
+                "tokens": segmentation, "feature": kind, "border": side, "borders": count,
+                "cuts per base near": float(near), "expected": expected,
+                "enrichment": float(near / expected) if expected else float("nan"),
+                "p": two_sided_p(float(near), np.array(null)),
             })  # fmt: skip
             profiles[segmentation, f"{kind} {side}"] = profile / overall
     return rows, profiles
@@ -86,19 +89,7 @@ def _profile(starts: Sequence[NDArray[np.bool_]], places: _Places, radius: int) 
     return total / max(1, count), count
 
 
-def _rotated(
-    starts: Sequence[NDArray[np.bool_]], places: _Places, radius: int, shifts: Sequence[Sequence[int]]
-) -> NDArray[np.float64]:
-    """For each rotation, the mean over borders of `_profile` times the number of borders.
-
-    The cuts around a border after a rotation are those around another place before it, so one pass that counts the
-    cuts around every place serves all rotations.
-    """
-    total = np.zeros(len(shifts))
-    for number, (part, borders) in enumerate(zip(starts, places, strict=True)):
-        at = np.array([at for at, _ in borders if radius <= at < len(part) - radius], np.int64)
-        if len(at):
-            sums = np.cumsum(np.pad(part.astype(np.int64), (radius + 1, radius), mode="wrap"))
-            around = sums[2 * radius + 1 :] - sums[: -2 * radius - 1]
-            total += [around[(at - shift[number]) % len(part)].sum() for shift in shifts]
-    return total / (2 * radius + 1)
+def _around(borders: Sequence[tuple[int, int]], length: int, radius: int) -> Intervals:
+    """The bases within `radius` of each border that `_profile` counts."""
+    at = np.array([at for at, _ in borders if radius <= at < length - radius], np.int64)
+    return np.stack([at - radius, at + radius + 1], axis=1)

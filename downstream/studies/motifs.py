@@ -12,11 +12,16 @@ from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.foundations.failures import BadInput
 
 from .cutters import Cuts
+from .loops import mark_hits
+from .rotations import Rotated, draw_shifts, two_sided_p
 
 _PSEUDOCOUNT = 0.8
 _SCORE_STEPS = 20_000
 _MEME_SITES = 20  # where a MEME file does not say how many
 _COMPLEMENT = [3, 2, 1, 0]
+_CODES = np.full(256, 4, np.uint8)
+for _code, _letter in enumerate("ACGT"):
+    _CODES[[ord(_letter), ord(_letter.lower())]] = _code
 
 
 @dataclass(frozen=True)
@@ -103,24 +108,15 @@ def occurrences(motif: Motif, letters: str, p: float) -> NDArray[np.int64]:
     Random sequence has each base with probability 1/4. Log-odds are rounded to steps of a 20,000th of their range, for
     which the distribution of scores is exact.
     """
-    table = np.full(256, -1, np.int64)
-    for code, letter in enumerate("ACGT"):
-        table[[ord(letter), ord(letter.lower())]] = code
-    codes = table[np.frombuffer(letters.encode("latin-1"), np.uint8)]
+    codes = _CODES[np.frombuffer(letters.encode("latin-1"), np.uint8)]
     matrix = motif.log_odds
-    width = matrix.shape[1]
-    if len(codes) < width:
-        return np.zeros(0, np.int64)
     step = (matrix.max(0).sum() - matrix.min(0).sum()) / _SCORE_STEPS or 1.0
     steps = np.rint((matrix - matrix.min(0)) / step).astype(np.int64)
     least = _least_score(steps, p)
-    windows = np.lib.stride_tricks.sliding_window_view(codes, width)
-    known = (windows >= 0).all(1)
-    hit = np.zeros(len(windows), bool)
-    for strand in (steps, steps[_COMPLEMENT][:, ::-1]):
-        scores = sum(strand[windows[:, position], position] for position in range(width))
-        hit |= known & (scores >= least)
-    return np.flatnonzero(hit)
+    hits = np.zeros(len(codes), bool)
+    for strand in (steps, np.ascontiguousarray(steps[_COMPLEMENT][:, ::-1])):
+        mark_hits(codes, strand, np.argsort(strand.mean(0) - strand.max(0)), least, hits)
+    return np.flatnonzero(hits)
 
 
 def _least_score(steps: NDArray[np.int64], p: float) -> int:
@@ -149,34 +145,21 @@ def fragmentation_table(
     An occurrence has 1 + the number of cuts strictly inside it tokens. `expected` is the mean after the cuts of each
     sequence are rotated by a random amount. `intact` is the share of occurrences within one token. p is two-sided.
     """
+    places = [[occurrences(motif, text, p) for text in letters] for motif in motifs]
+    found = [(motif, at) for motif, at in zip(motifs, places, strict=True) if sum(map(len, at))]
+    shifts = draw_shifts([len(text) for text in letters], permutations, seed)
     rows = []
-    for motif in motifs:
-        width = motif.counts.shape[1]
-        places = [occurrences(motif, text, p) for text in letters]
-        count = sum(map(len, places))
-        if not count:
-            continue
-        for segmentation in cuts[0]:
-            starts = [one[segmentation] for one in cuts]
-            tokens = 1 + np.concatenate(list(_inside(starts, places, width)))
-            rng = np.random.default_rng(seed)
-            null = []
-            for _ in range(permutations):
-                turned = [np.roll(part, int(rng.integers(1, max(2, len(part))))) for part in starts]
-                null.append(1 + np.concatenate(list(_inside(turned, places, width))).mean())
-            mean, expected = float(tokens.mean()), float(np.mean(null))
-            as_far = int((np.abs(np.array(null) - expected) >= abs(mean - expected) - 1e-12).sum())
-            rows.append({
-                "motif": motif.name, "width": width, "occurrences": count, "tokens": segmentation,
-                "tokens per occurrence": mean, "expected": expected, "ratio": mean / expected,
-                "intact": float((tokens == 1).mean()), "p": (1 + as_far) / (1 + permutations),
-            })  # fmt: skip
-    return rows
-
-
-def _inside(
-    starts: Sequence[NDArray[np.bool_]], places: Sequence[NDArray[np.int64]], width: int
-) -> Iterator[NDArray[np.int64]]:
-    for part, at in zip(starts, places, strict=True):
-        before = np.concatenate([[0], np.cumsum(part)])
-        yield before[at + width] - before[at + 1]
+    for number, segmentation in enumerate(cuts[0]):
+        rotated = Rotated.of([one[segmentation] for one in cuts], shifts)
+        for order, (motif, at) in enumerate(found):
+            width = motif.counts.shape[1]
+            inside = [np.stack([part + 1, part + width], axis=1) for part in at]
+            cut = np.concatenate([np.diff(sums[part])[:, 0] for sums, part in zip(rotated.sums, inside, strict=True)])
+            mean, *null = 1 + rotated.inside(inside) / len(cut)
+            expected = float(np.mean(null))
+            rows.append((order, number, {
+                "motif": motif.name, "width": width, "occurrences": len(cut), "tokens": segmentation,
+                "tokens per occurrence": float(mean), "expected": expected, "ratio": float(mean / expected),
+                "intact": float((cut == 0).mean()), "p": two_sided_p(float(mean), np.array(null)),
+            }))  # fmt: skip
+    return [row for _, _, row in sorted(rows, key=lambda one: one[:2])]

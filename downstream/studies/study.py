@@ -30,6 +30,8 @@ from .stability import sample_windows, stability_table
 from .tables import write_study
 from .track import read_track, track_table
 
+_SHOWN_MOTIFS = 20  # in a figure
+
 
 @dataclass(frozen=True)
 class StudyOptions:
@@ -160,7 +162,10 @@ def _motifs(on: _Subject) -> _Study:
         f"Occurrences: log-odds on either strand that {o.motif_p:g} of random sequence reaches.",
         f"Expected: after {o.permutations:,} rotations of the cuts; p is two-sided.",
     ]
-    return title, rows, bar_figure(rows, "motif", "ratio", title, line=1.0), notes
+    shown = list(dict.fromkeys(row["motif"] for row in sorted(rows, key=lambda row: row["p"])))[:_SHOWN_MOTIFS]
+    if len(rows) > len(in_figure := [row for row in rows if row["motif"] in shown]):
+        notes.append(f"The figure shows the {_SHOWN_MOTIFS} motifs with the smallest p.")
+    return title, rows, bar_figure(in_figure, "motif", "ratio", title, line=1.0), notes
 
 
 def _stability(on: _Subject) -> _Study:

@@ -16,6 +16,7 @@ from dnachunker.downstream.studies.chunk_lengths import length_table
 from dnachunker.downstream.studies.cutters import Cuts, KmerCutter, cut_all, train_bpe
 from dnachunker.downstream.studies.enrichment import enrichment_table
 from dnachunker.downstream.studies.motifs import fragmentation_table, occurrences, read_motifs
+from dnachunker.downstream.studies.rotations import Rotated, draw_shifts
 from dnachunker.downstream.studies.species import consistency_table
 from dnachunker.downstream.studies.stability import stability_table
 from dnachunker.downstream.studies.tables import with_corrected
@@ -68,6 +69,24 @@ def test_borders_with_cuts_are_enriched_and_others_are_not() -> None:
     for key in (("random", "5'"), ("random", "3'"), ("planted", "3'")):
         assert found[key]["p"] > 0.01
         assert found[key]["borders"] == 60
+
+
+def test_starts_inside_intervals_after_each_rotation_are_those_of_starts_that_were_moved() -> None:
+    rng = np.random.default_rng(0)
+    starts = [random_cuts(length, 0.3, length) for length in (40, 1, 97)]
+    intervals = [np.sort(rng.integers(0, len(part) + 1, (9, 2)), axis=1) for part in starts]
+    shifts = draw_shifts([len(part) for part in starts], 60, 0)
+    assert not shifts[0].any()
+    assert shifts[1:, 2].min() >= 1
+    moved = [
+        sum(
+            np.roll(part, shift)[low:high].sum()
+            for part, shift, pairs in zip(starts, row, intervals, strict=True)
+            for low, high in pairs
+        )
+        for row in shifts
+    ]
+    assert Rotated.of(starts, shifts).inside(intervals).tolist() == moved
 
 
 def test_classes_with_longer_tokens_are_found() -> None:
@@ -240,10 +259,18 @@ def test_the_command_writes_tables_and_figures(
         wig.addHeader([("a", 1000)])
         wig.addEntries("a", 0, values=[number / 7 for number in range(1000)], span=1, step=1)
     (tmp_path / "other.fa").write_text(f">o\n{random_letters(2000, 5)}\n")
+    rng = np.random.default_rng(0)
+    (tmp_path / "many.jaspar").write_text(
+        "".join(
+            f">M{n} motif{n}\n" + "".join(f"{x} [ {' '.join(map(str, rng.integers(1, 9, 4)))} ]\n" for x in "ACGT")
+            for n in range(23)
+        )
+    )
     where = ["--model", str(export), "--fasta", str(fasta), "--bpe-vocabulary", "100", "--permutations", "9"]
     for kind, more, rows in (
         ("lengths", ("--annotation", str(tmp_path / "genes.bed")), 4 * 3),
         ("enrichment", ("--annotation", str(tmp_path / "genes.bed"), "--region", "a"), 4 * 2),
+        ("motifs", ("--motifs", str(tmp_path / "many.jaspar")), 4 * 23),
         ("stability", ("--samples", "3"), 4 * 4),
         ("species", ("--other", str(tmp_path / "other.fa")), 4),
         ("track", ("--track", str(tmp_path / "track.bw"), "--region", "a"), 5 * 2),
@@ -254,6 +281,7 @@ def test_the_command_writes_tables_and_figures(
         assert len(table) == rows
         assert {row["tokens"] for row in table} - {"loss"} == {"stage 0", "stage 1", "6-mer", "BPE"}
         assert (output / "figure.svg").read_text().rstrip().endswith("</svg>")
+        assert (output / "figure.svg").read_text().count("<!-- motif") == (20 if kind == "motifs" else 0)
         assert json.loads((output / "options.json").read_text())["kind"] == kind
     assert capsys.readouterr().err.count("genes.bed: contigs are matched by another spelling: chra is a\n") == 2
     wrong = ["study", "lengths", *where, "--output", str(tmp_path / "out"), "--annotation", str(tmp_path / "wrong.bed")]
