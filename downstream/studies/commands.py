@@ -16,7 +16,7 @@ def add_verbs(verbs: Any) -> None:
         "  lengths     bases per token in each class of annotation, and in soft-masked repeats\n"
         "  enrichment  token starts around the borders of features, with permutation p-values\n"
         "  motifs      tokens per motif occurrence\n"
-        "  stability   Jaccard index of token starts under SNVs, indels and shifts by one base\n"
+        "  stability   Jaccard index of token starts under SNVs, indels (also as in patients) and shifts\n"
         "  species     agreement between genomes on where the same k-mers are cut\n"
         "  track       whether token starts and losses follow a bigWig, such as conservation, beyond GC content",
         epilog="examples:\n"

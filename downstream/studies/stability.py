@@ -6,57 +6,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .clinical_indels import Change, clinical_deletion, clinical_insertion
 from .cutters import Cutter, cut_all
 
 _NEAR = 32  # bases around a change; cuts farther away need not move
-CHANGES = ("SNV", "insertion", "deletion", "shift")
 
 
 def stability_table(windows: Sequence[str], cutters: Sequence[Cutter], *, seed: int) -> list[dict[str, Any]]:
     """A row for each change and segmentation: Jaccard index of the cuts before and after, mean over windows.
 
-    SNV, insertion and deletion change one base in the middle of each window; shift drops its first base. Cuts are
-    compared in the coordinates of the original. A window's first base does not count, because every segmentation
-    starts a token there. `beyond` leaves out cuts within 32 bases of the change.
+    SNV, insertion and deletion change one base in the middle of each window; shift drops its first base. Clinical
+    indels have the lengths and contexts of those that cause disease. Cuts are compared in the coordinates of the
+    original; those inside inserted or deleted bases do not count. A window's first base does not count, because every
+    segmentation starts a token there. `beyond` leaves out cuts within 32 bases of the change.
     """
-    rng = np.random.default_rng(seed)
+    rng, clinical = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for letters in windows:
         original = cut_all(cutters, letters)
         middle = len(letters) // 2
-        here = letters[middle].upper()
-        other = str(rng.choice([base for base in "ACGT" if base != here]))
-        changed = {
-            "SNV": letters[:middle] + other + letters[middle + 1 :],
-            "insertion": letters[:middle] + other + letters[middle:],
-            "deletion": letters[:middle] + letters[middle + 1 :],
-            "shift": letters[1:],
+        other = str(rng.choice([base for base in "ACGT" if base != letters[middle].upper()]))
+        changes = {
+            "SNV": Change(middle, 1, other),
+            "insertion": Change(middle, 0, other),
+            "deletion": Change(middle, 1, ""),
+            "clinical insertion": clinical_insertion(letters, clinical),
+            "clinical deletion": clinical_deletion(letters, clinical),
+            "shift": Change(0, 1, ""),
         }
-        for change, text in changed.items():
-            for segmentation, starts in cut_all(cutters, text).items():
-                after = _in_original(np.flatnonzero(starts), change, middle)
-                before = {int(at) for at in np.flatnonzero(original[segmentation])}
-                # every segmentation starts a token at the window's first base, and after a shift at the next
-                before, after = before - {0, 1}, after - {0, 1}
-                at = 0 if change == "shift" else middle
-                far = [{cut for cut in cuts if abs(cut - at) > _NEAR} for cuts in (before, after)]
-                scores.setdefault((change, segmentation), []).append((_jaccard(before, after), _jaccard(*far)))
+        for name, change in changes.items():
+            for segmentation, starts in cut_all(cutters, change.apply(letters)).items():
+                before, after = _comparable(original[segmentation], starts, change)
+                far = [{cut for cut in cuts if _is_far(cut, change)} for cuts in (before, after)]
+                scores.setdefault((name, segmentation), []).append((_jaccard(before, after), _jaccard(*far)))
     rows = []
-    for (change, segmentation), values in scores.items():
+    for (name, segmentation), values in scores.items():
         table = np.array(values)
         rows.append({
-            "change": change, "tokens": segmentation, "windows": len(values), "Jaccard": float(table[:, 0].mean()),
+            "change": name, "tokens": segmentation, "windows": len(values), "Jaccard": float(table[:, 0].mean()),
             "sd": float(table[:, 0].std(ddof=1)) if len(values) > 1 else 0.0, "beyond": float(table[:, 1].mean()),
         })  # fmt: skip
     return rows
 
 
-def _in_original(cuts: NDArray[np.int64], change: str, middle: int) -> set[int]:
-    if change == "shift":
-        return {int(at) + 1 for at in cuts}
-    moved = {"SNV": 0, "insertion": -1, "deletion": 1}[change]
-    last = middle - 1 if change == "deletion" else middle  # the last base that did not move
-    return {int(at) if at <= last else int(at) + moved for at in cuts}
+def _comparable(before: NDArray[np.bool_], after: NDArray[np.bool_], change: Change) -> tuple[set[int], set[int]]:
+    """Cuts before and after the change, both in the coordinates of the original."""
+    start, removed, added = change.start, change.removed, len(change.added)
+    kept = {int(at) for at in np.flatnonzero(before) if not start < at < start + removed}
+    moved = {
+        int(at) if at < start + min(1, added) else int(at) + removed - added
+        for at in np.flatnonzero(after)
+        if not start < at < start + added
+    }
+    # every segmentation starts a token at the window's first base, and after a shift at the next
+    return kept - {0, 1}, moved - {0, 1}
+
+
+def _is_far(cut: int, change: Change) -> bool:
+    return cut < change.start - _NEAR or cut >= change.start + max(1, change.removed) + _NEAR
 
 
 def _jaccard(one: set[int], other: set[int]) -> float:

@@ -175,6 +175,8 @@ def _stability(on: _Subject) -> _Study:
     title = f"Jaccard index of token starts before and after a change ({on.fasta.name})"
     notes = [
         f"Windows of {o.length} bases; the change is in the middle, or drops the first base (shift).",
+        "Clinical indels have the lengths (1 to 20 bases) and contexts of those that cause inherited disease (HGMD: "
+        "Ball et al. 2005; Montgomery et al. 2013).",
         "beyond: token starts farther than 32 bases from the change.",
     ]
     return title, rows, bar_figure(rows, "change", "Jaccard", title), notes

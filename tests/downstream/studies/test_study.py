@@ -13,6 +13,7 @@ from dnachunker.dataprep.genomes.features import Feature
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.annotations import read_features
 from dnachunker.downstream.studies.chunk_lengths import length_table
+from dnachunker.downstream.studies.clinical_indels import clinical_deletion, clinical_insertion
 from dnachunker.downstream.studies.cutters import Cuts, KmerCutter, cut_all, train_bpe
 from dnachunker.downstream.studies.enrichment import enrichment_table
 from dnachunker.downstream.studies.motifs import fragmentation_table, occurrences, read_motifs
@@ -194,7 +195,8 @@ def test_kmers_break_under_shifts_and_a_cut_by_context_does_not() -> None:
     assert found["SNV", "6-mer"]["Jaccard"] == 1.0
     assert found["shift", "6-mer"]["Jaccard"] == 0.0
     assert 0.25 < found["deletion", "6-mer"]["Jaccard"] < 0.45  # all before the change, none after it
-    for change in ("SNV", "insertion", "deletion", "shift"):
+    assert found["clinical deletion", "6-mer"]["beyond"] < 0.75
+    for change in ("SNV", "insertion", "deletion", "clinical insertion", "clinical deletion", "shift"):
         assert found[change, "context"]["Jaccard"] > 0.85
         assert found[change, "context"]["beyond"] == 1.0
 
@@ -209,8 +211,33 @@ class MarkCutter:
 def test_a_cut_right_behind_a_deletion_is_still_there() -> None:
     rows = stability_table(["A" * 100 + "CN" + "A" * 98], [MarkCutter()], seed=0)
     assert {row["change"]: row["Jaccard"] for row in rows} == dict.fromkeys(
-        ("SNV", "insertion", "deletion", "shift"), 1.0
+        ("SNV", "insertion", "deletion", "clinical insertion", "clinical deletion", "shift"), 1.0
     )
+
+
+def test_clinical_indels_have_the_published_lengths_and_contexts() -> None:
+    rng = np.random.default_rng(0)
+    letters = [random_letters(400, seed) for seed in range(3000)]
+    deletions = [(text, clinical_deletion(text, rng)) for text in letters]
+    insertions = [(text, clinical_insertion(text, rng)) for text in letters]
+    removed = np.array([change.removed for _, change in deletions])
+    added = np.array([len(change.added) for _, change in insertions])
+    assert (removed == 1).mean() == pytest.approx(0.48, abs=0.03)
+    assert (added == 1).mean() == pytest.approx(0.66, abs=0.03)
+    assert max(removed) == max(added) == 20
+    beside = np.array(
+        [
+            text[change.start :][: min(3, change.removed)]
+            == text[change.start + change.removed :][: min(3, change.removed)]
+            for text, change in deletions
+        ]
+    )
+    for shortest, longest, share in ((1, 1, 0.594), (2, 2, 0.713), (3, 20, 0.40)):
+        assert beside[(removed >= shortest) & (removed <= longest)].mean() == pytest.approx(share, abs=0.06)
+    copies = np.array([text[: change.start].endswith(change.added) for text, change in insertions])
+    assert copies[added > 2].mean() == pytest.approx(0.75, abs=0.07)
+    text, change = deletions[0]
+    assert change.apply(text) == text[: change.start] + text[change.start + change.removed :]
 
 
 def test_genomes_agree_where_sequence_decides_and_not_where_position_does() -> None:
@@ -271,7 +298,7 @@ def test_the_command_writes_tables_and_figures(
         ("lengths", ("--annotation", str(tmp_path / "genes.bed")), 4 * 3),
         ("enrichment", ("--annotation", str(tmp_path / "genes.bed"), "--region", "a"), 4 * 2),
         ("motifs", ("--motifs", str(tmp_path / "many.jaspar")), 4 * 23),
-        ("stability", ("--samples", "3"), 4 * 4),
+        ("stability", ("--samples", "3"), 6 * 4),
         ("species", ("--other", str(tmp_path / "other.fa")), 4),
         ("track", ("--track", str(tmp_path / "track.bw"), "--region", "a"), 5 * 2),
     ):
