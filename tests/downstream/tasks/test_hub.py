@@ -17,10 +17,11 @@ import pytest
 from dnachunker.cli import main
 from dnachunker.downstream.tasks.hub import fetch_suite
 from dnachunker.downstream.tasks.labelled import read_labelled
-from dnachunker.downstream.tasks.task_folders import suite_tasks
+from dnachunker.downstream.tasks.task_folders import load_suite, suite_tasks
 from dnachunker.foundations.failures import BadInput
 
-NT = "InstaDeepAI/nucleotide_transformer_downstream_tasks"
+NT = f"/datasets/InstaDeepAI/nucleotide_transformer_downstream_tasks/resolve/{load_suite('nt').revision}"
+REVISED = NT.partition("/resolve")[0] + f"_revised/resolve/{load_suite('nt-revised').revision}"
 
 
 class Server(ThreadingHTTPServer):
@@ -48,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.server.files.get(path)
         if path.startswith("/api/datasets/"):
             repository = "/".join(path.split("/")[3:5])
-            top = f"/datasets/{repository}/resolve/main/"
+            top = f"/datasets/{repository}/resolve/{path.split('/')[6]}/"
             names = [name.removeprefix(top) for name in self.server.files if name.startswith(top)]
             listed = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
             body = json.dumps(listed).encode()
@@ -87,7 +88,7 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     for task in ("H3", "H3K4me1"):  # one name begins with the other
         for split, count in (("train", 6), ("test", 4)):
             text = "".join(f">{task}_{i}|{i % 2}\n{'ACGT' * (i + 1)}\n" for i in range(count))
-            server.files[f"/datasets/{NT}/resolve/main/{task}/{split}.fna"] = text.encode()
+            server.files[f"{NT}/{task}/{split}.fna"] = text.encode()
     arguments = ("--endpoint", server.url, "--task", "H3")
     assert fetch("nt", tmp_path / "nt", *arguments) == 0
     assert "H3: 6 training and 4 test sequences" in capsys.readouterr().out
@@ -101,8 +102,8 @@ def test_a_hub_dataset_of_fasta_files(server: Server, tmp_path: Path, capsys: py
     assert "has no train data" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "nt").iterdir()) == ["H3"]
     assert fetch("nt", tmp_path / "nt", "--task", "H9") == 2
-    server.files[f"/datasets/{NT}/resolve/main/H4/train-0.fna"] = b">x|1\nA\n"
-    server.files[f"/datasets/{NT}/resolve/main/H4/train-1.fna"] = b">x|1\nA\n"
+    server.files[f"{NT}/H4/train-0.fna"] = b">x|1\nA\n"
+    server.files[f"{NT}/H4/train-1.fna"] = b">x|1\nA\n"
     assert fetch("nt", tmp_path / "nt", "--endpoint", server.url, "--task", "H4") == 2
     assert "train data in several files, " in capsys.readouterr().err
     assert fetch("nt", tmp_path / "nt", "--endpoint", "http://127.0.0.1:9", "--task", "H4") == 1
@@ -129,9 +130,7 @@ def test_a_hub_dataset_with_all_tasks_in_one_table(
             )
             raw = io.BytesIO()
             pq.write_table(table, raw)
-            server.files[f"/datasets/{NT}_revised/resolve/main/data/{split}-0000{part}-of-00002.parquet"] = (
-                raw.getvalue()
-            )
+            server.files[f"{REVISED}/data/{split}-0000{part}-of-00002.parquet"] = raw.getvalue()
     assert fetch("nt-revised", tmp_path / "out", "--endpoint", server.url, "--task", "H2AFZ") == 0
     data = read_labelled(tmp_path / "out" / "H2AFZ" / "train.parquet")
     for name in server.files:

@@ -1,6 +1,7 @@
 """Tasks from every format of file, and the messages about other files."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,8 @@ def test_the_suites_hold_what_was_published() -> None:
         "genomic-benchmarks": 9,
         "gue": 28,
     }
+    pinned = [suite.revision for suite in suites.values() if suite.source != "folder"]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned), "a branch may change under a score"
     # both Nucleotide Transformer suites have this name, with other data
     assert suites["nt"].tasks["enhancers"].length == 200
     assert suites["nt-revised"].tasks["enhancers"].length == 400
