@@ -89,7 +89,8 @@ def evaluate(
     _run_missing(cells, "testing", ray, workers)
     rows = _rows(cells, chosen, protocol)
     notes = _notes(described, methods, protocol)
-    written = write_tables(output, described, rows, notes)
+    unknown = "Not checked: how much of the test sequences the model's training corpus holds; `--corpus` names it."
+    written = write_tables(output, described, rows, [*notes, unknown])
     if opened:  # again, since a corpus that cannot be read must not cost the tables
         written = write_tables(output, described, rows, [*notes, _overlap_note(opened, tasks)])
     if mlflow is not None:
