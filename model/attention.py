@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import attention_backend, compiled, compiles, fused_kernels, scan_backend
+from .kernels import attention_backend, compiled, compiles, fused_kernels, precise, scan_backend
 from .norms import StreamLayerNorm
 from .packing import Packing
+from .split_packing import SplitPacking
 
 
 def packed_attention(
@@ -19,6 +20,8 @@ def packed_attention(
     """Attention inside each packed sequence: to all its positions, or with `causal` to none that come later.
 
     No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
+    Where sequences are split over ranks, a rank attends from its own positions to the whole sequences, whose keys and
+    values it gathers; then `causal` is not supported.
 
     Args:
         q, k, v: (T, H, D/H).
@@ -26,13 +29,17 @@ def packed_attention(
     Returns:
         (T, H, D/H), dtype of q.
     """
+    seen = packing  # the sequences of the keys
+    if isinstance(packing, SplitPacking):
+        seen = packing.whole
+        k, v = packing.gather_whole(torch.stack((k, v), dim=1)).unbind(1)
     if not len(q):
-        return v
+        return q + v[:0] + k[:0]  # the gathered values are part of the graph on every rank
     choice = attention_backend(backend, q.device.type, q.dtype)
-    borders, longest = packing.cu_seqlens, packing.max_length
+    borders, longest = (packing.cu_seqlens, seen.cu_seqlens), (packing.max_length, seen.max_length)
     if choice == "flash_attn":
         flash = importlib.import_module("flash_attn").flash_attn_varlen_func
-        flash_out: Tensor = flash(q, k, v, borders, borders, longest, longest, causal=causal)
+        flash_out: Tensor = flash(q, k, v, *borders, *longest, causal=causal)
         return flash_out
     if choice == "torch_varlen":
         varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
@@ -41,13 +48,15 @@ def packed_attention(
         if width % 8:  # the kernel takes multiples of 8 only
             q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))
         scale = width**-0.5
-        varlen_out: Tensor = varlen(q, k, v, borders, borders, longest, longest, scale=scale, window_size=window)
+        varlen_out: Tensor = varlen(q, k, v, *borders, *longest, scale=scale, window_size=window)
         return varlen_out[..., :width]
-    lengths: list[int] = packing.lengths.tolist()
-    pieces = [x.split(lengths) for x in (q, k, v)]  # one autograd node; slicing would make B of them
+    own, others = packing.lengths.tolist(), seen.lengths.tolist()
+    lengths = list(zip(own, others, strict=True))
+    # one autograd node; slicing would make B of them
+    pieces = [x.split(sizes) for x, sizes in ((q, own), (k, others), (v, others))]
     outputs: list[Tensor] = [q[:0]] * len(lengths)
-    for length in sorted({n for n in lengths if n}):
-        group = [s for s, n in enumerate(lengths) if n == length]
+    for length in sorted({both for both in lengths if both[0]}):
+        group = [s for s, both in enumerate(lengths) if both == length]
         gq, gk, gv = (torch.stack([piece[s] for s in group]).transpose(1, 2) for piece in pieces)  # (G, H, L, D/H)
         attended = F.scaled_dot_product_attention(gq, gk, gv, is_causal=causal).transpose(1, 2)
         for s, result in zip(group, attended.unbind(), strict=True):
@@ -64,7 +73,7 @@ def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x_i, x_{i + D/2H}) of each head by their angles, in float32. x (T, H, D/H) -> same."""
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = precise(x).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
@@ -78,7 +87,7 @@ class HeadNorm(nn.RMSNorm):
     """RMSNorm over the channels of each head, in float32 under any precision. x (T, H, D/H) -> same."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(precise(x), self.normalized_shape, precise(self.weight), self.eps).to(x.dtype)
 
 
 class TrunkLayer(GradientCheckpointingLayer):

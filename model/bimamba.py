@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import conv_silu, fused_kernels, scan_backend, selective_scan
+from .kernels import fused_kernels, precise, scan_backend
 from .norms import StreamRMSNorm
 from .packing import Packing
+from .split_operations import conv_silu, selective_scan
+from .split_packing import SplitPacking
 
 
 class Direction(nn.Module):
@@ -38,15 +40,14 @@ class Direction(nn.Module):
 
     def forward(self, u: Tensor, packing: Packing) -> Tensor:
         """u (T, Dm) -> y (T, Dm), before the outer gate."""
-        borders = packing.cu_seqlens
-        u = conv_silu(u, self.conv_weight, self.conv_bias, borders, reverse=self.reverse, backend=self.backend)
+        u = conv_silu(u, self.conv_weight, self.conv_bias, packing, reverse=self.reverse, backend=self.backend)
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
         raw = F.linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
-            delta = F.softplus(raw.float() + self.dt_proj.bias.float())
-            A = -torch.exp(self.A_log.float())
-            return selective_scan(u, delta, A, B, C, self.D, borders, reverse=self.reverse, backend=self.backend)
+            delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
+            A = -torch.exp(precise(self.A_log))
+            return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
 
 
 class _Projections(Function):
@@ -90,7 +91,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
         """x (T, D) -> (T, D)."""
         x, normed = self.norm(x)
         u, z = self.in_proj(normed).chunk(2, dim=-1)
-        if scan_backend(self.backend, u.device.type, u.dtype) == "triton":
+        fused = scan_backend(self.backend, u.device.type, u.dtype) == "triton"
+        if fused and not isinstance(packing, SplitPacking):
             return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         u = u.contiguous()
         y = self.forward_direction(u, packing)

@@ -6,15 +6,16 @@ from torch import Tensor
 from .kernels import smooth
 from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
+from .split_operations import smooth as smooth_split
+from .split_packing import SplitPacking
 
 
 def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first") -> Tensor:
     """Chunk vectors: those of each chunk's first position, or means over the chunk. x (T, D) -> (C, D)."""
     if pooling == "first":
         return x[segmentation.starts]
-    sums = x.new_zeros(len(segmentation.starts), x.shape[1]).index_add(0, segmentation.chunk, x)
-    sizes = torch.bincount(segmentation.chunk, minlength=len(segmentation.starts))
-    return sums / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler chunks are empty
+    sizes = segmentation.total(torch.ones_like(segmentation.chunk))
+    return segmentation.total(x) / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler chunks are empty
 
 
 def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
@@ -33,6 +34,11 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
     packing, gate = segmentation.packing, segmentation.gate
     with torch.autocast(z.device.type, enabled=False):
         gates = torch.stack((gate, packing.shift(gate, 1.0, back=True)))
+        if isinstance(packing, SplitPacking):
+            return (
+                smooth_split(z, gates[0], packing, reverse=False, backend=backend)
+                + smooth_split(z, gates[1], packing, reverse=True, backend=backend)
+            ) / 2
         return smooth_gated(z, gates, packing.cu_seqlens, backend=backend)
 
 
@@ -44,7 +50,7 @@ def smooth_forward(z: Tensor, segmentation: Segmentation, backend: str = "auto")
 
 def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:
     """The encoder's output, zero wherever the position's chunk holds a mask. x (T, D) -> (T, D)."""
-    hidden = segmentation.chunk_holds_mask[segmentation.chunk]
+    hidden = segmentation.spread(segmentation.chunk_holds_mask)
     return x.masked_fill(hidden.unsqueeze(-1), 0)
 
 
@@ -66,5 +72,5 @@ def spread_chunks(
         (T, D).
     """
     smooth_spread = smooth_forward if causal else smooth_both_ways
-    smoothed = smooth_spread(chunks[segmentation.chunk], segmentation, backend)
+    smoothed = smooth_spread(segmentation.spread(chunks), segmentation, backend)
     return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)

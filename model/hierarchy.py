@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .attention import Trunk
 from .chunking import gather_chunks, spread_chunks
@@ -50,12 +49,11 @@ class HierarchyOutput:
     levels: tuple[Tensor, ...]
 
 
-def chunk_of_base(stages: Sequence[Segmentation]) -> tuple[Tensor, ...]:
-    """For each stage, (T,) int64: the packed index of the chunk each base lies in."""
-    chunks: list[Tensor] = []
-    for stage in stages:
-        chunks.append(stage.chunk if not chunks else stage.chunk[chunks[-1]])
-    return tuple(chunks)
+def spread_to_bases(values: Tensor, stages: Sequence[Segmentation]) -> Tensor:
+    """The value of the chunk of the last stage that each base lies in: (C, ...) -> (T, ...)."""
+    for stage in reversed(stages):
+        values = stage.spread(values)
+    return values
 
 
 def start_bases(stages: Sequence[Segmentation]) -> Tensor:
@@ -70,8 +68,8 @@ def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
     """(C,) int64: the middle base (the left one of two) of each chunk of the last stage, an index in its sequence."""
     starts = start_bases(stages)
     chunks = stages[-1].chunks
-    following = F.pad(starts[1:], (0, 1))[: len(starts)]
-    lengths = stages[0].packing.lengths
+    following = chunks.shift(starts, 0, back=True)
+    lengths = stages[0].packing.whole_lengths
     stops = torch.where(chunks.last, lengths[chunks.sequence.clamp_max(len(lengths) - 1)], following)
     return (starts + stops - 1) // 2
 
@@ -117,7 +115,7 @@ class Hierarchy(nn.Module):
         for index, (encoder, router) in enumerate(zip(self.encoders, self.routers, strict=True)):
             x = encoder(x, packing)
             if keep_levels:
-                levels.append(self._at_bases(x, stages))
+                levels.append(spread_to_bases(x, stages))
             capacity = None if chunk_capacity is None else math.ceil(chunk_capacity[index] * bases)
             cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], capacity)
             stages.append(cut)
@@ -127,7 +125,7 @@ class Hierarchy(nn.Module):
         # a causal model does not know a chunk's end, hence its centre, when the chunk starts
         x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))
         if keep_levels:
-            levels.append(self._at_bases(x, stages))
+            levels.append(spread_to_bases(x, stages))
         for index in reversed(range(len(stages))):
             cut = stages[index]
             x = spread_chunks(
@@ -136,9 +134,5 @@ class Hierarchy(nn.Module):
             )  # fmt: skip
             x = self.decoders[index](x, cut.packing)
             if keep_levels:
-                levels.append(self._at_bases(x, stages[:index]))
+                levels.append(spread_to_bases(x, stages[:index]))
         return HierarchyOutput(x, tuple(stages), tuple(levels))
-
-    @staticmethod
-    def _at_bases(x: Tensor, stages: Sequence[Segmentation]) -> Tensor:
-        return x[chunk_of_base(stages)[-1]] if stages else x

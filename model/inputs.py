@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .configuration_dnachunker import DNAChunkerConfig
+from .network_fields import split_refusal
 
 _REFUSED = {
     "token_type_ids": "there is one type of token: leave the argument out, or pass zeros",
@@ -63,6 +64,18 @@ def check_inputs(
         return input_ids != config.pad_token_id
     assert inputs_embeds is not None  # by the first check
     return inputs_embeds.new_ones(shape, dtype=torch.bool)
+
+
+def check_split(config: DNAChunkerConfig, chunk_capacity: Sequence[float] | None) -> None:
+    """Refuse what cannot run on windows that are split over ranks.
+
+    Raises:
+        ValueError: a network that is not made for it, or a chunk_capacity.
+    """
+    if reason := split_refusal(config, segmentation=(config.segmentation or {}).get("kind", "")):
+        raise ValueError(f"windows cannot be split over ranks: {reason}")
+    if chunk_capacity is not None:
+        raise ValueError("windows cannot be split over ranks: chunk_capacity is for windows on one rank; leave it out")
 
 
 def check_generic(config: DNAChunkerConfig, generic: Mapping[str, Any], present: Tensor) -> None:

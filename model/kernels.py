@@ -219,6 +219,11 @@ def describe_backends(scan: str, attention: str, device: str, dtype: torch.dtype
     return f"{chosen} ({device}, {str(dtype).removeprefix('torch.')})"
 
 
+def precise(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -236,7 +241,7 @@ def selective_scan(
     States are kept in at least float32: lower precisions are computed in float32 and rounded at the end.
     """
     dtype = u.dtype
-    u, delta, A, B, C, D = (x if x.dtype == torch.float64 else x.float() for x in (u, delta, A, B, C, D))
+    u, delta, A, B, C, D = map(precise, (u, delta, A, B, C, D))
     choice = scan_backend(backend, u.device.type, u.dtype)
     return _SCANS[choice](u, delta, A, B, C, D, cu_seqlens, reverse).to(dtype)
 
@@ -250,16 +255,17 @@ def conv_silu(
     return conv_silu_reference(x, weight, bias, cu_seqlens, reverse).to(x.dtype)
 
 
-def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
-    """`kernels_reference.smooth` read forward; computed in at least float32, returned in the dtype of z."""
+def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, reverse: bool = False, backend: str = "auto") -> Tensor:
+    """`kernels_reference.smooth`; computed in at least float32, returned in the dtype of z."""
     choice = scan_backend(backend, z.device.type, z.dtype)
-    precise = z if z.dtype == torch.float64 else z.float()
+    exact = precise(z)
     if choice == "triton":
-        # the kernel returns the mean of both directions; with every backward gate 1, the backward direction gives z
-        gates = torch.stack((gate.float(), torch.ones_like(gate, dtype=torch.float32)))
-        return (2 * fused_kernels().smooth_both_ways(precise, gates) - precise).to(z.dtype)
+        # the kernel returns the mean of both directions; with every gate 1, the other direction gives z
+        other = torch.ones_like(gate, dtype=torch.float32)
+        gates = torch.stack((other, gate.float()) if reverse else (gate.float(), other))
+        return (2 * fused_kernels().smooth_both_ways(exact, gates) - exact).to(z.dtype)
     run = _SMOOTHINGS.get(choice, smooth_chunked)
-    return run(precise, gate.to(precise.dtype), cu_seqlens, False).to(z.dtype)
+    return run(exact, gate.to(exact.dtype), cu_seqlens, reverse).to(z.dtype)
 
 
 def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
@@ -275,9 +281,9 @@ def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: s
     if choice == "triton":
         fused: Tensor = fused_kernels().smooth_both_ways(z, gates.float())
         return fused
-    precise = z if z.dtype == torch.float64 else z.float()
+    exact = precise(z)
     run = _SMOOTHINGS.get(choice, smooth_chunked)
-    f, h = (run(precise, gates[way].to(precise.dtype), cu_seqlens, way == 1) for way in (0, 1))
+    f, h = (run(exact, gates[way].to(exact.dtype), cu_seqlens, way == 1) for way in (0, 1))
     return ((f + h) / 2).to(z.dtype)
 
 

@@ -98,7 +98,7 @@ def ratio_loss(segmentation: Segmentation, target: float, *, forced: bool = Fals
     b = packing.mean(counted.to(segmentation.probability.dtype))
     p = packing.mean(segmentation.probability)
     loss = b * p / target + (1 - b) * (1 - p) / (1 - target)
-    return torch.where(packing.real_lengths > 0, loss, 0.0)
+    return torch.where(packing.whole_lengths > 0, loss, 0.0)
 
 
 def total_ratio_loss(
@@ -109,5 +109,5 @@ def total_ratio_loss(
         ratio_loss(stage, target, forced=counts_forced(boundaries, number))
         for number, (stage, target) in enumerate(zip(stages, targets, strict=True))
     ]
-    total = torch.stack(losses).sum()
+    total = torch.stack(losses).sum() / stages[0].packing.ranks  # of split sequences, each rank has the whole loss
     return total / (len(losses[0]) if normalizer is None else normalizer)

@@ -17,15 +17,18 @@ from transformers import PreTrainedModel
 
 from .attention import TrunkLayer
 from .configuration_dnachunker import DNAChunkerConfig
+from .context_group import ContextGroup
 from .fixed_segmentation import token_starts
 from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
-from .inputs import check_generic, check_inputs
+from .inputs import check_generic, check_inputs, check_split
+from .kernels import precise
 from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
 from .packing import Packing, pack, take, unpack
 from .saved_code import name_needed_files
+from .split_packing import SplitPacking
 from .strands import base_means, borders_on_both, both_strands, complement_logits, opposite, sequence_means
 
 if TYPE_CHECKING:  # not for types: the files that a module names are saved with it, and users of a model need these two
@@ -83,7 +86,15 @@ class DNAChunkerPreTrainedModel(PreTrainedModel):
 
 
 class DNAChunkerModel(DNAChunkerPreTrainedModel):
-    """Embedding, hierarchy, final norm: token ids to one vector per base."""
+    """Embedding, hierarchy, final norm: token ids to one vector per base.
+
+    Attributes:
+        context: set by a training loop whose ranks share each window: inputs, labels and outputs are then those of this
+            rank's stretches, (B, l) with the same B on all ranks, and losses are this rank's share of a sum over the
+            ranks. Counts of chunks are those of chunks that start on this rank.
+    """
+
+    context: ContextGroup | None = None
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__(config)
@@ -128,9 +139,13 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         present = check_inputs(config, input_ids, inputs_embeds, attention_mask, boundaries, chunk_capacity)
         check_generic(config, generic or {}, present)
         shape, nowhere = (present.shape[0], present.shape[1]), present.numel()
+        if self.context is not None:
+            check_split(config, chunk_capacity)
         if config.strand_symmetry and input_ids is not None:
             input_ids, present = both_strands(input_ids, present)
         packing, index = pack(present, wait=chunk_capacity is None)
+        if self.context is not None:
+            packing = SplitPacking.of(packing, self.context)
         starts = None
         if input_ids is not None:
             ids = take(input_ids, index, config.pad_token_id)
@@ -264,6 +279,8 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
                 weights = None if weights is None else weights[rows]
                 lost.append(overflowed)
             logits = self._logits(hidden, packing, rows)
+            if loss_normalizer is None and self.dnachunker.context is not None:
+                raise ValueError("windows split over ranks need a loss_normalizer: a rank sees only its own labels")
             mlm = mlm_loss(logits, truth, weights, loss_normalizer)
             sequences = None if sequence_normalizer is None else config.strands * sequence_normalizer
             ratio = total_ratio_loss(found.stages, config.target_ratios, config.ratio_boundaries, sequences)
@@ -281,11 +298,11 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         """hidden (T, D) -> (T, V) float32, or (P, V) for `rows` (P,) only; with `strand_symmetry` the strands' mean."""
         # outside autocast: sixteen columns cost nothing in float32, and bf16 logits would blur the loss
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.lm_head(hidden if rows is None else hidden.index_select(0, rows)).float()
+            logits = precise(self.lm_head(hidden if rows is None else hidden.index_select(0, rows)))
             if not self.config.strand_symmetry:
                 return logits
             across = opposite(packing)
-            other = logits[across] if rows is None else self.lm_head(hidden.index_select(0, across[rows])).float()
+            other = logits[across] if rows is None else precise(self.lm_head(hidden.index_select(0, across[rows])))
             return (logits + complement_logits(other)) / 2
 
 

@@ -65,6 +65,22 @@ def counts_forced(ratio_boundaries: str, stage: int) -> bool:
     return ratio_boundaries == "forced" or (ratio_boundaries == "forced-stage-0" and stage == 0)
 
 
+def split_refusal(network: NetworkFields, segmentation: str) -> str:
+    """Why windows of this network cannot be split over the ranks of a context group; empty if they can.
+
+    Args:
+        segmentation: the kind of a fixed segmentation, or any other word.
+    """
+    for name, needed in {"mixer": "bimamba", "causal": False, "strand_symmetry": False}.items():
+        if getattr(network, name) != needed:
+            return f"{name}={getattr(network, name)} is made for windows on one rank; {name}={needed} can be split"
+    return (
+        "byte pairs are merged in windows on one rank; other segmentations can be split"
+        if segmentation == "bpe"
+        else ""
+    )
+
+
 def require_choices(network: NetworkFields, owner: type) -> None:
     """Check the fields that `owner` itself declares as a Literal.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .hierarchy import HierarchyOutput, chunk_of_base
+from .hierarchy import HierarchyOutput, spread_to_bases
 from .packing import unpack
 
 
@@ -133,12 +133,11 @@ def describe(found: HierarchyOutput, index: Tensor, shape: tuple[int, int]) -> d
     fields: dict[str, list[Tensor]] = defaultdict(list)
     nowhere = shape[0] * shape[1]
     element = index  # where each element of the stage starts in the flattened input
-    for stage, chunk in zip(found.stages, chunk_of_base(found.stages), strict=True):
+    for level, stage in enumerate(found.stages):
         packing, chunks = stage.packing, stage.chunks
         fields["boundary_probabilities"].append(unpack(stage.probability.detach(), element, shape))
         fields["boundaries"].append(unpack(stage.boundary, element, shape, False))
-        sequence = found.stages[0].packing.sequence.clamp_max(len(chunks.starts) - 1)
-        fields["chunk_ids"].append(unpack(chunk - chunks.starts[sequence], index, shape, -1))
+        fields["chunk_ids"].append(unpack(spread_to_bases(stage.number, found.stages[:level]), index, shape, -1))
         fields["chunk_counts"].append(chunks.real_lengths[: shape[0]])
         fields["natural_rates"].append(packing.mean(stage.natural.float())[: shape[0]])
         only_forced = (stage.boundary & ~stage.natural).float()

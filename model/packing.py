@@ -68,6 +68,20 @@ class Packing:
         return self.lengths[: len(self.lengths) - self.filler]
 
     @cached_property
+    def whole_lengths(self) -> Tensor:
+        """(B,) int64: lengths of the real sequences; they differ from `real_lengths` only in a SplitPacking."""
+        return self.real_lengths
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks over which the sequences are split."""
+        return 1
+
+    def of_chunks(self, borders: Tensor, total: int) -> "Packing":
+        """The packing of `total` chunks of these sequences; borders (B+1,) int64, cumulative counts."""
+        return Packing(borders.int(), total, self.longest)
+
+    @cached_property
     def offset(self) -> Tensor:
         """(T,) int64: position inside the sequence."""
         return torch.arange(self.total, device=self.lengths.device) - self.starts[self.sequence]
@@ -107,7 +121,7 @@ class Packing:
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over each real sequence. values (T,) float -> (B,), 0 for empty ones."""
-        return self.sum(values) / self.real_lengths.clamp_min(1)
+        return self.sum(values) / self.whole_lengths.clamp_min(1)
 
 
 def pack(present: Tensor, *, wait: bool = True) -> tuple[Packing, Tensor]:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import fused_kernels, scan_backend
+from .kernels import fused_kernels, precise, scan_backend
 from .packing import Packing
+from .split_packing import SplitPacking
 from .strands import border_means
 
 
@@ -73,20 +74,75 @@ class Segmentation:
     def chunks(self) -> Packing:
         """The packing of the chunks: same sequences, C positions."""
         if self.capacity is None:
-            return Packing(self._borders_of_chunks.int(), len(self.starts), self.packing.longest)
+            return self.packing.of_chunks(self._borders_of_chunks, len(self.starts))
         longest = min(self.packing.max_length, self.capacity)
         return Packing.filled_up(self._borders_of_chunks.clamp_max(self.capacity), self.capacity, longest)
 
     @cached_property
     def chunk_holds_mask(self) -> Tensor:
         """(C,) bool: chunks that hold a mask."""
-        found = torch.zeros(len(self.starts), dtype=torch.int32, device=self.chunk.device)
-        return found.index_add(0, self.chunk, self.holds_mask.int()) > 0
+        return self.total(self.holds_mask.int()) > 0
+
+    @cached_property
+    def number(self) -> Tensor:
+        """(T,) int64: the index within its sequence of the chunk each position belongs to."""
+        sequence = self.packing.sequence.clamp_max(len(self.chunks.starts) - 1)
+        return self.chunk - self.chunks.starts[sequence]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """The value of each position's chunk: (C, ...) -> (T, ...)."""
+        return values[self.chunk]
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the positions of each chunk: (T, ...) -> (C, ...)."""
+        return values.new_zeros(len(self.starts), *values.shape[1:]).index_add(0, self.chunk, values)
 
     @cached_property
     def gate(self) -> Tensor:
         """(T,) float32: g_t of the smoothing: the probability, but 1 at forced positions and sequence starts."""
         return torch.where(self.forced | self.packing.first, 1.0, self.probability)
+
+
+@dataclass(frozen=True)
+class SplitSegmentation(Segmentation):
+    """How the stretches of a `SplitPacking` fall into chunks. A chunk lies on the rank where it starts.
+
+    Positions at the head of a stretch, up to the first chunk that starts there, belong to the last chunk that starts on
+    an earlier rank. `chunk` counts these chunks, one for each sequence, after the C chunks of this rank.
+    """
+
+    packing: SplitPacking
+
+    @cached_property
+    def chunks(self) -> SplitPacking:
+        """The packing of the chunks, split as they lie on the ranks; collective."""
+        return self.packing.of_chunks(self._borders_of_chunks, len(self.starts))
+
+    @cached_property
+    def _started(self) -> Tensor:
+        """(T,) int64: chunks that start in the stretch, at or before each position."""
+        return self.counted - self._borders_of_chunks[self.packing.sequence]
+
+    @cached_property
+    def chunk(self) -> Tensor:
+        return torch.where(self._started > 0, self.counted - 1, len(self.starts) + self.packing.sequence)
+
+    @cached_property
+    def number(self) -> Tensor:
+        return self._started + self.chunks.begins[self.packing.sequence] - 1
+
+    def spread(self, values: Tensor) -> Tensor:
+        """As `Segmentation.spread`; collective."""
+        return torch.cat((values, self.chunks.beside(values, 1).squeeze(1)))[self.chunk]
+
+    def total(self, values: Tensor) -> Tensor:
+        """As `Segmentation.total`; collective."""
+        count = len(self.starts), len(self.packing.lengths)
+        sums = values.new_zeros(sum(count), *values.shape[1:]).index_add(0, self.chunk, values)
+        own, heads = sums.split(count)
+        filled = self.chunks.lengths.nonzero().squeeze(1)
+        lasts = (self.chunks.starts + self.chunks.lengths - 1)[filled]
+        return own.index_add(0, lasts, self.chunks.from_later(heads)[filled])
 
 
 class BoundaryProbability(nn.Module):
@@ -106,12 +162,16 @@ class BoundaryProbability(nn.Module):
         """x (T, D), any precision -> p (T,) float32 (float64 for float64), 1 at the start of each sequence."""
         half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
-            if scan_backend(self.backend, x.device.type, x.dtype) == "triton":
+            split = isinstance(packing, SplitPacking)
+            if scan_backend(self.backend, x.device.type, x.dtype) == "triton" and not split:
                 fused: Tensor = fused_kernels().boundary_probability(x, self.query, self.key, packing.steps, half=half)
                 return fused
-            precise = x if x.dtype == torch.float64 else x.float()
-            query = F.linear(precise, self.query.to(precise.dtype))
-            key = F.linear(precise, self.key.to(precise.dtype))
+            exact = precise(x)
+            query = F.linear(exact, self.query.to(exact.dtype))
+            key = F.linear(exact, self.key.to(exact.dtype))
+            if split:
+                similarity = F.cosine_similarity(query, packing.shift(key, 1.0), dim=-1)
+                return torch.where(packing.first, 1.0, ((1 - similarity) / 2).clamp(0, 1))
             similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
             change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
             return torch.where(packing.first, 1.0, change)
@@ -155,7 +215,8 @@ class Router(nn.Module):
             probability = (given | packing.first).to(torch.float32)
         else:
             raise ValueError("router is 'fixed': pass `boundaries`, one (B, L) bool tensor per stage, with the batch")
-        if len(x) and scan_backend(self.backend, x.device.type, probability.dtype) == "triton":
+        split = isinstance(packing, SplitPacking)
+        if len(x) and not split and scan_backend(self.backend, x.device.type, probability.dtype) == "triton":
             found = fused_kernels().cut_chunks(
                 probability, given, holds_mask, packing, protect=self.mask_protection, capacity=capacity
             )
@@ -168,4 +229,6 @@ class Router(nn.Module):
             forced = holds_mask | packing.shift(holds_mask, False)
         if packing.filler:
             natural, forced = natural & packing.real, forced & packing.real
+        if isinstance(packing, SplitPacking):
+            return SplitSegmentation(packing, probability, natural, forced, holds_mask)
         return Segmentation(packing, probability, natural, forced, holds_mask, capacity)
