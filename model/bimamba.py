@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
-from .kernels import fused_kernels, precise, scan_backend
+from .kernels import conv_silu, fused_kernels, precise, scan_backend
 from .norms import StreamRMSNorm
 from .packing import Packing
-from .split_operations import conv_silu, selective_scan
+from .split_operations import selective_scan
 from .split_packing import SplitPacking
 
 
@@ -39,8 +39,10 @@ class Direction(nn.Module):
         self.D = nn.Parameter(torch.empty(inner))
 
     def forward(self, u: Tensor, packing: Packing) -> Tensor:
-        """u (T, Dm) -> y (T, Dm), before the outer gate."""
-        u = conv_silu(u, self.conv_weight, self.conv_bias, packing, reverse=self.reverse, backend=self.backend)
+        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split."""
+        u = conv_silu(
+            u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
+        )
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
         raw = F.linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
@@ -81,6 +83,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.backend = config.scan_backend
+        self.halo, self.states = config.conv_width - 1, config.state_size  # what a rank needs of its neighbours
         self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
         self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
@@ -94,11 +97,16 @@ class BiMambaLayer(GradientCheckpointingLayer):
         fused = scan_backend(self.backend, u.device.type, u.dtype) == "triton"
         if fused and not isinstance(packing, SplitPacking):
             return x + self.out_proj(self._both_directions_at_once(u, z, packing))
-        u = u.contiguous()
-        y = self.forward_direction(u, packing)
-        if self.backward_direction is not None:
-            y = y + self.backward_direction(u, packing)
+        if isinstance(packing, SplitPacking):
+            room = packing.room(max(self.halo, self.states))
+            y = self._directions(room.fill_with_neighbours(u, self.halo), room).index_select(0, room.inner)
+        else:
+            y = self._directions(u.contiguous(), packing)
         return x + self.out_proj(y * F.silu(z))
+
+    def _directions(self, u: Tensor, packing: Packing) -> Tensor:
+        y: Tensor = self.forward_direction(u, packing)
+        return y if self.backward_direction is None else y + self.backward_direction(u, packing)
 
     def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).

@@ -15,6 +15,9 @@ from .configuration_dnachunker import DNAChunkerConfig
 BACKWARD_PER_FORWARD = 2
 CONV_KERNEL = 9  # of the mixer `conv`: two depthwise convolutions reach 4 + 32 positions to either side
 CONV_DILATIONS = (1, 8)
+# Numbers kept for a position of a stage: inner channels of a BiMamba layer, and widths around all layers. Measured.
+_INNER_VALUES, _INNER_VALUES_SPLIT = 12, 12
+_AROUND_LAYERS, _AROUND_LAYERS_SPLIT = 10, 18
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
@@ -122,22 +125,30 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
 
 
 def activation_bytes(
-    config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False
-) -> float:
+    config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False,
+    ranks: int = 1,
+) -> float:  # fmt: skip
     """Bytes that one forward pass in float32 keeps for its backward pass, accurate to about a tenth.
 
     Args:
         bases: bases in all sequences of the micro-batch together.
         chunks_per_base: as in `flops_per_base`.
         checkpointing: keep each layer's input and recompute the rest, one layer at a time.
+        ranks: over which the sequences are split; `bases` are then those of one rank.
     """
-    layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
+    split = ranks > 1
+    layer, trunk_layer = (
+        _values_kept_by_mixer(config, split=split),
+        9.0 * config.width + 2 * config.mlp_ratio * config.width,
+    )
     trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
+    trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
+    around = (_AROUND_LAYERS_SPLIT if split else _AROUND_LAYERS) * config.width
     largest, values, density = 0.0, 0.0, 1.0
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]
         # beside the layers: the router's projections, the residual, spreading and smoothing
-        values += density * (10 * config.width + layers * (config.width if checkpointing else layer))
+        values += density * (around + layers * (config.width if checkpointing else layer))
         largest = max(largest, density * layer)
         density = chunks
     values += density * config.trunk_layers * (config.width if checkpointing else trunk_layer)
@@ -146,7 +157,7 @@ def activation_bytes(
     return 4 * config.strands * bases * (values + (largest if checkpointing else 0))
 
 
-def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:
+def _values_kept_by_mixer(config: DNAChunkerConfig, *, split: bool = False) -> float:
     """Numbers one encoder or decoder layer keeps for each position."""
     width, inner, hidden = config.width, config.inner_width, matched_hidden_width(config)
     if config.mixer == "transformer":
@@ -154,4 +165,31 @@ def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:
     if config.mixer == "conv":
         return 2 * width + 10.5 * hidden
     states = 2 * inner * config.state_size / 32  # the scan stores every 32nd state of each direction
-    return 3 * width + 12 * inner + 2 * (config.dt_rank + 2 * config.state_size) + states
+    inner_values = _INNER_VALUES_SPLIT if split else _INNER_VALUES
+    return 3 * width + inner_values * inner + 2 * (config.dt_rank + 2 * config.state_size) + states
+
+
+def group_bytes(
+    config: DNAChunkerConfig, windows: int, bases: float, chunks_per_base: Sequence[float], *, ranks: int,
+    value_bytes: int, checkpointing: bool = False,
+) -> float:  # fmt: skip
+    """Bytes that a rank sends to its context group in a forward and a backward pass, but for some integers.
+
+    What crosses the borders of a stretch does not grow with its length; the keys and values of the trunk do.
+
+    Args:
+        windows: in the pass. bases: in this rank's stretches of them together.
+        chunks_per_base: as in `flops_per_base`.
+        ranks: of the group.
+        value_bytes: of an activation.
+        checkpointing: layers run forward a second time.
+    """
+    forward = 3 if checkpointing else 2  # passes through the layers that send as much as a forward pass
+    inner, halo = config.inner_width, 2 * (config.conv_width - 1)
+    mixer = windows * inner * (halo * value_bytes + 2 * 2 * config.state_size * 4)  # two directions, factor and state
+    layers = sum(config.encoder_layers) + sum(config.decoder_layers)
+    keys_and_values = 2 * config.width * bases * chunks_per_base[-1] * value_bytes
+    # of a stage: the router's key, the smoothing's factors and states, the vector of the last chunk
+    stage = windows * (config.width * (4 + value_bytes) + 2 * (config.width + 1) * 4)
+    sent = forward * (layers * mixer + config.trunk_layers * keys_and_values) + 2 * config.stages * stage
+    return (ranks - 1) * sent

@@ -1,76 +1,78 @@
-"""Convolution, scan and smoothing of sequences that are split over the ranks of a context group, by any kernels.
+"""Scan and smoothing of sequences that are split over the ranks of a context group, by any kernels.
 
-Each operation reads whole sequences here, in terms of the kernels for one rank: positions that other ranks hold, or
-that stand for a state, are added to the stretches. The ranks hand on only what crosses a border: the last positions
-for a convolution, and for a recurrence the factor and the state that a stretch adds.
+Both are linear in their state. So each rank reads its stretches from a state of zero, and hands on what that gives: the
+state at the end, and the factor by which a state that enters would be left there. From these of all ranks before it, a
+rank computes the state that enters its own stretches, and adds what that state gives. Positions added to the stretches
+(`Room`) let the kernels for whole sequences write the first state and read the last.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from .kernels import conv_silu as conv_silu_here
 from .kernels import precise
 from .kernels import selective_scan as scan_here
 from .kernels import smooth as smooth_here
 from .packing import Packing
-from .split_packing import Grown, SplitPacking
+from .split_packing import Room, SplitPacking
 
-# A step so small that every decay is exactly 1; a power of two, so that step * (state / step) is exactly the state.
+# A step so short that every decay is exactly 1; a power of two, so that step * (state / step) is exactly the state.
 _NO_TIME = 2.0**-60
-
-
-def conv_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, packing: Packing, *, reverse: bool, backend: str = "auto"
-) -> Tensor:
-    """`kernels.conv_silu` of whole sequences. x (T, Dm) -> (T, Dm)."""
-    halo = weight.shape[1] - 1
-    if not isinstance(packing, SplitPacking) or not halo:
-        return conv_silu_here(x, weight, bias, packing.cu_seqlens, reverse=reverse, backend=backend)
-    grown = Grown(packing, halo, at_end=reverse)
-    longer = grown.fill(x, packing.beside(x, halo, back=reverse))
-    y = conv_silu_here(longer, weight, bias, grown.cu_seqlens, reverse=reverse, backend=backend)
-    return y.index_select(0, grown.inner)
 
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, packing: Packing, *, reverse: bool,
     backend: str = "auto",
 ) -> Tensor:  # fmt: skip
-    """`kernels.selective_scan` of whole sequences; shapes as `kernels_reference.selective_scan`.
+    """`kernels.selective_scan`; shapes as `kernels_reference.selective_scan`.
 
-    The scan is linear in its state: a first pass from zero gives the states at the ends of the stretches, and a second
-    one, with nothing but the state that enters a stretch, what that state adds. N positions added to a stretch read
-    its last state, one column each, or write the first: B or C there is a unit vector, and no time passes.
+    Args:
+        packing: a Room of at least N positions where sequences are split; then results count at its inner positions
+            only, and whatever the inputs are at the others. Collective.
     """
-    if not isinstance(packing, SplitPacking):
+    if not isinstance(packing, Room):
         return scan_here(u, delta, A, B, C, D, packing.cu_seqlens, reverse=reverse, backend=backend)
     dtype, (channels, states), count = u.dtype, A.shape, len(packing.lengths)
     u, delta, A, B, C, D = map(precise, (u, delta, A, B, C, D))
-    unit = torch.eye(states, dtype=u.dtype, device=u.device).expand(count, states, states)
-    nothing = u.new_zeros(count, states, channels)
-    after = Grown(packing, states, at_end=not reverse)
-    y = scan_here(
-        after.fill(u, nothing), after.fill(delta, nothing), A, after.fill(B, torch.zeros_like(unit)),
-        after.fill(C, unit), D, after.cu_seqlens, reverse=reverse, backend=backend,
-    )  # fmt: skip
-    leaving = y.index_select(0, after.added).view(count, states, channels)
+    ends = (packing.after, packing.before) if reverse else (packing.before, packing.after)
+    first, last = (rows[:, :states].flatten() for rows in ends)
+    delta = delta.index_fill(0, packing.added, 0)  # no time passes, and nothing is driven
+    C = C.index_copy(0, last, _units(C, count))  # so that y is the state there, one column at each position
+    y = scan_here(u, delta, A, B, C, torch.zeros_like(D), packing.cu_seqlens, reverse=reverse, backend=backend)
+    leaving = y.index_select(0, last).view(count, states, channels)
     time = delta.new_zeros(count, channels).index_add(0, packing.sequence, delta)
-    entering = _entering(torch.exp(time.unsqueeze(1) * A.t()), leaving, packing, reverse)
-    before = Grown(packing, states, at_end=reverse)
-    carried = scan_here(
-        before.fill(torch.zeros_like(u), entering / _NO_TIME), before.fill(delta, torch.full_like(nothing, _NO_TIME)),
-        A, before.fill(B, unit), before.fill(C, torch.zeros_like(unit)), torch.zeros_like(D), before.cu_seqlens,
-        reverse=reverse, backend=backend,
+    entering = _entering(torch.exp(time.unsqueeze(1) * A.t()), leaving, packing.split, reverse)
+    # computed again in the backward pass, which would otherwise keep as much as for the scan itself
+    carried = checkpoint(
+        _carried, entering, delta, A, B, C, first, packing, reverse, backend, use_reentrant=False,
+        preserve_rng_state=False,
     )  # fmt: skip
-    return (y.index_select(0, after.inner) + carried.index_select(0, before.inner)).to(dtype)
+    return (y + carried + D * u).to(dtype)
+
+
+def _carried(
+    entering: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, first: Tensor, packing: Room, reverse: bool,
+    backend: str,
+) -> Tensor:  # fmt: skip
+    """What the states (B, N, Dm) that enter the stretches add to the scan. -> (T, Dm)."""
+    u = torch.zeros_like(delta).index_copy(0, first, entering.flatten(0, 1) / _NO_TIME)
+    delta = delta.index_fill(0, first, _NO_TIME)
+    B = B.index_copy(0, first, _units(B, len(entering)))
+    nothing = A.new_zeros(len(A))
+    return scan_here(u, delta, A, B, C, nothing, packing.cu_seqlens, reverse=reverse, backend=backend)
+
+
+def _units(like: Tensor, count: int) -> Tensor:
+    """The unit vectors of N states, for each of so many sequences: (count * N, N)."""
+    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device).repeat(count, 1)
 
 
 def smooth(z: Tensor, gate: Tensor, packing: SplitPacking, *, reverse: bool, backend: str = "auto") -> Tensor:
-    """One direction of `kernels_reference.smooth` of whole sequences.
+    """One direction of `kernels_reference.smooth` of whole sequences; collective.
 
-    A position added before each stretch holds 1 in a channel of its own and 0 in the others. That channel then has, at
-    each position, the share of a state before the stretch that is left there.
+    A channel of its own, 1 before each stretch and 0 in it, becomes at each position the share of a state before the
+    stretch that is left there.
 
     Args:
         z: (T, D). gate: (T,), 1 where the direction enters a sequence.
@@ -80,15 +82,16 @@ def smooth(z: Tensor, gate: Tensor, packing: SplitPacking, *, reverse: bool, bac
     """
     dtype, width, count = z.dtype, z.shape[1], len(packing.lengths)
     z, gate = precise(z), precise(gate)
-    grown = Grown(packing, 1, at_end=reverse)
+    room = packing.room(1)
     unit = F.one_hot(torch.tensor([width], device=z.device), width + 1).to(z.dtype).expand(count, 1, width + 1)
+    closed, open_ = gate.new_ones(count, 1), gate.new_zeros(count, 1)  # the state passes an open gate unchanged
+    gates = room.fill(gate, *((open_, closed) if reverse else (closed, open_)))
     f = smooth_here(
-        grown.fill(F.pad(z, (0, 1)), unit), grown.fill(gate, gate.new_ones(count, 1)).to(z.dtype), grown.cu_seqlens,
-        reverse=reverse, backend=backend,
+        room.fill(F.pad(z, (0, 1)), unit, unit), gates, room.cu_seqlens, reverse=reverse, backend=backend
     )  # fmt: skip
-    leaving = f.index_select(0, grown.ends)
+    leaving = f.index_select(0, (room.before if reverse else room.after).squeeze(1))
     entering = _entering(leaving[:, width:], leaving[:, :width], packing, reverse)
-    own, left = f.index_select(0, grown.inner).split((width, 1), dim=1)
+    own, left = f.index_select(0, room.inner).split((width, 1), dim=1)
     return (own + left * entering[packing.sequence]).to(dtype)
 
 

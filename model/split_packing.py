@@ -116,6 +116,16 @@ class SplitPacking(Packing):
         index = (near[:, None, None] * len(self.lengths) + window) * len(distance) + distance - skipped - 1
         return index.masked_fill(~inside, 0).sum(0), inside.any(0)
 
+    def room(self, count: int) -> "Room":
+        """Room for `count` positions at both ends of each stretch; the same object each time."""
+        if count not in self._rooms:
+            self._rooms[count] = Room.around(self, count)
+        return self._rooms[count]
+
+    @cached_property
+    def _rooms(self) -> dict[int, "Room"]:
+        return {}
+
     def from_later(self, pieces: Tensor) -> Tensor:
         """What later ranks hold of the last position of this rank's stretch, summed; collective.
 
@@ -166,22 +176,53 @@ class SplitPacking(Packing):
         return shifts + torch.arange(self.whole.total, device=starts.device)
 
 
-class Grown:
-    """A packing whose sequences have `count` positions more, all before their first one or all after their last."""
+@dataclass(frozen=True)
+class Room(Packing):
+    """The stretches of a SplitPacking with `count` positions more at both ends, to hold what comes from other ranks.
 
-    def __init__(self, packing: Packing, count: int, *, at_end: bool) -> None:
-        device = packing.starts.device
-        before = torch.arange(len(packing.lengths), device=device) + (0 if at_end else 1)
-        self.inner = torch.arange(packing.total, device=device) + count * before[packing.sequence]  # (T,)
-        starts = packing.starts + count * torch.arange(len(packing.lengths), device=device)
-        added = starts + packing.lengths if at_end else starts
-        self.added = (added[:, None] + torch.arange(count, device=device)).flatten()  # (B * count,)
-        self.cu_seqlens = packing.cu_seqlens + count * torch.arange(
-            len(packing.cu_seqlens), device=device, dtype=torch.int32
-        )
-        self.ends = starts + packing.lengths + count - 1 if not at_end else starts  # farthest from the added ones
+    Attributes:
+        split: the packing of the stretches.
+        count: positions added at each end, also to an empty stretch.
+    """
 
-    def fill(self, values: Tensor, added: Tensor) -> Tensor:
-        """(T, ...) and the added (B, count, ...) -> (T + B*count, ...)."""
-        grown = values.new_empty(len(self.inner) + len(self.added), *values.shape[1:])
-        return grown.index_copy(0, self.inner, values).index_copy(0, self.added, added.flatten(0, 1))
+    split: SplitPacking = field(kw_only=True)
+    count: int = field(kw_only=True)
+
+    @classmethod
+    def around(cls, split: SplitPacking, count: int) -> "Room":
+        """Room for `count` positions at both ends of each stretch."""
+        numbers = torch.arange(len(split.cu_seqlens), dtype=torch.int32, device=split.starts.device)
+        total = split.total + 2 * count * len(split.lengths)
+        return cls(split.cu_seqlens + 2 * count * numbers, total, split=split, count=count)
+
+    @cached_property
+    def inner(self) -> Tensor:
+        """(T,) int64: where the positions of the stretches lie."""
+        positions = torch.arange(self.split.total, device=self.starts.device)
+        return positions + self.count * (2 * self.split.sequence + 1)
+
+    @cached_property
+    def before(self) -> Tensor:
+        """(B, count) int64: the positions added before each stretch."""
+        return self.starts[:, None] + torch.arange(self.count, device=self.starts.device)
+
+    @cached_property
+    def after(self) -> Tensor:
+        """(B, count) int64: the positions added after each stretch."""
+        return self.before + (self.count + self.split.lengths)[:, None]
+
+    @cached_property
+    def added(self) -> Tensor:
+        """(2 * B * count,) int64: all positions added."""
+        return torch.cat((self.before, self.after)).flatten()
+
+    def fill(self, values: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """(T, ...) and what to add, (B, count, ...) each -> all positions."""
+        room = values.new_empty(self.total, *values.shape[1:]).index_copy(0, self.inner, values)
+        return room.index_copy(0, self.added, torch.cat((before, after)).flatten(0, 1))
+
+    def fill_with_neighbours(self, values: Tensor, count: int) -> Tensor:
+        """(T, D) -> all positions, the nearest `count` of those added from the other ranks, and zeros; collective."""
+        before, after = (self.split.beside(values, count, back=back) for back in (False, True))
+        zeros = self.count - count
+        return self.fill(values, F.pad(before, (0, 0, zeros, 0)), F.pad(after, (0, 0, 0, zeros)))

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dnachunker.foundations.typed_config import Config
-from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least
+from dnachunker.model.network_fields import LAYERS, NetworkFields, check_network, require_at_least, split_refusal
 
 from .settings.evaluation import EvaluationSettings, Positive
 from .settings.learning import InitSettings, OptimizerSettings, ScheduleSettings, Share
@@ -167,6 +167,9 @@ class EngineSettings(Config):
         1, description="what DeepSpeed ZeRO shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too"
     )
     offload_optimizer: bool = Field(False, description="keep optimizer states in host memory (ZeRO 1-3)")
+    context_parallel: Positive = Field(
+        1, description="ranks that share each window, each with a stretch of its bases; must divide the number of ranks"
+    )
     precision: Literal["fp32", "bf16-autocast", "bf16"] = Field(
         "fp32",
         description="bf16-autocast: float32 weights and gradients, matrix products in bf16; bf16: weights, activations "
@@ -317,6 +320,19 @@ class PretrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _windows_can_be_split(self) -> Self:
+        engine = self.engine
+        if engine.context_parallel > 1:
+            reason = split_refusal(self.model, self.tokenization.kind)
+            if engine.foresee_chunks:
+                reason = "engine.foresee_chunks is made for windows on one rank; leave it out"
+            if engine.scan_backend == "triton":
+                reason = "engine.scan_backend=triton reads windows on one rank; auto takes another where one is split"
+            if reason:
+                raise ValueError(f"engine.context_parallel={engine.context_parallel}: {reason}")
+        return self
+
+    @model_validator(mode="after")
     def _causal_is_not_told_the_future(self) -> Self:
         if self.model.causal and self.tokenization.kind != "learned":
             raise ValueError(
@@ -328,9 +344,20 @@ class PretrainConfig(Config):
             )
         return self
 
+    def data_ranks(self, world_size: int) -> int:
+        """How many of so many ranks, or groups of ranks with `engine.context_parallel`, take windows of their own.
+
+        Raises:
+            ValueError: `engine.context_parallel` does not divide the number of ranks.
+        """
+        together = self.engine.context_parallel
+        if world_size % together:
+            raise ValueError(f"engine.context_parallel={together} does not divide {world_size} ranks; change one")
+        return world_size // together
+
     def micro_batches(self, world_size: int) -> list[int]:
         """The micro-batches that `engine.micro_batch` may be with so many ranks, in windows, smallest first."""
-        per_rank = [phase.global_batch // world_size for phase in self.data.phases]
+        per_rank = [phase.global_batch // self.data_ranks(world_size) for phase in self.data.phases]
         together = math.gcd(*per_rank)  # passes of a step divide the windows of a rank in every phase
         return [per_rank[0] // passes for passes in range(together, 0, -1) if together % passes == 0]
 
@@ -342,24 +369,26 @@ class PretrainConfig(Config):
         """Forward passes of one rank in one optimizer step; 1 while `engine.micro_batch` is auto.
 
         Raises:
-            ValueError: the world size does not divide batch or streams, or the micro-batch a rank's windows.
+            ValueError: as `data_ranks`; the ranks do not divide batch or streams, or the micro-batch a rank's windows.
         """
+        ranks = self.data_ranks(world_size)
+        named = f"{ranks} ranks" if ranks == world_size else f"{ranks} groups of {world_size // ranks} ranks"
         for name, value in (("data.global_batch", self.data.global_batch), ("data.streams", self.data.streams)):
-            if value % world_size:
-                raise ValueError(f"{world_size} ranks do not divide {name}={value}; change one of the two")
-        per_rank = self.data.global_batch // world_size
+            if value % ranks:
+                raise ValueError(f"{named} do not divide {name}={value}; change one of the two")
+        per_rank = self.data.global_batch // ranks
         chosen = self.engine.micro_batch
         micro_batch = chosen if isinstance(chosen, int) else per_rank
         if per_rank % micro_batch:
             raise ValueError(
-                f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows that each of {world_size} "
-                f"ranks takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
+                f"engine.micro_batch={micro_batch} does not divide the {per_rank} windows that each of {named} "
+                f"takes of data.global_batch={self.data.global_batch}; choose a divisor of {per_rank}"
             )
         passes = per_rank // micro_batch
         for phase in self.data.curriculum:
-            if phase.global_batch % (world_size * passes):
+            if phase.global_batch % (ranks * passes):
                 raise ValueError(
                     f"data.curriculum: global_batch={phase.global_batch} from step {phase.from_step} on does not "
-                    f"divide into {world_size} ranks x {passes} forward passes a step, as in the first phase"
+                    f"divide into {named} x {passes} forward passes a step, as in the first phase"
                 )
         return passes

@@ -29,7 +29,7 @@ from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.kernel_check import CheckedKernels
 from dnachunker.pretrain.engine.network import lr_factors
 from dnachunker.pretrain.engine.optimizer import build_adamw, learning_rate, ratio_loss_scale
-from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.engine.ranks import Rank, context_group
 from dnachunker.pretrain.evaluation.held_out import HeldOut
 from dnachunker.pretrain.evaluation.probing import Probing
 from dnachunker.pretrain.order.curriculum import SkippedBatches
@@ -59,6 +59,7 @@ class Run:
     ) -> None:
         self.config = config
         self.rank = rank
+        self.context = context_group(rank)
         self.signals = signals
         self.watchdog = watchdog
         self.folder = Path(config.run)
@@ -69,7 +70,7 @@ class Run:
         if rank.is_main:
             mark_started(self.folder)
         accumulation = config.accumulation(rank.world_size)
-        self.micro_batch = config.data.global_batch // rank.world_size // accumulation
+        self.micro_batch = config.data.global_batch // rank.data_ranks // accumulation
 
         checkpoint, damage = find_checkpoint(self.folder, rank)
         state = read_state(checkpoint) if checkpoint else None
@@ -88,7 +89,9 @@ class Run:
         self._merges = state.merges if state else merges_of_run(self._corpus, config.data, config.tokenization, rank)
         objective = objective_of(config.masking, causal=config.model.causal)
         order = pass_order(config.engine, config.model, world_size=rank.world_size, accumulation=accumulation)
-        bases = bases_of_chance(config.data, passes=rank.world_size * accumulation, ordered=order is not None)
+        bases = bases_of_chance(
+            config.data, passes=rank.data_ranks * accumulation, stretches=rank.context_size, ordered=order is not None
+        )
         model = build_model(
             config.model, config.tokenization, kernels.settings, seed=config.seed, merges=self._merges,
             label_capacity=objective.label_capacity(bases),
@@ -97,6 +100,7 @@ class Run:
             (state.parent, []) if state else start_from_parent(model, model.config, config.init, rank)
         )
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
+        model.dnachunker.context = self.context
         if not checkpoint:
             require_space(self.folder, model.num_parameters())
         optimizer = build_adamw(
@@ -154,6 +158,11 @@ class Run:
                 kernels.settings.scan_backend, kernels.settings.attention_backend, rank.device.type, dtype
             )
         )
+        if self.context is not None:
+            self.journal.say(
+                f"engine.context_parallel: {self.context.size} ranks share each window"
+                + ("; scan, convolution and smoothing run in plain torch there" if rank.device.type == "cuda" else "")
+            )
         # rank 0 alone writes lines and events
         doubts = held_out_doubts(self._corpus.index, self._corpus.blocks()) if rank.is_main else []
         for line in (
@@ -308,7 +317,8 @@ class Run:
             GuardTripped: the verdict says stop, or `guards.spike_limit` batches are left out already.
         """
         settings = self.config.guards
-        where = [name for mine in self.rank.gather(self.data.locate(windows)) for name in mine]
+        told = self.rank.gather(self.data.locate(windows))[:: self.rank.context_size]
+        where = [name for mine in told for name in mine]
         batch = self.skipped.batch_of(step)
         record = {"kind": verdict.kind, "detail": verdict.detail, "step": step, "batch": batch, "windows": where}
         if self.rank.is_main and (verdict.kind == "nonfinite" or settings.spike != "log"):
@@ -363,7 +373,7 @@ class Run:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         self.engine.train(False)
         with torch.no_grad():
-            output = self.engine.forward(**inputs)
+            output = self.engine.network(**inputs)
         self.engine.train()
         boundaries = {f"boundaries{stage}": cuts for stage, cuts in enumerate(output.boundaries)}
         probe = {**inputs, **boundaries, "logits": output.logits.float()}

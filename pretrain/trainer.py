@@ -25,7 +25,7 @@ def train(run: Run) -> None:
         data = run.data.draw()
         weight_sum = rank.sum(sum(batch.weight_sum for batch in data.micro_batches))[0]
 
-        sums = StepSums()
+        sums = StepSums(run.context, data.seq_len)
         for batch in data.micro_batches:
             enter("forward", step)
             with run.load.forward():

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -66,7 +67,7 @@ def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> 
     from .run_folder import discard_unstarted
     from .trainer import train
 
-    rank = Rank.from_environment()
+    rank = replace(Rank.from_environment(), context_size=config.engine.context_parallel)
     start_process_group(rank)
     try:
         config, chosen = choose_micro_batch(config, rank, _earlier_micro_batch(Path(config.run), rank))

@@ -70,6 +70,10 @@ class Batch:
         """Some of the windows; rows (b,) int64."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def columns(self, columns: slice) -> Self:
+        """A stretch of every window; views."""
+        return type(self)(*(getattr(self, field.name)[:, columns] for field in fields(self)))
+
     @property
     def weight_sum(self) -> torch.Tensor:
         """() float64: sum of the loss weights, by which the loss is normalised."""

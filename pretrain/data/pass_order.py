@@ -30,18 +30,19 @@ def pass_order(
     return partial(by_expected_chunks, target_ratio=model.target_ratios[0], mask_protection=model.mask_protection)
 
 
-def bases_of_chance(data: DataSettings, *, passes: int, ordered: bool) -> int:
+def bases_of_chance(data: DataSettings, *, passes: int, stretches: int, ordered: bool) -> int:
     """The number of bases over which the share of masks must be bounded.
 
     Normally it is the bases of one forward pass. If windows are ordered, the first passes hold the windows with most
     masks, and only a bound on each window bounds them: then it is the bases of one window.
 
     Args:
-        passes: forward passes of all ranks in one optimizer step.
+        passes: forward passes of all ranks in one optimizer step; those of a context group are one.
+        stretches: into which each window is split.
     """
     if ordered:
-        return min(phase.seq_len for phase in data.phases)
-    return min(phase.global_batch * phase.seq_len for phase in data.phases) // passes
+        return max(1, min(phase.seq_len for phase in data.phases) // stretches)
+    return max(1, min(phase.global_batch * phase.seq_len for phase in data.phases) // passes // stretches)
 
 
 def by_expected_chunks(batch: Batch, target_ratio: float, *, mask_protection: bool) -> torch.Tensor:

@@ -37,6 +37,8 @@ _MOST_STEPS_TOGETHER = 256
 class StepData:
     """One rank's share of a global batch, cut into micro-batches; on the CPU the next draw may overwrite them.
 
+    In a context group, micro-batches hold this rank's stretches of the windows.
+
     `windows` are in the order of the samples, even if the micro-batches are not.
     """
 
@@ -119,7 +121,7 @@ class TrainingData:
             corpus,
             data.train_split,
             # for each stream of this rank: the blocks whose windows are shuffled together, and the next block
-            cached_blocks=data.streams // rank.world_size * (data.shuffle_blocks + 1),
+            cached_blocks=data.streams // rank.data_ranks * (data.shuffle_blocks + 1),
             threads=loader.workers + 1,
             frame_cache=FrameCache(Path(loader.cache), int(loader.cache_gib * 2**30)) if loader.cache else None,
             bad_blocks=BadBlockPolicy(skip=loader.on_bad_block == "skip", most=loader.max_bad_blocks),
@@ -148,7 +150,9 @@ class TrainingData:
         phase = self._curriculum.phase(self._next_step)
         windows, packed = self.draw_packed()
         wait = time.perf_counter() - began
-        return StepData(self._corrupted(windows, packed), windows, phase.global_batch, phase.seq_len, wait)
+        columns = self._rank.columns(phase.seq_len)
+        batches = [batch.columns(columns) for batch in self._corrupted(windows, packed)]
+        return StepData(batches, windows, phase.global_batch, phase.seq_len, wait)
 
     def draw_packed(self) -> tuple[Windows, torch.Tensor]:
         """This rank's windows of the next step as read: (windows, L) uint8 on the CPU, valid until the next draw.
@@ -160,7 +164,7 @@ class TrainingData:
             if self._current is not None and not self._pin_memory:
                 self._spare.put(self._current.packed)
             self._current = self._next_stretch()
-        per_rank = self._curriculum.phase(self._next_step).global_batch // self._rank.world_size
+        per_rank = self._curriculum.phase(self._next_step).global_batch // self._rank.data_ranks
         begin = (self._next_step - self._current.steps.start) * per_rank
         rows = slice(begin, begin + per_rank)
         self._next_step += 1
@@ -189,7 +193,7 @@ class TrainingData:
 
     def _following(self) -> range:
         phase = self._curriculum.phase(self._next_unread)
-        step_bases = phase.global_batch // self._rank.world_size * phase.seq_len
+        step_bases = phase.global_batch // self._rank.data_ranks * phase.seq_len
         most = min(
             self._steps_together, max(1, _BASES_TOGETHER // step_bases), max(1, self._end_step - self._next_unread)
         )
@@ -199,7 +203,7 @@ class TrainingData:
         return steps
 
     def _read(self, steps: range) -> _Stretch:
-        windows = self._curriculum.windows(steps, rank=self._rank.rank, world_size=self._rank.world_size)
+        windows = self._curriculum.windows(steps, rank=self._rank.data_rank, world_size=self._rank.data_ranks)
         shape = (len(windows), self._curriculum.phase(steps.start).seq_len)
         packed = self._packed_buffer(shape)
         self._reader.read(windows, shape[1], out=packed.numpy())

@@ -17,7 +17,8 @@ from dnachunker.pretrain.config import EngineSettings
 from .deepspeed_config import deepspeed_config
 from .optimizer import LR_FACTOR
 from .optimizer_parts import Part, make_moments, parts_of, take_over_weights
-from .ranks import Rank
+from .ranks import Rank, context_group
+from .whole_windows import WholeWindows
 
 # Fills a vector with the values of a parameter from a position on: the parameter's name, the kind ("weight" or one of
 # `optimizer_parts.MOMENTS`), the position in the flattened parameter, and the vector.
@@ -79,19 +80,21 @@ class TrainingEngine:
             optimizer=optimizer,
             config=deepspeed_config(
                 settings,
-                global_batch=global_batch,
+                global_batch=global_batch * rank.context_size,  # DeepSpeed takes every rank for a data rank
                 accumulation=accumulation,
                 world_size=rank.world_size,
                 clip_grad_norm=clip_grad_norm,
             ),
         )
+        group = context_group(rank)
+        self._network = self._engine if group is None else WholeWindows(self._engine, group)
         if not settings.zero_stage:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
             # first updates too small.
             getattr(self._optimizer, "optimizer", self._optimizer).state.clear()
 
     def forward(self, **inputs: Any) -> Any:
-        """The model's output on this rank's windows; gradients flow unless evaluation mode is on."""
+        """The model's output on this rank's windows, or its stretches of them; for training."""
         return self._engine(**inputs)
 
     def train(self, mode: bool = True) -> None:
@@ -200,8 +203,8 @@ class TrainingEngine:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The model to call for measurements; at ZeRO stage 3 it gathers its parameters as it runs."""
-        return self._engine
+        """The model to call for measurements, with whole windows; collective at ZeRO stage 3 and in a context group."""
+        return self._network
 
     @property
     def updates(self) -> int:

@@ -1,5 +1,6 @@
 """This process as one of the ranks, and the few collectives that training needs."""
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +9,40 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dnachunker.model.context_group import ContextGroup
+
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among the ranks; `device` holds its tensors."""
+    """This process among the ranks; `device` holds its tensors.
+
+    `context_size` ranks in a row, a context group, share windows; each group is one of `data_ranks`.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    context_size: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of the windows this rank works on."""
+        return self.rank // self.context_size
+
+    @property
+    def data_ranks(self) -> int:
+        """Into how many shares the windows are dealt."""
+        return self.world_size // self.context_size
+
+    @property
+    def context_rank(self) -> int:
+        """Which stretch of its windows this rank holds."""
+        return self.rank % self.context_size
+
+    def columns(self, length: int) -> slice:
+        """The positions of this rank's stretch in windows of so many positions."""
+        return ContextGroup(self.context_rank, self.context_size).columns(length)
 
     @property
     def is_main(self) -> bool:
@@ -73,3 +99,13 @@ class Rank:
         """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier()
+
+
+@functools.cache
+def context_group(rank: Rank) -> ContextGroup | None:
+    """The ranks that share windows with this one, None if there are none; collective when first called."""
+    size = rank.context_size
+    if size == 1:
+        return None
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world_size, size)]
+    return ContextGroup(rank.context_rank, size, groups[rank.data_rank])

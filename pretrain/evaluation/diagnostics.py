@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dnachunker.model.alphabet import FIRST_BASE_ID
-from dnachunker.model.routing import Segmentation
+from dnachunker.model.packing import Packing
 from dnachunker.pretrain.data.headline import MASKED, Headline, headline_of, stages_of
 from dnachunker.pretrain.data.masking import IGNORED_LABEL, Batch, MaskingRates
 from dnachunker.pretrain.data.objective import Judged, MaskedBases, Objective
@@ -210,26 +210,26 @@ def uncorrupted(batch: Batch) -> Tensor:
     return torch.where(batch.labels != IGNORED_LABEL, batch.labels, batch.input_ids)
 
 
-def mean_in_class(output: Tensor, cut: Segmentation) -> Tensor:
+def mean_in_class(output: Tensor, chunks: Packing, holds_mask: Tensor) -> Tensor:
     """Each chunk's vector replaced by the mean over its class: same sequence, holding a mask or not. (C, D)."""
-    group = _class_of_chunk(cut)
-    count = 2 * len(cut.chunks.lengths)
+    group = _class_of_chunk(chunks, holds_mask)
+    count = 2 * len(chunks.lengths)
     sums = output.new_zeros(count, output.shape[1], dtype=torch.float32).index_add(0, group, output.float())
     sizes = torch.bincount(group, minlength=count).clamp_min(1)
     return (sums / sizes.unsqueeze(-1))[group].to(output.dtype)
 
 
-def shuffle_in_class(output: Tensor, cut: Segmentation) -> Tensor:
+def shuffle_in_class(output: Tensor, chunks: Packing, holds_mask: Tensor) -> Tensor:
     """Chunk vectors permuted within each class, the same way whatever else is in the batch. (C, D)."""
-    group, chunks = _class_of_chunk(cut), cut.chunks
+    group = _class_of_chunk(chunks, holds_mask)
     bits = hash_positions(torch.zeros(1, dtype=torch.int64, device=output.device), chunks.max_length)[0]
     shuffled = bits[chunks.offset].argsort()
     source = shuffled[group[shuffled].argsort(stable=True)]
     return torch.empty_like(output).index_copy(0, group.argsort(stable=True), output[source])
 
 
-def _class_of_chunk(cut: Segmentation) -> Tensor:
-    return 2 * cut.chunks.sequence + cut.chunk_holds_mask.long()
+def _class_of_chunk(chunks: Packing, holds_mask: Tensor) -> Tensor:
+    return 2 * chunks.sequence + holds_mask.long()
 
 
 def _judge(model: nn.Module, batch: Batch, objective: Objective, replacement: Replacement | None) -> Judged:

@@ -56,7 +56,7 @@ class HeldOut:
     ) -> None:
         """
         Args:
-            windows: the same list on every rank; this rank takes every W-th of it.
+            windows: the same list on every rank; this rank takes every W-th of it, with the ranks of its context group.
             species: of each window.
             seq_len: bases of a window.
             micro_batch: windows in one forward pass.
@@ -68,8 +68,8 @@ class HeldOut:
         self._count = len(windows)
         self._species = np.array(species)
         # every rank makes the same number of forward passes, as ZeRO-3 needs: the last ones repeat a window
-        per_rank = -(-len(windows) // rank.world_size)
-        mine = [min(i * rank.world_size + rank.rank, len(windows) - 1) for i in range(per_rank)]
+        per_rank = -(-len(windows) // rank.data_ranks)
+        mine = [min(i * rank.data_ranks + rank.data_rank, len(windows) - 1) for i in range(per_rank)]
         self._mine = mine
         self._windows = windows.take(np.array(mine))
         self._packed = reader.read(self._windows, seq_len)
@@ -138,7 +138,8 @@ class HeldOut:
         table = torch.zeros(self._count, len(names), dtype=torch.float64)
         table[self._mine] = torch.cat(scores)
         # a window repeated to fill up a rank must count once: only the rank that owns the window keeps its row
-        owner = torch.arange(self._count) % self._rank.world_size == self._rank.rank
+        owner = torch.arange(self._count) % self._rank.data_ranks == self._rank.data_rank
+        owner &= self._rank.context_rank == 0
         table = self._rank.sum_tensor((table * owner[:, None]).to(self._rank.device)).cpu()
         return self._summarise(names, table.numpy())
 
@@ -151,7 +152,7 @@ class HeldOut:
         """
         engine.train(False)
         with torch.no_grad():
-            output = engine.forward(**self._plain_inputs(self._packed[:1]))
+            output = engine.network(**self._plain_inputs(self._packed[:1]))
         engine.train()
         packed = self._packed[0, :_SEGMENT_BASES]
         valid = int(((packed & 7) != CODE_PAD).sum())
@@ -177,8 +178,9 @@ class HeldOut:
             names, sums = window_sums(
                 engine.network, self._corrupt(self._packed[rows], self._windows.take(rows)), self._objective
             )
-            owned = [i * self._rank.world_size + self._rank.rank < self._count for i in range(len(self._mine))[rows]]
-            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0)
+            numbers = range(len(self._mine))[rows]
+            owned = [i * self._rank.data_ranks + self._rank.data_rank < self._count for i in numbers]
+            total = total + sums[torch.tensor(owned, device=sums.device)].sum(0) * (self._rank.context_rank == 0)
         assert isinstance(total, torch.Tensor), "there is at least one window"
         metrics = summarise(names, self._rank.sum_tensor(total), self._objective.headline)
         found = warnings_of(metrics, learned=self._learned_boundaries)
@@ -212,14 +214,14 @@ class HeldOut:
         Rows are sums, so that averages are the same however windows are grouped and spread over ranks.
         """
         batch = self._corrupt(packed, windows)
-        output = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        output = engine.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         logits = output.logits.float()
         if self._average_strands:
             logits = (logits + _logits_across(engine, batch)) / 2
         judged = self._objective.judge(batch, logits)
         losses, scored, selected = judged.losses.double(), judged.scored, judged.selected
         repeat = scored & judged.is_repeat
-        plain = engine.forward(**self._plain_inputs(packed))
+        plain = engine.network(**self._plain_inputs(packed))
         columns = {
             "bases": batch.attention_mask.sum(1),
             "scored": scored.sum(1), "scored_loss": (losses * scored).sum(1),
@@ -252,7 +254,7 @@ class HeldOut:
 def _logits_across(engine: TrainingEngine, batch: Batch) -> torch.Tensor:
     """(B, L, V) float32: the logits of each base when the model reads the windows' other strand."""
     ids, mask = complement(batch.input_ids).flip(1), batch.attention_mask.flip(1)
-    return complement_logits(engine.forward(input_ids=ids, attention_mask=mask).logits.float().flip(1))
+    return complement_logits(engine.network(input_ids=ids, attention_mask=mask).logits.float().flip(1))
 
 
 def _averages(names: Sequence[str], table: Any, headline: Headline) -> dict[str, Any]:

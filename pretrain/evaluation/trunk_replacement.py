@@ -7,15 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from dnachunker.model.hierarchy import Hierarchy
+from dnachunker.model.packing import Packing
 from dnachunker.model.routing import Segmentation
+from dnachunker.model.split_packing import SplitPacking
 
-# From the trunk's output (C, D) and the last stage's segmentation, which made its C chunks, to (C, D).
-Replacement = Callable[[Tensor, Segmentation], Tensor]
+# From the trunk's output (C, D), the packing of its C chunks, and (C,) bool, chunks that hold a mask, to (C, D).
+Replacement = Callable[[Tensor, Packing, Tensor], Tensor]
 
 
 @contextmanager
 def trunk_replaced(model: nn.Module, replacement: Replacement) -> Iterator[None]:
-    """While entered, every forward pass of `model` hands `replacement(output, cut)` to the decoders.
+    """While entered, every forward pass of `model` hands `replacement(output, ...)` to the decoders.
 
     Args:
         model: any module that contains one Hierarchy, wrapped by a training engine or not.
@@ -32,7 +34,11 @@ def trunk_replaced(model: nn.Module, replacement: Replacement) -> Iterator[None]
         cuts[:] = [cut]
 
     def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return replacement(output, cuts[0])
+        chunks, holds_mask = cuts[0].chunks, cuts[0].chunk_holds_mask
+        if not isinstance(chunks, SplitPacking):
+            return replacement(output, chunks, holds_mask)
+        gather = chunks.gather_whole
+        return replacement(gather(output), chunks.whole, gather(holds_mask))[chunks.in_whole]
 
     hooks = [
         hierarchy.routers[-1].register_forward_hook(note),

@@ -5,6 +5,7 @@ States follow Rajbhandari et al. 2020 (arXiv 1910.02054), as this DeepSpeed lays
 the temporaries of the update.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,18 +69,20 @@ def rank_memory(
     reserved_buckets: bool = False,
     bucket_values: int = BUCKET_VALUES,
     offload_optimizer: bool = False,
+    context_parallel: int = 1,
 ) -> RankMemory:
     """The memory of each of `ranks` ranks.
 
     Args:
         precision: as in `engine.precision`.
-        bases: of one micro-batch.
+        bases: of one micro-batch, on one rank.
         chunks_per_base: as in `model.cost.flops_per_base`.
         passes: forward passes in one optimizer step.
         checkpointing: activation checkpointing.
         reserved_buckets: count DeepSpeed's buckets whole, as a GPU's allocator does; else only the part in use.
         bucket_values: DeepSpeed's reduce_bucket_size.
         offload_optimizer: optimizer states and update are in host memory, and do not count.
+        context_parallel: ranks that share each window.
     """
     count = sum(parameters(network).values())
     value = value_bytes(precision)
@@ -91,7 +94,7 @@ def rank_memory(
     master = 4 if zero_stage or precision == "bf16" else 0
     optimizer = (8 + master) * (count if zero_stage == 0 else share)
     offloaded = offload_optimizer and zero_stage > 0
-    activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing)
+    activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing, ranks=context_parallel)
     if precision != "fp32":
         activations *= _BF16_ACTIVATIONS
     if precision == "bf16-autocast":
@@ -117,6 +120,11 @@ def value_bytes(precision: str) -> int:
     return 2 if precision == "bf16" else 4
 
 
+def activation_value_bytes(precision: str) -> int:
+    """Bytes of an activation between layers."""
+    return 4 if precision == "fp32" else 2
+
+
 def chunks_per_base(config: PretrainConfig) -> tuple[float, ...]:
     """Chunks per base of masked input at each stage, from which plans are computed."""
     if config.tokenization.kind == "learned" and len(config.model.encoder_layers) == len(_CHUNKS_PER_BASE):
@@ -134,11 +142,15 @@ def planned_memory(
         micro_batch: windows in a pass of the first phase.
         changes: arguments of `rank_memory` that replace those of the config.
     """
-    engine, phases = config.engine, config.data.phases
-    passes = phases[0].global_batch // ranks // micro_batch
+    engine, phases, data_ranks = config.engine, config.data.phases, config.data_ranks(ranks)
+    passes = phases[0].global_batch // data_ranks // micro_batch
     arguments: dict[str, Any] = {
         "zero_stage": engine.zero_stage, "precision": engine.precision, "passes": passes,
-        "bases": max(phase.global_batch // ranks // passes * phase.seq_len for phase in phases),
+        "bases": max(
+            phase.global_batch // data_ranks // passes * math.ceil(phase.seq_len / engine.context_parallel)
+            for phase in phases
+        ),
+        "context_parallel": engine.context_parallel,
         "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
         "reserved_buckets": True, "bucket_values": bucket_values(config),
         "offload_optimizer": engine.offload_optimizer,

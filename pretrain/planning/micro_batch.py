@@ -66,7 +66,7 @@ def _require_hope(config: PretrainConfig, network: DNAChunkerConfig, rank: Rank)
     if rank.device.type != "cuda" or "zero_optimization" in config.engine.deepspeed:
         return  # the plan does not know what such keys save
     memory = min(rank.gather(torch.cuda.mem_get_info(rank.device)[1]))
-    windows = config.data.global_batch // rank.world_size // config.accumulation(rank.world_size)
+    windows = config.data.global_batch // config.data_ranks(rank.world_size) // config.accumulation(rank.world_size)
     needed = planned_memory(config, network, rank.world_size, windows, reserved_buckets=True).peak
     if needed > _HOPELESS * memory:
         smallest = config.micro_batches(rank.world_size)[0]
@@ -108,4 +108,5 @@ def _remedies(config: PretrainConfig) -> str:
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
+    advice.append(f"share each window among ranks with engine.context_parallel={2 * engine.context_parallel}")
     return ", ".join(advice)

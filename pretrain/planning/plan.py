@@ -93,6 +93,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     from dnachunker.pretrain.engine.network import network_config
 
+    from .context import split_windows
     from .memory import FILLED
 
     run, network = config, network_config(config.model, config.tokenization)
@@ -111,6 +112,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         _parameters(network),
         _one_step(config, network),
         _memory(config, network, gpus, passes(gpus), hardware),
+        *split_windows(config, network, gpus, hardware),
         _run(config, network, gpus, per_node, passes(gpus), hardware, assumed, arguments.corpus),
         _grid(config, network, per_node, passes, hardware, assumed),
         _weak_scaling(config, network, gpus, per_node, passes(gpus), hardware, assumed),
@@ -165,7 +167,7 @@ def _memory(
 ) -> list[str]:
     from .memory import FILLED, planned_memory
 
-    windows = config.data.global_batch // gpus // passes
+    windows = config.data.global_batch // config.data_ranks(gpus) // passes
     sizes = config.micro_batches(gpus)
     end = max(sizes.index(windows) + 2, _MOST_COLUMNS)
     sizes = sizes[max(0, end - _MOST_COLUMNS) : end]
@@ -183,9 +185,11 @@ def _memory(
             cells += f"{memory.peak / 2**30:>10.2f}{mark}"
         lines.append(f"{stage:<12}{shown}{cells}" + ("  <- this config" if stage == config.engine.zero_stage else ""))
     peak = planned_memory(config, network, gpus, windows).peak
+    together = config.engine.context_parallel
+    length, where = config.data.seq_len, "a GPU" if together == 1 else f"{together} GPUs"
     chosen = f"engine.micro_batch={config.engine.micro_batch}" if config.engine.micro_batch else "all windows at once"
     lines.append(
-        f"{chosen}: {windows * config.data.seq_len:,} bases in a pass of a GPU ({windows} x {config.data.seq_len:,}), "
+        f"{chosen}: {windows * length:,} bases in a pass of {where} ({windows} x {length:,}), "
         f"{passes} passes a step, {peak / 2**30:.1f} GiB"
         + (", which does not fit" if peak > FILLED * hardware.memory else "")
     )
@@ -195,10 +199,11 @@ def _memory(
 def workload(
     config: "PretrainConfig", network: "DNAChunkerConfig", ranks: int, windows: int, passes: int
 ) -> "Workload":
-    """The work of one of `ranks` ranks in a step."""
+    """The work of one of `ranks` ranks in a step of so many windows, which it may share with a context group."""
     from dnachunker.model.cost import flops_per_base, parameters
     from dnachunker.pretrain.engine.network import lr_factors
 
+    from .context import sent_in_group
     from .memory import bucket_values, checkpoint_bytes, chunks_per_base, value_bytes
     from .step_time import Workload, operations_of_pass
 
@@ -209,12 +214,14 @@ def workload(
     zero = engine.deepspeed.get("zero_optimization", {})
     return Workload(
         parameters=count, value_bytes=value_bytes(engine.precision),
-        flops=(flops.total + again * flops.forward) * windows * config.data.seq_len, windows=windows, passes=passes,
+        flops=(flops.total + again * flops.forward) * windows * config.data.seq_len / engine.context_parallel,
+        windows=windows, passes=passes,
         operations=round(operations_of_pass(network) * (1 + again / 3)), zero_stage=engine.zero_stage,
         bucket_values=bucket_values(config),
         overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default
         checkpoint_bytes=checkpoint_bytes(count),
         checkpoint_steps=config.checkpoint.every,
+        context_parallel=engine.context_parallel, group_bytes=sent_in_group(config, network, windows),
         parameter_groups=2 * len(set(lr_factors(config.optimizer, config.model, config.tokenization))),
     )  # fmt: skip
 
@@ -229,11 +236,12 @@ def _run(
     from .memory import chunks_per_base
     from .step_time import best_checkpoint_steps, collective_bytes, save_seconds, step_time
 
-    work = workload(config, network, gpus, config.data.global_batch // gpus, passes)
+    work = workload(config, network, gpus, config.data.global_batch // config.data_ranks(gpus), passes)
     step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
     rate = config.data.global_batch * config.data.seq_len / step.total
     seconds = step.total * config.steps
-    held_out = -(-config.evaluation.windows // gpus) * config.data.seq_len * _EVALUATION_PASSES
+    shared = config.engine.context_parallel
+    held_out = -(-config.evaluation.windows * shared // gpus) * config.data.seq_len / shared * _EVALUATION_PASSES
     forward = flops_per_base(network, config.data.seq_len, chunks_per_base(config)).forward
     evaluation = held_out * forward / (hardware.rate(config.engine.precision) * assumed.utilisation)
     stop = most_seconds(step=step.total, evaluation=evaluation, save=save_seconds(work, assumed))
@@ -241,7 +249,8 @@ def _run(
         f"on {gpus} x {hardware.name}, {min(gpus, per_node)} in a machine",
         f"{'time of the run':24}{seconds / 3600:>10,.1f} h, {seconds / 3600 * gpus:,.1f} GPU-hours; "
         f"{step.total:.3f} s a step",
-        f"{'network':24}{collective_bytes(work, gpus) / 1e9:>10,.2f} GB a step sent by each GPU",
+        f"{'network':24}{collective_bytes(work, gpus) / 1e9:>10,.2f} GB a step sent by each GPU"
+        + (f", {work.group_bytes / 1e9:,.2f} more to the GPUs that share its windows" if shared > 1 else ""),
         f"{'loader':24}{rate / gpus / 1e6:>10,.3f} Mbp/s a GPU (one reader thread gives {_LOADER_RATE / 1e6:.0f}); "
         f"{rate * _STORED_BITS_PER_BASE / 8 / 1e6:,.2f} MB/s read in all",
         f"{'a checkpoint':24}{work.checkpoint_bytes / 1e9:>10,.2f} GB, {save_seconds(work, assumed):,.1f} s "
@@ -284,7 +293,7 @@ def _grid(
             in_step = passes(gpus)
         except ValueError:
             continue  # this number of ranks does not divide the batch
-        work = workload(config, network, gpus, config.data.global_batch // gpus, in_step)
+        work = workload(config, network, gpus, config.data.global_batch // config.data_ranks(gpus), in_step)
         step = step_time(work, hardware, config.engine.precision, gpus, per_node, assumed)
         hours = step.total * config.steps / 3600
         lines.append(
@@ -303,10 +312,12 @@ def _weak_scaling(
 ) -> list[str]:  # fmt: skip
     from .step_time import step_time
 
-    windows = config.data.global_batch // gpus
+    windows = config.data.global_batch // config.data_ranks(gpus)
+    shared = config.engine.context_parallel
+    where = "a GPU" if shared == 1 else f"for {shared} GPUs"
     columns = ("host", "stragglers", "collectives", "checkpoints", "failures")
     lines = [
-        f"weak scaling: {windows} windows a GPU in {passes} passes, share of the time that goes into",
+        f"weak scaling: {windows} windows {where} in {passes} passes, share of the time that goes into",
         f"{'GPUs':>6}{'compute':>12}" + "".join(f"{name:>13}" for name in columns),
     ]
     for ranks in _WEAK_SCALING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from .collectives import all_gather_seconds, all_reduce_seconds
+from .collectives import all_gather_seconds, all_reduce_seconds, bus_bandwidth
 from .hardware import Hardware
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Workload:
         checkpoint_bytes: of one checkpoint, over all ranks.
         checkpoint_steps: steps from one checkpoint to the next.
         parameter_groups: of the optimizer; ZeRO stages 1 and 2 gather the parameters of each in a call of its own.
+        context_parallel: ranks that share each window; `flops` are then of this rank's stretches.
+        group_bytes: that a rank sends to those ranks in a step.
     """
 
     parameters: int
@@ -80,6 +82,8 @@ class Workload:
     checkpoint_bytes: float
     checkpoint_steps: int
     parameter_groups: int = 2
+    context_parallel: int = 1
+    group_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,9 @@ def step_time(
     slowest = compute * (1 + given.window_variation / math.sqrt(together) * expected_maximum(ranks))
     stragglers = max(slowest, busy) - busy  # where the host sets the pace, it does so on every rank
     collectives = _collective_seconds(work, hardware, ranks, per_node, given, pass_seconds=busy / work.passes)
+    # layers wait for what other ranks of the group send; a group's ranks are neighbours
+    bandwidth = bus_bandwidth(hardware, work.context_parallel, per_node)
+    collectives += work.group_bytes / (given.link_share * bandwidth)
 
     checkpoints = save_seconds(work, given) / work.checkpoint_steps
     undisturbed = busy + stragglers + collectives + checkpoints

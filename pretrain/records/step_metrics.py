@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dnachunker.model.context_group import ContextGroup
 from dnachunker.pretrain.data.headline import by_stage
 from dnachunker.pretrain.data.masking import Batch
 from dnachunker.pretrain.engine.ranks import Rank
@@ -69,14 +70,19 @@ class StepMetrics:
 class StepSums:
     """Sums of what each micro-batch contributes, in one tensor on the device, for any number of stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ContextGroup | None = None, seq_len: int = 0) -> None:
+        """
+        Args:
+            context: the ranks that share each window of `seq_len` bases, if there are any.
+        """
+        self._context, self._seq_len = context, seq_len
         self._sums: torch.Tensor | None = None  # (K,) float64
         self._parts: dict[str, slice] = {}  # of `_sums`
         self._losses: list[str] = []
         self._most: torch.Tensor | None = None  # (stages,) chunks per base in the fullest micro-batch
 
     def add(self, batch: Batch, output: Any) -> None:
-        """Count one micro-batch; does not wait for the device.
+        """Count one micro-batch; does not wait for the device; collective in a context group.
 
         Args:
             output: of the model; its losses are normalised over the global batch.
@@ -90,13 +96,20 @@ class StepSums:
             "forced": [stage.sum() for stage in output.forced_counts],
             "natural": [stage.sum() for stage in output.natural_rates],  # each sequence's rate
         }
-        lengths = [_length_histogram(ids) for ids in output.chunk_ids]
+        lengths = [_length_histogram(ids) for ids in self._whole(output.stage_chunk_ids).unbind(1)]
         flat = torch.stack([number.detach().double() for part in numbers.values() for number in part])
         row = torch.cat([flat, *lengths])
         self._parts = _slices({name: len(part) for name, part in numbers.items()} | {"lengths": len(row) - len(flat)})
         self._sums = row if self._sums is None else self._sums + row
-        share = torch.stack([stage.sum() for stage in output.chunk_counts]).double() / batch.input_ids.numel()
+        share = torch.stack([stage.sum() for stage in output.chunk_counts]).double() / max(1, batch.input_ids.numel())
         self._most = share if self._most is None else torch.maximum(self._most, share)
+
+    def _whole(self, chunk_ids: torch.Tensor) -> torch.Tensor:
+        """(B, S, l) -> (B, S, L): of whole windows, for a chunk may begin on one rank and end on another."""
+        if self._context is None:
+            return chunk_ids
+        whole = self._context.join(chunk_ids, self._seq_len, 2)
+        return whole if self._context.rank == 0 else torch.full_like(whole, -1)  # each chunk counts once
 
     def over_all(self, rank: Rank, row: Sequence[float] = ()) -> StepMetrics:
         """The step's metrics over all ranks; collective, and waits for the device once.

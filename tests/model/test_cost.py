@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.cost import activation_bytes, bimamba_layer_parameters, flops_per_base, parameters
+from dnachunker.model.context_group import ContextGroup
+from dnachunker.model.cost import activation_bytes, bimamba_layer_parameters, flops_per_base, group_bytes, parameters
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 
@@ -32,14 +33,29 @@ def test_flops_of_the_paper_run() -> None:
         flops_per_base(config, 8192, (0.5,))
 
 
+class Twins(ContextGroup):
+    """Rank 0 of ranks that all hold the same; counts the bytes that one of them sends in forward passes."""
+
+    sent = 0
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        Twins.sent += (self.size - 1) * values.nbytes
+        return torch.stack([values] * self.size)
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"mixer": "bimamba"}, {"mixer": "transformer"}, {"mixer": "conv"}, {"strand_symmetry": True}, {"qk_norm": True}],
-)
+    ("changes", "ranks"),
+    [
+        ({"mixer": "bimamba"}, 1), ({"mixer": "transformer"}, 1), ({"mixer": "conv"}, 1),
+        ({"strand_symmetry": True}, 1), ({"qk_norm": True}, 1), ({}, 2), ({"qk_norm": True}, 4),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_memory_estimate_is_what_torch_keeps(changes: dict[str, object], checkpointing: bool) -> None:
+def test_the_memory_estimate_is_what_torch_keeps(changes: dict[str, object], ranks: int, checkpointing: bool) -> None:
     config = DNAChunkerConfig(width=96, num_heads=6, trunk_layers=3, **changes)
     model = DNAChunkerForMaskedLM(config).train()
+    model.dnachunker.context = Twins(0, ranks) if ranks > 1 else None
+    Twins.sent = 0
     if checkpointing:
         model.gradient_checkpointing_enable()
     bases = 1024
@@ -54,11 +70,13 @@ def test_the_memory_estimate_is_what_torch_keeps(changes: dict[str, object], che
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = model(ids, labels=ids, boundaries=every)
+        output = model(ids, labels=ids, boundaries=every, loss_normalizer=bases)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     chunks = [float(count.sum()) / bases for count in output.chunk_counts]
-    estimate = activation_bytes(config, bases, chunks, checkpointing=checkpointing)
+    sent = group_bytes(config, 1, bases, chunks, ranks=ranks, value_bytes=4)  # forward and backward send the same
+    assert 2 * Twins.sent == pytest.approx(sent, rel=0.02)
+    estimate = activation_bytes(config, bases, chunks, checkpointing=checkpointing, ranks=ranks)
     if checkpointing:  # hooks see what is kept between layers, not the one layer that is being recomputed
-        assert measured < estimate < 0.5 * activation_bytes(config, bases, chunks)
+        assert measured < estimate < 0.5 * activation_bytes(config, bases, chunks, ranks=ranks)
     else:
         assert estimate == pytest.approx(measured, rel=0.1)

@@ -118,13 +118,47 @@ def test_batch_sizes_must_divide() -> None:
         tiny("engine.micro_batch=3").accumulation(2)
 
 
+def test_windows_are_shared_by_ranks_that_divide_into_groups() -> None:
+    shared = tiny("engine.context_parallel=3")
+    assert shared.data_ranks(6) == 2
+    assert shared.accumulation(6) == 1
+    assert shared.micro_batches(6) == tiny().micro_batches(2)
+    with pytest.raises(ValueError, match="context_parallel=3 does not divide 8 ranks"):
+        shared.accumulation(8)
+    with pytest.raises(ValueError, match="3 groups of 3 ranks do not divide data.global_batch=8"):
+        shared.accumulation(9)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model.mixer=conv", "mixer=conv is made for windows on one rank"),
+        ("model.causal=true", "causal=True is made for windows on one rank"),
+        ("model.strand_symmetry=true", "strand_symmetry=True is made"),
+        ("tokenization.kind=bpe", "byte pairs are merged"),
+        ("engine.foresee_chunks=true", "leave it out"),
+        ("engine.scan_backend=triton", "scan_backend=triton reads windows on one rank"),
+    ],
+)
+def test_what_cannot_be_split_over_ranks_is_refused(setting: str, reason: str) -> None:
+    tiny(setting)
+    with pytest.raises(BadInput, match=f"engine.context_parallel=2: .*{reason}"):
+        tiny(setting, "engine.context_parallel=2")
+
+
 def test_a_resume_refuses_another_run_and_names_the_field() -> None:
     config = tiny()
     state = RunState(
         steps_done=1, samples_seen=8, updates=1, skipped_batches=[], guards={}, world_size=2, zero_stage=1,
         precision="fp32", device="cpu", corpus_fingerprint="f", identity=identity_of(config), versions={},
     )  # fmt: skip
-    same = ("data.corpus=moved", "evaluation.every=5", "engine.micro_batch=1", "engine.zero_stage=3")
+    same = (
+        "data.corpus=moved",
+        "evaluation.every=5",
+        "engine.micro_batch=1",
+        "engine.zero_stage=3",
+        "engine.context_parallel=2",
+    )
     require_same_run(state, tiny(*same), "f")
     for changed, message in [
         ("data.streams=32", "data.streams was 64 and is now 32"),

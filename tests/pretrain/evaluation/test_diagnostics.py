@@ -10,7 +10,6 @@ from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 from dnachunker.model.packing import Packing
-from dnachunker.model.routing import Segmentation
 from dnachunker.pretrain.data.masking import Batch, MaskingRates, corrupt
 from dnachunker.pretrain.evaluation.diagnostics import (
     diagnose,
@@ -43,27 +42,23 @@ def rows(batch: Batch, chosen: slice) -> Batch:
     return Batch(*(getattr(batch, name)[chosen] for name in fields))
 
 
-def cut_of(lengths: list[int], holds_mask: list[bool]) -> Segmentation:
-    """Every position a chunk of its own."""
-    total = sum(lengths)
-    packing = Packing(torch.tensor([0, *lengths]).cumsum(0).int(), total)
-    every = torch.ones(total, dtype=torch.bool)
-    return Segmentation(packing, every.float(), every, ~every, torch.tensor(holds_mask))
+def chunks_of(lengths: list[int], holds_mask: list[bool]) -> tuple[Packing, torch.Tensor]:
+    return Packing(torch.tensor([0, *lengths]).cumsum(0).int(), sum(lengths)), torch.tensor(holds_mask)
 
 
 def test_replacements_stay_inside_the_sequence_and_the_class() -> None:
     mask = [True, False, False, False, True, False, False, True, False]
-    cut = cut_of([6, 3], mask)
+    chunks = chunks_of([6, 3], mask)
     x = torch.arange(9.0).unsqueeze(-1)
-    assert mean_in_class(x, cut)[:, 0].tolist() == [2, 2.75, 2.75, 2.75, 2, 2.75, 7, 7, 7]
-    moved = shuffle_in_class(x, cut)[:, 0].long()
+    assert mean_in_class(x, *chunks)[:, 0].tolist() == [2, 2.75, 2.75, 2.75, 2, 2.75, 7, 7, 7]
+    moved = shuffle_in_class(x, *chunks)[:, 0].long()
     group = torch.tensor([2 * (i >= 6) + m for i, m in enumerate(mask)])
     assert torch.equal(group[moved], group)
     assert sorted(moved.tolist()) == list(range(9))
-    alone = shuffle_in_class(x[:6], cut_of([6], mask[:6]))[:, 0].long()
+    alone = shuffle_in_class(x[:6], *chunks_of([6], mask[:6]))[:, 0].long()
     assert torch.equal(alone, moved[:6])
     long = torch.arange(400.0).unsqueeze(-1)
-    stayed = shuffle_in_class(long, cut_of([400], [False] * 400)) == long
+    stayed = shuffle_in_class(long, *chunks_of([400], [False] * 400)) == long
     assert stayed.float().mean() < 0.05
 
 
@@ -71,9 +66,9 @@ def test_replacing_the_trunk_ends_with_the_context_and_needs_a_trunk() -> None:
     model, ids = build().eval(), batch_of(2, 40).input_ids
     with torch.no_grad():
         before = model(ids).logits
-        with trunk_replaced(model, lambda output, cut: output):
+        with trunk_replaced(model, lambda output, *chunks: output):
             assert torch.equal(model(ids).logits, before)
-        with trunk_replaced(model, lambda output, cut: output * 0):
+        with trunk_replaced(model, lambda output, *chunks: output * 0):
             assert not torch.equal(model(ids).logits, before)
         assert torch.equal(model(ids).logits, before)
     with pytest.raises(ValueError, match="Hierarchy"), trunk_replaced(torch.nn.Linear(1, 1), mean_in_class):

@@ -4,50 +4,50 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from context_ranks import DATA_RANKS, SIZES, Case, Found, compute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID, PAD_ID
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NETWORK = {
     "width": 16, "num_heads": 2, "trunk_layers": 1, "state_size": 4, "encoder_layers": [1, 1], "decoder_layers": [1, 1],
     "attention_backend": "sdpa",
 }  # fmt: skip
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
-Compute = Callable[[Case], list[Found]]
+SIZES, DATA_RANKS = (1, 2, 3, 4), (1, 2)
+
+Found = dict[str, dict[str, Any]]
+Compute = Callable[[dict[str, Any]], list[Found]]  # see ranks.py
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compute]:
     """Computes a case on real ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    code = "import sys, context_ranks; context_ranks.main(sys.argv[1])"
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"
+    script = Path(__file__).with_name("ranks.py")
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        [sys.executable, str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
 
-    def run(case: Case) -> list[Found]:
+    def run(case: dict[str, Any]) -> list[Found]:
         assert process.stdin is not None
         assert process.stdout is not None
         torch.save(case, folder / "case")
         process.stdin.write(f"{folder / 'case'}\n")
         process.stdin.flush()
         assert process.stdout.readline() == "done\n"
-        return [torch.load(f"{folder}/case-{rank}", weights_only=False) for rank in range(case.size * case.data_ranks)]
+        return [torch.load(f"{folder}/case-{rank}") for rank in range((case["size"] or 1) * case["data_ranks"])]
 
     yield run
     process.stdin.close()
@@ -75,20 +75,20 @@ def windows(
     return inputs
 
 
-def compare(found: list[Found], whole: Found, case: Case) -> None:
+def compare(found: list[Found], whole: Found, case: dict[str, Any]) -> None:
     """Losses and gradients add up over all ranks; outputs of a context group are those of its windows."""
-    tolerance = TOLERANCE[case.dtype]
-    for name, loss in whole.losses.items():
-        assert sum(share.losses[name] for share in found) == pytest.approx(loss, abs=tolerance)
-    for name, gradient in whole.gradients.items():
-        shares = [share.gradients[name] for share in found]
+    tolerance = TOLERANCE[case["dtype"]]
+    for name, loss in whole["losses"].items():
+        assert sum(share["losses"][name] for share in found) == pytest.approx(loss, abs=tolerance)
+    for name, gradient in whole["gradients"].items():
+        shares = [share["gradients"][name] for share in found]
         assert all(share is not None for share in shares), name
         torch.testing.assert_close(
             sum(shares), gradient, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
     for number, share in enumerate(found):
-        for name, values in share.outputs.items():
-            expected = whole.outputs[name][number // case.size :: case.data_ranks]
+        for name, values in share["outputs"].items():
+            expected = whole["outputs"][name][number // case["size"] :: case["data_ranks"]]
             torch.testing.assert_close(
                 values, expected, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
             )
@@ -122,6 +122,9 @@ def test_windows_split_over_ranks_give_the_losses_and_gradients_of_one_rank(
     cut: tuple[float, ...], network: dict[str, Any], checkpointing: bool, seed: int,
 ) -> None:  # fmt: skip
     inputs = windows(lengths, masked, seed, cut=cut)
-    case = Case({**NETWORK, **network}, inputs, dtype, size, data_ranks, checkpointing=checkpointing)
-    whole = compute(replace(case, size=1, data_ranks=1, context=False), 0, {})
+    case = {
+        "config": {**NETWORK, **network}, "dtype": dtype, "checkpointing": checkpointing, "inputs": inputs,
+        "size": size, "data_ranks": data_ranks,
+    }  # fmt: skip
+    (whole,) = together({**case, "size": None, "data_ranks": 1})
     compare(together(case), whole, case)
