@@ -36,8 +36,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/dnachunker demo
 
+# Files of tests run side by side: most of their time is one process that starts.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
