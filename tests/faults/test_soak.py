@@ -39,7 +39,7 @@ def ledger(path: Path) -> dict[tuple[int, int], list[str]]:
 def test_random_faults_change_nothing(ranks: Any, tmp_path: Path) -> None:
     chance = random.Random(20_26)
     books = {name: {"kind": "keep_ledger", "rank": "all", "path": str(tmp_path / name)} for name in ("quiet", "soak")}
-    options = ["guards.hang_seconds=30", "checkpoint.every=10", "evaluation.every=100000", "evaluation.windows=2"]
+    options = ["guards.hang_seconds=60", "checkpoint.every=10", "evaluation.every=100000", "evaluation.windows=2"]
     probe = tmp_path / "probe"
     assert ranks.start(probe, *options, "steps=20").end() == [0, 0]
     stamps = [event["time"] for event in read_events(probe) if event["event"] == "step"]
