@@ -6,7 +6,7 @@ from torch import Tensor
 from .kernels import smooth
 from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
-from .split_operations import smooth as smooth_split
+from .split_operations import smooth_both_ways as smooth_split
 from .split_packing import SplitPacking
 
 
@@ -35,10 +35,7 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
     with torch.autocast(z.device.type, enabled=False):
         gates = torch.stack((gate, packing.shift(gate, 1.0, back=True)))
         if isinstance(packing, SplitPacking):
-            return (
-                smooth_split(z, gates[0], packing, reverse=False, backend=backend)
-                + smooth_split(z, gates[1], packing, reverse=True, backend=backend)
-            ) / 2
+            return smooth_split(z, gates, packing, backend=backend)
         return smooth_gated(z, gates, packing.cu_seqlens, backend=backend)
 
 

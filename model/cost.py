@@ -15,9 +15,7 @@ from .configuration_dnachunker import DNAChunkerConfig
 BACKWARD_PER_FORWARD = 2
 CONV_KERNEL = 9  # of the mixer `conv`: two depthwise convolutions reach 4 + 32 positions to either side
 CONV_DILATIONS = (1, 8)
-# Numbers kept for a position of a stage: inner channels of a BiMamba layer, and widths around all layers. Measured.
-_INNER_VALUES, _INNER_VALUES_SPLIT = 12, 12
-_AROUND_LAYERS, _AROUND_LAYERS_SPLIT = 10, 18
+_AROUND_LAYERS, _AROUND_LAYERS_SPLIT = 10, 16  # widths kept for a position beside a stage's layers, measured
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
@@ -136,14 +134,10 @@ def activation_bytes(
         checkpointing: keep each layer's input and recompute the rest, one layer at a time.
         ranks: over which the sequences are split; `bases` are then those of one rank.
     """
-    split = ranks > 1
-    layer, trunk_layer = (
-        _values_kept_by_mixer(config, split=split),
-        9.0 * config.width + 2 * config.mlp_ratio * config.width,
-    )
+    layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
     trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
     trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
-    around = (_AROUND_LAYERS_SPLIT if split else _AROUND_LAYERS) * config.width
+    around = (_AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS) * config.width
     largest, values, density = 0.0, 0.0, 1.0
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]
@@ -157,7 +151,7 @@ def activation_bytes(
     return 4 * config.strands * bases * (values + (largest if checkpointing else 0))
 
 
-def _values_kept_by_mixer(config: DNAChunkerConfig, *, split: bool = False) -> float:
+def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:
     """Numbers one encoder or decoder layer keeps for each position."""
     width, inner, hidden = config.width, config.inner_width, matched_hidden_width(config)
     if config.mixer == "transformer":
@@ -165,8 +159,7 @@ def _values_kept_by_mixer(config: DNAChunkerConfig, *, split: bool = False) -> f
     if config.mixer == "conv":
         return 2 * width + 10.5 * hidden
     states = 2 * inner * config.state_size / 32  # the scan stores every 32nd state of each direction
-    inner_values = _INNER_VALUES_SPLIT if split else _INNER_VALUES
-    return 3 * width + inner_values * inner + 2 * (config.dt_rank + 2 * config.state_size) + states
+    return 3 * width + 12 * inner + 2 * (config.dt_rank + 2 * config.state_size) + states
 
 
 def group_bytes(

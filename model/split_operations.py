@@ -68,44 +68,46 @@ def _units(like: Tensor, count: int) -> Tensor:
     return torch.eye(like.shape[1], dtype=like.dtype, device=like.device).repeat(count, 1)
 
 
-def smooth(z: Tensor, gate: Tensor, packing: SplitPacking, *, reverse: bool, backend: str = "auto") -> Tensor:
-    """One direction of `kernels_reference.smooth` of whole sequences; collective.
+def smooth_both_ways(z: Tensor, gates: Tensor, packing: SplitPacking, *, backend: str = "auto") -> Tensor:
+    """`kernels.smooth_both_ways` of whole sequences; collective.
 
     A channel of its own, 1 before each stretch and 0 in it, becomes at each position the share of a state before the
     stretch that is left there.
 
     Args:
-        z: (T, D). gate: (T,), 1 where the direction enters a sequence.
+        z: (T, D). gates: (2, T), forward and backward; 1 where the direction enters a sequence.
 
     Returns:
         (T, D), dtype of z.
     """
     dtype, width, count = z.dtype, z.shape[1], len(packing.lengths)
-    z, gate = precise(z), precise(gate)
-    room = packing.room(1)
+    z, gates, room = precise(z), precise(gates), packing.room(1)
     unit = F.one_hot(torch.tensor([width], device=z.device), width + 1).to(z.dtype).expand(count, 1, width + 1)
-    closed, open_ = gate.new_ones(count, 1), gate.new_zeros(count, 1)  # the state passes an open gate unchanged
-    gates = room.fill(gate, *((open_, closed) if reverse else (closed, open_)))
-    f = smooth_here(
-        room.fill(F.pad(z, (0, 1)), unit, unit), gates, room.cu_seqlens, reverse=reverse, backend=backend
-    )  # fmt: skip
-    leaving = f.index_select(0, (room.before if reverse else room.after).squeeze(1))
-    entering = _entering(leaving[:, width:], leaving[:, :width], packing, reverse)
-    own, left = f.index_select(0, room.inner).split((width, 1), dim=1)
-    return (own + left * entering[packing.sequence]).to(dtype)
+    longer = room.fill(F.pad(z, (0, 1)), unit, unit)
+    closed, open_ = gates.new_ones(count, 1), gates.new_zeros(count, 1)  # the state passes an open gate unchanged
+    forward, backward = room.fill(gates[0], closed, open_), room.fill(gates[1], open_, closed)
+    mean = torch.zeros_like(z)
+    for gate, last, reverse in ((forward, room.after, False), (backward, room.before, True)):
+        f = smooth_here(longer, gate, room.cu_seqlens, reverse=reverse, backend=backend)
+        state, factor = f.index_select(0, last.squeeze(1)).split((width, 1), dim=1)
+        entering = _entering(factor, state, packing, reverse)
+        own, left = f.index_select(0, room.inner).split((width, 1), dim=1)
+        mean = mean + (own + left * entering[packing.sequence]) / 2
+    return mean.to(dtype)
 
 
 def _entering(factor: Tensor, state: Tensor, packing: SplitPacking, reverse: bool) -> Tensor:
     """The state that enters each stretch; collective.
 
     Args:
-        factor: (B, ...), what is left of a state after this rank's stretch; broadcasts to `state`.
-        state: (B, ...), the state after it, if none enters.
+        factor: (B, F, ...), what is left of a state after this rank's stretch; broadcasts to `state`.
+        state: (B, N, ...), the state after it, if none enters.
     """
     group = packing.group
-    factors, states = group.gather(factor), group.gather(state)
+    together = group.gather(torch.cat((factor, state), dim=1))
+    factors, states = together.split((factor.shape[1], state.shape[1]), dim=2)
     before = range(group.size - 1, group.rank, -1) if reverse else range(group.rank)
-    entering = (factors[:0].sum(0) + states[:0].sum(0)).expand_as(state)  # zero, and in the graph on every rank
+    entering = states[:0].sum(0)  # zero, and in the graph on every rank
     for rank in before:
         entering = states[rank] + factors[rank] * entering
     return entering

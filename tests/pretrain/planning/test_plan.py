@@ -76,6 +76,25 @@ def test_the_paper_run_scales_to_512_gpus(capsys: pytest.CaptureFixture[str]) ->
         assert small[cause] > 2 * shares[cause]
 
 
+def test_plan_of_windows_that_gpus_share(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["plan", "--config", "dnachunker-172m", "engine.activation_checkpointing=true"]
+    assert main([*plan, "data.seq_len=1048576", "data.global_batch=8", "engine.context_parallel=4"]) == 0
+    said = capsys.readouterr().out
+    rows = [line.replace("*", " ").split() for line in said.splitlines() if re.match(r" +[\d,]+ .*\d\.\d\d$", line)]
+    by_length = {row[0]: [float(cell) for cell in row[1:]] for row in rows}
+    memory, sent = by_length["1,048,576"][::2], by_length["1,048,576"][1::2]
+    states = memory[0] - 2 * (memory[0] - memory[1])  # what does not shrink with the stretch
+    assert memory[3] == pytest.approx(states + (memory[0] - states) / 8, rel=0.1)
+    assert sent[0] == 0
+    assert sent[3] == pytest.approx(sent[1] * 7 / 4, rel=0.01), "each GPU sends its part to all others"
+    assert sent[1] == pytest.approx(2 * by_length["524,288"][3], rel=0.01)
+    assert "1,048,576 bases in a pass of 4 GPUs (1 x 1,048,576)" in said
+    network = next(line for line in said.splitlines() if line.startswith("network"))
+    assert "more to the GPUs that share its windows" in network
+    assert main([*plan, "engine.context_parallel=3"]) == 2
+    assert "engine.context_parallel=3 does not divide 8 ranks" in capsys.readouterr().err
+
+
 def test_plan_of_autocast_reduces_gradients_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:
     sent = {}
     for precision in ("fp32", "bf16", "bf16-autocast"):
