@@ -76,7 +76,7 @@ class SplitPacking(Packing):
         at_border = (self.starts + (self.lengths - 1 if back else 0))[filled]
         moved = values.roll(-1 if back else 1, 0).index_copy(0, at_border, outside[filled])
         edge = self.last if back else self.first
-        return moved.masked_fill(edge.view(-1, *[1] * (values.dim() - 1)), fill)
+        return moved.masked_fill(_broadcast(edge, values), fill)
 
     def beside(self, values: Tensor, count: int, *, back: bool = False) -> Tensor:
         """The `count` positions before each stretch (`back`: after it), 0 where the sequence has none; collective.
@@ -96,11 +96,10 @@ class SplitPacking(Packing):
             edges = values.index_select(0, offered.masked_fill(missing, 0).flatten()).view(shape)
         else:  # zeros that belong to the graph, as the gathered values of every rank must
             edges = values.sum(0, dtype=values.dtype).expand(shape)
-        edges = edges.masked_fill(missing.view(*missing.shape, *[1] * (values.dim() - 1)), 0)
-        everyone = self.group.gather(edges).flatten(0, 2)
+        everyone = self.group.gather(edges.masked_fill(_broadcast(missing, edges), 0)).flatten(0, 2)
         source, found = self._sources(distance, back)
         near = everyone.index_select(0, source.flatten()).view(shape)
-        near = near.masked_fill(~found.view(*found.shape, *[1] * (values.dim() - 1)), 0)
+        near = near.masked_fill(_broadcast(~found, near), 0)
         return near if back else near.flip(1)
 
     def _sources(self, distance: Tensor, back: bool) -> tuple[Tensor, Tensor]:
@@ -138,11 +137,10 @@ class SplitPacking(Packing):
         Returns:
             (B, ...)
         """
-        everyone = self.group.gather(pieces)
+        everyone = self.group.gather(pieces)[self.group.rank + 1 :]
         later = self.rank_lengths[self.group.rank + 1 :]
         belongs = (later.cumsum(0) - later) == 0  # no chunk starts on a rank between
-        mine = everyone[self.group.rank + 1 :].masked_fill(~belongs.view(*belongs.shape, *[1] * (pieces.dim() - 1)), 0)
-        return mine.sum(0, dtype=pieces.dtype)
+        return everyone.masked_fill(_broadcast(~belongs, everyone), 0).sum(0, dtype=pieces.dtype)
 
     @cached_property
     def whole(self) -> Packing:
@@ -174,6 +172,11 @@ class SplitPacking(Packing):
         shifts = starts.t().flatten() - (lengths.cumsum(0) - lengths)
         shifts = torch.repeat_interleave(shifts, lengths, output_size=self.whole.total)
         return shifts + torch.arange(self.whole.total, device=starts.device)
+
+
+def _broadcast(mask: Tensor, values: Tensor) -> Tensor:
+    """The mask, (A, ...), with as many dimensions as values, (A, ..., ...)."""
+    return mask.view(*mask.shape, *[1] * (values.dim() - mask.dim()))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def pass_order(
     return partial(by_expected_chunks, target_ratio=model.target_ratios[0], mask_protection=model.mask_protection)
 
 
-def bases_of_chance(data: DataSettings, *, passes: int, stretches: int, ordered: bool) -> int:
+def bases_of_chance(data: DataSettings, *, passes: int, ordered: bool, stretches: int = 1) -> int:
     """The number of bases over which the share of masks must be bounded.
 
     Normally it is the bases of one forward pass. If windows are ordered, the first passes hold the windows with most

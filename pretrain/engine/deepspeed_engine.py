@@ -86,8 +86,8 @@ class TrainingEngine:
                 clip_grad_norm=clip_grad_norm,
             ),
         )
-        group = context_group(rank)
-        self._network = self._engine if group is None else WholeWindows(self._engine, group)
+        shared = context_group(rank)
+        self._network = self._engine if shared is None else WholeWindows(self._engine, shared)
         if not settings.zero_stage:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
             # first updates too small.

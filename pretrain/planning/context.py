@@ -36,8 +36,8 @@ def split_windows(
     if split_refusal(config.model, config.tokenization.kind) or len(shared) < 2:
         return []
     lines = [
-        f"one window in a pass, shared by GPUs (engine.context_parallel): GiB of a GPU of {gpus}, and GB it sends to "
-        "the others for one window",
+        f"one window in a pass, shared by GPUs (engine.context_parallel): GiB of each of {gpus} GPUs, and GB that "
+        "it sends to its group",
         f"{'bases':>11}" + "".join(f"{f'{ranks} GPU' + 's' * (ranks > 1):>19}" for ranks in shared),
     ]
     for length in _LENGTHS:

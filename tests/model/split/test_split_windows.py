@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID, PAD_ID
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.context_group import ContextGroup
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 ROOT = Path(__file__).resolve().parents[3]
 NETWORK = {
@@ -94,7 +97,15 @@ def compare(found: list[Found], whole: Found, case: dict[str, Any]) -> None:
             )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(  # one chunk over four ranks, windows shorter than the number of ranks, and an empty one
+    size=4, data_ranks=2, dtype=torch.float64, lengths=[41, 2, 0, 3], masked=0.15, cut=(0.0, 0.0),
+    network={"chunk_pooling": "mean", "mask_protection": False}, checkpointing=False, seed=0,
+)  # fmt: skip
+@example(
+    size=3, data_ranks=1, dtype=torch.float32, lengths=[37, 40], masked=0.15, cut=(), network={}, checkpointing=True,
+    seed=1,
+)  # fmt: skip
 @given(
     size=st.sampled_from(SIZES),
     data_ranks=st.sampled_from(DATA_RANKS),
@@ -128,3 +139,22 @@ def test_windows_split_over_ranks_give_the_losses_and_gradients_of_one_rank(
     }  # fmt: skip
     (whole,) = together({**case, "size": None, "data_ranks": 1})
     compare(together(case), whole, case)
+
+
+@pytest.mark.parametrize(
+    ("changes", "inputs", "reason"),
+    [
+        ({"mixer": "conv"}, {}, "mixer=conv is made for windows on one rank"),
+        ({"strand_symmetry": True}, {}, "strand_symmetry=True is made for windows on one rank"),
+        ({}, {"chunk_capacity": [0.5, 0.5]}, "chunk_capacity is for windows on one rank"),
+        ({}, {"labels": torch.full((1, 9), FIRST_BASE_ID)}, "need a loss_normalizer"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(changes: dict[str, Any], inputs: dict[str, Any], reason: str) -> None:
+    model = DNAChunkerForMaskedLM(DNAChunkerConfig(**{**NETWORK, **changes}))
+    ids = torch.full((1, 9), FIRST_BASE_ID)
+    if "labels" not in inputs:
+        model(ids, **inputs)
+    model.dnachunker.context = ContextGroup(0, 1)
+    with pytest.raises(ValueError, match=reason):
+        model(ids, **inputs)

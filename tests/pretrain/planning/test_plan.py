@@ -83,8 +83,9 @@ def test_plan_of_windows_that_gpus_share(capsys: pytest.CaptureFixture[str]) -> 
     rows = [line.replace("*", " ").split() for line in said.splitlines() if re.match(r" +[\d,]+ .*\d\.\d\d$", line)]
     by_length = {row[0]: [float(cell) for cell in row[1:]] for row in rows}
     memory, sent = by_length["1,048,576"][::2], by_length["1,048,576"][1::2]
-    states = memory[0] - 2 * (memory[0] - memory[1])  # what does not shrink with the stretch
-    assert memory[3] == pytest.approx(states + (memory[0] - states) / 8, rel=0.1)
+    assert memory[0] > 1.5 * memory[1]
+    states = memory[1] - 2 * (memory[1] - memory[2])  # what does not shrink with the stretch
+    assert memory[3] == pytest.approx(states + (memory[1] - states) / 4, rel=0.05)
     assert sent[0] == 0
     assert sent[3] == pytest.approx(sent[1] * 7 / 4, rel=0.01), "each GPU sends its part to all others"
     assert sent[1] == pytest.approx(2 * by_length["524,288"][3], rel=0.01)
