@@ -132,8 +132,8 @@ class Exported:
         """A network with the folder's weights, or one of the same shape with random weights.
 
         Args:
-            head: "boundaries" leaves out the trunk and the decoders: the same boundaries and probabilities in less
-                than half the time, but no vectors. "trunk" leaves out the decoders: hidden states up to the
+            head: "boundaries" leaves out the trunk and the decoders: the same boundaries and probabilities in about
+                half the time, but no meaningful vectors. "trunk" leaves out the decoders: hidden states up to the
                 trunk's are meaningful.
             classes: outputs of the head of "classifier" (per sequence) and "bases" (per base); the head is random
                 unless the folder holds one.
@@ -160,20 +160,7 @@ class Exported:
             network = auto_class.from_pretrained(
                 self.folder, trust_remote_code=True, dtype=torch.float32, use_safetensors=True, **extra
             )
-        if head == "boundaries" and hasattr(network, "segment"):  # an older export lacks it
-            network = _Segmenting(network)
         return network.to(self.device).eval()
-
-
-class _Segmenting(nn.Module):
-    """A network that stops after its last router."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        return self.network.segment(input_ids, attention_mask)
 
 
 def open_exported(folder: str | Path) -> Exported:

@@ -96,7 +96,6 @@ class Hierarchy(nn.Module):
         given: Sequence[Tensor] | None = None,
         keep_levels: bool = False,
         chunk_capacity: Sequence[float] | None = None,
-        cut_only: bool = False,
     ) -> HierarchyOutput:
         """Run the whole hierarchy.
 
@@ -106,7 +105,6 @@ class Hierarchy(nn.Module):
                 s > 0, a chunk of stage s-1 starts a new chunk if its first base is marked.
             keep_levels: return the hidden states of every level.
             chunk_capacity: as `DNAChunkerModel.forward`.
-            cut_only: stop after the last router; `hidden` is then the output of the first encoder.
         """
         stages: list[Segmentation] = []
         residuals: list[Tensor] = []
@@ -124,8 +122,6 @@ class Hierarchy(nn.Module):
             residuals.append(x)
             x = gather_chunks(x, cut, self.pooling)
             packing, holds_mask, first_base = cut.chunks, cut.chunk_holds_mask, first_base[cut.starts]
-        if cut_only:
-            return HierarchyOutput(residuals[0], tuple(stages), tuple(levels))
         # a causal model does not know a chunk's end, hence its centre, when the chunk starts
         x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))
         if keep_levels:

@@ -120,13 +120,11 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         boundaries: Sequence[Tensor] | None = None,
         chunk_capacity: Sequence[float] | None = None,
         generic: Mapping[str, Any] | None = None,
-        cut_only: bool = False,
     ) -> tuple[Tensor, HierarchyOutput, Packing, Tensor, tuple[int, int]]:
         """The network on packed bases, for heads that need no (B, L, D) tensor.
 
         Args:
             generic: further arguments of `forward`; see `check_generic`.
-            cut_only: stop after the last router, with vectors that mean nothing.
             input_ids, attention_mask, inputs_embeds, output_hidden_states, boundaries, chunk_capacity: as `forward`.
 
         Returns:
@@ -165,24 +163,10 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         elif starts is not None:
             given = [starts] + [torch.ones_like(starts)] * (config.stages - 1)
         keep = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity, cut_only)
+        found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity)
         if config.strand_symmetry and keep:
             found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
-        return found.hidden if cut_only else self.norm(found.hidden), found, packing, index, shape
-
-    def segment(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> DNAChunkerOutput:
-        """The boundaries and chunks of `forward` alone: trunk and decoders do not run, which saves half the time.
-
-        Args:
-            input_ids, attention_mask: as `forward`.
-
-        Returns:
-            DNAChunkerOutput without vectors.
-        """
-        _, found, _, index, shape = self.run_packed(
-            input_ids, attention_mask, output_hidden_states=False, cut_only=True
-        )
-        return DNAChunkerOutput(**describe(found, index, shape))
+        return self.norm(found.hidden), found, packing, index, shape
 
     def forward(
         self,
