@@ -173,11 +173,14 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config: Path, sweep: Swe
     assert process.stderr is not None
     while "plain:0: pretrain" not in (line := process.stderr.readline()):
         assert line, "it has ended"
+    while not (started := psutil.Process(process.pid).children(recursive=True)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     rest = process.stderr.read()
     assert process.wait() == 3, rest
     assert rest.splitlines()[-1] == "dnachunker: stopped; run the same command to continue"
-    assert not psutil.Process().children(recursive=True)
+    assert not any(child.is_running() for child in started)
     assert sweep("--output", out).returncode == 0
 
 
