@@ -96,7 +96,7 @@ class Training:
 
 
 class Stopwatch:
-    """Adds up wall-clock seconds, and CPU seconds of the calling thread, which other processes do not lengthen."""
+    """Adds up wall-clock seconds, and CPU seconds of the calling thread, which other processes lengthen less."""
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
@@ -207,7 +207,9 @@ def show_waits(options: argparse.Namespace) -> None:
     for rank, times in enumerate(found):
         for number, clock in enumerate(("wall clock", "CPU of the thread that trains")):
             copy, after, before = (1e3 * statistics.median(t[number] for t in times[kind]) for kind in times)
-            cells = f"{copy:.1f} | {after:.1f} | {after / copy:.2f} | {before:.1f} | {before / copy:.1f}"
+            cells = f"{copy:.1f} | {after:.1f} | {after / copy:.2f} | "
+            # in a synchronous save the thread that trains waits for the one that writes
+            cells += " | " if number else f"{before:.1f} | {before / copy:.1f}"
             print(f"| {rank} | {clock} | {cells} |")
 
 
