@@ -9,6 +9,7 @@ import torch
 
 from dnachunker.foundations.failures import BadInputOnAllRanks
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.network_fields import split_refusal
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
@@ -108,5 +109,6 @@ def _remedies(config: PretrainConfig) -> str:
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
-    advice.append(f"share each window among ranks with engine.context_parallel={2 * engine.context_parallel}")
+    if not split_refusal(config.model, config.tokenization.kind):
+        advice.append(f"share each window among ranks with engine.context_parallel={2 * engine.context_parallel}")
     return ", ".join(advice)
