@@ -40,7 +40,7 @@ def clinical_deletion(letters: str, rng: np.random.Generator) -> Change:
     wanted = rng.random() < _BESIDE_A_COPY[same]
     places = sorted(range(1, len(text) - length - same), key=lambda at: abs(at - middle))
     beside = (at for at in places if (text[at : at + same] == text[at + length : at + length + same]) == wanted)
-    return Change(next(beside, middle), length, "")
+    return Change(next(beside, max(0, min(middle, len(text) - length))), length, "")
 
 
 def clinical_insertion(letters: str, rng: np.random.Generator) -> Change:

@@ -36,7 +36,10 @@ class Rotated:
     @classmethod
     def of(cls, starts: Sequence[NDArray[np.bool_]], shifts: NDArray[np.int64]) -> "Rotated":
         """From (L,) bool of each region: where a token starts."""
-        return cls([np.concatenate([[0], np.cumsum(part)]).astype(np.int32) for part in starts], shifts)
+        sums = [np.zeros(len(part) + 1, np.int32) for part in starts]
+        for part, into in zip(starts, sums, strict=True):
+            np.cumsum(part, dtype=np.int32, out=into[1:])
+        return cls(sums, shifts)
 
     def inside(self, intervals: Sequence[Intervals]) -> NDArray[np.int64]:
         """(1 + permutations,): token starts in the intervals of all regions after each rotation, summed.

@@ -50,7 +50,10 @@ def stability_table(windows: Sequence[str], cutters: Sequence[Cutter], *, seed: 
 
 
 def _comparable(before: NDArray[np.bool_], after: NDArray[np.bool_], change: Change) -> tuple[set[int], set[int]]:
-    """Cuts before and after the change, both in the coordinates of the original."""
+    """Cuts before and after the change, both in the coordinates of the original.
+
+    Cuts inside removed or added bases do not count. One before the first removed base counts, and is lost.
+    """
     start, removed, added = change.start, change.removed, len(change.added)
     kept = {int(at) for at in np.flatnonzero(before) if not start < at < start + removed}
     moved = {

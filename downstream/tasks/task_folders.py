@@ -196,7 +196,7 @@ def check_origin(folder: Path, suite: Suite) -> None:
     except ValueError as error:
         raise BadInput(f"{stored}: not readable: {error}; delete {folder} and fetch it again") from error
     if found != suite.origin:
-        raise BadInput(f"{folder}: was fetched for {found}, not for {suite.origin}; use another folder")
+        raise BadInput(f"{folder}: was fetched for {found}, not for {suite.origin}; fetch it again into another folder")
 
 
 def split_validation(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:

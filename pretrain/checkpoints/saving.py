@@ -177,6 +177,7 @@ class Save:
             digests[name] = digest_of(path)
             sync(path)
         self._list_of(self._rank.rank).write_text(json.dumps(digests))
+        sync(self._list_of(self._rank.rank))  # rank 0 may be on another machine
         self.seconds = time.monotonic() - self._began
 
     def _name(self) -> None:

@@ -109,6 +109,8 @@ def _remedies(config: PretrainConfig) -> str:
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
-    if not split_refusal(config.model, config.tokenization.kind):
-        advice.append(f"share each window among ranks with engine.context_parallel={2 * engine.context_parallel}")
+    refused = engine.foresee_chunks or engine.scan_backend == "triton"
+    if not refused and not split_refusal(config.model, config.tokenization.kind):
+        shared = 2 * engine.context_parallel
+        advice.append(f"share each window among {shared} of several ranks with engine.context_parallel={shared}")
     return ", ".join(advice)
