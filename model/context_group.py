@@ -7,6 +7,7 @@ So an operation with a collective must be part of the graph on every rank, also 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,8 +39,11 @@ class ContextGroup:
 
     def columns(self, length: int) -> slice:
         """The positions of this rank's stretch in windows of so many positions."""
-        begin, end = (number * length // self.size for number in (self.rank, self.rank + 1))
-        return slice(begin, end)
+        borders = self._borders(length)
+        return slice(borders[self.rank], borders[self.rank + 1])
+
+    def _borders(self, length: int) -> list[int]:
+        return [number * length // self.size for number in range(self.size + 1)]
 
     def join(self, values: Tensor, length: int, dim: int) -> Tensor:
         """Whole windows from the stretches of all ranks, along dimension `dim`; collective.
@@ -51,7 +55,7 @@ class ContextGroup:
         Returns:
             (..., L, ...)
         """
-        sizes = [(rank + 1) * length // self.size - rank * length // self.size for rank in range(self.size)]
+        sizes = [end - begin for begin, end in pairwise(self._borders(length))]
         longest = max(sizes)
         moved = values.movedim(dim, 0)
         filled = torch.cat((moved, moved.new_zeros(longest - len(moved), *moved.shape[1:])))

@@ -321,15 +321,9 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _windows_can_be_split(self) -> Self:
-        engine = self.engine
-        if engine.context_parallel > 1:
-            reason = split_refusal(self.model, self.tokenization.kind)
-            if engine.foresee_chunks:
-                reason = "engine.foresee_chunks is made for windows on one rank; leave it out"
-            if engine.scan_backend == "triton":
-                reason = "engine.scan_backend=triton reads windows on one rank; auto takes another where one is split"
-            if reason:
-                raise ValueError(f"engine.context_parallel={engine.context_parallel}: {reason}")
+        shared = self.engine.context_parallel
+        if shared > 1 and (reason := self.split_refusal()):
+            raise ValueError(f"engine.context_parallel={shared}: {reason}")
         return self
 
     @model_validator(mode="after")
@@ -343,6 +337,14 @@ class PretrainConfig(Config):
                 "evaluation.average_strands with model.causal: the other strand shows the bases to predict"
             )
         return self
+
+    def split_refusal(self) -> str:
+        """Why ranks cannot share windows here (`engine.context_parallel`); empty if they can."""
+        if self.engine.scan_backend == "triton":
+            return "engine.scan_backend=triton reads windows on one rank; auto takes another where one is split"
+        if self.engine.foresee_chunks:
+            return "engine.foresee_chunks is made for windows on one rank; leave it out"
+        return split_refusal(self.model, self.tokenization.kind)
 
     def data_ranks(self, world_size: int) -> int:
         """How many of so many ranks, or groups of ranks with `engine.context_parallel`, take windows of their own.

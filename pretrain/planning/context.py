@@ -4,7 +4,6 @@ import math
 from typing import TYPE_CHECKING
 
 from dnachunker.model.cost import group_bytes
-from dnachunker.model.network_fields import split_refusal
 
 from .memory import FILLED, activation_value_bytes, chunks_per_base, planned_memory
 
@@ -33,7 +32,7 @@ def split_windows(
 ) -> list[list[str]]:
     """A table by window length and `engine.context_parallel`, one window in a pass; none if windows cannot be split."""
     shared = [ranks for ranks in _SHARED if gpus % ranks == 0]
-    if split_refusal(config.model, config.tokenization.kind) or len(shared) < 2:
+    if config.split_refusal() or len(shared) < 2:
         return []
     lines = [
         f"one window in a pass, shared by GPUs (engine.context_parallel): GiB of each of {gpus} GPUs, and GB that "

@@ -9,7 +9,6 @@ import torch
 
 from dnachunker.foundations.failures import BadInputOnAllRanks
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.network_fields import split_refusal
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
@@ -109,8 +108,7 @@ def _remedies(config: PretrainConfig) -> str:
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
-    refused = engine.foresee_chunks or engine.scan_backend == "triton"
-    if not refused and not split_refusal(config.model, config.tokenization.kind):
+    if not config.split_refusal():
         shared = 2 * engine.context_parallel
         advice.append(f"share each window among {shared} of several ranks with engine.context_parallel={shared}")
     return ", ".join(advice)
