@@ -6,6 +6,7 @@ out-projections. Sharing lets both projections run once: the outer gate SiLU(z) 
 The layers of a causal model lack the block that reads backward, 6 % of their parameters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
 from .split_packing import SplitPacking
+from .time_blocks import TimeBlock, blocks_of, pieces_of, run_block, scan_of_block, takes_blocks
 
 
 class Direction(nn.Module):
@@ -38,18 +40,31 @@ class Direction(nn.Module):
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
 
-    def forward(self, u: Tensor, packing: Packing) -> Tensor:
-        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split."""
+    def forward(
+        self, u: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
+
+        Of a block of time, u are the positions it reads, and the state (N, Dm) that enters it is given. Then y is that
+        of the block alone, and the state that leaves it is returned too.
+        """
         u = conv_silu(
             u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
         )
+        if isinstance(packing, TimeBlock):
+            u = u[packing.inner]
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
         raw = F.linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
             A = -torch.exp(precise(self.A_log))
-            return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
+            if not isinstance(packing, TimeBlock):
+                return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
+            assert entering is not None
+            return scan_of_block(
+                u, delta, A, B, C, self.D, packing, entering, reverse=self.reverse, backend=self.backend
+            )
 
 
 class _Projections(Function):
@@ -83,7 +98,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.backend = config.scan_backend
-        self.halo, self.states = config.conv_width - 1, config.state_size  # what a rank needs of its neighbours
+        self.halo, self.states = config.conv_width - 1, config.state_size  # what stretches need of their neighbours
+        self.block = config.layer_block
         self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
         self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
@@ -92,10 +108,11 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
+        if not isinstance(packing, SplitPacking) and takes_blocks(packing, self.block):
+            return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
         u, z = self.in_proj(normed).chunk(2, dim=-1)
-        fused = scan_backend(self.backend, u.device.type, u.dtype) == "triton"
-        if fused and not isinstance(packing, SplitPacking):
+        if self._fused(u) and not isinstance(packing, SplitPacking):
             return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         if isinstance(packing, SplitPacking):
             room = packing.room(max(self.halo, self.states))
@@ -108,9 +125,62 @@ class BiMambaLayer(GradientCheckpointingLayer):
         y: Tensor = self.forward_direction(u, packing)
         return y if self.backward_direction is None else y + self.backward_direction(u, packing)
 
-    def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
+    def _fused(self, u: Tensor) -> bool:
+        return scan_backend(self.backend, u.device.type, u.dtype) == "triton"
+
+    def _block_by_block(self, x: Tensor, blocks: Sequence[TimeBlock]) -> Tensor:
+        """x (T, D) -> (T, D).
+
+        The direction that reads backward needs the state from the blocks after a block. So a first walk, from the last
+        block, computes these states alone; the second walk computes everything else.
+        """
+        exact = torch.promote_types(x.dtype, torch.float32)
+        pieces, nothing = pieces_of(x, blocks), x.new_zeros(self.states, self.out_proj.in_features, dtype=exact)
+        from_after = [nothing]
+        if self.backward_direction is not None:
+            for piece, block in zip(pieces[:0:-1], blocks[:0:-1], strict=True):
+                from_after.append(run_block(self._state_before, piece, block, from_after[-1]))
+        else:
+            from_after *= len(blocks)
+        parts, from_before = [], nothing
+        for piece, block, after in zip(pieces, blocks, reversed(from_after), strict=True):
+            part, from_before = run_block(self._block, piece, block, from_before, after)
+            parts.append(part)
+        return torch.cat(parts)
+
+    def _block(self, x: Tensor, block: TimeBlock, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's output for a block, and the state (N, Dm) after it; x (R, D) is what it reads."""
+        x, normed = self.norm(x)
+        u, z = self.in_proj(normed).chunk(2, dim=-1)
+        x, z = x[block.inner], z[block.inner]
+        if self._fused(u):
+            y, leaving = self._both_directions_at_once(u, z, block, torch.stack((before, after)))
+            return x + self.out_proj(y), leaving[0]
+        u = u.contiguous()
+        y, leaving = self.forward_direction(u, block, before)
+        if self.backward_direction is not None:
+            y = y + self.backward_direction(u, block, after)[0]
+        return x + self.out_proj(y * F.silu(z)), leaving
+
+    def _state_before(self, x: Tensor, block: TimeBlock, after: Tensor) -> Tensor:
+        """The state (N, Dm) in which the backward direction leaves a block; x (R, D) is what it reads."""
+        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        state: Tensor
+        if self._fused(u):
+            entering = torch.stack((torch.zeros_like(after), after))
+            state = self._both_directions_at_once(u, z[block.inner], block, entering)[1][1]
+        else:
+            assert self.backward_direction is not None
+            state = self.backward_direction(u.contiguous(), block, after)[1]
+        return state
+
+    def _both_directions_at_once(
+        self, u: Tensor, z: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None
+    ) -> Any:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).
 
+        Of a block of time, u are the positions it reads, z its own; the states (2, N, Dm) that enter it are given, and
+        those that leave it are returned too.
         The parameters below are used outside the modules that own them; ZeRO-3 gathers each one when it is touched.
         The kernels always read both ways; a causal layer multiplies the backward result by zero.
         """
@@ -121,7 +191,10 @@ class BiMambaLayer(GradientCheckpointingLayer):
             return torch.stack(tensors)
 
         conv_weight, conv_bias = stack(*(way.conv_weight for way in both)), stack(*(way.conv_bias for way in both))
-        read = kernels.conv_silu_both_ways(u, conv_weight, conv_bias, packing.steps)  # (2, T, Dm)
+        at = packing.steps
+        read = kernels.conv_silu_both_ways(u, conv_weight, conv_bias, at)  # (2, T, Dm)
+        if isinstance(packing, TimeBlock):
+            read, at = read[:, packing.inner], at[:, packing.inner]
         rows, steps = stack(*(way.x_proj.weight for way in both)), stack(*(way.dt_proj.weight for way in both))
         read, raw, B, C = _Projections.apply(read, rows.to(read.dtype), steps.to(read.dtype), split)
         A = -torch.exp(stack(*(way.A_log for way in both)).float())
@@ -129,4 +202,6 @@ class BiMambaLayer(GradientCheckpointingLayer):
         if self.backward_direction is None:
             heard = C.new_tensor([1, 0])[:, None, None]
             C, skip = C * heard, skip * heard[:, 0].to(skip.dtype)
-        return kernels.gated_scan(read, raw, B, C, z, A, skip, dt_bias, packing.steps)
+        if entering is not None:
+            return kernels.gated_scan_of_block(read, raw, B, C, z, A, skip, dt_bias, at, entering)
+        return kernels.gated_scan(read, raw, B, C, z, A, skip, dt_bias, at)

@@ -158,11 +158,12 @@ def fused_kernels() -> SimpleNamespace:
     from .kernels_triton_norm import sum_and_norm
     from .kernels_triton_rotary import rotated
     from .kernels_triton_routing import boundary_probability, cut_chunks
-    from .kernels_triton_scan import gated_scan
+    from .kernels_triton_scan import gated_scan, gated_scan_of_block
     from .kernels_triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
         gated_scan=gated_scan,
+        gated_scan_of_block=gated_scan_of_block,
         sum_and_norm=sum_and_norm,
         rotated=rotated,
         conv_silu_both_ways=conv_silu_both_ways,

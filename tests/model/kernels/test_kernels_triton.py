@@ -23,7 +23,7 @@ from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
 from dnachunker.model.kernels_triton_rotary import rotated
 from dnachunker.model.kernels_triton_routing import boundary_probability, cut_chunks
-from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
+from dnachunker.model.kernels_triton_scan import Tiling, gated_scan, gated_scan_of_block
 from dnachunker.model.kernels_triton_smooth import smooth_both_ways
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
@@ -103,6 +103,28 @@ def test_scan_of_both_directions(
         return y * F.silu(z.float())
 
     compare(ours, theirs, inputs)
+
+
+def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
+    torch.manual_seed(0)
+    packing, channels, states = packed([3, 0, 20, 2]), 5, 3  # a sequence goes on from one block to the next
+    tiling = Tiling(span=4, keep=2, tile=2, width=4, group=2, ahead=2)
+    shapes = [(2, packing.total, channels)] * 2 + [(2, packing.total, states)] * 2 + [(packing.total, channels)]
+    inputs = [torch.randn(shape) for shape in shapes]
+    inputs += [-torch.rand(2, channels, states) / 4, torch.randn(2, channels), torch.randn(2, channels) - 2]
+
+    def blockwise(*given: Tensor) -> Tensor:
+        def block(at: slice, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+            ours = [x[..., at, :] for x in given[:5]]
+            entering = torch.stack((forward, backward))
+            return gated_scan_of_block(*ours, *given[5:], packing.steps[:, at], entering, tiling)
+
+        first, second, nothing = slice(0, 14), slice(14, None), torch.zeros(states, channels)
+        _, after = block(second, nothing, nothing)
+        y, before = block(first, nothing, after[1])
+        return torch.cat((y, block(second, before[0], nothing)[0]))
+
+    compare(blockwise, lambda *given: gated_scan(*given, packing.steps, tiling), inputs)
 
 
 def test_a_nan_does_not_vanish_in_the_scan() -> None:
@@ -256,8 +278,10 @@ def test_smoothing_read_forward(dtype: torch.dtype) -> None:
     compare(ours, theirs, inputs)
 
 
-@pytest.mark.parametrize("head", [DNAChunkerForMaskedLM, DNAChunkerForCausalLM])
-def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM]) -> None:
+@pytest.mark.parametrize(
+    ("head", "block"), [(DNAChunkerForMaskedLM, 0), (DNAChunkerForMaskedLM, 5), (DNAChunkerForCausalLM, 0)]
+)
+def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM], block: int) -> None:
     sizes = {"width": 16, "encoder_layers": (1,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
     ids = torch.randint(7, 11, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[:, ::4], ids[1, 9:] = 3, 4
@@ -266,7 +290,8 @@ def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerF
     for backend in ("triton", "reference"):
         torch.manual_seed(0)
         sizes |= {"target_ratios": (0.33,), "state_size": 4, "expand": 1, "causal": head is DNAChunkerForCausalLM}
-        model = head(DNAChunkerConfig(**sizes, scan_backend=backend))
+        block_here = block if backend == "triton" else 0
+        model = head(DNAChunkerConfig(**sizes, scan_backend=backend, layer_block=block_here))
         loss = model(ids, labels=labels).loss
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
