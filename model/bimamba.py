@@ -190,18 +190,19 @@ class BiMambaLayer(GradientCheckpointingLayer):
         def stack(*tensors: Tensor) -> Tensor:
             return torch.stack(tensors)
 
-        conv_weight, conv_bias = stack(*(way.conv_weight for way in both)), stack(*(way.conv_bias for way in both))
+        conv_rows, scan_rows = kernels.parameter_rows(
+            *zip(*((way.conv_weight, way.conv_bias, way.A_log, way.D, way.dt_proj.bias) for way in both), strict=True)
+        )
         at = packing.steps
-        read = kernels.conv_silu_both_ways(u, conv_weight, conv_bias, at)  # (2, T, Dm)
+        read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)
         if isinstance(packing, TimeBlock):
             read, at = read[:, packing.inner], at[:, packing.inner]
         rows, steps = stack(*(way.x_proj.weight for way in both)), stack(*(way.dt_proj.weight for way in both))
         read, raw, B, C = _Projections.apply(read, rows.to(read.dtype), steps.to(read.dtype), split)
-        A = -torch.exp(stack(*(way.A_log for way in both)).float())
-        skip, dt_bias = stack(*(way.D for way in both)), stack(*(way.dt_proj.bias for way in both))
         if self.backward_direction is None:
-            heard = C.new_tensor([1, 0])[:, None, None]
-            C, skip = C * heard, skip * heard[:, 0].to(skip.dtype)
+            C = C * C.new_tensor([1, 0])[:, None, None]
+            skip = scan_rows.shape[0] - 3  # the row of the backward direction's D
+            scan_rows = scan_rows.index_fill(0, torch.tensor(skip, device=C.device), 0.0)
         if entering is not None:
-            return kernels.gated_scan_of_block(read, raw, B, C, z, A, skip, dt_bias, at, entering)
-        return kernels.gated_scan(read, raw, B, C, z, A, skip, dt_bias, at)
+            return kernels.gated_scan_of_block(read, raw, B, C, z, scan_rows, at, entering)
+        return kernels.gated_scan(read, raw, B, C, z, scan_rows, at)

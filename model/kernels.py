@@ -156,12 +156,16 @@ def fused_kernels() -> SimpleNamespace:
     """The Triton kernels as torch functions; their files are imported only if `triton_works`."""
     from .kernels_triton_conv import conv_silu_both_ways
     from .kernels_triton_norm import sum_and_norm
+    from .kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
     from .kernels_triton_rotary import rotated
     from .kernels_triton_routing import boundary_probability, cut_chunks
     from .kernels_triton_scan import gated_scan, gated_scan_of_block
     from .kernels_triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
+        conv_rows=conv_rows,
+        scan_rows=scan_rows,
+        parameter_rows=parameter_rows,
         gated_scan=gated_scan,
         gated_scan_of_block=gated_scan_of_block,
         sum_and_norm=sum_and_norm,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import LOG2_E, end_of_range, launched, sigmoid, tl, triton
+from .kernels_triton import end_of_range, launched, sigmoid, tl, triton
 from .kernels_triton_scan_backward import advance, reach_back, retreat
 
 
@@ -180,16 +180,14 @@ class _GatedScan(Function):
         B: Tensor,
         C: Tensor,
         z: Tensor,
-        A: Tensor,
-        skip: Tensor,
-        dt_bias: Tensor,
+        rows: Tensor,
         step: Tensor,
         entering: Tensor | None,
         tiling: Tiling,
     ) -> Tensor | tuple[Tensor, Tensor]:
         _, total, channels = u.shape
-        states = A.shape[2]
-        rate = (A.transpose(1, 2) * LOG2_E.value).contiguous()
+        states = rows.shape[0] // 2 - 2
+        rate, skip, dt_bias = rows.split((2 * states, 2, 2))
         spans, blocks = triton.cdiv(total, tiling.span), triton.cdiv(channels, tiling.width)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
         ends = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
@@ -207,17 +205,18 @@ class _GatedScan(Function):
             total, channels, row, z.stride(0), KEEP=tiling.keep, KEPT=keeps, **sizes,
         )  # fmt: skip
         if keeps:
-            ctx.save_for_backward(u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums)
+            ctx.save_for_backward(u, raw, B, C, z, rows, step, kept, elapsed, sums)
         ctx.tiling = tiling
         return out if leaving is None else (out, leaving)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums = ctx.saved_tensors
+        u, raw, B, C, z, rows, step, kept, elapsed, sums = ctx.saved_tensors
         tiling: Tiling = ctx.tiling
         grad = grads[0].contiguous()
         _, total, channels = u.shape
-        spans, states = elapsed.shape[0], rate.shape[1]
+        spans, states = elapsed.shape[0], rows.shape[0] // 2 - 2
+        rate, skip, dt_bias = rows.split((2 * states, 2, 2))
         blocks = triton.cdiv(channels, tiling.width)
         groups = triton.cdiv(blocks, tiling.group)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
@@ -231,16 +230,14 @@ class _GatedScan(Function):
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
         dbc = torch.empty(groups, 2, total, 2 * states, dtype=torch.float32, device=u.device)
-        shared = torch.empty(spans, 2, states + 2, channels, dtype=torch.float32, device=u.device)
+        shared = torch.empty(spans, *rows.shape, dtype=torch.float32, device=u.device)
         retreat[(spans, groups)](
             grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums,
             du, draw, dbc, dz, shared,
             total, channels, row, z_row, KEEP=tiling.keep, TILE=tiling.tile, GROUP=tiling.group, **sizes,
         )  # fmt: skip
         dB, dC = dbc.sum(0, dtype=B.dtype).split(states, dim=-1)
-        dA, dskip, dbias = shared.sum(0).split((states, 1, 1), dim=1)
-        dA, dskip, dbias = dA.transpose(1, 2).contiguous(), dskip.squeeze(1), dbias.squeeze(1)
-        return du, draw, dB, dC, dz, dA, dskip, dbias, None, dentering, None
+        return du, draw, dB, dC, dz, shared.sum(0), None, dentering, None
 
 
 def _carry(
@@ -261,16 +258,7 @@ def _carry(
 
 
 def gated_scan(
-    u: Tensor,
-    raw: Tensor,
-    B: Tensor,
-    C: Tensor,
-    z: Tensor,
-    A: Tensor,
-    skip: Tensor,
-    dt_bias: Tensor,
-    step: Tensor,
-    tiling: Tiling | None = None,
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, tiling: Tiling | None = None
 ) -> Tensor:
     """(y_0 + y_1) * SiLU(z), y_w the selective scan of direction w (1 reads backward).
 
@@ -279,7 +267,7 @@ def gated_scan(
     Args:
         u: (2, T, Dm), what each direction scans. raw: (2, T, Dm), delta = softplus(raw + dt_bias).
         B, C: (2, T, N), which may be slices of one (2, T, .) tensor. z: (T, Dm), which may be a slice too.
-        A: (2, Dm, N), negative. skip: (2, Dm), Mamba's D. dt_bias: (2, Dm). Float32.
+        rows: (2 N' + 4, Dm) float32, A, Mamba's D and dt_bias as `scan_rows` lays them out.
         step: (2, T) int32, `Packing.steps`.
         tiling: None chooses by T.
 
@@ -288,13 +276,13 @@ def gated_scan(
     """
     if not u.shape[1]:
         return (u.sum(0) + raw.sum(0)) * z
-    y: Tensor = _scanned(u, raw, B, C, z, A, skip, dt_bias, step, None, tiling)
+    y: Tensor = _scanned(u, raw, B, C, z, rows, step, None, tiling)
     return y
 
 
 def gated_scan_of_block(
-    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, A: Tensor, skip: Tensor, dt_bias: Tensor, step: Tensor,
-    entering: Tensor, tiling: Tiling | None = None,
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, entering: Tensor,
+    tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`gated_scan` of T > 0 positions in the midst of others.
 
@@ -302,28 +290,29 @@ def gated_scan_of_block(
         step: counts positions before the block too, so that a state enters where this is not 0 at the block's end.
         entering: (2, N, Dm) float32, the state that enters in each direction: before the first position, and after the
             last.
-        u, raw, B, C, z, A, skip, dt_bias, tiling: as `gated_scan`.
+        u, raw, B, C, z, rows, tiling: as `gated_scan`.
 
     Returns:
         (T, Dm), and (2, N, Dm) float32, the state that leaves in each direction.
     """
-    spare = triton.next_power_of_2(A.shape[2]) - A.shape[2]
+    spare = rows.shape[0] // 2 - 2 - entering.shape[1]
     entering = F.pad(entering, (0, 0, 0, spare)).contiguous()
-    y, leaving = _scanned(u, raw, B, C, z, A, skip, dt_bias, step, entering, tiling)
-    return y, leaving[:, : A.shape[2]]
+    y, leaving = _scanned(u, raw, B, C, z, rows, step, entering, tiling)
+    return y, leaving[:, : leaving.shape[1] - spare]
 
 
 def _scanned(
-    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, A: Tensor, skip: Tensor, dt_bias: Tensor, step: Tensor,
-    entering: Tensor | None, tiling: Tiling | None,
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, entering: Tensor | None,
+    tiling: Tiling | None,
 ) -> Any:  # fmt: skip
-    spare = triton.next_power_of_2(A.shape[2]) - A.shape[2]  # states that stay zero
+    spare = rows.shape[0] // 2 - 2 - B.shape[2]  # states that stay zero
     if spare:
-        A, B, C = (F.pad(x, (0, spare)) for x in (A, B, C))
+        B, C = (F.pad(x, (0, spare)) for x in (B, C))
     if B.stride() != C.stride() or B.stride(2) != 1 or B.stride(0) != B.shape[1] * B.stride(1):
         B, C = B.contiguous(), C.contiguous()
     z = z if z.stride(1) == 1 else z.contiguous()
-    exact = (A.float(), skip.float().contiguous(), dt_bias.float().contiguous())
     tiling = tiling or tiling_for(u.shape[1])
     with torch.cuda.device_of(u):  # Triton launches on the current device
-        return _GatedScan.apply(u.contiguous(), raw.contiguous(), B, C, z, *exact, step.contiguous(), entering, tiling)
+        return _GatedScan.apply(
+            u.contiguous(), raw.contiguous(), B, C, z, rows.contiguous(), step.contiguous(), entering, tiling
+        )

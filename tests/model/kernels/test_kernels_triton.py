@@ -21,6 +21,7 @@ from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.kernels import scan_backend, smooth
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
+from dnachunker.model.kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
 from dnachunker.model.kernels_triton_rotary import rotated
 from dnachunker.model.kernels_triton_routing import boundary_probability, cut_chunks
 from dnachunker.model.kernels_triton_scan import Tiling, gated_scan, gated_scan_of_block
@@ -93,7 +94,7 @@ def test_scan_of_both_directions(
 
     def ours(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         _, B, C = rows.split((3, states, states), dim=-1)
-        return gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps, tiling)
+        return gated_scan(u, raw, B, C, z, scan_rows(A, skip, bias), packing.steps, tiling)
 
     def theirs(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         _, B, C = rows.float().split((3, states, states), dim=-1)
@@ -117,14 +118,14 @@ def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
         def block(at: slice, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
             ours = [x[..., at, :] for x in given[:5]]
             entering = torch.stack((forward, backward))
-            return gated_scan_of_block(*ours, *given[5:], packing.steps[:, at], entering, tiling)
+            return gated_scan_of_block(*ours, scan_rows(*given[5:]), packing.steps[:, at], entering, tiling)
 
         first, second, nothing = slice(0, 14), slice(14, None), torch.zeros(states, channels)
         _, after = block(second, nothing, nothing)
         y, before = block(first, nothing, after[1])
         return torch.cat((y, block(second, before[0], nothing)[0]))
 
-    compare(blockwise, lambda *given: gated_scan(*given, packing.steps, tiling), inputs)
+    compare(blockwise, lambda *given: gated_scan(*given[:5], scan_rows(*given[5:]), packing.steps, tiling), inputs)
 
 
 def test_a_nan_does_not_vanish_in_the_scan() -> None:
@@ -135,9 +136,8 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs = [torch.rand(shape) for shape in shapes]
         inputs[5] = -inputs[5]
         inputs[which].view(-1)[1] = torch.nan
-        assert (
-            gated_scan(*inputs, packing.steps, Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)).isnan().any()
-        ), which
+        tiling = Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)
+        assert gated_scan(*inputs[:5], scan_rows(*inputs[5:]), packing.steps, tiling).isnan().any(), which
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -147,11 +147,28 @@ def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
 
     def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu_both_ways(wide[:, channels:], weight, bias, packing.steps, span=4, width=4)
+        return conv_silu_both_ways(wide[:, channels:], conv_rows(weight, bias), packing.steps, span=4, width=4)
 
     def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, borders = wide[:, channels:].float(), packing.cu_seqlens
         return torch.stack([kernels_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parameters_of_a_layer_are_laid_out_at_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    channels, states = 6, 4
+    shapes = (channels, 4), (channels,), (channels, states), (channels,), (channels,)
+    inputs = [torch.randn(shape).to(dtype) for shape in shapes for _ in range(2)]
+
+    def ours(*given: Tensor) -> Tensor:
+        return torch.cat(parameter_rows(*zip(given[::2], given[1::2], strict=True)))
+
+    def theirs(*given: Tensor) -> Tensor:
+        weight, bias, A_log, skip, dt_bias = (torch.stack(pair) for pair in zip(given[::2], given[1::2], strict=True))
+        return torch.cat((conv_rows(weight, bias), scan_rows(-A_log.float().exp(), skip, dt_bias)))
 
     compare(ours, theirs, inputs)
 
