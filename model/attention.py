@@ -20,8 +20,9 @@ def packed_attention(
     """Attention inside each packed sequence: to all its positions, or with `causal` to none that come later.
 
     No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
-    Where sequences are split over ranks, a rank attends from its own positions to the whole sequences, whose keys and
-    values it gathers; then `causal` is not supported.
+    Where sequences are split over P ranks that divide the heads, each rank attends for H/P heads, to and from all
+    positions. Otherwise a rank attends from its own positions to the whole sequences, whose keys and values it gathers;
+    then `causal` is not supported.
 
     Args:
         q, k, v: (T, H, D/H).
@@ -30,6 +31,9 @@ def packed_attention(
         (T, H, D/H), dtype of q.
     """
     seen = packing  # the sequences of the keys
+    if isinstance(packing, SplitPacking) and q.shape[1] % packing.ranks == 0:
+        q, k, v = packing.to_heads(torch.stack((q, k, v), dim=1)).unbind(1)
+        return packing.from_heads(packed_attention(q, k, v, packing.whole, backend, causal=causal))
     if isinstance(packing, SplitPacking):
         seen = packing.whole
         k, v = packing.gather_whole(torch.stack((k, v), dim=1)).unbind(1)
@@ -148,8 +152,11 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, positions: Tensor) -> Tensor:
         """x (T, D) chunk vectors, positions (T,) int64, the base index of each chunk -> (T, D)."""
+        split = packing if isinstance(packing, SplitPacking) else None
+        if split is not None:  # ranks with more chunks than others would keep these waiting in every layer
+            x, positions, packing = split.move(x, split.even), split.move(positions, split.even), split.even
         cos, sin = rotary_angles(positions, self.head_width, self.theta)
         for layer in self.layers:
             x = layer(x, packing, cos, sin)
         normed: Tensor = self.norm(x)
-        return normed
+        return normed if split is None else split.even.move(normed, split)

@@ -64,7 +64,7 @@ def require_close(found: Any, expected: Any, where: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_run_that_splits_windows_logs_what_a_run_on_one_rank_logs(
     ranks: Ranks, alone: Path, tmp_path: Path, zero_stage: int
 ) -> None:
@@ -80,4 +80,19 @@ def test_a_run_goes_on_with_another_split(ranks: Ranks, alone: Path, tmp_path: P
     job.signal_at(2, rank=1, number=signal.SIGTERM)
     assert job.end() == [3, 3, 3], job.printed()
     ranks.finish(run, "engine.context_parallel=2", world_size=4)
+    require_alike(run, alone)
+
+
+@pytest.mark.slow
+def test_windows_may_grow_and_more_ranks_share_them_at_every_resume(ranks: Ranks, tmp_path: Path) -> None:
+    later = "{from_step: 2, seq_len: 599, global_batch: 2}, {from_step: 4, seq_len: 1193, global_batch: 1}"
+    phases = f"data.curriculum=[{later}]"
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    ranks.finish(alone, phases, world_size=1)
+    for shared, until in ((1, 2), (2, 4)):
+        job = ranks.start(run, phases, f"engine.context_parallel={shared}", world_size=shared)
+        job.signal_at(until, rank=0, number=signal.SIGTERM)
+        assert job.end() == [3] * shared, job.printed()
+    ranks.finish(run, phases, "engine.context_parallel=4", world_size=4)
+    assert len(told(run, "resume")) == 2
     require_alike(run, alone)
