@@ -45,14 +45,19 @@ def packed_attention(
         flash = importlib.import_module("flash_attn").flash_attn_varlen_func
         flash_out: Tensor = flash(q, k, v, *borders, *longest, causal=causal)
         return flash_out
-    if choice == "torch_varlen":
-        varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-        window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
+    if choice in ("flash_attn_3", "torch_varlen"):
         width = q.shape[-1]
-        if width % 8:  # the kernel takes multiples of 8 only
+        if width % 8:  # these kernels take multiples of 8 only
             q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))
         scale = width**-0.5
-        varlen_out: Tensor = varlen(q, k, v, *borders, *longest, scale=scale, window_size=window)
+        if choice == "flash_attn_3":
+            flash = importlib.import_module("flash_attn_interface").flash_attn_varlen_func
+            found = flash(q, k, v, *borders, *longest, softmax_scale=scale, causal=causal)
+            varlen_out: Tensor = found[0] if isinstance(found, tuple) else found  # some releases add the log-sum-exp
+        else:
+            varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+            window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
+            varlen_out = varlen(q, k, v, *borders, *longest, scale=scale, window_size=window)
         return varlen_out[..., :width]
     own, others = packing.lengths.tolist(), seen.lengths.tolist()
     lengths = list(zip(own, others, strict=True))

@@ -60,7 +60,9 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
         "positions that a BiMamba layer computes at a time where a window is longer: its memory is then that of a "
         "block, and the backward pass computes each block again; 0: whole windows",
     ] = 65_536
-    attention_backend: Annotated[Literal["auto", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"] = "auto"
+    attention_backend: Annotated[
+        Literal["auto", "flash_attn_3", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"
+    ] = "auto"
     norm_eps: float = 1e-5
     initializer_range: Annotated[float, "standard deviation of the initial values of linear layers"] = 0.02
     time_step_min: Annotated[float, "smallest initial time step of Mamba"] = 0.001

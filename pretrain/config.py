@@ -190,7 +190,7 @@ class EngineSettings(Config):
     scan_backend: Literal["auto", "triton", "mamba_ssm", "cpu", "chunked", "reference"] = Field(
         "auto", description="kernels of scan, convolution and smoothing; auto: the fastest that run (docs/model.md)"
     )
-    attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = Field(
+    attention_backend: Literal["auto", "flash_attn_3", "flash_attn", "torch_varlen", "sdpa"] = Field(
         "auto", description="attention kernels of the trunk; auto: the fastest that run (docs/model.md)"
     )
     foresee_chunks: bool = Field(
