@@ -6,7 +6,7 @@ out-projections. Sharing lets both projections run once: the outer gate SiLU(z) 
 The layers of a causal model lack the block that reads backward, 6 % of their parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
 from .split_packing import SplitPacking
-from .time_blocks import TimeBlock, blocks_of, pieces_of, run_block, scan_of_block, takes_blocks
+from .time_blocks import TimeBlock, blocks_of, joined, pieces_of, run_block, scan_of_block, takes_blocks
 
 
 class Direction(nn.Module):
@@ -108,7 +108,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
-        if not isinstance(packing, SplitPacking) and takes_blocks(packing, self.block):
+        if takes_blocks(packing, self.block):
             return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
         u, z = self.in_proj(normed).chunk(2, dim=-1)
@@ -142,11 +142,14 @@ class BiMambaLayer(GradientCheckpointingLayer):
                 from_after.append(run_block(self._state_before, piece, block, from_after[-1]))
         else:
             from_after *= len(blocks)
-        parts, from_before = [], nothing
-        for piece, block, after in zip(pieces, blocks, reversed(from_after), strict=True):
-            part, from_before = run_block(self._block, piece, block, from_before, after)
-            parts.append(part)
-        return torch.cat(parts)
+
+        def parts() -> Iterator[Tensor]:
+            from_before = nothing
+            for piece, block, after in zip(pieces, blocks, reversed(from_after), strict=True):
+                part, from_before = run_block(self._block, piece, block, from_before, after)
+                yield part
+
+        return joined(parts(), blocks, x)
 
     def _block(self, x: Tensor, block: TimeBlock, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's output for a block, and the state (N, Dm) after it; x (R, D) is what it reads."""

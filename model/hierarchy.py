@@ -82,7 +82,7 @@ class Hierarchy(nn.Module):
         self.pooling = config.chunk_pooling
         self.residual_gating = config.residual_gating
         self.causal = config.causal
-        self.backend = config.scan_backend
+        self.backend, self.block = config.scan_backend, config.layer_block
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
         self.routers = nn.ModuleList(Router(config, stage) for stage in range(config.stages))
         self.trunk = Trunk(config)
@@ -129,8 +129,8 @@ class Hierarchy(nn.Module):
         for index in reversed(range(len(stages))):
             cut = stages[index]
             x = spread_chunks(
-                x, residuals[index], cut,
-                residual_gating=self.residual_gating, causal=self.causal, backend=self.backend,
+                x, residuals.pop(), cut,
+                residual_gating=self.residual_gating, causal=self.causal, backend=self.backend, block=self.block,
             )  # fmt: skip
             x = self.decoders[index](x, cut.packing)
             if keep_levels:

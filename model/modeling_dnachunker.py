@@ -166,7 +166,8 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity)
         if config.strand_symmetry and keep:
             found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
-        return self.norm(found.hidden), found, packing, index, shape
+        hidden = self.norm(found.hidden)
+        return hidden, replace(found, hidden=hidden), packing, index, shape
 
     def forward(
         self,

@@ -5,7 +5,7 @@ the block before it, and, for the direction that reads backward, from the block 
 layer, up to the order of sums.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .kernels import precise, selective_scan
 from .packing import Packing
+from .split_packing import SplitPacking
 
 # A step so short that every decay is exactly 1; a power of two, so that step * (state / step) is exactly the state.
 _NO_TIME = 2.0**-60
@@ -37,6 +38,11 @@ class TimeBlock:
     inner: slice
 
     @cached_property
+    def own(self) -> slice:
+        """The block, as a slice of T."""
+        return slice(self.read.start + self.inner.start, self.read.start + self.inner.stop)
+
+    @cached_property
     def cu_seqlens(self) -> Tensor:
         """(B+1,) int32, borders of the sequences among the positions read."""
         return self._borders(self.read)
@@ -55,8 +61,7 @@ class TimeBlock:
 
         The positions before the block join its first sequence that is not empty, those after it the last.
         """
-        first = self.read.start + self.inner.start
-        borders = self._borders(slice(first, first + self.inner.stop - self.inner.start))
+        borders = self._borders(self.own)
         return borders + count * ((borders > 0).int() + (borders == borders[-1]).int())
 
     def _borders(self, among: slice) -> Tensor:
@@ -64,7 +69,9 @@ class TimeBlock:
 
 
 def takes_blocks(packing: Packing, size: int) -> bool:
-    """Whether a window is longer than blocks of `size` positions; 0 asks for no blocks."""
+    """Whether a window is longer than blocks of `size` positions, and not split over ranks; 0 asks for no blocks."""
+    if isinstance(packing, SplitPacking):
+        return False
     longest = packing.total if packing.longest is None else packing.longest
     return 0 < size < min(packing.total, longest)
 
@@ -104,6 +111,16 @@ def run_block(function: Callable[..., Any], *arguments: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def joined(parts: Iterator[Tensor], blocks: Sequence[TimeBlock], like: Tensor) -> Tensor:
+    """The parts (n, ...) of all blocks as one tensor, of the dtype and shape of `like` (T, ...)."""
+    if torch.is_grad_enabled():
+        return torch.cat(list(parts))
+    whole = torch.empty_like(like)  # parts and the whole would need twice the memory
+    for block, part in zip(blocks, parts, strict=True):
+        whole[block.own] = part
+    return whole
 
 
 def scan_of_block(

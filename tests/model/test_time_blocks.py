@@ -85,7 +85,10 @@ def test_a_network_trains_in_blocks_as_on_whole_windows(changes: dict[str, objec
             model.gradient_checkpointing_enable()
         loss = model(ids, labels=labels).loss
         loss.backward()
-        both.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+        with torch.no_grad():
+            output = model(ids)
+        outputs = [output.logits, *output.boundary_probabilities]
+        both.append([loss.detach(), *outputs, *(parameter.grad for parameter in model.parameters())])
     assert furthest(*both) <= 1e-5
 
 
