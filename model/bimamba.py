@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
+from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
 from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
@@ -38,17 +39,28 @@ class Direction(nn.Module):
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
 
-    def forward(self, u: Tensor, packing: Packing) -> Tensor:
-        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split."""
-        u = conv_silu(
-            u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
-        )
+    def forward(
+        self, u: Tensor, packing: Packing, letters: Letters | None = None, onto: Tensor | None = None
+    ) -> Tensor:
+        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
+
+        With `letters`, u (K, Dm) has a row for each letter, and y is added to `onto` (T, Dm), which is returned.
+        """
+        if letters is None:
+            u = conv_silu(
+                u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
+            )
+        else:
+            words, word = letters.words(self.reverse)
+            u = conv_silu_of_words(u, words, self.conv_weight, self.conv_bias)
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
         raw = F.linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
             A = -torch.exp(precise(self.A_log))
+            if letters is not None and onto is not None:
+                return scan_words(u, delta, A, B, C, self.D, word, packing, onto, reverse=self.reverse)
             return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
 
 
@@ -90,8 +102,10 @@ class BiMambaLayer(GradientCheckpointingLayer):
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
         self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x (T, D) -> (T, D)."""
+    def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
+        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""
+        if letters is not None:
+            return x + self.out_proj(self._of_letters(x[letters.place], packing, letters))
         x, normed = self.norm(x)
         u, z = self.in_proj(normed).chunk(2, dim=-1)
         fused = scan_backend(self.backend, u.device.type, u.dtype) == "triton"
@@ -107,6 +121,15 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def _directions(self, u: Tensor, packing: Packing) -> Tensor:
         y: Tensor = self.forward_direction(u, packing)
         return y if self.backward_direction is None else y + self.backward_direction(u, packing)
+
+    def _of_letters(self, x: Tensor, packing: Packing, letters: Letters) -> Tensor:
+        """(y_f + y_r) * SiLU(z) of the letters, whose embeddings x holds (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
+        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        y = x.new_zeros(len(letters.number), u.shape[1])
+        y = self.forward_direction(u, packing, letters, y)
+        if self.backward_direction is not None:
+            y = self.backward_direction(u, packing, letters, y)
+        return y * F.silu(z)[letters.number]
 
     def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).

@@ -3,8 +3,9 @@
 python benchmarks/downstream/speed.py --model EXPORT --data FOLDER [--source CLONE ...] [--rounds 2]
 
 FOLDER is the one that DNACHUNKER_TEST_DATA names. Each CLONE is a checkout of this repository. In each round every
-checkout gets a process of its own, with one thread of OpenMP. Costs are CPU seconds of that process: the seconds of a
-small command are subtracted from those of a large one, so that loading does not count.
+checkout gets a process of its own, with one thread of OpenMP, and a copy of EXPORT with its own network code. Costs
+are CPU seconds of that process: the seconds of a small command are subtracted from those of a large one, so that
+loading does not count.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,10 +41,20 @@ def rate(amounts: tuple[int, int], run: Callable[[int], None]) -> float:
     return (amounts[1] - amounts[0]) / (seconds[1] - seconds[0])
 
 
+def with_own_code(model: str, folder: Path) -> str:
+    """A copy of an export with the network code of the checkout that this process imports."""
+    from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+
+    shutil.copytree(model, folder)
+    DNAChunkerForMaskedLM.from_pretrained(model, dtype="float32").save_pretrained(folder)
+    return str(folder)
+
+
 def measure(model: str, data: Path, folder: Path) -> dict[str, float]:
     """Every figure of the checkout that this process imports."""
     from dnachunker.cli import main as dnachunker
 
+    model = with_own_code(model, folder / "export")
     fasta, output = str(data / FASTA), folder / "out"
     lines = gzip.decompress((data / VCF).read_bytes()).decode().splitlines()
     header = [line for line in lines if line.startswith("#")]
