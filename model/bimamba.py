@@ -40,11 +40,17 @@ class Direction(nn.Module):
         self.D = nn.Parameter(torch.empty(inner))
 
     def forward(
-        self, u: Tensor, packing: Packing, letters: Letters | None = None, onto: Tensor | None = None
+        self,
+        u: Tensor,
+        packing: Packing,
+        letters: Letters | None = None,
+        onto: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> Tensor:
         """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
 
-        With `letters`, u (K, Dm) has a row for each letter, and y is added to `onto` (T, Dm), which is returned.
+        With `letters`, u (K, Dm) has a row for each letter. y is then added to `onto` (T, Dm), which is multiplied by the
+        letters' rows of `gate` (K, Dm), if there is one, and returned.
         """
         if letters is None:
             u = conv_silu(
@@ -60,7 +66,7 @@ class Direction(nn.Module):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
             A = -torch.exp(precise(self.A_log))
             if letters is not None and onto is not None:
-                return scan_words(u, delta, A, B, C, self.D, word, packing, onto, reverse=self.reverse)
+                return scan_words(u, delta, A, B, C, self.D, word, letters, onto, gate, reverse=self.reverse)
             return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
 
 
@@ -123,13 +129,13 @@ class BiMambaLayer(GradientCheckpointingLayer):
         return y if self.backward_direction is None else y + self.backward_direction(u, packing)
 
     def _of_letters(self, x: Tensor, packing: Packing, letters: Letters) -> Tensor:
-        """(y_f + y_r) * SiLU(z) of the letters, whose embeddings x holds (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
+        """(y_f + y_r) * SiLU(z), from embeddings of the letters (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
         u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
         y = x.new_zeros(len(letters.number), u.shape[1])
-        y = self.forward_direction(u, packing, letters, y)
-        if self.backward_direction is not None:
-            y = self.backward_direction(u, packing, letters, y)
-        return y * F.silu(z)[letters.number]
+        *others, last = [way for way in (self.forward_direction, self.backward_direction) if way is not None]
+        for way in others:
+            y = way(u, packing, letters, y)
+        return last(u, packing, letters, y, F.silu(z))  # type: ignore[no-any-return]
 
     def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).

@@ -57,32 +57,36 @@ def conv_silu_of_words(u: Tensor, words: Tensor, weight: Tensor, bias: Tensor) -
 
 
 def scan_words(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, word: Tensor, packing: Packing,
-    y: Tensor, *, reverse: bool,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, word: Tensor, letters: Letters,
+    y: Tensor, gate: Tensor | None, *, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """Add one direction of the selective scan to y (T, Dm), which is returned.
+    """Add one direction of the selective scan to y (T, Dm), multiply y by the gate, if any, and return it.
 
     Args:
         u, delta: (W, Dm), B, C: (W, N): of each word. A: (Dm, N). D: (Dm,).
         word: (T,) int64.
+        gate: (K, Dm), of each letter.
     """
     rate = A.t().mul(1 / math.log(2))
-    tables = [_array(x) for x in (u, delta, rate, B, C, D, word)]
+    tables = [_array(x) for x in (u, delta, rate, B, C, D, word, u if gate is None else gate, letters.number)]
     into = y.detach().numpy()  # C-contiguous, or what the loop writes is lost
 
     def task(sequence: int, start: int, stop: int, part: int, low: int, high: int) -> None:
-        add_scan(*tables, into, start, stop, low, high, reverse)
+        add_scan(*tables, into, start, stop, low, high, reverse, gate is not None)
 
-    run_tasks(task, stretches(packing.cu_seqlens, y.shape[1]))
+    run_tasks(task, stretches(letters.packing.cu_seqlens, y.shape[1]))
     return y
 
 
 @compiled()
 def add_scan(
-    u: Array, delta: Array, a: Array, b: Array, c: Array, d: Array, word: Array, y: Array,
-    start: int, stop: int, low: int, high: int, reverse: bool,
+    u: Array, delta: Array, a: Array, b: Array, c: Array, d: Array, word: Array, gate: Array, letter: Array, y: Array,
+    start: int, stop: int, low: int, high: int, reverse: bool, gated: bool,
 ) -> None:  # fmt: skip
-    """As `kernels_cpu_loops.scan_forward`, with the rows of u, delta, b, c that `word` (T,) names; adds to y (T, D)."""
+    """As `kernels_cpu_loops.scan_forward`, with the rows of u, delta, b, c that `word` (T,) names; adds to y (T, D).
+
+    With `gated`, y is then multiplied by the rows of gate that `letter` (T,) names.
+    """
     n_state = a.shape[0]
     width = high - low
     h = np.zeros((n_state, width), np.float32)
@@ -104,8 +108,13 @@ def add_scan(
                 new = exp2_negative(step[j] * rate[n, j]) * h[n, j] + drive[j] * bn
                 h[n, j] = new
                 out[j] += new * cn
-        for j in range(width):
-            y[t, low + j] += out[j]
+        if gated:
+            g = letter[t]
+            for j in range(width):
+                y[t, low + j] = (y[t, low + j] + out[j]) * gate[g, low + j]
+        else:
+            for j in range(width):
+                y[t, low + j] += out[j]
 
 
 def _array(tensor: Tensor) -> Any:
