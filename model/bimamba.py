@@ -49,8 +49,8 @@ class Direction(nn.Module):
     ) -> Tensor:
         """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
 
-        With `letters`, u (K, Dm) has a row for each letter. y is then added to `onto` (T, Dm), which is multiplied by the
-        letters' rows of `gate` (K, Dm), if there is one, and returned.
+        With `letters`, u (K, Dm) has a row for each letter. y is then added to `onto` (T, Dm), which is multiplied by
+        the letters' rows of `gate` (K, Dm), if there is one, and returned.
         """
         if letters is None:
             u = conv_silu(
