@@ -59,17 +59,22 @@ def read_values(path: Path, lengths: Mapping[str, int], train: Sequence[Region],
             numbers that differ.
     """
     whole = [Region(contig, 0, length) for contig, length in lengths.items()]
-    found = dict(zip(lengths, read_track(path, whole), strict=True))
+    read = [values.astype(np.float32) for values in read_track(path, whole)]
     if log:
-        if min(float(np.nanmin(values, initial=0.0)) for values in found.values()) < 0:
+        if min(float(np.nanmin(values, initial=0.0)) for values in read) < 0:
             raise BadInput(f"{path}: has numbers below 0, of which log_values=true takes no logarithm; leave it out")
-        found = {contig: np.log1p(values) for contig, values in found.items()}
+        for values in read:
+            np.log1p(values, out=values)
+    found = dict(zip(lengths, read, strict=True))
     trained = np.concatenate([found[region.contig][region.start : region.end] for region in train])
     trained = trained[np.isfinite(trained)]
-    if not len(trained) or trained.std() == 0:
+    if not len(trained) or trained.min() == trained.max():
         raise BadInput(f"{path}: no two numbers in the training regions differ; train on other regions")
-    mean, spread = float(trained.mean()), float(trained.std())
-    return TrackValues({c: ((v - mean) / spread).astype(np.float32) for c, v in found.items()}, mean, spread)
+    mean, spread = float(trained.mean(dtype=np.float64)), float(trained.std(dtype=np.float64))
+    for values in read:  # in place: a genome is large
+        values -= mean
+        values /= spread
+    return TrackValues(found, mean, spread)
 
 
 def kmer_means(
