@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
+from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
 from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
@@ -41,16 +42,29 @@ class Direction(nn.Module):
         self.D = nn.Parameter(torch.empty(inner))
 
     def forward(
-        self, u: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self,
+        u: Tensor,
+        packing: Packing | TimeBlock,
+        entering: Tensor | None = None,
+        letters: Letters | None = None,
+        onto: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Any:
         """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
 
         Of a block of time, u are the positions it reads, and the state (N, Dm) that enters it is given. Then y is that
         of the block alone, and the state that leaves it is returned too.
+
+        With `letters`, u (K, Dm) has a row for each letter. y is then added to `onto` (T, Dm), which is multiplied by
+        the letters' rows of `gate` (K, Dm), if there is one, and returned.
         """
-        u = conv_silu(
-            u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
-        )
+        if letters is None:
+            u = conv_silu(
+                u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
+            )
+        else:
+            words, word = letters.words(self.reverse)
+            u = conv_silu_of_words(u, words, self.conv_weight, self.conv_bias)
         if isinstance(packing, TimeBlock):
             u = u[packing.inner]
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
@@ -59,6 +73,8 @@ class Direction(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
             A = -torch.exp(precise(self.A_log))
+            if letters is not None and onto is not None:
+                return scan_words(u, delta, A, B, C, self.D, word, letters, onto, gate, reverse=self.reverse)
             if not isinstance(packing, TimeBlock):
                 return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
             assert entering is not None
@@ -106,8 +122,10 @@ class BiMambaLayer(GradientCheckpointingLayer):
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
         self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x (T, D) -> (T, D)."""
+    def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
+        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""
+        if letters is not None:
+            return x + self.out_proj(self._of_letters(x[letters.place], packing, letters))
         if takes_blocks(packing, self.block):
             return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
@@ -124,6 +142,15 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def _directions(self, u: Tensor, packing: Packing) -> Tensor:
         y: Tensor = self.forward_direction(u, packing)
         return y if self.backward_direction is None else y + self.backward_direction(u, packing)
+
+    def _of_letters(self, x: Tensor, packing: Packing, letters: Letters) -> Tensor:
+        """(y_f + y_r) * SiLU(z), from embeddings of the letters (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
+        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        y = x.new_zeros(len(letters.number), u.shape[1])
+        *others, last = [way for way in (self.forward_direction, self.backward_direction) if way is not None]
+        for way in others:
+            y = way(u, packing, letters=letters, onto=y)
+        return last(u, packing, letters=letters, onto=y, gate=F.silu(z))  # type: ignore[no-any-return]
 
     def _fused(self, u: Tensor) -> bool:
         return scan_backend(self.backend, u.device.type, u.dtype) == "triton"
