@@ -1,4 +1,4 @@
-"""Runs whose ranks share windows (`engine.context_parallel`): what they log is what a run on one rank logs."""
+"""Runs that cut windows, over ranks or into blocks of time: what they log is what a run on one rank logs."""
 
 import signal
 from collections.abc import Iterator
@@ -70,6 +70,15 @@ def test_a_run_that_splits_windows_logs_what_a_run_on_one_rank_logs(
 ) -> None:
     run = tmp_path / "run"
     ranks.finish(run, f"engine.zero_stage={zero_stage}", "engine.context_parallel=2", "engine.micro_batch=2")
+    require_alike(run, alone)
+
+
+@pytest.mark.slow
+def test_a_run_in_blocks_of_time_logs_what_a_run_on_whole_windows_logs(
+    ranks: Ranks, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"  # the blocks of a rank's second stage depend on its chunks, and ZeRO-3 gathers what they use
+    ranks.finish(run, "engine.zero_stage=3", "engine.layer_block=19", "engine.micro_batch=2")
     require_alike(run, alone)
 
 
