@@ -1,6 +1,7 @@
 """Bytes, launches, operations and memory of a training step, by place, and the time that these suggest on named GPUs.
 
-python benchmarks/step_cost.py [--bases 65536] [--precision bf16] [--gpus h100] [--inference] [--operations 20]
+python benchmarks/step_cost.py [--bases 65536] [--window 8192] [--precision bf16] [--gpus h100] [--checkpointing]
+    [--layer-block 65536] [--inference] [--operations 20]
 
 The step of the default (172M) model runs on fake tensors, which have shapes and no values, so no GPU is needed. A
 dispatch mode sees every operation of torch; every launch of a Triton kernel is recorded instead of run. An operation
@@ -289,12 +290,16 @@ def optimizer_cost(parameters: int, value_bytes: int) -> Cost:
     return Cost(launches=30, bytes=(1 + 2 + 7) * value_bytes * parameters)
 
 
-def step_cost(bases: int = 65_536, precision: str = "bf16", *, inference: bool = False, **changes: Any) -> StepCost:
+def step_cost(
+    bases: int = 65_536, precision: str = "bf16", *, window: int = WINDOW, checkpointing: bool = False,
+    inference: bool = False, **changes: Any,
+) -> StepCost:  # fmt: skip
     """Count one step of the 172M model: forward, backward, clipping and AdamW.
 
     Args:
-        bases: a multiple of WINDOW, the length of each sequence.
+        bases: a multiple of `window`, the length of each sequence.
         precision: `bf16`, weights too; or `bf16-autocast`, with float32 weights.
+        checkpointing: each layer is computed again in the backward pass.
         inference: the forward pass alone, without gradients.
         changes: of the configuration.
     """
@@ -302,13 +307,15 @@ def step_cost(bases: int = 65_536, precision: str = "bf16", *, inference: bool =
         **{"chunk_capacity": CHUNKS, "label_capacity": LABELLED, "scan_backend": "triton", **changes}
     )
     half = precision == "bf16"
-    meter = Meter(round(WINDOW * CHUNKS[-1]))
+    meter = Meter(round(window * CHUNKS[-1]))
     with faked() as slot:
         usual = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16 if half else torch.float32)
         model = DNAChunkerForMaskedLM(config)
         torch.set_default_dtype(usual)
-        ids = torch.zeros(bases // WINDOW, WINDOW, dtype=torch.int64)
+        if checkpointing:
+            model.train().gradient_checkpointing_enable()
+        ids = torch.zeros(bases // window, window, dtype=torch.int64)
         given: dict[str, Any] = {"input_ids": ids, "chunk_capacity": CHUNKS}
         if not inference:
             given |= {"labels": ids, "loss_weights": torch.ones(ids.shape), "loss_normalizer": 1e4}
@@ -326,7 +333,7 @@ def step_cost(bases: int = 65_536, precision: str = "bf16", *, inference: bool =
     places: dict[str, Cost] = defaultdict(Cost)
     for (place, _), cost in operations.items():
         places[place] += cost
-    flops = flops_per_base(config, WINDOW, CHUNKS)
+    flops = flops_per_base(config, window, CHUNKS)
     return StepCost(dict(places), operations, kept, meter.peak, (flops.forward if inference else flops.total) * bases)
 
 
@@ -345,17 +352,23 @@ def table(found: StepCost, gpus: Sequence[Hardware]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bases", type=int, default=65_536, help=f"of a step, in windows of {WINDOW:,}")
+    parser.add_argument("--bases", type=int, default=65_536, help="of a step")
+    parser.add_argument("--window", type=int, default=WINDOW, help="bases of a window")
+    parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
+    parser.add_argument("--layer-block", type=int, default=DNAChunkerConfig.layer_block, help="of the configuration")
     parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--gpus", nargs="+", default=GPUS, choices=sorted(HARDWARE))
     parser.add_argument("--inference", action="store_true", help="the forward pass alone")
     parser.add_argument("--operations", type=int, default=0, metavar="N", help="also the N operations of most bytes")
     arguments = parser.parse_args()
-    if arguments.bases < WINDOW or arguments.bases % WINDOW:
-        parser.error(f"--bases {arguments.bases}: give a multiple of {WINDOW}")
+    if arguments.window < 1 or arguments.bases < arguments.window or arguments.bases % arguments.window:
+        parser.error(f"--bases {arguments.bases}: give a multiple of --window {arguments.window}")
     gpus = [HARDWARE[name] for name in arguments.gpus]
     for precision in arguments.precision:
-        found = step_cost(arguments.bases, precision, inference=arguments.inference)
+        found = step_cost(
+            arguments.bases, precision, window=arguments.window, checkpointing=arguments.checkpointing,
+            inference=arguments.inference, layer_block=arguments.layer_block,
+        )  # fmt: skip
         print(f"## {precision}, {arguments.bases:,} bases\n")
         print("\n".join(table(found, gpus)))
         print(f"\nMemory beside the weights: {found.kept / 2**30:.1f} GiB after the forward pass, at most ", end="")

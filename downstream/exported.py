@@ -160,6 +160,8 @@ class Exported:
             network = auto_class.from_pretrained(
                 self.folder, trust_remote_code=True, dtype=torch.float32, use_safetensors=True, **extra
             )
+        if head in ("boundaries", "trunk"):
+            network.hierarchy.ends_at_trunk = True
         return network.to(self.device).eval()
 
 

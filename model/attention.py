@@ -20,8 +20,9 @@ def packed_attention(
     """Attention inside each packed sequence: to all its positions, or with `causal` to none that come later.
 
     No backend sees a pad, so none needs a mask: SDPA runs once per distinct length, on the sequences of that length.
-    Where sequences are split over ranks, a rank attends from its own positions to the whole sequences, whose keys and
-    values it gathers; then `causal` is not supported.
+    Where sequences are split over P ranks that divide the heads, each rank attends for H/P heads, to and from all
+    positions. Otherwise a rank attends from its own positions to the whole sequences, whose keys and values it gathers;
+    then `causal` is not supported.
 
     Args:
         q, k, v: (T, H, D/H).
@@ -30,6 +31,9 @@ def packed_attention(
         (T, H, D/H), dtype of q.
     """
     seen = packing  # the sequences of the keys
+    if isinstance(packing, SplitPacking) and q.shape[1] % packing.ranks == 0:
+        q, k, v = packing.to_heads(torch.stack((q, k, v), dim=1)).unbind(1)
+        return packing.from_heads(packed_attention(q, k, v, packing.whole, backend, causal=causal))
     if isinstance(packing, SplitPacking):
         seen = packing.whole
         k, v = packing.gather_whole(torch.stack((k, v), dim=1)).unbind(1)
@@ -41,14 +45,19 @@ def packed_attention(
         flash = importlib.import_module("flash_attn").flash_attn_varlen_func
         flash_out: Tensor = flash(q, k, v, *borders, *longest, causal=causal)
         return flash_out
-    if choice == "torch_varlen":
-        varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-        window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
+    if choice in ("flash_attn_3", "torch_varlen"):
         width = q.shape[-1]
-        if width % 8:  # the kernel takes multiples of 8 only
+        if width % 8:  # these kernels take multiples of 8 only
             q, k, v = (F.pad(x, (0, -width % 8)) for x in (q, k, v))
         scale = width**-0.5
-        varlen_out: Tensor = varlen(q, k, v, *borders, *longest, scale=scale, window_size=window)
+        if choice == "flash_attn_3":
+            flash = importlib.import_module("flash_attn_interface").flash_attn_varlen_func
+            found = flash(q, k, v, *borders, *longest, softmax_scale=scale, causal=causal)
+            varlen_out: Tensor = found[0] if isinstance(found, tuple) else found  # some releases add the log-sum-exp
+        else:
+            varlen = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+            window = (-1, 0 if causal else -1)  # how far back and ahead; -1 is without limit
+            varlen_out = varlen(q, k, v, *borders, *longest, scale=scale, window_size=window)
         return varlen_out[..., :width]
     own, others = packing.lengths.tolist(), seen.lengths.tolist()
     lengths = list(zip(own, others, strict=True))
@@ -148,8 +157,11 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, positions: Tensor) -> Tensor:
         """x (T, D) chunk vectors, positions (T,) int64, the base index of each chunk -> (T, D)."""
+        split = packing if isinstance(packing, SplitPacking) else None
+        if split is not None:  # ranks with more chunks than others would keep these waiting in every layer
+            x, positions, packing = split.move(x, split.even), split.move(positions, split.even), split.even
         cos, sin = rotary_angles(positions, self.head_width, self.theta)
         for layer in self.layers:
             x = layer(x, packing, cos, sin)
         normed: Tensor = self.norm(x)
-        return normed
+        return normed if split is None else split.even.move(normed, split)

@@ -6,6 +6,7 @@ out-projections. Sharing lets both projections run once: the outer gate SiLU(z) 
 The layers of a causal model lack the block that reads backward, 6 % of their parameters.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
+from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
 from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
 from .split_packing import SplitPacking
+from .time_blocks import TimeBlock, blocks_of, joined, pieces_of, run_block, scan_of_block, takes_blocks
 
 
 class Direction(nn.Module):
@@ -38,18 +41,46 @@ class Direction(nn.Module):
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
 
-    def forward(self, u: Tensor, packing: Packing) -> Tensor:
-        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split."""
-        u = conv_silu(
-            u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
-        )
+    def forward(
+        self,
+        u: Tensor,
+        packing: Packing | TimeBlock,
+        entering: Tensor | None = None,
+        letters: Letters | None = None,
+        onto: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Any:
+        """u (T, Dm) -> y (T, Dm), before the outer gate; `packing` is a Room where sequences are split.
+
+        Of a block of time, u are the positions it reads, and the state (N, Dm) that enters it is given. Then y is that
+        of the block alone, and the state that leaves it is returned too.
+
+        With `letters`, u (K, Dm) has a row for each letter. y is then added to `onto` (T, Dm), which is multiplied by
+        the letters' rows of `gate` (K, Dm), if there is one, and returned.
+        """
+        if letters is None:
+            u = conv_silu(
+                u, self.conv_weight, self.conv_bias, packing.cu_seqlens, reverse=self.reverse, backend=self.backend
+            )
+        else:
+            words, word = letters.words(self.reverse)
+            u = conv_silu_of_words(u, words, self.conv_weight, self.conv_bias)
+        if isinstance(packing, TimeBlock):
+            u = u[packing.inner]
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
         raw = F.linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
             A = -torch.exp(precise(self.A_log))
-            return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
+            if letters is not None and onto is not None:
+                return scan_words(u, delta, A, B, C, self.D, word, letters, onto, gate, reverse=self.reverse)
+            if not isinstance(packing, TimeBlock):
+                return selective_scan(u, delta, A, B, C, self.D, packing, reverse=self.reverse, backend=self.backend)
+            assert entering is not None
+            return scan_of_block(
+                u, delta, A, B, C, self.D, packing, entering, reverse=self.reverse, backend=self.backend
+            )
 
 
 class _Projections(Function):
@@ -83,19 +114,23 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
         self.backend = config.scan_backend
-        self.halo, self.states = config.conv_width - 1, config.state_size  # what a rank needs of its neighbours
+        self.halo, self.states = config.conv_width - 1, config.state_size  # what stretches need of their neighbours
+        self.block = config.layer_block
         self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
         self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
         self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x (T, D) -> (T, D)."""
+    def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
+        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""
+        if letters is not None:
+            return x + self.out_proj(self._of_letters(x[letters.place], packing, letters))
+        if takes_blocks(packing, self.block):
+            return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
         u, z = self.in_proj(normed).chunk(2, dim=-1)
-        fused = scan_backend(self.backend, u.device.type, u.dtype) == "triton"
-        if fused and not isinstance(packing, SplitPacking):
+        if self._fused(u) and not isinstance(packing, SplitPacking):
             return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         if isinstance(packing, SplitPacking):
             room = packing.room(max(self.halo, self.states))
@@ -108,9 +143,74 @@ class BiMambaLayer(GradientCheckpointingLayer):
         y: Tensor = self.forward_direction(u, packing)
         return y if self.backward_direction is None else y + self.backward_direction(u, packing)
 
-    def _both_directions_at_once(self, u: Tensor, z: Tensor, packing: Packing) -> Tensor:
+    def _of_letters(self, x: Tensor, packing: Packing, letters: Letters) -> Tensor:
+        """(y_f + y_r) * SiLU(z), from embeddings of the letters (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
+        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        y = x.new_zeros(len(letters.number), u.shape[1])
+        *others, last = [way for way in (self.forward_direction, self.backward_direction) if way is not None]
+        for way in others:
+            y = way(u, packing, letters=letters, onto=y)
+        return last(u, packing, letters=letters, onto=y, gate=F.silu(z))  # type: ignore[no-any-return]
+
+    def _fused(self, u: Tensor) -> bool:
+        return scan_backend(self.backend, u.device.type, u.dtype) == "triton"
+
+    def _block_by_block(self, x: Tensor, blocks: Sequence[TimeBlock]) -> Tensor:
+        """x (T, D) -> (T, D).
+
+        The direction that reads backward needs the state from the blocks after a block. So a first walk, from the last
+        block, computes these states alone; the second walk computes everything else.
+        """
+        exact = torch.promote_types(x.dtype, torch.float32)
+        pieces, nothing = pieces_of(x, blocks), x.new_zeros(self.states, self.out_proj.in_features, dtype=exact)
+        from_after = [nothing]
+        if self.backward_direction is not None:
+            for piece, block in zip(pieces[:0:-1], blocks[:0:-1], strict=True):
+                from_after.append(run_block(self._state_before, piece, block, from_after[-1]))
+        else:
+            from_after *= len(blocks)
+
+        def parts() -> Iterator[Tensor]:
+            from_before = nothing
+            for piece, block, after in zip(pieces, blocks, reversed(from_after), strict=True):
+                part, from_before = run_block(self._block, piece, block, from_before, after)
+                yield part
+
+        return joined(parts(), blocks, x)
+
+    def _block(self, x: Tensor, block: TimeBlock, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's output for a block, and the state (N, Dm) after it; x (R, D) is what it reads."""
+        x, normed = self.norm(x)
+        u, z = self.in_proj(normed).chunk(2, dim=-1)
+        x, z = x[block.inner], z[block.inner]
+        if self._fused(u):
+            y, leaving = self._both_directions_at_once(u, z, block, torch.stack((before, after)))
+            return x + self.out_proj(y), leaving[0]
+        u = u.contiguous()
+        y, leaving = self.forward_direction(u, block, before)
+        if self.backward_direction is not None:
+            y = y + self.backward_direction(u, block, after)[0]
+        return x + self.out_proj(y * F.silu(z)), leaving
+
+    def _state_before(self, x: Tensor, block: TimeBlock, after: Tensor) -> Tensor:
+        """The state (N, Dm) in which the backward direction leaves a block; x (R, D) is what it reads."""
+        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        state: Tensor
+        if self._fused(u):
+            entering = torch.stack((torch.zeros_like(after), after))
+            state = self._both_directions_at_once(u, z[block.inner], block, entering)[1][1]
+        else:
+            assert self.backward_direction is not None
+            state = self.backward_direction(u.contiguous(), block, after)[1]
+        return state
+
+    def _both_directions_at_once(
+        self, u: Tensor, z: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None
+    ) -> Any:
         """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).
 
+        Of a block of time, u are the positions it reads, z its own; the states (2, N, Dm) that enter it are given, and
+        those that leave it are returned too.
         The parameters below are used outside the modules that own them; ZeRO-3 gathers each one when it is touched.
         The kernels always read both ways; a causal layer multiplies the backward result by zero.
         """
@@ -120,13 +220,19 @@ class BiMambaLayer(GradientCheckpointingLayer):
         def stack(*tensors: Tensor) -> Tensor:
             return torch.stack(tensors)
 
-        conv_weight, conv_bias = stack(*(way.conv_weight for way in both)), stack(*(way.conv_bias for way in both))
-        read = kernels.conv_silu_both_ways(u, conv_weight, conv_bias, packing.steps)  # (2, T, Dm)
+        conv_rows, scan_rows = kernels.parameter_rows(
+            *zip(*((way.conv_weight, way.conv_bias, way.A_log, way.D, way.dt_proj.bias) for way in both), strict=True)
+        )
+        at = packing.steps
+        read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)
+        if isinstance(packing, TimeBlock):
+            read, at = read[:, packing.inner], at[:, packing.inner]
         rows, steps = stack(*(way.x_proj.weight for way in both)), stack(*(way.dt_proj.weight for way in both))
         read, raw, B, C = _Projections.apply(read, rows.to(read.dtype), steps.to(read.dtype), split)
-        A = -torch.exp(stack(*(way.A_log for way in both)).float())
-        skip, dt_bias = stack(*(way.D for way in both)), stack(*(way.dt_proj.bias for way in both))
         if self.backward_direction is None:
-            heard = C.new_tensor([1, 0])[:, None, None]
-            C, skip = C * heard, skip * heard[:, 0].to(skip.dtype)
-        return kernels.gated_scan(read, raw, B, C, z, A, skip, dt_bias, packing.steps)
+            C = C * C.new_tensor([1, 0])[:, None, None]
+            skip = scan_rows.shape[0] - 3  # the row of the backward direction's D
+            scan_rows = scan_rows.index_fill(0, torch.tensor(skip, device=C.device), 0.0)
+        if entering is not None:
+            return kernels.gated_scan_of_block(read, raw, B, C, z, scan_rows, at, entering)
+        return kernels.gated_scan(read, raw, B, C, z, scan_rows, at)

@@ -8,6 +8,9 @@ from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
 from .split_operations import smooth_both_ways as smooth_split
 from .split_packing import SplitPacking
+from .time_blocks import takes_blocks
+
+_CHANNELS = 32  # smoothed at a time where memory is saved
 
 
 def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first") -> Tensor:
@@ -59,15 +62,27 @@ def spread_chunks(
     residual_gating: bool,
     causal: bool = False,
     backend: str = "auto",
+    block: int = 0,
 ) -> Tensor:
     """Dechunk: every position takes its chunk's vector, smoothed, plus the encoder's output there.
 
     Args:
         chunks: (C, D). residual: (T, D), the encoder's output at this stage.
+        block: where a window is longer and no gradients are needed, memory is saved.
 
     Returns:
         (T, D).
     """
     smooth_spread = smooth_forward if causal else smooth_both_ways
-    smoothed = smooth_spread(segmentation.spread(chunks), segmentation, backend)
-    return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)
+
+    def of(chunks: Tensor, residual: Tensor) -> Tensor:
+        smoothed = smooth_spread(segmentation.spread(chunks), segmentation, backend)
+        return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)
+
+    if torch.is_grad_enabled() or not takes_blocks(segmentation.packing, block):
+        return of(chunks, residual)
+    whole = torch.empty_like(residual)  # channels do not see each other, so a few at a time need less memory
+    for first in range(0, residual.shape[1], _CHANNELS):
+        part = slice(first, first + _CHANNELS)
+        whole[:, part] = of(chunks[:, part], residual[:, part])
+    return whole

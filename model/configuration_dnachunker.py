@@ -55,7 +55,14 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
     scan_backend: Annotated[Literal["auto", "triton", "mamba_ssm", "cpu", "chunked", "reference"], "see kernels.py"] = (
         "auto"
     )
-    attention_backend: Annotated[Literal["auto", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"] = "auto"
+    layer_block: Annotated[
+        int,
+        "positions that a BiMamba layer computes at a time where a window is longer: its memory is then that of a "
+        "block, and the backward pass computes each block again; 0: whole windows",
+    ] = 65_536
+    attention_backend: Annotated[
+        Literal["auto", "flash_attn_3", "flash_attn", "torch_varlen", "sdpa"], "see kernels.py"
+    ] = "auto"
     norm_eps: float = 1e-5
     initializer_range: Annotated[float, "standard deviation of the initial values of linear layers"] = 0.02
     time_step_min: Annotated[float, "smallest initial time step of Mamba"] = 0.001
@@ -111,6 +118,8 @@ class DNAChunkerConfig(NetworkFields, PretrainedConfig):
             raise ValueError("a segmentation needs router='fixed': a learned router cuts by itself")
         if self.segmentation is not None and self.strand_symmetry:
             raise ValueError("segmentation excludes strand_symmetry: a tokenizer may cut the two strands differently")
+        if self.layer_block < 0:
+            raise ValueError(f"layer_block is {self.layer_block}; it must be a number of positions, or 0")
         if self.label_capacity is not None and not 0 < self.label_capacity <= 1:
             raise ValueError(f"label_capacity is {self.label_capacity}; it must be a number in (0, 1], or None")
 

@@ -37,6 +37,21 @@ class ContextGroup:
         everyone: Tensor = _Gather.apply(values, self)
         return everyone
 
+    def exchange(self, values: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Send each rank some rows and take the rows that it sends; differentiable, collective.
+
+        Args:
+            values: (sum of `sent`, ...), the rows for each rank, in order of rank.
+            sent, received: P each, rows for and from each rank.
+
+        Returns:
+            (sum of `received`, ...), in order of rank.
+        """
+        if values.dtype == torch.bool:
+            return self.exchange(values.to(torch.uint8), sent, received).bool()
+        arrived: Tensor = _Exchange.apply(values, sent, received, self)
+        return arrived
+
     def columns(self, length: int) -> slice:
         """The positions of this rank's stretch in windows of so many positions."""
         borders = self._borders(length)
@@ -81,3 +96,22 @@ class _Gather(Function):
         received = torch.empty_like(grad)  # of each rank, what it adds to this rank's gradient
         dist.all_to_all_single(received, grad, group=group.processes)
         return received.sum(0), None
+
+
+class _Exchange(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, sent: list[int], received: list[int], group: ContextGroup) -> Tensor:
+        ctx.back = received, sent, group
+        return _exchanged(values, sent, received, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchanged(grads[0], *ctx.back), None, None, None
+
+
+def _exchanged(values: Tensor, sent: list[int], received: list[int], group: ContextGroup) -> Tensor:
+    if group.size == 1:
+        return values.clone()
+    arrived = values.new_empty(sum(received), *values.shape[1:])
+    dist.all_to_all_single(arrived, values.contiguous(), received, sent, group=group.processes)
+    return arrived

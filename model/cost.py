@@ -136,7 +136,8 @@ def activation_bytes(
     """
     layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
     trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
-    trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
+    if config.num_heads % ranks:
+        trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
     around = (_AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS) * config.width
     largest, values, density = 0.0, 0.0, 1.0
     for stage, chunks in enumerate(chunks_per_base):
@@ -168,7 +169,10 @@ def group_bytes(
 ) -> float:  # fmt: skip
     """Bytes that a rank sends to its context group in a forward and a backward pass, but for some integers.
 
-    What crosses the borders of a stretch does not grow with its length; the keys and values of the trunk do.
+    What crosses the borders of a stretch does not grow with its length; what the trunk sends does. Where the ranks
+    divide the heads, a rank sends all but one part of its queries, keys, values and results; elsewhere it sends its
+    keys and values to every rank. Chunks that change ranks before and after the trunk are not counted: the ranks are
+    taken to have equally many.
 
     Args:
         windows: in the pass. bases: in this rank's stretches of them together.
@@ -181,8 +185,10 @@ def group_bytes(
     inner, halo = config.inner_width, 2 * (config.conv_width - 1)
     mixer = windows * inner * (halo * value_bytes + 2 * 2 * config.state_size * 4)  # two directions, factor and state
     layers = sum(config.encoder_layers) + sum(config.decoder_layers)
-    keys_and_values = 2 * config.width * bases * chunks_per_base[-1] * value_bytes
+    attention = (
+        (2 if config.num_heads % ranks else 4 / ranks) * config.width * bases * chunks_per_base[-1] * value_bytes
+    )
     # of a stage: the router's key, the smoothing's factors and states, the vector of the last chunk
     stage = windows * (config.width * (4 + value_bytes) + 2 * (config.width + 1) * 4)
-    sent = forward * (layers * mixer + config.trunk_layers * keys_and_values) + 2 * config.stages * stage
+    sent = forward * (layers * mixer + config.trunk_layers * attention) + 2 * config.stages * stage
     return (ranks - 1) * sent

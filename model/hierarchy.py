@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from .attention import Trunk
 from .chunking import gather_chunks, spread_chunks
 from .configuration_dnachunker import DNAChunkerConfig
+from .kernels import scan_backend
+from .kernels_cpu_loops import CONV_WIDTH
+from .kernels_cpu_words import Letters
 from .mixers import MIXERS
 from .packing import Packing
 from .routing import Router, Segmentation
+from .split_packing import SplitPacking
+from .time_blocks import takes_blocks
 
 
 class Stack(nn.Module):
@@ -26,10 +31,11 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MIXERS[config.mixer](config) for _ in range(count))
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x (T, D) -> (T, D)."""
+    def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
+        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters (see `Hierarchy.reads_letters`)."""
         for layer in self.layers:
-            x = layer(x, packing)
+            x = layer(x, packing) if letters is None else layer(x, packing, letters)
+            letters = None
         return x
 
 
@@ -75,18 +81,35 @@ def centre_bases(stages: Sequence[Segmentation]) -> Tensor:
 
 
 class Hierarchy(nn.Module):
-    """The network between embedding and head. A forward hook on `trunk` sees its whole output and may replace it."""
+    """The network between embedding and head. A forward hook on `trunk` sees its whole output and may replace it.
+
+    Attributes:
+        ends_at_trunk: set by a user of boundaries or of the trunk's vectors alone: nothing is spread and decoded, and
+            `hidden` is then what encoder 0 gives.
+    """
+
+    ends_at_trunk = False
 
     def __init__(self, config: DNAChunkerConfig) -> None:
         super().__init__()
+        self.config = config
         self.pooling = config.chunk_pooling
         self.residual_gating = config.residual_gating
         self.causal = config.causal
-        self.backend = config.scan_backend
+        self.backend, self.block = config.scan_backend, config.layer_block
         self.encoders = nn.ModuleList(Stack(config, count) for count in config.encoder_layers)
         self.routers = nn.ModuleList(Router(config, stage) for stage in range(config.stages))
         self.trunk = Trunk(config)
         self.decoders = nn.ModuleList(Stack(config, count) for count in config.decoder_layers)
+
+    def reads_letters(self, x: Tensor, packing: Packing) -> bool:
+        """Whether the first layer can go by letters: BiMamba on a CPU, where no gradients are asked for."""
+        config = self.config
+        plain = x.dtype == torch.float32 and not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
+        fits = config.mixer == "bimamba" and config.encoder_layers[0] > 0 and config.conv_width == CONV_WIDTH
+        if not (plain and fits and len(x)) or isinstance(packing, SplitPacking) or takes_blocks(packing, self.block):
+            return False
+        return scan_backend(self.backend, x.device.type, x.dtype) == "cpu"
 
     def forward(
         self,
@@ -96,6 +119,7 @@ class Hierarchy(nn.Module):
         given: Sequence[Tensor] | None = None,
         keep_levels: bool = False,
         chunk_capacity: Sequence[float] | None = None,
+        letters: Letters | None = None,
     ) -> HierarchyOutput:
         """Run the whole hierarchy.
 
@@ -105,6 +129,7 @@ class Hierarchy(nn.Module):
                 s > 0, a chunk of stage s-1 starts a new chunk if its first base is marked.
             keep_levels: return the hidden states of every level.
             chunk_capacity: as `DNAChunkerModel.forward`.
+            letters: of which x holds the embeddings; only if `reads_letters`.
         """
         stages: list[Segmentation] = []
         residuals: list[Tensor] = []
@@ -113,7 +138,8 @@ class Hierarchy(nn.Module):
         bases = packing.total
         first_base = torch.arange(packing.total, device=x.device)  # packed index of each element's first base
         for index, (encoder, router) in enumerate(zip(self.encoders, self.routers, strict=True)):
-            x = encoder(x, packing)
+            x = encoder(x, packing, letters)
+            letters = None
             if keep_levels:
                 levels.append(spread_to_bases(x, stages))
             capacity = None if chunk_capacity is None else math.ceil(chunk_capacity[index] * bases)
@@ -126,11 +152,13 @@ class Hierarchy(nn.Module):
         x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))
         if keep_levels:
             levels.append(spread_to_bases(x, stages))
+        if self.ends_at_trunk:
+            return HierarchyOutput(residuals[0], tuple(stages), tuple(levels))
         for index in reversed(range(len(stages))):
             cut = stages[index]
             x = spread_chunks(
-                x, residuals[index], cut,
-                residual_gating=self.residual_gating, causal=self.causal, backend=self.backend,
+                x, residuals.pop(), cut,
+                residual_gating=self.residual_gating, causal=self.causal, backend=self.backend, block=self.block,
             )  # fmt: skip
             x = self.decoders[index](x, cut.packing)
             if keep_levels:

@@ -3,9 +3,10 @@
 Scan, convolution and smoothing: `triton` (CUDA; both directions of a layer in one launch; also the router, the norms
 with their residual sums, and rotary positions); `mamba_ssm` (CUDA; a scan only, the other two as in `chunked`); `cpu`
 (compiled loops, float32 on the CPU); `chunked` (plain torch, all blocks of time at once; any device); `reference`
-(plain torch, position by position; what tests compare with). Attention: `flash_attn`, `torch_varlen` (both CUDA, half
-precision) or `sdpa`. `auto` takes the fastest backend that runs for the device type and dtype. Optional libraries are
-looked up with importlib, so that Hugging Face's import check does not ask for them.
+(plain torch, position by position; what tests compare with). Attention: `flash_attn_3` (Hopper), `flash_attn`,
+`torch_varlen` (these three CUDA, half precision) or `sdpa`. `auto` takes the fastest backend that runs for the device
+type and dtype. Optional libraries are looked up with importlib, so that Hugging Face's import check does not ask for
+them.
 """
 
 import functools
@@ -94,6 +95,17 @@ def _varlen_lacks(module: str, function: str, device: str, dtype: torch.dtype) -
     return f"needs bf16 or fp16 on CUDA, not {dtype} on {device}"
 
 
+def _flash_3_lacks(device: str, dtype: torch.dtype) -> str:
+    """FlashAttention-3, which its authors install from source as the module `flash_attn_interface`."""
+    lack = _varlen_lacks("flash_attn_interface", "flash_attn_varlen_func", device, dtype)
+    return lack or ("" if is_hopper() else "needs a Hopper GPU (H100, H200)")
+
+
+def is_hopper() -> bool:
+    """Whether the current GPU is of compute capability 9.0."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
 # In the order in which `auto` tries them; the last one runs everywhere.
 _SCAN = {
     "triton": Backend(("cuda",), _triton_lacks),
@@ -103,6 +115,7 @@ _SCAN = {
     "chunked": Backend(("cuda", "cpu"), lambda device, dtype: ""),
 }
 _ATTENTION = {
+    "flash_attn_3": Backend(("cuda",), _flash_3_lacks),
     "flash_attn": Backend(("cuda",), functools.partial(_varlen_lacks, "flash_attn", "flash_attn_varlen_func")),
     "torch_varlen": Backend(("cuda",), functools.partial(_varlen_lacks, "torch.nn.attention.varlen", "varlen_attn")),
     "sdpa": Backend(("cuda", "cpu"), lambda device, dtype: ""),
@@ -156,13 +169,18 @@ def fused_kernels() -> SimpleNamespace:
     """The Triton kernels as torch functions; their files are imported only if `triton_works`."""
     from .kernels_triton_conv import conv_silu_both_ways
     from .kernels_triton_norm import sum_and_norm
+    from .kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
     from .kernels_triton_rotary import rotated
     from .kernels_triton_routing import boundary_probability, cut_chunks
-    from .kernels_triton_scan import gated_scan
+    from .kernels_triton_scan import gated_scan, gated_scan_of_block
     from .kernels_triton_smooth import smooth_both_ways
 
     return SimpleNamespace(
+        conv_rows=conv_rows,
+        scan_rows=scan_rows,
+        parameter_rows=parameter_rows,
         gated_scan=gated_scan,
+        gated_scan_of_block=gated_scan_of_block,
         sum_and_norm=sum_and_norm,
         rotated=rotated,
         conv_silu_both_ways=conv_silu_both_ways,

@@ -29,12 +29,12 @@ def positions_before(x, t, d, T, D, x_row, TAPS: tl.constexpr):
 
 
 @triton.jit
-def weights_of(taps, bias, way, d, D, TAPS: tl.constexpr):
-    """The taps of a direction, then its bias, in float32."""
+def weights_of(rows, way, d, D, TAPS: tl.constexpr):
+    """The taps of a direction, the one for its newest position first, then its bias."""
     weights = ()
     for k in tl.static_range(TAPS):
-        weights = weights + (tl.load(taps + (way * TAPS + k) * D + d, mask=d < D, other=0.0).to(tl.float32),)
-    return weights + (tl.load(bias + way * D + d, mask=d < D, other=0.0).to(tl.float32),)
+        weights = weights + (tl.load(rows + (way * TAPS + TAPS - 1 - k) * D + d, mask=d < D, other=0.0),)
+    return weights + (tl.load(rows + (2 * TAPS + way) * D + d, mask=d < D, other=0.0),)
 
 
 @triton.jit
@@ -75,14 +75,14 @@ def write(values, target, way, start, d, T, D, COUNT: tl.constexpr):
 
 
 @launched
-def conv_forward(x, taps, bias, step, out, T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr):
-    """out (2, T, D) from x (T, D), taps (2, TAPS, D), bias (2, D). Grid (ceil(T / SPAN), ceil(D / WIDTH)).
+def conv_forward(x, rows, step, out, T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr):
+    """out (2, T, D) from x (T, D) and the rows of `conv_rows`. Grid (ceil(T / SPAN), ceil(D / WIDTH)).
 
     Of the last TAPS positions that were loaded, the forward direction writes the last and the backward the first.
     """
     start = tl.program_id(0).to(tl.int64) * SPAN
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    forward, backward = weights_of(taps, bias, 0, d, D, TAPS), weights_of(taps, bias, 1, d, D, TAPS)
+    forward, backward = weights_of(rows, 0, d, D, TAPS), weights_of(rows, 1, d, D, TAPS)
     near = positions_before(x, start, d, T, D, x_row, TAPS)
     ahead, behind = (), ()
     for i in tl.static_range(SPAN + TAPS - 1):
@@ -119,17 +119,17 @@ def return_position(
 
 @launched
 def conv_backward(
-    grad, x, taps, bias, step, dx, shared,
+    grad, x, rows, step, dx, shared,
     T, D, x_row, TAPS: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `conv_forward`, on the same grid: dx (T, D); shared (ceil(T / SPAN), 2, TAPS + 1, D) float32 are
-    each program's part of the gradients of taps and bias.
+    """Gradients of `conv_forward`, on the same grid: dx (T, D); shared (ceil(T / SPAN), 2 TAPS + 2, D) float32 are
+    each program's part of the gradients of the rows.
 
     A program also reads TAPS - 1 gradients of each neighbour, because their positions read its own.
     """
     span = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    forward, backward = weights_of(taps, bias, 0, d, D, TAPS), weights_of(taps, bias, 1, d, D, TAPS)
+    forward, backward = weights_of(rows, 0, d, D, TAPS), weights_of(rows, 1, d, D, TAPS)
     near = positions_before(x, span * SPAN, d, T, D, x_row, TAPS)
     zeros = tl.zeros([WIDTH], tl.float32)
     into, of_forward, of_backward, result = (), (zeros,), (zeros,), ()
@@ -153,43 +153,39 @@ def conv_backward(
     for way in tl.static_range(2):
         for k in tl.static_range(TAPS + 1):
             sums = of_forward[k] if way == 0 else of_backward[k]
-            tl.store(shared + ((span * 2 + way) * (TAPS + 1) + k) * D + d, sums, mask=d < D)
+            row = way * TAPS + TAPS - 1 - k if k < TAPS else 2 * TAPS + way
+            tl.store(shared + (span * (2 * TAPS + 2) + row) * D + d, sums, mask=d < D)
 
 
 class _ConvSiLU(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, step: Tensor, span: int, width: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, step: Tensor, span: int, width: int) -> Tensor:
         total, channels = x.shape
-        taps = weight.detach().flip(-1).transpose(1, 2).contiguous()
         out = torch.empty(2, total, channels, dtype=x.dtype, device=x.device)
-        sizes = {"TAPS": taps.shape[1], "SPAN": span, "WIDTH": width, "num_warps": 1}
+        sizes = {"TAPS": rows.shape[0] // 2 - 1, "SPAN": span, "WIDTH": width, "num_warps": 1}
         grid = (triton.cdiv(total, span), triton.cdiv(channels, width))
-        conv_forward[grid](x, taps, bias, step, out, total, channels, x.stride(0), **sizes)
-        ctx.save_for_backward(x, taps, bias, step)
-        ctx.grid, ctx.sizes, ctx.weight_dtype = grid, sizes, weight.dtype
+        conv_forward[grid](x, rows, step, out, total, channels, x.stride(0), **sizes)
+        ctx.save_for_backward(x, rows, step)
+        ctx.grid, ctx.sizes = grid, sizes
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, taps, bias, step = ctx.saved_tensors
+        x, rows, step = ctx.saved_tensors
         total, channels = x.shape
         dx = torch.empty(total, channels, dtype=x.dtype, device=x.device)
-        shape = (ctx.grid[0], 2, taps.shape[1] + 1, channels)
-        shared = torch.empty(shape, dtype=torch.float32, device=x.device)
+        shared = torch.empty(ctx.grid[0], *rows.shape, dtype=torch.float32, device=x.device)
         grad = grads[0].contiguous()
-        conv_backward[ctx.grid](grad, x, taps, bias, step, dx, shared, total, channels, x.stride(0), **ctx.sizes)
-        sums = shared.sum(0)
-        dweight = sums[:, :-1].transpose(1, 2).flip(-1).to(ctx.weight_dtype)
-        return dx, dweight, sums[:, -1].to(bias.dtype), None, None, None
+        conv_backward[ctx.grid](grad, x, rows, step, dx, shared, total, channels, x.stride(0), **ctx.sizes)
+        return dx, shared.sum(0), None, None, None
 
 
-def conv_silu_both_ways(
-    x: Tensor, weight: Tensor, bias: Tensor, step: Tensor, *, span: int = 16, width: int = 64
-) -> Tensor:
+def conv_silu_both_ways(x: Tensor, rows: Tensor, step: Tensor, *, span: int = 16, width: int = 64) -> Tensor:
     """`kernels_reference.conv_silu` in each direction, reading x once.
 
     Args:
-        x: (T, Dm), which may be a slice of a wider tensor. weight: (2, Dm, W). bias: (2, Dm).
+        x: (T, Dm), which may be a slice of a wider tensor.
+        rows: (2 W + 2, Dm) float32, weight and bias as `conv_rows` lays them out.
         step: (2, T) int32, `Packing.steps`.
         span, width: positions and channels of a program; width is a power of two.
 
@@ -198,5 +194,5 @@ def conv_silu_both_ways(
     """
     x = x if x.stride(1) == 1 else x.contiguous()
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        y: Tensor = _ConvSiLU.apply(x, weight, bias.contiguous(), step, span, width)
+        y: Tensor = _ConvSiLU.apply(x, rows.contiguous(), step, span, width)
     return y

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import LOG2_E, end_of_range, launched, sigmoid, tl, triton
+from .kernels_triton import end_of_range, launched, sigmoid, tl, triton
 from .kernels_triton_scan_backward import advance, reach_back, retreat
 
 
@@ -54,19 +54,23 @@ def reach(
 
 @launched
 def carry(
-    ends, elapsed, rate, step,
+    ends, elapsed, rate, step, entering, leaving,
     T, D, spans, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr,
+    OPEN: tl.constexpr,
 ):  # fmt: skip
     """Turn, in place, the state each span ends in from zeros into the one that enters it. Grid (ceil(N D / WIDTH), 2).
 
     Spans are taken in the order in which the direction reads them, or with BACK, for gradients, in the opposite order.
-    AHEAD spans are loaded together. A span in which a sequence begins lets no state through.
+    AHEAD spans are loaded together. A span in which a sequence begins lets no state through. If OPEN, entering
+    (2, N, D) is the state before the first of these spans, and leaving (2, N, D) becomes the one after the last.
     """
     way = tl.program_id(1)
     e = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     a = tl.load(rate + way * N * D + e, mask=e < N * D, other=0.0)
     rising = (way == 0) != BACK
     state = tl.zeros([WIDTH], tl.float32)
+    if OPEN:
+        state = tl.load(entering + way * N * D + e, mask=e < N * D, other=0.0)
     for group in range(0, end_of_range(spans), AHEAD):
         local, decay = (), ()
         for k in tl.static_range(AHEAD):
@@ -82,7 +86,9 @@ def carry(
             span = tl.where(rising, group + k, spans - 1 - group - k).to(tl.int64)
             there = e < tl.where(group + k < spans, N * D, 0)
             tl.store(ends + (span * 2 + way) * N * D + e, state, mask=there)
-            state = local[k] + decay[k] * state
+            state = tl.where(group + k < spans, local[k] + decay[k] * state, state)
+    if OPEN:
+        tl.store(leaving + way * N * D + e, state, mask=e < N * D)
 
 
 @launched
@@ -174,22 +180,21 @@ class _GatedScan(Function):
         B: Tensor,
         C: Tensor,
         z: Tensor,
-        A: Tensor,
-        skip: Tensor,
-        dt_bias: Tensor,
+        rows: Tensor,
         step: Tensor,
+        entering: Tensor | None,
         tiling: Tiling,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         _, total, channels = u.shape
-        states = A.shape[2]
-        rate = (A.transpose(1, 2) * LOG2_E.value).contiguous()
+        states = rows.shape[0] // 2 - 2
+        rate, skip, dt_bias = rows.split((2 * states, 2, 2))
         spans, blocks = triton.cdiv(total, tiling.span), triton.cdiv(channels, tiling.width)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
         ends = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
         elapsed = torch.empty(spans, 2, channels, dtype=torch.float32, device=u.device)
         row = B.stride(1)
         reach[(spans, blocks, 2)](u, raw, B, dt_bias, rate, step, ends, elapsed, total, channels, row, **sizes)
-        _carry(ends, elapsed, rate, step, total, tiling, back=False)
+        leaving = _carry(ends, elapsed, rate, step, entering, total, tiling, back=False)
         out = torch.empty(total, channels, dtype=u.dtype, device=u.device)
         keeps = any(ctx.needs_input_grad)
         parts = spans * (tiling.span // tiling.keep)
@@ -200,17 +205,18 @@ class _GatedScan(Function):
             total, channels, row, z.stride(0), KEEP=tiling.keep, KEPT=keeps, **sizes,
         )  # fmt: skip
         if keeps:
-            ctx.save_for_backward(u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums)
+            ctx.save_for_backward(u, raw, B, C, z, rows, step, kept, elapsed, sums)
         ctx.tiling = tiling
-        return out
+        return out if leaving is None else (out, leaving)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, raw, B, C, z, rate, skip, dt_bias, step, kept, elapsed, sums = ctx.saved_tensors
+        u, raw, B, C, z, rows, step, kept, elapsed, sums = ctx.saved_tensors
         tiling: Tiling = ctx.tiling
         grad = grads[0].contiguous()
         _, total, channels = u.shape
-        spans, states = elapsed.shape[0], rate.shape[1]
+        spans, states = elapsed.shape[0], rows.shape[0] // 2 - 2
+        rate, skip, dt_bias = rows.split((2 * states, 2, 2))
         blocks = triton.cdiv(channels, tiling.width)
         groups = triton.cdiv(blocks, tiling.group)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
@@ -219,43 +225,40 @@ class _GatedScan(Function):
         reach_back[(spans, blocks, 2)](
             grad, raw, C, z, dt_bias, rate, step, leaving, total, channels, row, z_row, **sizes
         )
-        _carry(leaving, elapsed, rate, step, total, tiling, back=True)
+        dleaving = grads[1].contiguous() if len(grads) > 1 else None
+        dentering = _carry(leaving, elapsed, rate, step, dleaving, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
         dbc = torch.empty(groups, 2, total, 2 * states, dtype=torch.float32, device=u.device)
-        shared = torch.empty(spans, 2, states + 2, channels, dtype=torch.float32, device=u.device)
+        shared = torch.empty(spans, *rows.shape, dtype=torch.float32, device=u.device)
         retreat[(spans, groups)](
             grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums,
             du, draw, dbc, dz, shared,
             total, channels, row, z_row, KEEP=tiling.keep, TILE=tiling.tile, GROUP=tiling.group, **sizes,
         )  # fmt: skip
         dB, dC = dbc.sum(0, dtype=B.dtype).split(states, dim=-1)
-        dA, dskip, dbias = shared.sum(0).split((states, 1, 1), dim=1)
-        return du, draw, dB, dC, dz, dA.transpose(1, 2).contiguous(), dskip.squeeze(1), dbias.squeeze(1), None, None
+        return du, draw, dB, dC, dz, shared.sum(0), None, dentering, None
 
 
 def _carry(
-    ends: Tensor, elapsed: Tensor, rate: Tensor, step: Tensor, total: int, tiling: Tiling, *, back: bool
-) -> None:
+    ends: Tensor, elapsed: Tensor, rate: Tensor, step: Tensor, entering: Tensor | None, total: int, tiling: Tiling, *,
+    back: bool,
+) -> Tensor | None:  # fmt: skip
+    """`carry`, in place; returns the state that leaves, if one may enter."""
     spans, _, states, channels = ends.shape
     grid = (triton.cdiv(states * channels, tiling.width), 2)
+    leaving = None if entering is None else torch.empty_like(entering)
+    around = (ends, ends) if entering is None else (entering, leaving)  # pointers that nothing reads, and ours
     carry[grid](
-        ends, elapsed, rate, step, total, channels, spans,
-        N=states, SPAN=tiling.span, WIDTH=tiling.width, AHEAD=tiling.ahead, BACK=back, num_warps=1,
+        ends, elapsed, rate, step, *around, total, channels, spans,
+        N=states, SPAN=tiling.span, WIDTH=tiling.width, AHEAD=tiling.ahead, BACK=back, OPEN=entering is not None,
+        num_warps=1,
     )  # fmt: skip
+    return leaving
 
 
 def gated_scan(
-    u: Tensor,
-    raw: Tensor,
-    B: Tensor,
-    C: Tensor,
-    z: Tensor,
-    A: Tensor,
-    skip: Tensor,
-    dt_bias: Tensor,
-    step: Tensor,
-    tiling: Tiling | None = None,
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, tiling: Tiling | None = None
 ) -> Tensor:
     """(y_0 + y_1) * SiLU(z), y_w the selective scan of direction w (1 reads backward).
 
@@ -264,7 +267,7 @@ def gated_scan(
     Args:
         u: (2, T, Dm), what each direction scans. raw: (2, T, Dm), delta = softplus(raw + dt_bias).
         B, C: (2, T, N), which may be slices of one (2, T, .) tensor. z: (T, Dm), which may be a slice too.
-        A: (2, Dm, N), negative. skip: (2, Dm), Mamba's D. dt_bias: (2, Dm). Float32.
+        rows: (2 N' + 4, Dm) float32, A, Mamba's D and dt_bias as `scan_rows` lays them out.
         step: (2, T) int32, `Packing.steps`.
         tiling: None chooses by T.
 
@@ -273,14 +276,43 @@ def gated_scan(
     """
     if not u.shape[1]:
         return (u.sum(0) + raw.sum(0)) * z
-    spare = triton.next_power_of_2(A.shape[2]) - A.shape[2]  # states that stay zero
+    y: Tensor = _scanned(u, raw, B, C, z, rows, step, None, tiling)
+    return y
+
+
+def gated_scan_of_block(
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, entering: Tensor,
+    tiling: Tiling | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`gated_scan` of T > 0 positions in the midst of others.
+
+    Args:
+        step: counts positions before the block too, so that a state enters where this is not 0 at the block's end.
+        entering: (2, N, Dm) float32, the state that enters in each direction: before the first position, and after the
+            last.
+        u, raw, B, C, z, rows, tiling: as `gated_scan`.
+
+    Returns:
+        (T, Dm), and (2, N, Dm) float32, the state that leaves in each direction.
+    """
+    spare = rows.shape[0] // 2 - 2 - entering.shape[1]
+    entering = F.pad(entering, (0, 0, 0, spare)).contiguous()
+    y, leaving = _scanned(u, raw, B, C, z, rows, step, entering, tiling)
+    return y, leaving[:, : leaving.shape[1] - spare]
+
+
+def _scanned(
+    u: Tensor, raw: Tensor, B: Tensor, C: Tensor, z: Tensor, rows: Tensor, step: Tensor, entering: Tensor | None,
+    tiling: Tiling | None,
+) -> Any:  # fmt: skip
+    spare = rows.shape[0] // 2 - 2 - B.shape[2]  # states that stay zero
     if spare:
-        A, B, C = (F.pad(x, (0, spare)) for x in (A, B, C))
+        B, C = (F.pad(x, (0, spare)) for x in (B, C))
     if B.stride() != C.stride() or B.stride(2) != 1 or B.stride(0) != B.shape[1] * B.stride(1):
         B, C = B.contiguous(), C.contiguous()
     z = z if z.stride(1) == 1 else z.contiguous()
-    exact = (A.float(), skip.float().contiguous(), dt_bias.float().contiguous())
     tiling = tiling or tiling_for(u.shape[1])
     with torch.cuda.device_of(u):  # Triton launches on the current device
-        y: Tensor = _GatedScan.apply(u.contiguous(), raw.contiguous(), B, C, z, *exact, step, tiling)
-    return y
+        return _GatedScan.apply(
+            u.contiguous(), raw.contiguous(), B, C, z, rows.contiguous(), step.contiguous(), entering, tiling
+        )

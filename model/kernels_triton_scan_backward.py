@@ -76,7 +76,7 @@ def retreat(
 
     kept and sums from `emit`; leaving (spans, 2, N, D) from `carry`. Writes du, draw (2, T, D); dz (T, D); dbc (groups,
     2, T, 2 N) float32, sums of dB and dC over the channels of a program, which takes them WIDTH at a time; and shared
-    (spans, 2, N + 2, D) float32, partial sums of the gradients of A, skip and dt_bias.
+    (spans, 2 N + 4, D) float32, partial sums of the gradients of the rows of `scan_rows`.
     """
     span, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.arange(0, N)[:, None]
@@ -145,8 +145,8 @@ def retreat(
                     y = tl.load(sums + at, mask=valid, other=0.0).to(tl.float32)
                     share = dout * y * opened * (1.0 + gate * (1.0 - opened))
                     tl.store(dz + at, share.to(dz.dtype.element_ty), mask=valid)
-        own = shared + (span * 2 + way) * (N + 2) * D + d
-        tl.store(own[None, :] + n * D, grad_a, mask=real[None, :])
-        tl.store(own + N * D, grad_skip, mask=real)
-        tl.store(own + (N + 1) * D, grad_bias, mask=real)
+        own = shared + span * (2 * N + 4) * D + d
+        tl.store(own[None, :] + (way * N + n) * D, grad_a * LN_2, mask=real[None, :])
+        tl.store(own + (2 * N + way) * D, grad_skip, mask=real)
+        tl.store(own + (2 * N + 2 + way) * D, grad_bias, mask=real)
         tl.debug_barrier()  # a thread may read what another thread wrote

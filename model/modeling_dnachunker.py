@@ -23,6 +23,7 @@ from .hierarchy import Hierarchy, HierarchyOutput
 from .initialization import initialize
 from .inputs import check_generic, check_inputs, check_split
 from .kernels import precise
+from .kernels_cpu_words import Letters
 from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
@@ -146,10 +147,11 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         packing, index = pack(present, wait=chunk_capacity is None)
         if self.context is not None:
             packing = SplitPacking.of(packing, self.context)
-        starts = None
+        starts = letters = None
         if input_ids is not None:
             ids = take(input_ids, index, config.pad_token_id)
             x, masked = self.embedding(ids), ids == config.mask_token_id
+            letters = Letters.of(ids, packing) if self.hierarchy.reads_letters(x, packing) else None
             starts = self.token_starts(ids, packing) if self.token_starts is not None and boundaries is None else None
         elif inputs_embeds is not None:  # masks must be protected all the same: they are known by their vector
             x = take(inputs_embeds, index, 0)
@@ -163,10 +165,11 @@ class DNAChunkerModel(DNAChunkerPreTrainedModel):
         elif starts is not None:
             given = [starts] + [torch.ones_like(starts)] * (config.stages - 1)
         keep = bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity)
+        found = self.hierarchy(x, packing, masked, given, keep, chunk_capacity, letters)
         if config.strand_symmetry and keep:
             found = replace(found, levels=tuple(base_means(level, packing) for level in found.levels))
-        return self.norm(found.hidden), found, packing, index, shape
+        hidden = self.norm(found.hidden)
+        return hidden, replace(found, hidden=hidden), packing, index, shape
 
     def forward(
         self,

@@ -154,4 +154,4 @@ def unpack(values: Tensor, index: Tensor, shape: tuple[int, int], fill: float | 
     """Scatter packed values (T, ...) back to (B, L, ...), `fill` at pads."""
     count = shape[0] * shape[1]
     flat = torch.full((count + 1, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
-    return flat.index_copy(0, index, values)[:count].view(*shape, *values.shape[1:])
+    return flat.index_copy_(0, index, values)[:count].view(*shape, *values.shape[1:])

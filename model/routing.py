@@ -12,6 +12,7 @@ from .kernels import fused_kernels, precise, scan_backend
 from .packing import Packing
 from .split_packing import SplitPacking
 from .strands import border_means
+from .time_blocks import blocks_of, joined, pieces_of, run_block, takes_blocks
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,9 @@ class BoundaryProbability(nn.Module):
     runs, and gathers them again for the backward pass only if the module returns a tensor.
     """
 
-    def __init__(self, width: int, backend: str = "auto") -> None:
+    def __init__(self, width: int, backend: str = "auto", block: int = 0) -> None:
         super().__init__()
-        self.backend = backend
+        self.backend, self.block = backend, block
         self.query = nn.Parameter(torch.empty(width, width))
         self.key = nn.Parameter(torch.empty(width, width))
 
@@ -166,15 +167,27 @@ class BoundaryProbability(nn.Module):
             if scan_backend(self.backend, x.device.type, x.dtype) == "triton" and not split:
                 fused: Tensor = fused_kernels().boundary_probability(x, self.query, self.key, packing.steps, half=half)
                 return fused
+            if not split:
+                if takes_blocks(packing, self.block):
+                    blocks = blocks_of(packing, self.block, 1)
+                    pieces = zip(pieces_of(x, blocks), blocks, strict=True)
+                    parts = (run_block(self._change, piece)[block.inner] for piece, block in pieces)
+                    change = joined(parts, blocks, precise(x[:, 0]))
+                else:
+                    change = self._change(x)
+                return torch.where(packing.first, 1.0, change)
             exact = precise(x)
             query = F.linear(exact, self.query.to(exact.dtype))
             key = F.linear(exact, self.key.to(exact.dtype))
-            if split:
-                similarity = F.cosine_similarity(query, packing.shift(key, 1.0), dim=-1)
-                return torch.where(packing.first, 1.0, ((1 - similarity) / 2).clamp(0, 1))
-            similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
-            change = F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
-            return torch.where(packing.first, 1.0, change)
+            similarity = F.cosine_similarity(query, packing.shift(key, 1.0), dim=-1)
+            return torch.where(packing.first, 1.0, ((1 - similarity) / 2).clamp(0, 1))
+
+    def _change(self, x: Tensor) -> Tensor:
+        """p of each position by the one before it, whatever their sequences; 0 for the first. x (T, D) -> (T,)."""
+        exact = precise(x)
+        query, key = (F.linear(exact, weight.to(exact.dtype)) for weight in (self.query, self.key))
+        similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
+        return F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
 
 
 class Router(nn.Module):
@@ -186,7 +199,9 @@ class Router(nn.Module):
         self.strand_symmetry = config.strand_symmetry
         self.backend = config.scan_backend
         self.probability = (
-            BoundaryProbability(config.width, config.scan_backend) if config.router == "learned" else None
+            BoundaryProbability(config.width, config.scan_backend, config.layer_block)
+            if config.router == "learned"
+            else None
         )
 
     def forward(

@@ -155,23 +155,72 @@ class SplitPacking(Packing):
 
     def gather_whole(self, values: Tensor) -> Tensor:
         """Values of whole sequences: (T, ...) -> (W, ...), packed as `whole`; collective."""
-        filled = torch.cat((values, values.new_zeros(self._most - self.total, *values.shape[1:])))
-        return self.group.gather(filled).flatten(0, 1).index_select(0, self._order)
+        copies = values.expand(self.ranks, *values.shape).flatten(0, 1)
+        return self.group.exchange(copies, [self.total] * self.ranks, self._totals).index_select(0, self._order)
+
+    def to_heads(self, values: Tensor) -> Tensor:
+        """From all heads at this rank's positions to this rank's heads at all positions; collective (Ulysses).
+
+        Args:
+            values: (T, ..., H, K); P divides H.
+
+        Returns:
+            (W, ..., H/P, K), packed as `whole`.
+        """
+        grouped = values.unflatten(-2, (self.ranks, -1)).movedim(-3, 0).flatten(0, 1)
+        return self.group.exchange(grouped, [self.total] * self.ranks, self._totals).index_select(0, self._order)
+
+    def from_heads(self, values: Tensor) -> Tensor:
+        """The way back: (W, ..., H/P, K) -> (T, ..., H, K); collective."""
+        by_rank = values.index_select(0, self._order_back)
+        grouped = self.group.exchange(by_rank, self._totals, [self.total] * self.ranks)
+        return grouped.unflatten(0, (self.ranks, self.total)).movedim(0, -3).flatten(-3, -2)
 
     @cached_property
-    def _most(self) -> int:
-        """The largest T of all ranks."""
-        return int(self.rank_lengths.sum(1).max())
+    def _totals(self) -> list[int]:
+        """P numbers: T of every rank; waits for the device."""
+        return [int(total) for total in self.rank_lengths.sum(1).tolist()]
 
     @cached_property
     def _order(self) -> Tensor:
-        """(W,) int64: where the positions of whole sequences lie in the (P * most,) positions that ranks hand in."""
-        starts = self.rank_lengths.cumsum(1) - self.rank_lengths
-        starts = starts + self._most * torch.arange(self.ranks, device=starts.device)[:, None]
+        """(W,) int64: where the positions of whole sequences lie among those of all ranks, rank after rank."""
+        lengths = self.rank_lengths.flatten()
+        starts = (lengths.cumsum(0) - lengths).view_as(self.rank_lengths).t().flatten()
         lengths = self.rank_lengths.t().flatten()  # sequence by sequence, rank by rank
-        shifts = starts.t().flatten() - (lengths.cumsum(0) - lengths)
+        shifts = starts - (lengths.cumsum(0) - lengths)
         shifts = torch.repeat_interleave(shifts, lengths, output_size=self.whole.total)
         return shifts + torch.arange(self.whole.total, device=starts.device)
+
+    @cached_property
+    def _order_back(self) -> Tensor:
+        """(W,) int64: the inverse of `_order`."""
+        return self._order.argsort()
+
+    @cached_property
+    def even(self) -> "SplitPacking":
+        """The same sequences, each cut into P stretches of equal length, but for one position."""
+        numbers = torch.arange(self.ranks + 1, device=self.starts.device)
+        rank_lengths = (numbers[:, None] * self.whole_lengths // self.ranks).diff(dim=0)
+        borders = F.pad(rank_lengths[self.group.rank].cumsum(0), (1, 0)).int()
+        longest = -(-self.whole.max_length // self.ranks)
+        return SplitPacking(borders, int(borders[-1]), longest, group=self.group, rank_lengths=rank_lengths)
+
+    def move(self, values: Tensor, to: "SplitPacking") -> Tensor:
+        """Values of the positions that this rank has in `to`, another cut of the same sequences; collective.
+
+        Args:
+            values: (T, ...), any dtype.
+        """
+        towards, origin = to.ranks_of(self), self.ranks_of(to)
+        sent, received = (ranks.bincount(minlength=self.ranks).tolist() for ranks in (towards, origin))
+        ready = values.index_select(0, towards.argsort(stable=True))
+        arrived = self.group.exchange(ready, sent, received)
+        return arrived.index_select(0, origin.argsort(stable=True).argsort())
+
+    def ranks_of(self, other: "SplitPacking") -> Tensor:
+        """The rank that has here what this rank has in `other`, a cut of the same sequences: (T of `other`,) int64."""
+        ends = self.rank_lengths.cumsum(0)
+        return (other.offset >= ends[:, other.sequence]).sum(0)
 
 
 def _broadcast(mask: Tensor, values: Tensor) -> Tensor:

@@ -181,13 +181,16 @@ class EngineSettings(Config):
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, about a third more time"
     )
+    layer_block: Annotated[int, Field(ge=0)] = Field(
+        65_536, description="positions that a BiMamba layer holds at a time where windows are longer; 0: whole windows"
+    )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"
     )
     scan_backend: Literal["auto", "triton", "mamba_ssm", "cpu", "chunked", "reference"] = Field(
         "auto", description="kernels of scan, convolution and smoothing; auto: the fastest that run (docs/model.md)"
     )
-    attention_backend: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = Field(
+    attention_backend: Literal["auto", "flash_attn_3", "flash_attn", "torch_varlen", "sdpa"] = Field(
         "auto", description="attention kernels of the trunk; auto: the fastest that run (docs/model.md)"
     )
     foresee_chunks: bool = Field(

@@ -1,10 +1,11 @@
 """CPU cost of `score-variants` and `embed`, beside the bare forward pass; several versions of the code in turn.
 
-python benchmarks/downstream/speed.py --model EXPORT --data FOLDER [--source CLONE ...] [--rounds 2]
+python benchmarks/downstream/speed.py --model EXPORT --data FOLDER [--source CLONE ...] [--rounds 2] [--variants-only]
 
 FOLDER is the one that DNACHUNKER_TEST_DATA names. Each CLONE is a checkout of this repository. In each round every
-checkout gets a process of its own, with one thread of OpenMP. Costs are CPU seconds of that process: the seconds of a
-small command are subtracted from those of a large one, so that loading does not count.
+checkout gets a process of its own, with one thread of OpenMP, and a copy of EXPORT with its own network code. Costs
+are CPU seconds of that process: the seconds of a small command are subtracted from those of a large one, so that
+loading does not count.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,10 +41,20 @@ def rate(amounts: tuple[int, int], run: Callable[[int], None]) -> float:
     return (amounts[1] - amounts[0]) / (seconds[1] - seconds[0])
 
 
-def measure(model: str, data: Path, folder: Path) -> dict[str, float]:
+def with_own_code(model: str, folder: Path) -> str:
+    """A copy of an export with the network code of the checkout that this process imports."""
+    from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+
+    shutil.copytree(model, folder)
+    DNAChunkerForMaskedLM.from_pretrained(model, dtype="float32").save_pretrained(folder)
+    return str(folder)
+
+
+def measure(model: str, data: Path, folder: Path, *, variants_only: bool) -> dict[str, float]:
     """Every figure of the checkout that this process imports."""
     from dnachunker.cli import main as dnachunker
 
+    model = with_own_code(model, folder / "export")
     fasta, output = str(data / FASTA), folder / "out"
     lines = gzip.decompress((data / VCF).read_bytes()).decode().splitlines()
     header = [line for line in lines if line.startswith("#")]
@@ -76,6 +88,8 @@ def measure(model: str, data: Path, folder: Path) -> dict[str, float]:
     found = {"score-variants, SNVs": rate(VARIANTS, variants), "score-variants --no-shifts, SNVs": math.nan}
     with contextlib.suppress(SystemExit):  # of a version that lacks this argument
         found["score-variants --no-shifts, SNVs"] = rate(VARIANTS, likelihoods)
+    if variants_only:
+        return found
     found[f"embed, records of {BASES} bp, bases"] = BASES * rate(RECORDS, records)
     found["embed, every base of a region, bases"] = rate(REGION, bases)
     return {**found, SIZE: size / REGION[1], **bare(model)}
@@ -108,11 +122,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--source", type=Path, action="append")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variants-only", action="store_true", help="leave out embed and the network alone")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # of this process: where its figures go
     arguments = parser.parse_args()
     if arguments.measure:
         with tempfile.TemporaryDirectory() as folder:
-            arguments.measure.write_text(json.dumps(measure(arguments.model, arguments.data, Path(folder))))
+            figures = measure(arguments.model, arguments.data, Path(folder), variants_only=arguments.variants_only)
+            arguments.measure.write_text(json.dumps(figures))
         return
     sources = arguments.source or [Path(__file__).resolve().parents[2]]
     found: dict[Path, list[dict[str, float]]] = {source: [] for source in sources}
@@ -121,6 +137,7 @@ def main() -> None:
             with tempfile.NamedTemporaryFile() as figures:
                 environment = {**os.environ, "PYTHONPATH": str(source.resolve()), "OMP_NUM_THREADS": "1"}
                 argv = [sys.executable, __file__, "--model", arguments.model, "--data", str(arguments.data)]
+                argv += ["--variants-only"] if arguments.variants_only else []
                 subprocess.run([*argv, "--measure", figures.name], env=environment, check=True, stdout=2)
                 found[source].append(json.loads(Path(figures.name).read_text()))
             print(source, found[source][-1], file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dnachunker.model.attention import rotary_angles
 from dnachunker.model.kernels import fused_kernels, mamba_ssm_works
+from dnachunker.model.kernels_triton_parameters import conv_rows, scan_rows
 from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
 from dnachunker.model.packing import Packing
 
@@ -44,7 +45,7 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     packing, channels, states, width = _sizes(machine)
     total, kernels, half = packing.total, fused_kernels(), torch.bfloat16
     inputs = scan_inputs(packing, channels, states, half)
-    weight = torch.randn(2, channels, 4, device=machine.device, requires_grad=True)
+    weight = torch.randn(2, channels, 4, device=machine.device)
     rows = torch.randn(total, width, device=machine.device).to(half).requires_grad_()
     query, key = (torch.randn(width, width, device=machine.device).to(half).requires_grad_() for _ in range(2))
     scale = torch.ones(width, device=machine.device, dtype=half, requires_grad=True)
@@ -52,12 +53,12 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     qkv = torch.randn(total, 3 * width, device=machine.device).to(half).requires_grad_()
     angles = rotary_angles(packing.offset, width // heads, 1e4)
     gate = torch.rand(2, total, device=machine.device, requires_grad=True)
+    taps, exact = conv_rows(weight, inputs["skip"].detach()).requires_grad_(), _rows_of(inputs)
     packing.steps  # noqa: B018  (computed here, because a model computes it once a batch, not once a layer)
 
     def scan() -> Tensor:
         B, C = inputs["rows"].split(states, dim=-1)
-        rest = (inputs[name] for name in ("z", "A", "skip", "dt_bias"))
-        result: Tensor = kernels.gated_scan(inputs["u"], inputs["raw"], B, C, *rest, packing.steps)
+        result: Tensor = kernels.gated_scan(inputs["u"], inputs["raw"], B, C, inputs["z"], exact, packing.steps)
         return result
 
     # bf16. Forward reads u and raw of both directions and z, and writes out. Backward reads the same and the gradient
@@ -66,7 +67,7 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     cases: dict[str, tuple[Callable[[], Tensor], float, float]] = {
         "scan": (scan, 6 * wide + narrow, 11 * wide + 2 * narrow),
         "convolution": (
-            lambda: kernels.conv_silu_both_ways(inputs["z"], weight, inputs["skip"], packing.steps),
+            lambda: kernels.conv_silu_both_ways(inputs["z"], taps, packing.steps),
             3 * wide,
             4 * wide,
         ),
@@ -94,6 +95,11 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
     return {name: _measure(machine, *case) for name, case in cases.items()}
 
 
+def _rows_of(inputs: dict[str, Tensor]) -> Tensor:
+    """The scan's parameters as its kernels read them."""
+    return scan_rows(inputs["A"], inputs["skip"], inputs["dt_bias"]).detach().requires_grad_()
+
+
 def _measure(machine: Machine, run: Callable[[], Tensor], forward: float, backward: float) -> dict[str, float]:
     y = run()
     gradient = torch.randn_like(y)
@@ -114,15 +120,14 @@ def tilings(machine: Machine) -> dict[str, dict[str, float]]:
     """The scan with other tilings than the default one, as long as time is left (each tiling is compiled first)."""
     packing, channels, states, _ = _sizes(machine)
     inputs = scan_inputs(packing, channels, states, torch.bfloat16)
-    found = {}
+    exact, found = _rows_of(inputs), {}
     for tiling in TILINGS[: 0 if machine.smoke else None]:
         if machine.seconds_left() < 60:
             break
 
         def scan(tiling: Tiling = tiling) -> Tensor:
             B, C = inputs["rows"].split(states, dim=-1)
-            rest = (inputs[name] for name in ("z", "A", "skip", "dt_bias"))
-            return gated_scan(inputs["u"], inputs["raw"], B, C, *rest, packing.steps, tiling)
+            return gated_scan(inputs["u"], inputs["raw"], B, C, inputs["z"], exact, packing.steps, tiling)
 
         measured = _measure(machine, scan, 1.0, 1.0)
         found[str(tuple(tiling))] = {name: measured[name] for name in ("forward_ms", "backward_ms")}

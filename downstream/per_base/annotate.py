@@ -1,4 +1,4 @@
-"""`dnachunker annotate`: learn the class of every base from annotated regions, score held-out regions once."""
+"""`dnachunker annotate`: learn the class or the number of every base, and score held-out regions once."""
 
 import json
 from collections.abc import Sequence
@@ -28,11 +28,13 @@ from .decoding import count_chain
 from .labels import BaseLabels, paint, read_annotation
 from .markov import train_markov
 from .networks import predict, train
-from .outputs import curves_figure, table_rows, write_segments
+from .outputs import curves_figure, table_rows, tenths_figure, write_segments
 from .scores import score_bases
+from .track_outputs import track_notes, track_rows, write_values
+from .track_values import TrackValues, kmer_means, read_values, score_values
 
 RESULT = "result.json"
-PREDICTIONS = "predicted.bed"
+PREDICTIONS, PREDICTED_VALUES = "predicted.bed", "predicted.bw"
 METRICS = "metrics.json"
 
 DESCRIPTIONS: dict[Method, str] = {
@@ -41,12 +43,16 @@ DESCRIPTIONS: dict[Method, str] = {
     "random-full": "the same network with random weights, all trained",
     "cnn": "dilated convolutions on one-hot bases, with as many parameters as the network",
     "markov": "hidden Markov model over classes on each strand, whose bases follow Markov chains",
+    "kmer": "mean number of the training bases that have the same three bases on either side",
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is annotated. Regions are as in `choose_regions`; `train` empty means all that is not held out."""
+    """What is annotated: features of `annotations`, or the numbers of `track`, of which one is given.
+
+    Regions are as in `choose_regions`; `train` empty means all that is not held out.
+    """
 
     model: Path
     fasta: Path
@@ -54,6 +60,7 @@ class Inputs:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    track: Path | None = None
 
 
 def annotate(inputs: Inputs, methods: Sequence[Method], output: Path, config: AnnotateConfig) -> Path:
@@ -63,15 +70,21 @@ def annotate(inputs: Inputs, methods: Sequence[Method], output: Path, config: An
         The table written.
 
     Raises:
-        BadInput: no such model, file or region; regions that overlap; a class without a base to learn from; `output`
-            was made with other options. Nothing is half written.
+        BadInput: no such model, file or region; regions that overlap; a class without a base to learn from; a method
+            that is not for classes, or not for a track; `output` was made with other options. Nothing is half written.
     """
     exported = open_exported(inputs.model)
+    _check_methods(methods, inputs.track)
     with Genome(inputs.fasta) as genome:
         split = split_genome(genome, inputs.train, inputs.validation, inputs.test)
-        features = read_annotation(inputs.annotations, genome.lengths, config)
-        labels = paint(features, genome.lengths, config, strands=config.strands)
-        _check_classes(labels, split)
+        features: list[Feature] = []
+        labels: BaseLabels | TrackValues
+        if inputs.track is not None:
+            labels = read_values(inputs.track, genome.lengths, split.train, log=config.log_values)
+        else:
+            features = read_annotation(inputs.annotations, genome.lengths, config)
+            labels = paint(features, genome.lengths, config, strands=config.strands)
+            _check_classes(labels, split)
         window = config.window or default_window(exported)
         flank = window // 8 if config.flank is None else config.flank
         if window <= 2 * flank:
@@ -79,23 +92,34 @@ def annotate(inputs: Inputs, methods: Sequence[Method], output: Path, config: An
         claim_folder(output, {
             "verb": "annotate", "model": exported.fingerprint,
             "fasta": hash_file(inputs.fasta), "annotations": [hash_file(path) for path in inputs.annotations],
+            **({} if inputs.track is None else {"track": hash_file(inputs.track)}),
             **{name: [str(region) for region in getattr(split, name)] for name in ("train", "validation", "test")},
             **config.model_dump(mode="json"),
         })  # fmt: skip
         data = LabelledGenome(genome, exported, labels, window, flank)
         records: dict[str, list[Any]] = {}
         for method in methods:
-            for seed in range(1 if method == "markov" else config.seeds):
+            for seed in range(1 if method in ("markov", "kmer") else config.seeds):
                 folder = output / method / f"seed-{seed}"
                 if not (folder / RESULT).is_file():
                     _run(data, split, features, method, seed, folder, config)
                 records.setdefault(method, []).append(json.loads((folder / RESULT).read_text("utf-8")))
         write_json(output / METRICS, records)
-        write_study(
-            output, "A class for every base", table_rows(records), curves_figure(records),
-            _notes(labels, split, methods, config),
-        )  # fmt: skip
+        described = [f"{method}: {DESCRIPTIONS[method]}." for method in methods]
+        if isinstance(labels, TrackValues):
+            notes = [*track_notes(labels, split, config), *described]
+            write_study(output, "A number for every base", track_rows(records), tenths_figure(records), notes)
+        else:
+            notes = [*_notes(labels, split, config), *described]
+            write_study(output, "A class for every base", table_rows(records), curves_figure(records), notes)
     return output / "table.md"
+
+
+def _check_methods(methods: Sequence[Method], track: Path | None) -> None:
+    if track is not None and "markov" in methods:
+        raise BadInput("--method markov has classes as states, and --track has numbers; take --method kmer")
+    if track is None and "kmer" in methods:
+        raise BadInput("--method kmer is for a --track; take --method markov for the classes of --annotation")
 
 
 def _check_classes(labels: BaseLabels, split: Split) -> None:
@@ -119,6 +143,8 @@ def _run(
     record: dict[str, Any] = {"method": method, "seed": seed}
     if method == "markov":
         probabilities, record["parameters"] = _markov(data, split, features, config)
+    elif method == "kmer":
+        probabilities, record["parameters"] = _kmer(data, split)
     else:
         with Progress(f"{method} seed {seed}", config.steps, "step") as bar:
 
@@ -137,13 +163,20 @@ def _run(
     truth = data.read_labels(split.test)
     lengths = [region.length for region in split.test]
     probabilities = np.nan_to_num(probabilities)
-    chain = count_chain((data.read(region)[1] for region in split.train), len(data.labels.classes))
-    decoded = chain.decode(probabilities, lengths)
-    record["scores"] = score_bases(
-        truth, probabilities, decoded, lengths, data.labels.classes, resamples=config.bootstrap
-    )
+    labels = data.labels
     with new_folder(folder) as partial:
-        write_segments(partial / PREDICTIONS, split.test, probabilities, decoded, data.labels.classes)
+        if isinstance(labels, TrackValues):
+            values = probabilities[:, 0]
+            record["scores"] = score_values(truth, values, lengths, resamples=config.bootstrap)
+            restored = values * labels.spread + labels.mean
+            write_values(partial / PREDICTED_VALUES, split.test, restored, data.genome.lengths)
+        else:
+            chain = count_chain((data.read(region)[1] for region in split.train), len(labels.classes))
+            decoded = chain.decode(probabilities, lengths)
+            record["scores"] = score_bases(
+                truth, probabilities, decoded, lengths, labels.classes, resamples=config.bootstrap
+            )
+            write_segments(partial / PREDICTIONS, split.test, probabilities, decoded, labels.classes)
         if network is not None and method != "cnn":
             save_network(data.exported, network, data.labels.classes, partial / "model")
         write_json(partial / RESULT, record)
@@ -160,8 +193,7 @@ def _markov(
     stranded = config.strands or all(feature.strand in "+-" for feature in features)
     states = paint(features, lengths, config, strands=stranded)
     merged = np.arange(len(states.classes)) // (2 if stranded and not config.strands else 1)
-    table = np.full(data.exported.config.vocab_size, 4)
-    table[[data.exported.ids[letter] for letter in "ACGT"]] = range(4)
+    table = _codes(data)
     painted = replace(data, labels=states)
     read = [painted.read(region) for region in split.train]
     segmenter = train_markov(
@@ -171,7 +203,21 @@ def _markov(
     return np.concatenate(found).astype(np.float32), segmenter.emissions.size + segmenter.chain.transitions.size
 
 
-def _notes(labels: BaseLabels, split: Split, methods: Sequence[Method], config: AnnotateConfig) -> list[str]:
+def _kmer(data: LabelledGenome, split: Split) -> tuple[NDArray[np.float32], int]:
+    table = _codes(data)
+    trained = [(table[ids], values) for ids, values in map(data.read, split.train)]
+    found, size = kmer_means(trained, [table[data.read(region)[0]] for region in split.test])
+    return found[:, None], size
+
+
+def _codes(data: LabelledGenome) -> NDArray[np.int64]:
+    """(vocabulary,) codes of token ids: A, C, G, T as 0 to 3, all others 4."""
+    table = np.full(data.exported.config.vocab_size, 4)
+    table[[data.exported.ids[letter] for letter in "ACGT"]] = range(4)
+    return table
+
+
+def _notes(labels: BaseLabels, split: Split, config: AnnotateConfig) -> list[str]:
     priorities = ", then ".join(
         f"{'not scored' if level.name in (None, *config.ignore) else level.name} ({' '.join(level.kinds)})"
         for level in config.classes
@@ -193,5 +239,4 @@ def _notes(labels: BaseLabels, split: Split, methods: Sequence[Method], config: 
         "predicted segment is at least 0.5.",
         "± is the standard deviation over seeds. The interval is a bootstrap over stretches of 10,000 bases "
         f"({config.bootstrap:,} resamples).",
-        *(f"{method}: {DESCRIPTIONS[method]}." for method in methods),
     ]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dnachunker.foundations.typed_config import Config
 
-Method = Literal["full", "probe", "random-full", "cnn", "markov"]
+Method = Literal["full", "probe", "random-full", "cnn", "markov", "kmer"]
 
 
 class LabelClass(Config):
@@ -29,6 +29,7 @@ class AnnotateConfig(Config):
     strands: bool = Field(
         default=False, description="a class for each strand, such as CDS+ and CDS-; false: strands are not told apart"
     )
+    log_values: bool = Field(default=False, description="learn log(1 + number) of a --track, as for counts of reads")
     seeds: int = Field(default=1, ge=1, description="trainings of each method, with the seeds 0, 1, ...")
     window: int | None = Field(
         default=None, ge=2, description="bases that a network reads at a time; null: as in pretraining"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from dnachunker.downstream.exported import Exported
 from dnachunker.downstream.regions import choose_regions
 from dnachunker.foundations.failures import BadInput
 
-from .labels import IGNORED, BaseLabels
+from .labels import BaseLabels
+from .track_values import TrackValues
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Split:
 
 @dataclass(frozen=True)
 class LabelledGenome:
-    """A genome as a model reads it, and the class of every base.
+    """A genome as a model reads it, and the class, or the number, of every base.
 
     Attributes:
         window: bases that a network reads at a time; flank: bases at each end of a window that are context only.
@@ -34,16 +36,16 @@ class LabelledGenome:
 
     genome: Genome
     exported: Exported
-    labels: BaseLabels
+    labels: BaseLabels | TrackValues
     window: int
     flank: int
 
-    def read(self, region: Region) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def read(self, region: Region) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Token ids (L,) and labels (L,) of a region; N has no label."""
         ids = self.exported.encode(self.genome.fetch(region.contig, region.start, region.end))
-        return ids, np.where(ids == self.exported.ids["N"], IGNORED, self.labels.read(region))
+        return ids, np.where(ids == self.exported.ids["N"], self.labels.missing, self.labels.read(region))
 
-    def read_labels(self, regions: Sequence[Region]) -> NDArray[np.int64]:
+    def read_labels(self, regions: Sequence[Region]) -> NDArray[Any]:
         """Labels of several regions, one after the other."""
         return np.concatenate([self.read(region)[1] for region in regions])
 

@@ -32,10 +32,16 @@ class BaseLabels:
     classes: tuple[str, ...]
     opposite: NDArray[np.int64]
     by_contig: Mapping[str, NDArray[np.int8]]
+    missing = IGNORED
 
     def read(self, region: Region) -> NDArray[np.int64]:
         """Labels (L,) of a region."""
         return self.by_contig[region.contig][region.start : region.end].astype(np.int64)
+
+    def turned(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels (L,) of a region when the other strand is read."""
+        swapped = self.opposite[np.maximum(labels, 0)]
+        return np.where(labels == IGNORED, IGNORED, swapped)[::-1]
 
     def counts(self, regions: Sequence[Region]) -> NDArray[np.int64]:
         """(classes,) bases of each class in these regions."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from dnachunker.downstream.windows import Window, tile
 from .config import AnnotateConfig, Method
 from .convolutions import ConvolutionalSegmenter, width_of_size
 from .data import LabelledGenome, Split, draw_windows
-from .labels import IGNORED
+from .labels import BaseLabels
 from .scores import average_precisions
+from .track_values import pearson
 
 # Called after each step with (step, loss).
 OnStep = Callable[[int, float], None]
@@ -30,7 +32,8 @@ class Fitted:
     """A trained network.
 
     Attributes:
-        validation: mean AUPRC over the classes of the validation regions, at `step`, the best of `history`.
+        validation: score of the validation regions at `step`, the best of `history`: mean AUPRC over the classes, or
+            Pearson's r of numbers.
         history: (step, mean training loss since the last entry, validation score).
         parameters: how many were trained.
         diverged: whether a loss, a gradient or a prediction was not finite, which ended training.
@@ -86,7 +89,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_share(step, config.steps, config.warmup)
     )
-    weights = torch.from_numpy(_class_weights(data, split, config)).to(data.exported.device)
+    weights = _class_weights(data, split, config)
     truth = data.read_labels(split.validation)
     best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
     history: list[tuple[int, float, float]] = []
@@ -113,7 +116,7 @@ def train(
             diverged = not np.isfinite(probabilities).all()
             if diverged:
                 break
-            score = float(np.nanmean(average_precisions(truth, probabilities)))
+            score = _score(data, truth, probabilities)
             history.append((step, float(np.mean(losses)), score))
             losses, worse = [], worse + 1
             if score > best[0]:
@@ -126,17 +129,31 @@ def train(
     return Fitted(network.eval(), best[0], best[1], tuple(history), size, diverged)
 
 
-def _class_weights(data: LabelledGenome, split: Split, config: AnnotateConfig) -> NDArray[np.float32]:
-    """(classes,) weights frequency^-class_weight_exponent, scaled so that their mean over all training bases is 1."""
+def _class_weights(data: LabelledGenome, split: Split, config: AnnotateConfig) -> Tensor | None:
+    """(classes,) weights frequency^-class_weight_exponent, scaled so that their mean over all training bases is 1.
+
+    None where the labels are numbers.
+    """
+    if not isinstance(data.labels, BaseLabels):
+        return None
     counts = data.labels.counts(split.train)
     weights = np.maximum(counts, 1.0) ** -config.class_weight_exponent
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    scaled = (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    return torch.from_numpy(scaled).to(data.exported.device)
+
+
+def _score(data: LabelledGenome, truth: NDArray[Any], predicted: NDArray[np.float32]) -> float:
+    if isinstance(data.labels, BaseLabels):
+        return float(np.nanmean(average_precisions(truth, predicted)))
+    return pearson(truth, predicted[:, 0])
 
 
 def predict(
     data: LabelledGenome, network: nn.Module, regions: Sequence[Region], config: AnnotateConfig
 ) -> NDArray[np.float32]:
-    """Class probabilities (L, classes) of regions, one after the other; logits are averaged over strands."""
+    """Class probabilities (L, classes) of regions, one after the other, or numbers (L, 1); logits are averaged over
+    strands.
+    """
     network.eval()
     exported = data.exported
     lead = len(exported.lead)
@@ -150,7 +167,8 @@ def predict(
                 ids, mask = exported.batch([exported.reverse_complement(row) for row in encoded])
                 other = network(input_ids=ids, attention_mask=mask).logits[:, lead:].float()
                 logits.append(_turned(other, [len(row) for row in encoded])[..., data.labels.opposite])
-            table = torch.stack(logits).mean(0).softmax(-1).cpu().numpy()
+            mean = torch.stack(logits).mean(0)
+            table = (mean.softmax(-1) if isinstance(data.labels, BaseLabels) else mean).cpu().numpy()
             parts += [table[row, w.kept] for row, w in enumerate(part)]
     return np.concatenate(parts)
 
@@ -159,7 +177,7 @@ def _loss(
     data: LabelledGenome,
     network: nn.Module,
     drawn: Sequence[tuple[Region, bool]],
-    weights: Tensor,
+    weights: Tensor | None,
     config: AnnotateConfig,
 ) -> Tensor:
     exported = data.exported
@@ -167,20 +185,22 @@ def _loss(
     for region, flip in drawn:
         sequence, labels = data.read(region)
         if flip and config.rc_augment:
-            sequence = exported.reverse_complement(sequence)
-            swapped = data.labels.opposite[np.maximum(labels, 0)]
-            labels = np.where(labels == IGNORED, IGNORED, swapped)[::-1]
+            sequence, labels = exported.reverse_complement(sequence), data.labels.turned(labels)
         sequences.append(sequence)
         targets.append(labels)
     ids, mask = exported.batch(sequences)
     lead = len(exported.lead)
-    table = np.full(tuple(ids.shape), IGNORED)
+    table = np.full(tuple(ids.shape), data.labels.missing, targets[0].dtype)
     for row, labels in enumerate(targets):
         table[row, lead : lead + len(labels)] = labels
     logits: Tensor = network(input_ids=ids, attention_mask=mask).logits.flatten(0, 1).float()
     wanted = torch.from_numpy(table).flatten().to(ids.device)
-    losses = F.cross_entropy(logits, wanted, weight=weights, ignore_index=IGNORED, reduction="sum")
-    return losses / (wanted != IGNORED).sum().clamp_min(1)
+    if isinstance(data.labels, BaseLabels):
+        missing = data.labels.missing
+        losses = F.cross_entropy(logits, wanted, weight=weights, ignore_index=missing, reduction="sum")
+        return losses / (wanted != missing).sum().clamp_min(1)
+    known = wanted.isfinite()
+    return ((logits[:, 0] - wanted)[known] ** 2).sum() / known.sum().clamp_min(1)
 
 
 def _tiled(data: LabelledGenome, regions: Sequence[Region]) -> Iterator[Window]:

@@ -66,9 +66,9 @@ def table_rows(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
             method = f"{method}, diverged"
         low, high = results[0]["scores"]["macro_f1_interval"]
         rows.append({
-            "method": method, "class": "mean", "F1": _spread([r["scores"]["macro_f1"] for r in results]),
+            "method": method, "class": "mean", "F1": spread([r["scores"]["macro_f1"] for r in results]),
             "F1, 95 % of seed 0": f"{low:.3f} to {high:.3f}",
-            "AUPRC": _spread([r["scores"]["macro_auprc"] for r in results]),
+            "AUPRC": spread([r["scores"]["macro_auprc"] for r in results]),
             "segment F1, exact": "", "segment F1, overlap": "",
             "bases": results[0]["scores"]["bases"], "segments": "", "parameters": results[0]["parameters"],
             "seeds": seeds,
@@ -76,10 +76,10 @@ def table_rows(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
         for name in results[0]["scores"]["classes"]:
             found = [result["scores"]["classes"][name] for result in results]
             rows.append({
-                "method": method, "class": name, "F1": _spread([one["f1"] for one in found]),
-                "F1, 95 % of seed 0": "", "AUPRC": _spread([one["auprc"] for one in found]),
-                "segment F1, exact": _spread([one["segment_f1_exact"] for one in found]),
-                "segment F1, overlap": _spread([one["segment_f1_overlap"] for one in found]),
+                "method": method, "class": name, "F1": spread([one["f1"] for one in found]),
+                "F1, 95 % of seed 0": "", "AUPRC": spread([one["auprc"] for one in found]),
+                "segment F1, exact": spread([one["segment_f1_exact"] for one in found]),
+                "segment F1, overlap": spread([one["segment_f1_overlap"] for one in found]),
                 "bases": found[0]["bases"], "segments": found[0]["segments"],
                 "parameters": results[0]["parameters"], "seeds": seeds,
             })  # fmt: skip
@@ -106,7 +106,22 @@ def curves_figure(records: Mapping[str, Sequence[Record]]) -> str:
     return svg_file(figure)
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def tenths_figure(records: Mapping[str, Sequence[Record]]) -> str:
+    """SVG text: the mean true number in each tenth of the predicted numbers of seed 0, a line for each method."""
+    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for number, (method, results) in enumerate(records.items()):
+        means = results[0]["scores"]["mean_of_tenths"]
+        axes.plot(range(1, len(means) + 1), means, color=_COLOURS[number % 6], lw=1.3, label=plain_text(method))
+    axes.set_title("truth, in standard deviations", loc="left", fontsize=9, color=INK)
+    axes.set_xlabel("tenth of the predictions (1 to 10)", fontsize=9, color=MUTED)
+    quieten(axes)
+    axes.legend(frameon=False, fontsize=8)
+    return svg_file(figure)
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """The mean of the seeds' values ± their standard deviation; "undefined" without values."""
     known = [value for value in values if value is not None]
     if not known:
         return "undefined"

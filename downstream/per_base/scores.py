@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from .labels import IGNORED
 
 RECALLS = np.linspace(0, 1, 101)  # where precision-recall curves are stored
-_STRETCH = 10_000  # bases that the bootstrap draws together: neighbouring bases are not independent
+STRETCH = 10_000  # bases that the bootstrap draws together: neighbouring bases are not independent
 
 
 def score_bases(
@@ -130,8 +130,8 @@ def _confusion(
     """(stretches, classes, classes) counts of bases, truth by prediction."""
     found = []
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-        for start in range(end - length, end, _STRETCH):
-            part = slice(start, min(start + _STRETCH, end))
+        for start in range(end - length, end, STRETCH):
+            part = slice(start, min(start + STRETCH, end))
             scored = labels[part] != IGNORED
             cells = labels[part][scored] * classes + predicted[part][scored]
             found.append(np.bincount(cells, minlength=classes**2).reshape(classes, classes))

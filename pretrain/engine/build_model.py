@@ -38,7 +38,7 @@ def build_model(
     torch.manual_seed(seed)
     network = network_config(
         model, tokenization, merges=merges, label_capacity=label_capacity, compile_trunk=engine.compile,
-        scan_backend=engine.scan_backend, attention_backend=engine.attention_backend,
+        scan_backend=engine.scan_backend, attention_backend=engine.attention_backend, layer_block=engine.layer_block,
     )  # fmt: skip
     built = class_of(network)(network)
     if engine.activation_checkpointing:

@@ -164,7 +164,7 @@ def _triton_cases(
 
     def scan(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         B, C = rows.split(states, dim=-1)
-        y: Tensor = fused().gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps)
+        y: Tensor = fused().gated_scan(u, raw, B, C, z, fused().scan_rows(A, skip, bias), packing.steps)
         return y
 
     def norm(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
@@ -178,7 +178,9 @@ def _triton_cases(
 
     ours: dict[str, Function] = {
         "scan": scan,
-        "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(x, weight, bias, packing.steps),
+        "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(
+            x, fused().conv_rows(weight, bias), packing.steps
+        ),
         "smoothing": lambda x, gate: fused().smooth_both_ways(x, _gates(packing, gate)),
         "router": lambda x, query, key: fused().boundary_probability(
             x, query, key, packing.steps, half=dtype == torch.bfloat16

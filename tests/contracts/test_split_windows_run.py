@@ -1,4 +1,4 @@
-"""Runs whose ranks share windows (`engine.context_parallel`): what they log is what a run on one rank logs."""
+"""Runs that cut windows, over ranks or into blocks of time: what they log is what a run on one rank logs."""
 
 import signal
 from collections.abc import Iterator
@@ -64,12 +64,21 @@ def require_close(found: Any, expected: Any, where: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_run_that_splits_windows_logs_what_a_run_on_one_rank_logs(
     ranks: Ranks, alone: Path, tmp_path: Path, zero_stage: int
 ) -> None:
     run = tmp_path / "run"
     ranks.finish(run, f"engine.zero_stage={zero_stage}", "engine.context_parallel=2", "engine.micro_batch=2")
+    require_alike(run, alone)
+
+
+@pytest.mark.slow
+def test_a_run_in_blocks_of_time_logs_what_a_run_on_whole_windows_logs(
+    ranks: Ranks, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"  # the blocks of a rank's second stage depend on its chunks, and ZeRO-3 gathers what they use
+    ranks.finish(run, "engine.zero_stage=3", "engine.layer_block=19", "engine.micro_batch=2")
     require_alike(run, alone)
 
 
@@ -80,4 +89,19 @@ def test_a_run_goes_on_with_another_split(ranks: Ranks, alone: Path, tmp_path: P
     job.signal_at(2, rank=1, number=signal.SIGTERM)
     assert job.end() == [3, 3, 3], job.printed()
     ranks.finish(run, "engine.context_parallel=2", world_size=4)
+    require_alike(run, alone)
+
+
+@pytest.mark.slow
+def test_windows_may_grow_and_more_ranks_share_them_at_every_resume(ranks: Ranks, tmp_path: Path) -> None:
+    later = "{from_step: 2, seq_len: 599, global_batch: 2}, {from_step: 4, seq_len: 1193, global_batch: 1}"
+    phases = f"data.curriculum=[{later}]"
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    ranks.finish(alone, phases, world_size=1)
+    for shared, until in ((1, 2), (2, 4)):
+        job = ranks.start(run, phases, f"engine.context_parallel={shared}", world_size=shared)
+        job.signal_at(until, rank=0, number=signal.SIGTERM)
+        assert job.end() == [3] * shared, job.printed()
+    ranks.finish(run, phases, "engine.context_parallel=4", world_size=4)
+    assert len(told(run, "resume")) == 2
     require_alike(run, alone)

@@ -52,6 +52,25 @@ def test_a_killed_rank_takes_the_others_along_and_a_restart_continues(
     assert losses(run) == losses(quiet)
 
 
+def test_a_killed_rank_of_a_context_group_takes_both_groups_along_and_a_restart_continues(
+    ranks: Any, tmp_path: Path
+) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    shared = "engine.context_parallel=2", "steps=8", "evaluation.every=8"
+    ranks.finish(straight, *shared, world_size=4)
+    job = ranks.start(run, *shared, world_size=4, fault={"kind": "kill_in_backward", "rank": 1, "step": 6})
+    while Path(f"/proc/{job.ranks[1]}").exists():
+        time.sleep(0.01)
+    killed = time.monotonic()
+    codes = job.end()
+    assert time.monotonic() - killed < 10
+    assert codes[1] == -signal.SIGKILL
+    assert 0 not in codes
+    ranks.finish(run, *shared, world_size=4)
+    assert of_kind(run, "resume")[-1]["steps_done"] == 4
+    assert losses(run) == losses(straight)
+
+
 @pytest.mark.parametrize(("rank", "asynchronous"), [(0, "true"), (1, "false")])
 def test_a_kill_at_any_write_of_a_save_loses_no_complete_checkpoint(
     ranks: Any, quiet: Path, tmp_path: Path, rank: int, asynchronous: str

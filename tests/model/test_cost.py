@@ -42,12 +42,16 @@ class Twins(ContextGroup):
         Twins.sent += (self.size - 1) * values.nbytes
         return torch.stack([values] * self.size)
 
+    def exchange(self, values: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
+        Twins.sent += sum(sent[1:]) * values[:1].nbytes
+        return torch.cat([values[:count] for count in received])
+
 
 @pytest.mark.parametrize(
     ("changes", "ranks"),
     [
         ({"mixer": "bimamba"}, 1), ({"mixer": "transformer"}, 1), ({"mixer": "conv"}, 1),
-        ({"strand_symmetry": True}, 1), ({"qk_norm": True}, 1), ({}, 2), ({"qk_norm": True}, 4),
+        ({"strand_symmetry": True}, 1), ({"qk_norm": True}, 1), ({}, 2), ({"qk_norm": True}, 3), ({}, 4),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -38,6 +38,7 @@ def loader(
     world_size: int = 1,
     workers: int = 0,
     accumulation: int = 1,
+    context_size: int = 1,
     pass_order: Callable[[Batch], torch.Tensor] | None = None,
     **reading: Any,
 ) -> TrainingData:
@@ -46,7 +47,7 @@ def loader(
         order,
         WindowReader(corpus, "train", threads=workers + 1, **reading),
         MaskedBases(MaskingRates()),
-        Rank(rank, world_size, 0, torch.device("cpu")),
+        Rank(rank, world_size, 0, torch.device("cpu"), context_size),
         accumulation=accumulation,
         first_step=first_step,
         end_step=end_step,

@@ -66,6 +66,18 @@ def flash_attn_varlen_func(
     return attended(q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k), softmax_scale, causal)
 
 
+def with_log_sum_exp(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int,
+    seqused_q: Tensor | None = None, seqused_k: Tensor | None = None, softmax_scale: float | None = None,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """FlashAttention-3's in the releases that always return the log-sum-exp too."""
+    assert q.shape[-1] % 8 == 0
+    assert seqused_q is seqused_k is None
+    lengths = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    return attended(q, k, v, *lengths, softmax_scale, causal), torch.empty(0)
+
+
 def varlen_attn(
     query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor | None, max_q: int, max_k: int, *,
     return_aux: Any = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
@@ -178,12 +190,13 @@ def test_mamba_ssm_without_its_cuda_scan_is_not_used(mamba_ssm: None, monkeypatc
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two libraries' attention is a stand-in that runs on the CPU."""
     stand_in(monkeypatch, "flash_attn", flash_attn_varlen_func=flash_attn_varlen_func)
+    stand_in(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=with_log_sum_exp)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    for name in ("flash_attn", "torch_varlen"):
+    for name in ("flash_attn_3", "flash_attn", "torch_varlen"):
         monkeypatch.setitem(kernels._ATTENTION, name, kernels.Backend((), lambda device, dtype: ""))
 
 
-@pytest.mark.parametrize("backend", ["flash_attn", "torch_varlen"])
+@pytest.mark.parametrize("backend", ["flash_attn_3", "flash_attn", "torch_varlen"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("width", [5, 8])
 @pytest.mark.parametrize("filled", [False, True], ids=["counted", "filler"])
@@ -212,8 +225,14 @@ def test_flash_attn_is_chosen_where_its_function_loads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stand_in(monkeypatch, "flash_attn", flash_attn_varlen_func=flash_attn_varlen_func)
+    stand_in(monkeypatch, "flash_attn_interface", flash_attn_varlen_func=with_log_sum_exp)
     assert attention_backend("auto", "cuda", torch.bfloat16) == "flash_attn"
+    with pytest.raises(ValueError, match="needs a Hopper GPU"):
+        attention_backend("flash_attn_3", "cuda", torch.bfloat16)
+    monkeypatch.setattr(kernels, "is_hopper", lambda: True)
+    assert attention_backend("auto", "cuda", torch.bfloat16) == "flash_attn_3"
     assert attention_backend("auto", "cuda", torch.float32) == "sdpa"
+    monkeypatch.setattr(kernels, "is_hopper", lambda: False)
     kernels.offers.cache_clear()
     stand_in(monkeypatch, "flash_attn")  # flash-attn-4 alone: a package without the function
     assert attention_backend("auto", "cuda", torch.bfloat16) == "torch_varlen"

@@ -21,9 +21,10 @@ from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.kernels import scan_backend, smooth
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
+from dnachunker.model.kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
 from dnachunker.model.kernels_triton_rotary import rotated
 from dnachunker.model.kernels_triton_routing import boundary_probability, cut_chunks
-from dnachunker.model.kernels_triton_scan import Tiling, gated_scan
+from dnachunker.model.kernels_triton_scan import Tiling, gated_scan, gated_scan_of_block
 from dnachunker.model.kernels_triton_smooth import smooth_both_ways
 from dnachunker.model.modeling_causal import DNAChunkerForCausalLM
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
@@ -93,7 +94,7 @@ def test_scan_of_both_directions(
 
     def ours(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         _, B, C = rows.split((3, states, states), dim=-1)
-        return gated_scan(u, raw, B, C, z, A, skip, bias, packing.steps, tiling)
+        return gated_scan(u, raw, B, C, z, scan_rows(A, skip, bias), packing.steps, tiling)
 
     def theirs(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         _, B, C = rows.float().split((3, states, states), dim=-1)
@@ -105,6 +106,28 @@ def test_scan_of_both_directions(
     compare(ours, theirs, inputs)
 
 
+def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
+    torch.manual_seed(0)
+    packing, channels, states = packed([3, 0, 20, 2]), 5, 3  # a sequence goes on from one block to the next
+    tiling = Tiling(span=4, keep=2, tile=2, width=4, group=2, ahead=2)
+    shapes = [(2, packing.total, channels)] * 2 + [(2, packing.total, states)] * 2 + [(packing.total, channels)]
+    inputs = [torch.randn(shape) for shape in shapes]
+    inputs += [-torch.rand(2, channels, states) / 4, torch.randn(2, channels), torch.randn(2, channels) - 2]
+
+    def blockwise(*given: Tensor) -> Tensor:
+        def block(at: slice, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
+            ours = [x[..., at, :] for x in given[:5]]
+            entering = torch.stack((forward, backward))
+            return gated_scan_of_block(*ours, scan_rows(*given[5:]), packing.steps[:, at], entering, tiling)
+
+        first, second, nothing = slice(0, 14), slice(14, None), torch.zeros(states, channels)
+        _, after = block(second, nothing, nothing)
+        y, before = block(first, nothing, after[1])
+        return torch.cat((y, block(second, before[0], nothing)[0]))
+
+    compare(blockwise, lambda *given: gated_scan(*given[:5], scan_rows(*given[5:]), packing.steps, tiling), inputs)
+
+
 def test_a_nan_does_not_vanish_in_the_scan() -> None:
     torch.manual_seed(0)
     packing = packed([3])
@@ -113,9 +136,8 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs = [torch.rand(shape) for shape in shapes]
         inputs[5] = -inputs[5]
         inputs[which].view(-1)[1] = torch.nan
-        assert (
-            gated_scan(*inputs, packing.steps, Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)).isnan().any()
-        ), which
+        tiling = Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)
+        assert gated_scan(*inputs[:5], scan_rows(*inputs[5:]), packing.steps, tiling).isnan().any(), which
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -125,11 +147,28 @@ def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
 
     def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu_both_ways(wide[:, channels:], weight, bias, packing.steps, span=4, width=4)
+        return conv_silu_both_ways(wide[:, channels:], conv_rows(weight, bias), packing.steps, span=4, width=4)
 
     def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, borders = wide[:, channels:].float(), packing.cu_seqlens
         return torch.stack([kernels_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
+
+    compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parameters_of_a_layer_are_laid_out_at_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    channels, states = 6, 4
+    shapes = (channels, 4), (channels,), (channels, states), (channels,), (channels,)
+    inputs = [torch.randn(shape).to(dtype) for shape in shapes for _ in range(2)]
+
+    def ours(*given: Tensor) -> Tensor:
+        return torch.cat(parameter_rows(*zip(given[::2], given[1::2], strict=True)))
+
+    def theirs(*given: Tensor) -> Tensor:
+        weight, bias, A_log, skip, dt_bias = (torch.stack(pair) for pair in zip(given[::2], given[1::2], strict=True))
+        return torch.cat((conv_rows(weight, bias), scan_rows(-A_log.float().exp(), skip, dt_bias)))
 
     compare(ours, theirs, inputs)
 
@@ -256,8 +295,10 @@ def test_smoothing_read_forward(dtype: torch.dtype) -> None:
     compare(ours, theirs, inputs)
 
 
-@pytest.mark.parametrize("head", [DNAChunkerForMaskedLM, DNAChunkerForCausalLM])
-def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM]) -> None:
+@pytest.mark.parametrize(
+    ("head", "block"), [(DNAChunkerForMaskedLM, 0), (DNAChunkerForMaskedLM, 5), (DNAChunkerForCausalLM, 0)]
+)
+def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM], block: int) -> None:
     sizes = {"width": 16, "encoder_layers": (1,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
     ids = torch.randint(7, 11, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[:, ::4], ids[1, 9:] = 3, 4
@@ -266,7 +307,8 @@ def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerF
     for backend in ("triton", "reference"):
         torch.manual_seed(0)
         sizes |= {"target_ratios": (0.33,), "state_size": 4, "expand": 1, "causal": head is DNAChunkerForCausalLM}
-        model = head(DNAChunkerConfig(**sizes, scan_backend=backend))
+        block_here = block if backend == "triton" else 0
+        model = head(DNAChunkerConfig(**sizes, scan_backend=backend, layer_block=block_here))
         loss = model(ids, labels=labels).loss
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])

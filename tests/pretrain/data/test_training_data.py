@@ -1,16 +1,21 @@
 """The loader delivers every base once, in an order that no machine, worker or interruption changes."""
 
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from loader_ledger import SETTINGS, curriculum, drawn, loader
 
 from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.foundations.failures import BadInput
 from dnachunker.model.alphabet import CODE_PAD
 from dnachunker.pretrain.config import DataSettings, MixingSettings
+from dnachunker.pretrain.data.masking import Batch
+from dnachunker.pretrain.data.pass_order import by_expected_chunks
 from dnachunker.pretrain.data.window_reader import WindowReader
 from dnachunker.pretrain.order.mixing import mixture_of
 
@@ -64,6 +69,29 @@ def test_neither_workers_nor_ranks_nor_interruptions_change_a_batch(
             for step, lines in enumerate(drawn(data, end - begin, rank=rank, world_size=world_size), begin):
                 got[step] |= lines
     assert got == expected
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_stretches_of_a_context_group_make_up_its_windows_and_their_masks(toy_corpus: Corpus, size: int) -> None:
+    order, steps = curriculum(toy_corpus), 20
+    ordered = partial(by_expected_chunks, target_ratio=0.33, mask_protection=True)
+    for group in range(2):
+        whole = loader(toy_corpus, order, end_step=steps, rank=group, world_size=2, accumulation=2, pass_order=ordered)
+        ranks = [
+            loader(
+                toy_corpus, order, end_step=steps, rank=group * size + number, world_size=2 * size, context_size=size,
+                accumulation=2, pass_order=ordered, workers=1,
+            )
+            for number in range(size)
+        ]  # fmt: skip
+        for _ in range(steps):
+            expected, drawn_here = whole.draw(), [data.draw() for data in ranks]
+            for number, batch in enumerate(expected.micro_batches):
+                for field in fields(Batch):
+                    stretches = [getattr(step.micro_batches[number], field.name) for step in drawn_here]
+                    assert torch.equal(torch.cat(stretches, dim=1), getattr(batch, field.name)), field.name
+        for data in (whole, *ranks):
+            data.close()
 
 
 def test_a_longer_window_starts_a_pass_of_its_own_and_resumes_exactly(toy_corpus: Corpus) -> None:
