@@ -37,6 +37,10 @@ CASES = (
     Case("strand symmetry", ("model.strand_symmetry=true",)),
     Case("k-mers", ("tokenization.kind=kmer",)),
     Case("curriculum", (_SHORT,)),
+    *(
+        Case(f"{ranks} ranks share windows", how=(f"engine.context_parallel={ranks}",), ranks=(ranks, ranks))
+        for ranks in (2, 4)
+    ),
 )
 
 
