@@ -7,7 +7,7 @@ import torch
 
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "long_context" / "planted_pairs.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "downstream" / "planted_pairs.py"
 
 
 def test_masked_runs_at_the_end_repeat_the_runs_at_the_beginning() -> None:

@@ -1,6 +1,6 @@
 """Held-out [MASK] loss of one model by the length of what it reads.
 
-python benchmarks/long_context/by_context.py --corpus DIR --model EXPORT
+python benchmarks/downstream/loss_by_context.py --corpus DIR --model EXPORT
 
 The same windows with the same masks are read whole, and in pieces of a half, a quarter and so on. A line has the
 length, the mean loss in nats, and how much less it is than in the shortest pieces, with its standard error over

@@ -1,8 +1,8 @@
 """Does a model learn pairs that lie far apart, and which rotary positions extend it? Experiments on one CPU core.
 
-python benchmarks/long_context/planted_pairs.py short --models DIR [--theta T]  # windows of 256, 512 and 1,024 bases
-python benchmarks/long_context/planted_pairs.py extend --models DIR  # then of 8,192, by theta and interpolation
-python benchmarks/long_context/planted_pairs.py long --models DIR [--theta T]  # then of 32,768; loss by context
+python benchmarks/downstream/planted_pairs.py short --models DIR [--theta T]  # windows of 256, 512 and 1,024 bases
+python benchmarks/downstream/planted_pairs.py extend --models DIR  # then of 8,192, by theta and interpolation
+python benchmarks/downstream/planted_pairs.py long --models DIR [--theta T]  # then of 32,768; loss by context
 
 A planted window is random but for eight sites: four in its first 128 bases and four in its last. A site is a word that
 is the same in all windows; at the beginning sixteen equal bases follow, at the end one, which is masked. The base is
