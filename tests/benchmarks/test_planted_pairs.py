@@ -7,11 +7,11 @@ import torch
 
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "long_context.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "downstream" / "planted_pairs.py"
 
 
 def test_masked_runs_at_the_end_repeat_the_runs_at_the_beginning() -> None:
-    spec = importlib.util.spec_from_file_location("long_context", SCRIPT)
+    spec = importlib.util.spec_from_file_location("planted_pairs", SCRIPT)
     assert spec
     assert spec.loader
     script = importlib.util.module_from_spec(spec)

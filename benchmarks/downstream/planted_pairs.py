@@ -1,9 +1,8 @@
-"""Does long context help, and which rotary positions extend a model? Small experiments on one CPU core.
+"""Does a model learn pairs that lie far apart, and which rotary positions extend it? Experiments on one CPU core.
 
-python benchmarks/long_context.py short --models DIR [--theta T]     # train on windows of 256, 512 and 1,024 bases
-python benchmarks/long_context.py extend --models DIR                # then on 8,192, by theta and interpolation
-python benchmarks/long_context.py long --models DIR [--theta T]      # windows of 32,768 bases; loss by context
-python benchmarks/long_context.py mammals --corpus DIR --run RUN     # a pretrained model, held-out loss by context
+python benchmarks/downstream/planted_pairs.py short --models DIR [--theta T]  # windows of 256, 512 and 1,024 bases
+python benchmarks/downstream/planted_pairs.py extend --models DIR  # then of 8,192, by theta and interpolation
+python benchmarks/downstream/planted_pairs.py long --models DIR [--theta T]  # then of 32,768; loss by context
 
 A planted window is random but for eight sites: four in its first 128 bases and four in its last. A site is a word that
 is the same in all windows; at the beginning sixteen equal bases follow, at the end one, which is masked. The base is
@@ -15,7 +14,6 @@ bases of the window. Losses are means over these bases in held-out windows. The 
 """
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -23,16 +21,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dnachunker.dataprep.corpus.index import Corpus
 from dnachunker.model.alphabet import FIRST_BASE_ID, MASK_ID
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
-from dnachunker.pretrain.data.masking import MaskingRates, corrupt
-from dnachunker.pretrain.data.training_data import window_keys
-from dnachunker.pretrain.data.window_reader import WindowReader
-from dnachunker.pretrain.order.sample_order import held_out_windows
 
 NETWORK = {
     "width": 64, "num_heads": 2, "trunk_layers": 2, "encoder_layers": (1, 1), "decoder_layers": (1, 1),
@@ -167,65 +160,36 @@ def extend(options: argparse.Namespace) -> None:
 
 
 def long(options: argparse.Namespace) -> None:
-    """A third phase, in windows of 32,768 bases, and the loss of the end by how much of a window is seen."""
+    """A third phase, in windows of 32,768 bases; the loss before and after, by how much of a window is seen."""
     theta = options.theta or LARGE
     model = load(options.models / f"{theta:.0f}-1.pt")
     set_positions(model, theta)
-    print(f"before: {held_out_loss(model, LONG, windows=16):.3f}")
-    train(model, LONG, 1, options.steps or 20, lr=1e-3, seed=options.seed + 2)
+    print_by_context(model, MIDDLE)
+    train(model, LONG, 1, options.steps or 70, lr=1e-3, seed=options.seed + 2)
     torch.save(model.state_dict(), options.models / "long.pt")
-    for context in (SHORT, MIDDLE, LONG // 2, LONG):
-        print(f"| {context:,} | {held_out_loss(model, LONG, context=context, windows=32):.3f} |", flush=True)
+    print_by_context(model, LONG)
 
 
-@torch.no_grad()
-def mammals(options: argparse.Namespace) -> None:
-    """Held-out loss over [MASK] positions, which are the same for all lengths, by the length of the pieces read."""
-    model = DNAChunkerForMaskedLM.from_pretrained(options.run).eval()
-    reader = WindowReader(Corpus.open(options.corpus), "valid")
-    windows = held_out_windows(reader.block_bases, seq_len=options.length, count=options.windows)
-    whole = (windows.end - windows.start) == options.length
-    windows = windows.take(whole.nonzero()[0])
-    packed = torch.from_numpy(reader.read(windows, options.length))
-    batch = corrupt(packed, window_keys(windows), MaskingRates())
-    masked = batch.input_ids == MASK_ID
-    print(f"{len(windows)} windows, {int(masked.sum())} masked bases")
-    labels, counts, shortest = batch.labels.masked_fill(~masked, -100), masked.sum(1), torch.empty(0)
-    context = 256
-    while context <= options.length:
-        together = max(1, MIDDLE // context)
-        pieces = (values.view(-1, context).split(together) for values in (batch.input_ids, labels))
-        found = [
-            torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), truth.flatten(), reduction="none")
-            for ids, truth in zip(*pieces, strict=True)
-        ]
-        sums = torch.cat(found).view(len(windows), -1).sum(1)
-        shortest = sums if context == 256 else shortest
-        gain = (shortest - sums) / counts
-        error = float(gain.std()) / math.sqrt(len(gain))
-        mean = float(sums.sum() / counts.sum())
-        print(f"| {context:,} | {mean:.4f} | {float(gain.mean()):+.4f} ± {error:.4f} |", flush=True)
-        context *= 2
+def print_by_context(model: DNAChunkerForMaskedLM, length: int, windows: int = 32) -> None:
+    """The loss at the end of windows of which only the last bases are seen, and of whole windows."""
+    for context in (SHORT, length // 2, length):
+        loss = held_out_loss(model, length, context=context, windows=windows)
+        print(f"| {length:,} | {context:,} | {loss:.3f} |", flush=True)
 
 
 def main() -> None:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["short", "extend", "long", "mammals"])
-    parser.add_argument("--models", type=Path, help="folder of the planted windows' models")
+    parser.add_argument("what", choices=["short", "extend", "long"])
+    parser.add_argument("--models", type=Path, required=True, help="folder of the models")
     parser.add_argument(
         "--theta", type=float, help="of `short`, default 10,000; of the model that `long` takes, default 1,000,000"
     )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--corpus", help="as benchmarks/speedrun.py makes it")
-    parser.add_argument("--run", type=Path, help="export of a model")
-    parser.add_argument("--length", type=int, default=8192, help="longest piece read")
-    parser.add_argument("--windows", type=int, default=64, help="held-out windows of that length")
     options = parser.parse_args()
-    if options.models:
-        options.models.mkdir(parents=True, exist_ok=True)
-    {"short": short, "extend": extend, "long": long, "mammals": mammals}[options.what](options)
+    options.models.mkdir(parents=True, exist_ok=True)
+    {"short": short, "extend": extend, "long": long}[options.what](options)
 
 
 if __name__ == "__main__":
