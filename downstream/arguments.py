@@ -23,6 +23,10 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def _window(text: str) -> int | str:
+    return text if text == "whole" else at_least(1)(text)
+
+
 def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
     """Add the arguments that name the model, the genome, its regions and the window length."""
     verb.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
@@ -32,11 +36,9 @@ def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
         help="region to read, 1-based, both ends included; may be repeated (default: the whole genome)",
     )  # fmt: skip
     verb.add_argument(
-        "--window",
-        type=at_least(1),
-        metavar="BASES",
-        help="bases the model reads at a time (default: as in pretraining)",
-    )
+        "--window", type=_window, metavar="BASES|whole",
+        help="bases the model reads at a time (default: as in pretraining); whole: each contig in one stretch",
+    )  # fmt: skip
     verb.add_argument(
         "--flank",
         type=at_least(0),

@@ -22,7 +22,7 @@ from dnachunker.foundations.progress import Progress
 from .exported import open_exported
 from .output_folder import check_place
 from .regions import NamedRegion, listed_regions
-from .windows import WindowOutput, default_window, run_windows, tile
+from .windows import WindowOutput, chosen_window, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]
 Vectors = NDArray[np.float32]
@@ -33,12 +33,12 @@ _LONGEST_NAME = 255  # bytes, of a file or folder
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """Options of `embed`. `window` None means the pretraining length, `flank` None an eighth of the window."""
+    """Options of `embed`; `window` as in `chosen_window`, `flank` None means an eighth of the window."""
 
     level: Level = "mean"
     stage: int | None = None  # the last one
     regions: tuple[str, ...] = ()
-    window: int | None = None
+    window: int | Literal["whole"] | None = None
     flank: int | None = None
 
 
@@ -63,7 +63,8 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
     A region's vectors depend on that region alone: regions that touch or overlap are not merged.
 
     Raises:
-        BadInput: no such model, FASTA or region; an `output` that exists or is neither .parquet nor .zarr.
+        BadInput: no such model, FASTA or region; an `output` that exists or is neither .parquet nor .zarr; as
+            `chosen_window`.
     """
     if output.suffix not in (".parquet", ".zarr"):
         raise BadInput(f"{output}: the name must end in .parquet or .zarr; the ending selects the format")
@@ -75,13 +76,13 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
     stage = stages - 1 if options.stage is None else options.stage
     if not 0 <= stage < stages:
         raise BadInput(f"--stage {stage}: the model has the stages 0 to {stages - 1}")
-    window = options.window or default_window(exported)
-    flank = window // 8 if options.flank is None else options.flank
     network = exported.network("none")
     rows = 0
     with Genome(fasta) as genome:
         listed = listed_regions(genome, options.regions)
         regions = [region for region, _ in listed]
+        window = chosen_window(exported, genome, regions, options.window)
+        flank = window // 8 if options.flank is None else options.flank
         if output.suffix == ".zarr":
             _check_groups(output, regions)
         described = {**asdict(options), "verb": "embed", "model": exported.fingerprint, "fasta": fasta.name,

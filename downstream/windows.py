@@ -2,13 +2,14 @@
 
 The outermost bases of a window have less context than the others, and its first base always starts a chunk. So windows
 overlap by two flanks, and every base is taken from the one window in which it is farthest from an end. A window that
-ends where its contig ends has no flank there. A contig that fits into one window is read whole.
+ends where its contig ends has no flank there. A contig that fits into one window is read whole; `--window whole` makes
+the window as long as the longest contig.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,18 @@ from numpy.typing import NDArray
 from torch import nn
 from yaml import YAMLError, safe_load
 
+from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.foundations.failures import BadInput
+from dnachunker.foundations.free_memory import free_bytes
 
 from .exported import Exported
 
 _DEFAULT_WINDOW = 8192
+_PART = 65_536  # bases of an output: vectors of a whole contig are not copied at once
+# Memory of a contig in one stretch, measured: vectors of all bases that are held together, bytes of a base beside them,
+# and numbers that a layer holds for each channel of a position in a block
+_VECTORS, _BESIDE, _IN_LAYER = 6, 300, 30
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,40 @@ class WindowOutput:
     boundaries: tuple[NDArray[np.bool_], ...]
     probabilities: tuple[NDArray[np.float32], ...]
     hidden: NDArray[np.float32] | None
+
+
+def chosen_window(
+    exported: Exported, genome: Genome, regions: Sequence[Region], asked: int | Literal["whole"] | None
+) -> int:
+    """The window length in bases: the one asked for; default: that of pretraining.
+
+    Args:
+        asked: "whole" for the longest contig of the regions.
+
+    Raises:
+        BadInput: "whole" for a model whose layers cannot run block by block, or a contig that does not fit into memory.
+    """
+    if asked != "whole":
+        return asked or default_window(exported)
+    contig = max((region.contig for region in regions), key=lambda name: genome.lengths[name])
+    bases = genome.lengths[contig]
+    config = exported.config
+    if config.mixer != "bimamba" or not getattr(config, "layer_block", 0):
+        raise BadInput(
+            f"--window whole: {exported.folder} computes layers on whole windows; export a BiMamba run again, with "
+            "engine.layer_block other than 0, or give --window a number"
+        )
+    strands = 2 if config.strand_symmetry else 1
+    in_layer = 4 * _IN_LAYER * config.width * min(bases, config.layer_block)
+    needed = strands * bases * (4 * _VECTORS * config.width + _BESIDE) + in_layer
+    on_gpu = exported.device.type == "cuda"
+    free = torch.cuda.mem_get_info(exported.device)[0] if on_gpu else free_bytes()
+    if needed > free:
+        raise BadInput(
+            f"--window whole: {contig} has {bases:,} bases, which need about {needed:,.0f} bytes in one stretch, and "
+            f"{free:,} bytes are free; give --window a number"
+        )
+    return bases
 
 
 def default_window(exported: Exported) -> int:
@@ -114,7 +155,7 @@ def run_windows(
         with torch.no_grad():
             output = network(input_ids=ids, attention_mask=mask)
         stages = range(len(output.boundaries))
-        for row, (window, text) in enumerate(zip(part, texts, strict=True)):
+        for row, window, text in _parts(part, texts):
             first = len(exported.lead) - window.start
             kept = slice(window.keep_start + first, window.keep_end + first)
             yield WindowOutput(
@@ -124,6 +165,14 @@ def run_windows(
                 tuple(output.boundary_probabilities[s][row, kept].float().cpu().numpy() for s in stages),
                 output.last_hidden_state[row, kept].float().cpu().numpy() if hidden else None,
             )
+
+
+def _parts(windows: Sequence[Window], texts: Sequence[str]) -> Iterator[tuple[int, Window, str]]:
+    """The row, the window and the letters of each output; a long window gives several, which keep its bases in turn."""
+    for row, (window, text) in enumerate(zip(windows, texts, strict=True)):
+        for start in range(window.keep_start, window.keep_end, _PART):
+            end = min(start + _PART, window.keep_end)
+            yield row, replace(window, keep_start=start, keep_end=end), text
 
 
 def _batched(exported: Exported, windows: Iterable[Window]) -> Iterator[list[Window]]:

@@ -16,6 +16,7 @@ BACKWARD_PER_FORWARD = 2
 CONV_KERNEL = 9  # of the mixer `conv`: two depthwise convolutions reach 4 + 32 positions to either side
 CONV_DILATIONS = (1, 8)
 _AROUND_LAYERS, _AROUND_LAYERS_SPLIT = 10, 16  # widths kept for a position beside a stage's layers, measured
+_AROUND_BLOCKS = 6  # the same where layers run in blocks; counted by benchmarks/step_cost.py
 
 
 def bimamba_layer_parameters(config: DNAChunkerConfig) -> int:
@@ -124,32 +125,46 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
 
 def activation_bytes(
     config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False,
-    ranks: int = 1,
+    ranks: int = 1, window: int = 0, layer_block: int = 0, value_bytes: float = 4, stream_bytes: float = 4,
 ) -> float:  # fmt: skip
-    """Bytes that one forward pass in float32 keeps for its backward pass, accurate to about a tenth.
+    """Bytes that one forward pass keeps for its backward pass, accurate to about a tenth in float32.
 
     Args:
         bases: bases in all sequences of the micro-batch together.
         chunks_per_base: as in `flops_per_base`.
         checkpointing: keep each layer's input and recompute the rest, one layer at a time.
         ranks: over which the sequences are split; `bases` are then those of one rank.
+        window: bases of the longest sequence.
+        layer_block: as in `DNAChunkerConfig`: BiMamba layers of longer windows keep their input, and compute a block
+            again at a time.
+        value_bytes: of a number, on average. stream_bytes: of a number between layers whose inside is not kept.
     """
     layer, trunk_layer = _values_kept_by_mixer(config), 9.0 * config.width + 2 * config.mlp_ratio * config.width
     trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
     if config.num_heads % ranks:
         trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
     around = (_AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS) * config.width
-    largest, values, density = 0.0, 0.0, 1.0
+    blocks = config.mixer == "bimamba" and ranks == 1 and 0 < layer_block < window
+    around = _AROUND_BLOCKS * config.width if blocks else around
+    recomputed = checkpointing or blocks
+    # for each base: numbers between layers and inside them, and bytes of the layer that is computed again
+    between, inside, largest, density = 0.0, 0.0, 0.0, 1.0
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]
         # beside the layers: the router's projections, the residual, spreading and smoothing
-        values += density * (around + layers * (config.width if checkpointing else layer))
-        largest = max(largest, density * layer)
+        between += density * (around + (layers * config.width if recomputed else 0))
+        inside += 0 if recomputed else density * layers * layer
+        held = min(density, layer_block / bases) if blocks else density
+        gradients = 2 * stream_bytes * density * config.width if blocks else 0  # of the layer's input and output
+        largest = max(largest, value_bytes * held * layer + gradients)
         density = chunks
-    values += density * config.trunk_layers * (config.width if checkpointing else trunk_layer)
-    values += 2 * config.width + 3 * config.vocab_size  # embedding, final norm, logits
-    largest = max(largest, density * trunk_layer)
-    return 4 * config.strands * bases * (values + (largest if checkpointing else 0))
+    between += density * config.trunk_layers * config.width if checkpointing else 0
+    inside += 0 if checkpointing else density * config.trunk_layers * trunk_layer
+    between += 2 * config.width + 3 * config.vocab_size  # embedding, final norm, logits
+    if not recomputed:
+        return value_bytes * config.strands * bases * (between + inside)
+    largest = max(largest, stream_bytes * density * trunk_layer) if checkpointing else largest
+    return config.strands * bases * (stream_bytes * between + value_bytes * inside + largest)
 
 
 def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:

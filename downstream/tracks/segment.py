@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from dnachunker.downstream.annotations import FeatureIndex, read_features
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.output_folder import OPTIONS, check_place
 from dnachunker.downstream.regions import choose_regions
-from dnachunker.downstream.windows import WindowOutput, default_window, run_windows, tile
+from dnachunker.downstream.windows import WindowOutput, chosen_window, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
@@ -26,10 +26,10 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Options of `segment`. `window` None means the pretraining length, `flank` None an eighth of the window."""
+    """Options of `segment`; `window` as in `chosen_window`, `flank` None means an eighth of the window."""
 
     regions: tuple[str, ...] = ()
-    window: int | None = None
+    window: int | Literal["whole"] | None = None
     flank: int | None = None
     html: bool = False
     annotations: tuple[Path, ...] = ()
@@ -44,7 +44,8 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         The summary that is also stored there: bases, and per stage chunks and their mean length in bases.
 
     Raises:
-        BadInput: no such model, FASTA or region; `output` exists; a region is too long for the page.
+        BadInput: no such model, FASTA or region; `output` exists; a region is too long for the page; as
+            `chosen_window`.
     """
     exported = open_exported(model)
     if output.exists() and not (options.overwrite and (output / SUMMARY).is_file()):
@@ -52,10 +53,10 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
     check_place(output)
     if (options.annotations or options.features) and not options.html:
         raise BadInput("--annotation and --features are for the page, which only --html writes; add --html")
-    window = options.window or default_window(exported)
-    flank = window // 8 if options.flank is None else options.flank
     with Genome(fasta) as genome:
         regions = choose_regions(genome, options.regions)
+        window = chosen_window(exported, genome, regions, options.window)
+        flank = window // 8 if options.flank is None else options.flank
         if options.html and (long := [r for r in regions if r.length > LONGEST]):
             raise BadInput(f"--html: {long[0]} is longer than {LONGEST:,} bases; choose parts of it with --region")
         features = [

@@ -70,6 +70,8 @@ def rank_memory(
     bucket_values: int = BUCKET_VALUES,
     offload_optimizer: bool = False,
     context_parallel: int = 1,
+    window: int = 0,
+    layer_block: int = 0,
 ) -> RankMemory:
     """The memory of each of `ranks` ranks.
 
@@ -83,6 +85,7 @@ def rank_memory(
         bucket_values: DeepSpeed's reduce_bucket_size.
         offload_optimizer: optimizer states and update are in host memory, and do not count.
         context_parallel: ranks that share each window.
+        window: bases of the longest window. layer_block: `engine.layer_block`.
     """
     count = sum(parameters(network).values())
     value = value_bytes(precision)
@@ -94,9 +97,10 @@ def rank_memory(
     master = 4 if zero_stage or precision == "bf16" else 0
     optimizer = (8 + master) * (count if zero_stage == 0 else share)
     offloaded = offload_optimizer and zero_stage > 0
-    activations = activation_bytes(network, bases, chunks_per_base, checkpointing=checkpointing, ranks=context_parallel)
-    if precision != "fp32":
-        activations *= _BF16_ACTIVATIONS
+    activations = activation_bytes(
+        network, bases, chunks_per_base, checkpointing=checkpointing, ranks=context_parallel, window=window,
+        layer_block=layer_block, value_bytes=4 if precision == "fp32" else 4 * _BF16_ACTIVATIONS, stream_bytes=value,
+    )  # fmt: skip
     if precision == "bf16-autocast":
         activations += 2 * count  # autocast keeps bf16 copies of the weights from forward to backward
     touched = min(count, bucket_values) if zero_stage == 3 else 0.0  # ZeRO 1 and 2 free it between passes
@@ -151,6 +155,7 @@ def planned_memory(
             for phase in phases
         ),
         "context_parallel": engine.context_parallel,
+        "window": max(phase.seq_len for phase in phases), "layer_block": engine.layer_block,
         "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
         "reserved_buckets": True, "bucket_values": bucket_values(config),
         "offload_optimizer": engine.offload_optimizer,

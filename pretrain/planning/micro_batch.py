@@ -1,13 +1,11 @@
 """Windows in a pass: `engine.micro_batch=auto` takes as many as the memory plan allows on every rank."""
 
-import contextlib
 import platform
-from pathlib import Path
 
-import psutil
 import torch
 
 from dnachunker.foundations.failures import BadInputOnAllRanks
+from dnachunker.foundations.free_memory import free_bytes
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
@@ -16,10 +14,6 @@ from dnachunker.pretrain.engine.ranks import Rank
 from .memory import FILLED, largest_micro_batch, planned_memory
 
 _GIB = 2**30
-_CONTAINER_MEMORY = (  # cgroups, version 2 and version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 _HOPELESS = 1.25  # of a GPU's memory: measured peaks are within 15 % of the plan
 
 
@@ -83,18 +77,9 @@ def _least_free_bytes(rank: Rank) -> float:
     """Free memory of the rank that has least; ranks that compute on CPUs share the memory of their machine."""
     if rank.device.type == "cuda":
         return float(min(rank.gather(torch.cuda.mem_get_info(rank.device)[0])))
-    machines = rank.gather((platform.node(), _available_bytes()))
+    machines = rank.gather((platform.node(), free_bytes()))
     hosts = [host for host, _ in machines]
     return min(available / hosts.count(host) for host, available in machines)
-
-
-def _available_bytes() -> int:
-    """Memory that this machine, or the container that limits this process, still has."""
-    free = psutil.virtual_memory().available
-    for limit, used in _CONTAINER_MEMORY:
-        with contextlib.suppress(OSError, ValueError):  # no such controller, or no limit
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-    return max(free, 0)
 
 
 def _advice(config: PretrainConfig) -> str:

@@ -7,6 +7,9 @@ from types import ModuleType
 
 import pytest
 
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import activation_bytes
+
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
@@ -23,6 +26,17 @@ def tool() -> ModuleType:
     sys.modules["step_cost"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_the_planned_memory_of_a_megabase_in_blocks_is_what_a_gpu_holds(tool: ModuleType) -> None:
+    bases, block = 1 << 20, 65_536
+    found = tool.step_cost(bases, window=bases, checkpointing=True, layer_block=block, trunk_layers=1)
+    planned = activation_bytes(
+        DNAChunkerConfig(trunk_layers=1), bases, tool.CHUNKS, checkpointing=True, window=bases, layer_block=block,
+        value_bytes=3.6, stream_bytes=2,
+    )  # fmt: skip
+    assert planned == pytest.approx(found.peak, rel=0.15)
 
 
 @pytest.mark.parametrize("precision", LIMITS)

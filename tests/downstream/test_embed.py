@@ -1,6 +1,8 @@
 """`dnachunker embed`: vectors of sequences, chunks and bases agree with the model and with one another."""
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import zarr
 from transformers import AutoModel, AutoTokenizer
 
 from dnachunker.cli import main
+from dnachunker.downstream import windows
 from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.studies.cutters import ModelCutter
 
@@ -50,6 +53,24 @@ def test_levels_agree_with_the_model_and_one_another(export: Path, fasta: Path, 
     ids = output.chunk_ids[1][0].numpy()
     starts = [c["start"] for c in tables["c"].filter(pc_equal(tables["c"], "b")).to_pylist()]
     assert starts == np.flatnonzero(np.diff(ids, prepend=-1)).tolist()
+
+
+def test_vectors_of_whole_contigs_in_one_stretch_are_those_of_one_window(
+    export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(export, model)
+    described = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**described, "layer_block": 100}))
+    monkeypatch.setattr(windows, "_PART", 700)  # bases of an output
+    for level in ("chunk", "base"):
+        both = []
+        for source, window in ((model, "whole"), (export, "4096")):
+            output = tmp_path / f"{level}-{window}.parquet"
+            assert embed(source, fasta, output, "--window", window, "--level", level) == 0
+            both.append(pq.read_table(output).to_pydict())
+        assert both[0]["start"] == both[1]["start"]
+        np.testing.assert_allclose(both[0]["vector"], both[1]["vector"], atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "zarr"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from dnachunker.cli import main
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.region import Region
+from dnachunker.downstream import windows
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import tile
@@ -96,14 +98,50 @@ def test_stitched_windows_agree_with_one_long_one(tracks: Path, export: Path, fa
 
 
 def test_windows_keep_every_base_once_and_lean_on_the_contigs_ends() -> None:
-    windows = list(tile(Region("a", 100, 2500), 2600, 512, 64))
-    assert windows[0].start == 36
-    assert windows[-1].end == 2564
-    kept = [base for w in windows for base in range(w.keep_start, w.keep_end)]
+    tiles = list(tile(Region("a", 100, 2500), 2600, 512, 64))
+    assert tiles[0].start == 36
+    assert tiles[-1].end == 2564
+    kept = [base for w in tiles for base in range(w.keep_start, w.keep_end)]
     assert kept == list(range(100, 2500))
-    assert all(w.end - w.start <= 512 for w in windows)
+    assert all(w.end - w.start <= 512 for w in tiles)
     with pytest.raises(BadInput, match="longer than its two flanks"):
         list(tile(Region("a", 0, 2600), 2600, 128, 64))
+
+
+def with_blocks(export: Path, folder: Path, size: int) -> Path:
+    """A copy of the export whose layers take blocks of `size` positions."""
+    shutil.copytree(export, folder)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**described, "layer_block": size}))
+    return folder
+
+
+def test_whole_contigs_in_one_stretch_are_cut_as_in_one_window(
+    tracks: Path, export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_blocks(export, tmp_path / "model", 100)
+    monkeypatch.setattr(windows, "_PART", 700)  # bases of an output
+    assert segment(model, fasta, tmp_path / "out", "--window", "whole") == 0
+    for stage in range(2):
+        assert (tmp_path / "out" / f"stage{stage}.bed").read_bytes() == (tracks / f"stage{stage}.bed").read_bytes()
+        with pyBigWig.open(str(tmp_path / "out" / f"stage{stage}.bw")) as wig:
+            ours = wig.values("a", 0, wig.chroms("a"), numpy=True)
+        with pyBigWig.open(str(tracks / f"stage{stage}.bw")) as wig:
+            np.testing.assert_allclose(ours, wig.values("a", 0, wig.chroms("a"), numpy=True), atol=1e-5)
+
+
+def test_a_contig_that_does_not_fit_into_one_stretch_is_refused_with_the_bytes(
+    export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole_layers = with_blocks(export, tmp_path / "model", 0)
+    assert segment(whole_layers, fasta, tmp_path / "out", "--window", "whole") == 2
+    assert "computes layers on whole windows" in capsys.readouterr().err
+    monkeypatch.setattr(windows, "free_bytes", lambda: 1000)
+    assert segment(export, fasta, tmp_path / "out", "--window", "whole") == 2
+    assert re.search(
+        r"a has [\d,]+ bases, which need about [\d,]+ bytes .* 1,000 bytes are free", capsys.readouterr().err
+    )
+    assert segment(export, fasta, tmp_path / "out", "--window", "512") == 0
 
 
 def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(

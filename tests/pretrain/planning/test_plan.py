@@ -77,7 +77,7 @@ def test_the_paper_run_scales_to_512_gpus(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_plan_of_windows_that_gpus_share(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = ["plan", "--config", "dnachunker-172m", "engine.activation_checkpointing=true"]
+    plan = ["plan", "--config", "dnachunker-172m", "engine.activation_checkpointing=true", "engine.layer_block=0"]
     assert main([*plan, "data.seq_len=1048576", "data.global_batch=8", "engine.context_parallel=4"]) == 0
     said = capsys.readouterr().out
     rows = [line.replace("*", " ").split() for line in said.splitlines() if re.match(r" +[\d,]+ .*\d\.\d\d$", line)]
@@ -94,6 +94,19 @@ def test_plan_of_windows_that_gpus_share(capsys: pytest.CaptureFixture[str]) -> 
     assert "more to the GPUs that share its windows" in network
     assert main([*plan, "engine.context_parallel=3"]) == 2
     assert "engine.context_parallel=3 does not divide 8 ranks" in capsys.readouterr().err
+
+
+def test_plan_of_a_megabase_in_one_window_of_one_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    window = ["data.seq_len=1048576", "data.global_batch=1", "data.streams=1", "engine.precision=bf16"]
+    plan = ["plan", "--config", "dnachunker-172m", "--gpus", "1", "engine.activation_checkpointing=true", *window]
+    needed = {}
+    for block in (65_536, 16_384, 0):
+        assert main([*plan, f"engine.layer_block={block}"]) == 0
+        found = re.search(r"1 passes a step, ([\d.]+) GiB", capsys.readouterr().out)
+        assert found
+        needed[block] = float(found[1])
+    assert needed[16_384] <= needed[65_536] < 60
+    assert needed[0] > 100
 
 
 def test_plan_of_autocast_reduces_gradients_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:

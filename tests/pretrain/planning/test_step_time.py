@@ -185,6 +185,24 @@ def test_a_checkpoint_has_the_planned_size(tmp_path: Path, sample_corpus: Path, 
     assert checkpoint_bytes(sum(parameters(network).values())) == pytest.approx(written, rel=0.1)
 
 
+def measured(ranks: int, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `measured_memory.py` finds of each rank."""
+    script = Path(__file__).parents[2] / "support" / "measured_memory.py"
+    # freed tensors go back to the system at once, and oneDNN keeps no compiled kernels with their scratch memory, so
+    # that resident memory is what the rank uses
+    environment = {
+        **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",
+        "PYTHONPATH": str(script.parents[2]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), str(ranks), json.dumps(values)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 TRUNK = {"width": 256, "num_heads": 8, "trunk_layers": 24, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
 
 
@@ -204,23 +222,28 @@ def test_the_planned_memory_is_what_a_rank_takes(ranks: int, batch: int, length:
         "model": TRUNK, "data": {"corpus": "c", "global_batch": batch, "seq_len": length},
         "engine": engine,
     }  # fmt: skip
-    script = Path(__file__).parents[2] / "support" / "measured_memory.py"
-    # freed tensors go back to the system at once, and oneDNN keeps no compiled kernels with their scratch memory, so
-    # that resident memory is what the rank uses
-    environment = {
-        **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",
-        "PYTHONPATH": str(script.parents[2]),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(script), str(ranks), json.dumps(values)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
     micro_batch = engine.get("micro_batch", batch // ranks)
-    for found in json.loads(done.stdout.splitlines()[-1]):
+    for found in measured(ranks, values):
         planned = rank_memory(
             DNAChunkerConfig(**TRUNK), ranks=ranks, zero_stage=engine["zero_stage"], precision=engine["precision"],
             bases=micro_batch * length, chunks_per_base=found["chunks"], passes=batch // ranks // micro_batch,
             checkpointing=engine.get("activation_checkpointing", False),
         )  # fmt: skip
         assert planned.peak == pytest.approx(found["bytes"], rel=0.15), planned
+
+
+@pytest.mark.slow
+def test_the_planned_memory_of_a_window_whose_layers_run_in_blocks() -> None:
+    network = {"width": 64, "num_heads": 2, "trunk_layers": 1, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
+    peaks = {}
+    for block in (1024, 0):
+        engine = {"zero_stage": 0, "activation_checkpointing": True, "layer_block": block}
+        data = {"corpus": "c", "global_batch": 1, "seq_len": 16_384}
+        (found,) = measured(1, {"model": network, "data": data, "engine": engine})
+        peaks[block] = found["bytes"]
+        planned = rank_memory(
+            DNAChunkerConfig(**network), ranks=1, zero_stage=0, precision="fp32", bases=16_384, window=16_384,
+            chunks_per_base=found["chunks"], checkpointing=True, layer_block=block,
+        )  # fmt: skip
+        assert planned.peak == pytest.approx(found["bytes"], rel=0.15), (block, planned)
+    assert peaks[1024] < 0.7 * peaks[0]
