@@ -46,11 +46,15 @@ def compute(case: Case, rank: int, groups: dict[tuple[int, int], Any]) -> dict[s
             groups of `size` ranks; if `size` is None, one rank has them all, not split.
 
     Returns:
-        `losses` and `gradients` (by the weight's name), this rank's share; `outputs` of the group's whole windows.
+        `losses` and `gradients` (by the weight's name), this rank's share; `outputs` of the group's whole windows;
+        `trunk`, the `chunks` that this rank has there.
     """
     model, size, inputs = model_of(case), case["size"] or 1, case["inputs"]
     group = ContextGroup(rank % size, size, groups.get((size, rank // size)))
     model.dnachunker.context = group if case["size"] else None
+    chunks: list[int] = []
+    layer = model.dnachunker.hierarchy.trunk.layers[0]
+    layer.register_forward_pre_hook(lambda _module, given: chunks.append(len(given[0])))
     length = inputs["input_ids"].shape[1]
     rows = slice(rank // size, None, case["data_ranks"])
     mine = {name: values[rows][..., group.columns(length)] for name, values in inputs.items()}
@@ -70,6 +74,7 @@ def compute(case: Case, rank: int, groups: dict[tuple[int, int], Any]) -> dict[s
         "losses": {name: float(output[name].detach()) for name in ("loss", "mlm_loss", "ratio_loss")},
         "gradients": {name: weight.grad for name, weight in model.named_parameters()},
         "outputs": joined | {"stage_natural_rates": output.stage_natural_rates},
+        "trunk": {"chunks": chunks[0]},
     }
 
 

@@ -79,7 +79,10 @@ def windows(
 
 
 def compare(found: list[Found], whole: Found, case: dict[str, Any]) -> None:
-    """Losses and gradients add up over all ranks; outputs of a context group are those of its windows."""
+    """Losses and gradients add up over all ranks; outputs of a context group are those of its windows.
+
+    In the trunk, the ranks of a group have equally many chunks of each window, to within one.
+    """
     tolerance = TOLERANCE[case["dtype"]]
     for name, loss in whole["losses"].items():
         assert sum(share["losses"][name] for share in found) == pytest.approx(loss, abs=tolerance)
@@ -89,6 +92,9 @@ def compare(found: list[Found], whole: Found, case: dict[str, Any]) -> None:
         torch.testing.assert_close(
             sum(shares), gradient, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
+    for first in range(0, len(found), case["size"]):
+        chunks = [share["trunk"]["chunks"] for share in found[first : first + case["size"]]]
+        assert max(chunks) - min(chunks) <= len(found[first]["outputs"]["logits"])
     for number, share in enumerate(found):
         for name, values in share["outputs"].items():
             expected = whole["outputs"][name][number // case["size"] :: case["data_ranks"]]
