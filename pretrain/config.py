@@ -182,7 +182,8 @@ class EngineSettings(Config):
         False, description="compute activations again in the backward pass: less memory, about a third more time"
     )
     layer_block: Annotated[int, Field(ge=0)] = Field(
-        65_536, description="positions that a BiMamba layer holds at a time where windows are longer; 0: whole windows"
+        65_536,
+        description="positions that a BiMamba layer holds at a time where windows are longer; 0, and ZeRO 3: all",
     )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="further DeepSpeed keys, such as {zero_optimization: {overlap_comm: true}}"

@@ -36,9 +36,11 @@ def build_model(
         label_capacity: as in `DNAChunkerConfig`.
     """
     torch.manual_seed(seed)
+    # ZeRO 3 gathers weights whenever a module runs, and ranks have different numbers of chunks, hence of blocks
+    layer_block = engine.layer_block if engine.zero_stage < 3 else 0
     network = network_config(
         model, tokenization, merges=merges, label_capacity=label_capacity, compile_trunk=engine.compile,
-        scan_backend=engine.scan_backend, attention_backend=engine.attention_backend, layer_block=engine.layer_block,
+        scan_backend=engine.scan_backend, attention_backend=engine.attention_backend, layer_block=layer_block,
     )  # fmt: skip
     built = class_of(network)(network)
     if engine.activation_checkpointing:

@@ -99,7 +99,8 @@ def rank_memory(
     offloaded = offload_optimizer and zero_stage > 0
     activations = activation_bytes(
         network, bases, chunks_per_base, checkpointing=checkpointing, ranks=context_parallel, window=window,
-        layer_block=layer_block, value_bytes=4 if precision == "fp32" else 4 * _BF16_ACTIVATIONS, stream_bytes=value,
+        layer_block=0 if zero_stage == 3 else layer_block,
+        value_bytes=4 if precision == "fp32" else 4 * _BF16_ACTIVATIONS, stream_bytes=value,
     )  # fmt: skip
     if precision == "bf16-autocast":
         activations += 2 * count  # autocast keeps bf16 copies of the weights from forward to backward
