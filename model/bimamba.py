@@ -211,7 +211,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
         Of a block of time, u are the positions it reads, z its own; the states (2, N, Dm) that enter it are given, and
         those that leave it are returned too.
-        The parameters below are used outside the modules that own them; ZeRO-3 gathers each one when it is touched.
+        The parameters below are used outside the modules that own them; under ZeRO-3 they are gathered for the layer.
         The kernels always read both ways; a causal layer multiplies the backward result by zero.
         """
         both = (self.forward_direction, self.backward_direction or self.forward_direction)

@@ -143,28 +143,29 @@ def activation_bytes(
     trunk_layer += 4 * config.width if config.qk_norm else 0  # inputs of the norms, and these normalised
     if config.num_heads % ranks:
         trunk_layer += 2 * (ranks - 1) * config.width  # keys and values of the other ranks
-    around = (_AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS) * config.width
-    blocks = config.mixer == "bimamba" and ranks == 1 and 0 < layer_block < window
-    around = _AROUND_BLOCKS * config.width if blocks else around
-    recomputed = checkpointing or blocks
-    # for each base: numbers between layers and inside them, and bytes of the layer that is computed again
-    between, inside, largest, density = 0.0, 0.0, 0.0, 1.0
+    kept, largest, density = 0.0, 0.0, 1.0  # bytes a base: kept, and of the layer that is computed again
+    size = value_bytes
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]
+        blocks = config.mixer == "bimamba" and ranks == 1 and 0 < layer_block < min(density * bases, window)
+        recomputed = checkpointing or blocks
         # beside the layers: the router's projections, the residual, spreading and smoothing
-        between += density * (around + (layers * config.width if recomputed else 0))
-        inside += 0 if recomputed else density * layers * layer
-        held = min(density, layer_block / bases) if blocks else density
-        gradients = 2 * stream_bytes * density * config.width if blocks else 0  # of the layer's input and output
-        largest = max(largest, value_bytes * held * layer + gradients)
+        around = _AROUND_BLOCKS if blocks else _AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS
+        of_stage = stream_bytes if recomputed else value_bytes
+        size = size if stage else of_stage
+        kept += density * (of_stage * around * config.width)
+        kept += density * layers * (stream_bytes * config.width if recomputed else value_bytes * layer)
+        if recomputed:
+            held = min(density, layer_block / bases) if blocks else density
+            gradients = 2 * stream_bytes * density * config.width if blocks else 0  # of the layer's input and output
+            largest = max(largest, value_bytes * held * layer + gradients)
         density = chunks
-    between += density * config.trunk_layers * config.width if checkpointing else 0
-    inside += 0 if checkpointing else density * config.trunk_layers * trunk_layer
-    between += 2 * config.width + 3 * config.vocab_size  # embedding, final norm, logits
-    if not recomputed:
-        return value_bytes * config.strands * bases * (between + inside)
+    kept += (
+        density * config.trunk_layers * (stream_bytes * config.width if checkpointing else value_bytes * trunk_layer)
+    )
+    kept += size * (2 * config.width + 3 * config.vocab_size)  # embedding, final norm, logits
     largest = max(largest, stream_bytes * density * trunk_layer) if checkpointing else largest
-    return config.strands * bases * (stream_bytes * between + value_bytes * inside + largest)
+    return config.strands * bases * (kept + largest)
 
 
 def _values_kept_by_mixer(config: DNAChunkerConfig) -> float:

@@ -18,7 +18,7 @@ from .packing import Packing
 from .split_packing import Room, SplitPacking
 
 # A step so short that every decay is exactly 1; a power of two, so that step * (state / step) is exactly the state.
-_NO_TIME = 2.0**-60
+NO_TIME = 2.0**-60
 
 
 def selective_scan(
@@ -56,8 +56,8 @@ def _carried(
     backend: str,
 ) -> Tensor:  # fmt: skip
     """What the states (B, N, Dm) that enter the stretches add to the scan. -> (T, Dm)."""
-    u = torch.zeros_like(delta).index_copy(0, first, entering.flatten(0, 1) / _NO_TIME)
-    delta = delta.index_fill(0, first, _NO_TIME)
+    u = torch.zeros_like(delta).index_copy(0, first, entering.flatten(0, 1) / NO_TIME)
+    delta = delta.index_fill(0, first, NO_TIME)
     B = B.index_copy(0, first, _units(B, len(entering)))
     nothing = A.new_zeros(len(A))
     return scan_here(u, delta, A, B, C, nothing, packing.cu_seqlens, reverse=reverse, backend=backend)

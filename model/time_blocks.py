@@ -17,10 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .kernels import precise, selective_scan
 from .packing import Packing
+from .split_operations import NO_TIME
 from .split_packing import SplitPacking
-
-# A step so short that every decay is exactly 1; a power of two, so that step * (state / step) is exactly the state.
-_NO_TIME = 2.0**-60
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def scan_of_block(
     entering = entering * block.entered(reverse=reverse)
     unit, nothing = torch.eye(states, dtype=B.dtype, device=B.device), B.new_zeros(states, states)
     still = torch.zeros_like(entering)
-    first = (entering / _NO_TIME, still + _NO_TIME, unit, nothing)
+    first = (entering / NO_TIME, still + NO_TIME, unit, nothing)
     last = (still, still, nothing, unit)
     before, after = (last, first) if reverse else (first, last)
     inputs = (torch.cat(parts) for parts in zip(before, (u, delta, B, C), after, strict=True))

@@ -150,17 +150,18 @@ def planned_memory(
     passes = phases[0].global_batch // data_ranks // micro_batch
     arguments: dict[str, Any] = {
         "zero_stage": engine.zero_stage, "precision": engine.precision, "passes": passes,
-        "bases": max(
-            phase.global_batch // data_ranks // passes * math.ceil(phase.seq_len / engine.context_parallel)
-            for phase in phases
-        ),
-        "context_parallel": engine.context_parallel,
-        "window": max(phase.seq_len for phase in phases), "layer_block": engine.layer_block,
+        "context_parallel": engine.context_parallel, "layer_block": engine.layer_block,
         "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
         "reserved_buckets": True, "bucket_values": bucket_values(config),
         "offload_optimizer": engine.offload_optimizer,
     }  # fmt: skip
-    return rank_memory(network, ranks=ranks, **{**arguments, **changes})
+    # not the most bases with the longest window: layers run in blocks in phases of long windows only
+    found = (
+        rank_memory(network, ranks=ranks, **{**arguments, "bases": bases, "window": phase.seq_len, **changes})
+        for phase in phases
+        for bases in [phase.global_batch // data_ranks // passes * math.ceil(phase.seq_len / engine.context_parallel)]
+    )
+    return max(found, key=lambda memory: memory.peak)
 
 
 def largest_micro_batch(

@@ -74,11 +74,13 @@ def test_a_run_that_splits_windows_logs_what_a_run_on_one_rank_logs(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_a_run_in_blocks_of_time_logs_what_a_run_on_whole_windows_logs(
-    ranks: Ranks, alone: Path, tmp_path: Path
+    ranks: Ranks, alone: Path, tmp_path: Path, checkpointing: str
 ) -> None:
     run = tmp_path / "run"  # the blocks of a rank's second stage depend on its chunks, and ZeRO-3 gathers what they use
-    ranks.finish(run, "engine.zero_stage=3", "engine.layer_block=19", "engine.micro_batch=2")
+    blocks = "engine.layer_block=19", f"engine.activation_checkpointing={checkpointing}"
+    ranks.finish(run, "engine.zero_stage=3", "engine.micro_batch=2", *blocks)
     require_alike(run, alone)
 
 

@@ -15,6 +15,7 @@ from training_ranks import Job, Ranks
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import load_config
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.cost import activation_bytes
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
@@ -87,6 +88,23 @@ def test_auto_is_the_largest_divisor_whose_plan_fits(
         assert passes * size == windows
         fits = planned_memory(config, network, ranks, size).peak <= memory * GIB
         assert fits if size == chosen else not fits or size < (chosen or 0)
+
+
+def test_a_plan_of_growing_windows_covers_each_phase_and_each_stage() -> None:
+    short, long = "data.seq_len=32768", "{from_step: 9, seq_len: 131072, global_batch: 4}"
+    plans = {}
+    for block in (65_536, 0):  # only layers of the second phase run in blocks
+        config = config_of("dnachunker-172m", short, "data.global_batch=16", f"data.curriculum=[{long}]",
+                           "data.streams=4", f"engine.layer_block={block}")  # fmt: skip
+        plans[block] = planned_memory(config, network_config(config.model, config.tokenization), 1, 16).peak
+    assert plans[65_536] == plans[0]
+
+    def kept(window: int, layer_block: int) -> float:
+        arguments: dict[str, Any] = {"bases": window, "window": window, "layer_block": layer_block}
+        return activation_bytes(DNAChunkerConfig(), chunks_per_base=(0.56, 0.31), **arguments)
+
+    # below 117,000 bases the chunks of the second stage are too few for blocks, and its layers keep everything
+    assert kept(118_000, 65_536) < 0.8 * kept(117_000, 65_536) < 0.6 * kept(117_000, 0)
 
 
 @given(memory=st.lists(st.integers(16, 200), min_size=4, max_size=4))
