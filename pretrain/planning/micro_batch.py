@@ -94,7 +94,7 @@ def _remedies(config: PretrainConfig) -> str:
     if engine.zero_stage < 3:
         advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
     if not config.split_refusal():
-        # layers of windows that ranks share run whole, so two ranks may each need more than one whose layers run in blocks
+        # such layers run whole, so two ranks may each need more than one rank whose layers run in blocks
         in_blocks = engine.context_parallel == 1 and 0 < engine.layer_block < max(p.seq_len for p in config.data.phases)
         shared = 4 if in_blocks else 2 * engine.context_parallel
         advice.append(f"share each window among {shared} of several ranks with engine.context_parallel={shared}")
