@@ -43,7 +43,7 @@ def add_genome_arguments(verb: argparse.ArgumentParser) -> None:
         "--flank",
         type=at_least(0),
         metavar="BASES",
-        help="bases at each end of a window that are context only (default: window / 8)",
+        help="bases at each end of a window that are context only (default: window / 8); not with --window whole",
     )
 
 

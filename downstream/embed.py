@@ -22,7 +22,7 @@ from dnachunker.foundations.progress import Progress
 from .exported import open_exported
 from .output_folder import check_place
 from .regions import NamedRegion, listed_regions
-from .windows import WindowOutput, chosen_window, run_windows, tile
+from .windows import WindowOutput, chosen_window, of_region, run_windows, tile
 
 Level = Literal["mean", "chunk", "base"]
 Vectors = NDArray[np.float32]
@@ -33,7 +33,7 @@ _LONGEST_NAME = 255  # bytes, of a file or folder
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """Options of `embed`; `window` as in `chosen_window`, `flank` None means an eighth of the window."""
+    """Options of `embed`; `window` and `flank` as in `chosen_window`."""
 
     level: Level = "mean"
     stage: int | None = None  # the last one
@@ -81,8 +81,7 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
     with Genome(fasta) as genome:
         listed = listed_regions(genome, options.regions)
         regions = [region for region, _ in listed]
-        window = chosen_window(exported, genome, regions, options.window)
-        flank = window // 8 if options.flank is None else options.flank
+        window, flank = chosen_window(exported, genome, regions, options.window, options.flank)
         if output.suffix == ".zarr":
             _check_groups(output, regions)
         described = {**asdict(options), "verb": "embed", "model": exported.fingerprint, "fasta": fasta.name,
@@ -96,7 +95,7 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
             waiting: list[_Part] = []
             count = 0  # of vectors that wait
             for number, named in enumerate(listed):
-                ours = _of_region(named.region, found, bar)
+                ours = of_region(named.region, found, bar)
                 for starts, ends, vectors in _LEVELS[options.level](named.region, ours, stage):
                     waiting.append(_Part(number, named, starts, ends, vectors))
                     count += len(vectors)
@@ -106,15 +105,6 @@ def embed(model: Path, fasta: Path, output: Path, options: EmbedOptions) -> int:
             if waiting:
                 sink.write(waiting)
     return rows + count
-
-
-def _of_region(region: Region, found: Iterator[WindowOutput], bar: Any) -> Iterator[WindowOutput]:
-    """The outputs up to the end of the region."""
-    for part in found:
-        bar.update(part.window.keep_end - part.window.keep_start)
-        yield part
-        if part.window.keep_end == region.end:
-            return
 
 
 Rows = Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Vectors]]

@@ -6,10 +6,12 @@ ends where its contig ends has no flank there. A contig that fits into one windo
 the window as long as the longest contig.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ _PART = 65_536  # bases of an output: vectors of a whole contig are not copied a
 # Memory of a contig in one stretch, measured: vectors of all bases that are held together, bytes of a base beside them,
 # and numbers that a layer holds for each channel of a position in a block
 _VECTORS, _BESIDE, _IN_LAYER = 6, 300, 30
+_FILLED = 0.8  # share of free memory that a contig in one stretch may need: the numbers above are estimates
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Window:
     def kept(self) -> slice:
         """The kept part, counted from the window's start."""
         return slice(self.keep_start - self.start, self.keep_end - self.start)
+
+    @property
+    def read(self) -> tuple[str, int, int]:
+        """The bases that are read: contig, start, end."""
+        return self.contig, self.start, self.end
 
 
 @dataclass(frozen=True)
@@ -66,37 +74,55 @@ class WindowOutput:
 
 
 def chosen_window(
-    exported: Exported, genome: Genome, regions: Sequence[Region], asked: int | Literal["whole"] | None
-) -> int:
-    """The window length in bases: the one asked for; default: that of pretraining.
+    exported: Exported, genome: Genome, regions: Sequence[Region], asked: int | Literal["whole"] | None,
+    flank: int | None,
+) -> tuple[int, int]:  # fmt: skip
+    """The window length and the flank in bases: those asked for; default: the length of pretraining and an eighth.
 
     Args:
-        asked: "whole" for the longest contig of the regions.
+        asked: "whole" for the longest contig of the regions, and no flank.
 
     Raises:
-        BadInput: "whole" for a model whose layers cannot run block by block, or a contig that does not fit into memory.
+        BadInput: "whole" with a flank, for a model whose layers cannot run block by block, for regions of a contig that
+            do not follow each other, or for a contig that does not fit into memory.
     """
     if asked != "whole":
-        return asked or default_window(exported)
+        window = asked or default_window(exported)
+        return window, window // 8 if flank is None else flank
+    if flank is not None:
+        raise BadInput(f"--flank {flank}: --window whole reads a contig in one stretch, without flanks; leave it out")
+    stretches = Counter(name for name, _ in groupby(region.contig for region in regions))
+    (most, times), *_ = stretches.most_common(1)
+    if times > 1:
+        raise BadInput(
+            f"--window whole: regions of {most} stand before and after those of another contig, and a contig is "
+            "read once; list the regions of a contig one after the other"
+        )
     contig = max((region.contig for region in regions), key=lambda name: genome.lengths[name])
     bases = genome.lengths[contig]
     config = exported.config
-    if config.mixer != "bimamba" or not getattr(config, "layer_block", 0):
-        raise BadInput(
-            f"--window whole: {exported.folder} computes layers on whole windows; export a BiMamba run again, with "
-            "engine.layer_block other than 0, or give --window a number"
-        )
+    if remedy := _blocks_remedy(config):
+        raise BadInput(f"--window whole: {exported.folder} computes layers on whole windows; {remedy}")
     strands = 2 if config.strand_symmetry else 1
     in_layer = 4 * _IN_LAYER * config.width * min(bases, config.layer_block)
     needed = strands * bases * (4 * _VECTORS * config.width + _BESIDE) + in_layer
     on_gpu = exported.device.type == "cuda"
     free = torch.cuda.mem_get_info(exported.device)[0] if on_gpu else free_bytes()
-    if needed > free:
+    if needed > _FILLED * free:
         raise BadInput(
             f"--window whole: {contig} has {bases:,} bases, which need about {needed:,.0f} bytes in one stretch, and "
-            f"{free:,} bytes are free; give --window a number"
+            f"{free:,} bytes are free, of which {_FILLED:.0%} may be used; give --window a number of bases"
         )
-    return bases
+    return bases, 0
+
+
+def _blocks_remedy(config: Any) -> str:
+    """What to do where the layers of a model do not run block by block; empty where they do."""
+    if (mixer := getattr(config, "mixer", "bimamba")) != "bimamba":  # the config of an older export lacks keys
+        return f"its mixer is {mixer}, and only bimamba runs block by block: give --window a number of bases"
+    if not hasattr(config, "layer_block"):
+        return "an older version exported it: export the run again"
+    return "" if config.layer_block else "layer_block is 0 in its config.json: set it there, such as to 65536"
 
 
 def default_window(exported: Exported) -> int:
@@ -137,20 +163,21 @@ class Source(Protocol):
 def run_windows(
     exported: Exported, network: nn.Module, genome: Source, windows: Iterable[Window], *, hidden: bool = False
 ) -> Iterator[WindowOutput]:
-    """The network's output for each window, in order.
+    """The network's output for each window, in order; windows in a row that read the same bases share one pass.
 
     Args:
         network: `exported.network("none")`; a network with another head gives no `hidden`.
         windows: read as they are needed, a batch at a time.
     """
     for part in _batched(exported, windows):
-        texts = [genome.fetch(w.contig, w.start, w.end) for w in part]
+        texts = [genome.fetch(*same[0].read) for same in part]
         encoded = []
-        for window, text in zip(part, texts, strict=True):
+        for same, text in zip(part, texts, strict=True):
             try:
                 encoded.append(exported.encode(text))
             except BadInput as error:
-                raise BadInput(f"{genome.path}: {window.contig}:{window.start + 1}-{window.end}: {error}") from error
+                contig, start, end = same[0].read
+                raise BadInput(f"{genome.path}: {contig}:{start + 1}-{end}: {error}") from error
         ids, mask = exported.batch(encoded)
         with torch.no_grad():
             output = network(input_ids=ids, attention_mask=mask)
@@ -165,25 +192,36 @@ def run_windows(
                 tuple(output.boundary_probabilities[s][row, kept].float().cpu().numpy() for s in stages),
                 output.last_hidden_state[row, kept].float().cpu().numpy() if hidden else None,
             )
+        del output  # else its vectors stay in memory while the next pass runs
 
 
-def _parts(windows: Sequence[Window], texts: Sequence[str]) -> Iterator[tuple[int, Window, str]]:
+def of_region(region: Region, found: Iterator[WindowOutput], bar: Any) -> Iterator[WindowOutput]:
+    """The outputs up to the end of the region; `bar`, of a Progress, counts their bases."""
+    for part in found:
+        bar.update(part.window.keep_end - part.window.keep_start)
+        yield part
+        if part.window.keep_end == region.end:
+            return
+
+
+def _parts(batch: Sequence[Sequence[Window]], texts: Sequence[str]) -> Iterator[tuple[int, Window, str]]:
     """The row, the window and the letters of each output; a long window gives several, which keep its bases in turn."""
-    for row, (window, text) in enumerate(zip(windows, texts, strict=True)):
-        for start in range(window.keep_start, window.keep_end, _PART):
-            end = min(start + _PART, window.keep_end)
-            yield row, replace(window, keep_start=start, keep_end=end), text
+    for row, (same, text) in enumerate(zip(batch, texts, strict=True)):
+        for window in same:
+            for start in range(window.keep_start, window.keep_end, _PART):
+                end = min(start + _PART, window.keep_end)
+                yield row, replace(window, keep_start=start, keep_end=end), text
 
 
-def _batched(exported: Exported, windows: Iterable[Window]) -> Iterator[list[Window]]:
-    """Windows in order, as many at a time as fit with the longest of them."""
-    batch: list[Window] = []
+def _batched(exported: Exported, windows: Iterable[Window]) -> Iterator[list[list[Window]]]:
+    """Windows in order, those in a row that read the same bases together; as many at a time as fit with the longest."""
+    batch: list[list[Window]] = []
     longest = 0
-    for window in windows:
-        longest = max(longest, window.end - window.start)
+    for (_, start, end), same in groupby(windows, key=lambda window: window.read):
+        longest = max(longest, end - start)
         if len(batch) >= exported.batch_rows(longest):
             yield batch
-            batch, longest = [], window.end - window.start
-        batch.append(window)
+            batch, longest = [], end - start
+        batch.append(list(same))
     if batch:
         yield batch

@@ -21,6 +21,7 @@ from dnachunker.downstream.windows import default_window
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
+from dnachunker.foundations.typed_config import load_config
 
 from .config import AnnotateConfig, Method
 from .data import LabelledGenome, Split, split_genome
@@ -36,6 +37,7 @@ from .track_values import TrackValues, kmer_means, read_values, score_values
 RESULT = "result.json"
 PREDICTIONS, PREDICTED_VALUES = "predicted.bed", "predicted.bw"
 METRICS = "metrics.json"
+_OF_CLASSES = ("classes", "background", "ignore", "strands", "class_weight_exponent")  # keys without use for a track
 
 DESCRIPTIONS: dict[Method, str] = {
     "full": "pretrained, all weights fine-tuned",
@@ -70,17 +72,19 @@ def annotate(inputs: Inputs, methods: Sequence[Method], output: Path, config: An
         The table written.
 
     Raises:
-        BadInput: no such model, file or region; regions that overlap; a class without a base to learn from; a method
-            that is not for classes, or not for a track; `output` was made with other options. Nothing is half written.
+        BadInput: no such model, file or region; regions that overlap; a class without a base to learn from; regions
+            without two numbers that differ; a method or a key that is not for classes, or not for a track; `output`
+            was made with other options. Nothing is half written.
     """
     exported = open_exported(inputs.model)
     _check_methods(methods, inputs.track)
+    _check_keys(config, inputs.track)
     with Genome(inputs.fasta) as genome:
         split = split_genome(genome, inputs.train, inputs.validation, inputs.test)
         features: list[Feature] = []
         labels: BaseLabels | TrackValues
         if inputs.track is not None:
-            labels = read_values(inputs.track, genome.lengths, split.train, log=config.log_values)
+            labels = read_values(inputs.track, genome.lengths, vars(split), log=config.log_values)
         else:
             features = read_annotation(inputs.annotations, genome.lengths, config)
             labels = paint(features, genome.lengths, config, strands=config.strands)
@@ -120,6 +124,14 @@ def _check_methods(methods: Sequence[Method], track: Path | None) -> None:
         raise BadInput("--method markov has classes as states, and --track has numbers; take --method kmer")
     if track is None and "kmer" in methods:
         raise BadInput("--method kmer is for a --track; take --method markov for the classes of --annotation")
+
+
+def _check_keys(config: AnnotateConfig, track: Path | None) -> None:
+    usual = load_config(AnnotateConfig, "annotate", kind="downstream")
+    given, unused = ("--annotation", ("log_values",)) if track is None else ("--track", _OF_CLASSES)
+    for key in unused:
+        if getattr(config, key) != getattr(usual, key):
+            raise BadInput(f"{key}: this key does nothing with {given}; leave it as in the preset annotate")
 
 
 def _check_classes(labels: BaseLabels, split: Split) -> None:
@@ -193,7 +205,7 @@ def _markov(
     stranded = config.strands or all(feature.strand in "+-" for feature in features)
     states = paint(features, lengths, config, strands=stranded)
     merged = np.arange(len(states.classes)) // (2 if stranded and not config.strands else 1)
-    table = _codes(data)
+    table = _codes(data).astype(np.int64)
     painted = replace(data, labels=states)
     read = [painted.read(region) for region in split.train]
     segmenter = train_markov(
@@ -205,14 +217,14 @@ def _markov(
 
 def _kmer(data: LabelledGenome, split: Split) -> tuple[NDArray[np.float32], int]:
     table = _codes(data)
-    trained = [(table[ids], values) for ids, values in map(data.read, split.train)]
-    found, size = kmer_means(trained, [table[data.read(region)[0]] for region in split.test])
+    trained = ((table[ids], values) for ids, values in map(data.read, split.train))
+    found, size = kmer_means(trained, (table[data.read(region)[0]] for region in split.test))
     return found[:, None], size
 
 
-def _codes(data: LabelledGenome) -> NDArray[np.int64]:
+def _codes(data: LabelledGenome) -> NDArray[np.uint8]:
     """(vocabulary,) codes of token ids: A, C, G, T as 0 to 3, all others 4."""
-    table = np.full(data.exported.config.vocab_size, 4)
+    table = np.full(data.exported.config.vocab_size, 4, np.uint8)
     table[[data.exported.ids[letter] for letter in "ACGT"]] = range(4)
     return table
 

@@ -1,6 +1,7 @@
 """A number for every base of a genome, from a bigWig: what the networks learn, the k-mer baseline, and scores."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .scores import STRETCH
 
 FLANK = 3  # bases on either side that the k-mer baseline sees
 TENTHS = 10
+_PIECE = 2**20  # bases that are summed at a time, to bound memory
+_LISTED = 5  # contigs in a message
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,18 @@ class TrackValues:
         return values[::-1]
 
 
-def read_values(path: Path, lengths: Mapping[str, int], train: Sequence[Region], *, log: bool) -> TrackValues:
+def read_values(
+    path: Path, lengths: Mapping[str, int], regions: Mapping[str, Sequence[Region]], *, log: bool
+) -> TrackValues:
     """The numbers of a bigWig.
 
     Args:
         lengths: contig -> length in bases.
+        regions: of "train", "validation" and "test".
         log: take log(1 + number).
 
     Raises:
-        BadInput: as `read_track`; a number below 0 where `log` is asked for; the training regions have fewer than two
+        BadInput: as `read_track`; a number below 0 where `log` is asked for; the regions of one use have no two
             numbers that differ.
     """
     whole = [Region(contig, 0, length) for contig, length in lengths.items()]
@@ -66,24 +72,41 @@ def read_values(path: Path, lengths: Mapping[str, int], train: Sequence[Region],
         for values in read:
             np.log1p(values, out=values)
     found = dict(zip(lengths, read, strict=True))
-    trained = np.concatenate([found[region.contig][region.start : region.end] for region in train])
-    trained = trained[np.isfinite(trained)]
-    if not len(trained) or trained.min() == trained.max():
-        raise BadInput(f"{path}: no two numbers in the training regions differ; train on other regions")
-    mean, spread = float(trained.mean(dtype=np.float64)), float(trained.std(dtype=np.float64))
+    for use, chosen in regions.items():
+        extremes = [bound for part in _known(found, chosen) for bound in (part.min(), part.max())]
+        if not extremes or min(extremes) == max(extremes):
+            contigs = list(dict.fromkeys(region.contig for region in chosen))
+            named = ", ".join(contigs[:_LISTED] + ["..."] * (len(contigs) > _LISTED))
+            raise BadInput(
+                f"{path}: no two numbers in the {use} regions differ, which lie on {named}; choose other regions with "
+                f"--{use}"
+            )
+    count = sum(len(part) for part in _known(found, regions["train"]))
+    mean = float(sum(part.sum() for part in _known(found, regions["train"])) / count)
+    spread = math.sqrt(sum(((part - mean) ** 2).sum() for part in _known(found, regions["train"])) / count)
     for values in read:  # in place: a genome is large
         values -= mean
         values /= spread
     return TrackValues(found, mean, spread)
 
 
+def _known(by_contig: Mapping[str, NDArray[np.float32]], regions: Iterable[Region]) -> Iterator[NDArray[np.float64]]:
+    """The finite numbers of regions, a piece (n,) at a time; n is at least 1."""
+    for region in regions:
+        for start in range(region.start, region.end, _PIECE):
+            part = by_contig[region.contig][start : min(start + _PIECE, region.end)]
+            if len(part := part[np.isfinite(part)]):
+                yield part.astype(np.float64)
+
+
 def kmer_means(
-    trained: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]], wanted: Sequence[NDArray[np.int64]]
+    trained: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]], wanted: Iterable[NDArray[np.uint8]]
 ) -> tuple[NDArray[np.float32], int]:
     """The mean number of the training bases that have the same three bases on either side, for each base.
 
     Args:
-        trained: codes (L,) of regions, A, C, G, T as 0 to 3 and others as 4, and their numbers (L,).
+        trained: codes (L,) of regions, A, C, G, T as 0 to 3 and others as 4, and their numbers (L,); one region at a
+            time is held.
         wanted: codes of the regions to predict.
 
     Returns:
@@ -94,12 +117,16 @@ def kmer_means(
     sums, counts = np.zeros(size + 1), np.zeros(size + 1)
     for codes, values in trained:
         for strand, numbers in ((codes, values), (np.where(codes < 4, 3 - codes, 4)[::-1], values[::-1])):
-            words, known = _words(strand), np.isfinite(numbers)
-            sums += np.bincount(words[known], numbers[known], size + 1)
-            counts += np.bincount(words[known], minlength=size + 1)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), 0.0)
+            words = _words(strand)
+            for start in range(0, len(words), _PIECE):
+                part = numbers[start : start + _PIECE]
+                known = np.isfinite(part)
+                found = words[start : start + _PIECE][known]
+                sums += np.bincount(found, part[known], size + 1)
+                counts += np.bincount(found, minlength=size + 1)
+    means = (sums / np.maximum(counts, 1)).astype(np.float32)  # 0 where there is no training base
     means[size] = 0.0
-    return np.concatenate([means[_words(codes)] for codes in wanted]).astype(np.float32), size
+    return np.concatenate([means[_words(codes)] for codes in wanted]), size
 
 
 def score_values(
@@ -157,10 +184,15 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place], np.float64)
 
 
-def _words(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _words(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(L,) numbers of the words around each base; 4^7 where a word has another letter than A, C, G, T, or an end."""
     width = 2 * FLANK + 1
     padded = np.pad(codes, FLANK, constant_values=4)
-    seen = np.lib.stride_tricks.sliding_window_view(padded, width)
-    words = seen @ (4 ** np.arange(width)[::-1])
-    return np.where((seen > 3).any(1), 4**width, words)
+    words, known = np.zeros(len(codes), np.int32), np.ones(len(codes), bool)
+    for first in range(width):
+        letters = padded[first : first + len(codes)]
+        words *= 4
+        words += letters
+        known &= letters < 4
+    words[~known] = 4**width
+    return words

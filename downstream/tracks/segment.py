@@ -13,7 +13,7 @@ from dnachunker.downstream.annotations import FeatureIndex, read_features
 from dnachunker.downstream.exported import open_exported
 from dnachunker.downstream.output_folder import OPTIONS, check_place
 from dnachunker.downstream.regions import choose_regions
-from dnachunker.downstream.windows import WindowOutput, chosen_window, run_windows, tile
+from dnachunker.downstream.windows import WindowOutput, chosen_window, of_region, run_windows, tile
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.progress import Progress
@@ -26,7 +26,7 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Options of `segment`; `window` as in `chosen_window`, `flank` None means an eighth of the window."""
+    """Options of `segment`; `window` and `flank` as in `chosen_window`."""
 
     regions: tuple[str, ...] = ()
     window: int | Literal["whole"] | None = None
@@ -55,8 +55,7 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         raise BadInput("--annotation and --features are for the page, which only --html writes; add --html")
     with Genome(fasta) as genome:
         regions = choose_regions(genome, options.regions)
-        window = chosen_window(exported, genome, regions, options.window)
-        flank = window // 8 if options.flank is None else options.flank
+        window, flank = chosen_window(exported, genome, regions, options.window, options.flank)
         if options.html and (long := [r for r in regions if r.length > LONGEST]):
             raise BadInput(f"--html: {long[0]} is longer than {LONGEST:,} bases; choose parts of it with --region")
         features = [
@@ -65,13 +64,13 @@ def segment(model: Path, fasta: Path, output: Path, options: SegmentOptions) -> 
         network = exported.network("boundaries")
         with new_folder(output) as partial, TrackWriter(partial, genome, exported.config.stages) as tracks:
             viewed = []
+            windows = (w for region in regions for w in tile(region, genome.lengths[region.contig], window, flank))
+            found = run_windows(exported, network, genome, windows)
             with Progress("segment", sum(region.length for region in regions), "bp") as bar:
                 for region in regions:
-                    windows = list(tile(region, genome.lengths[region.contig], window, flank))
                     parts = []
-                    for part in run_windows(exported, network, genome, windows):
+                    for part in of_region(region, found, bar):
                         tracks.add(part)
-                        bar.update(len(part.letters))
                         if options.html:
                             parts.append(part)
                     tracks.end_region()

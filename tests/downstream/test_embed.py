@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,40 @@ def test_vectors_of_whole_contigs_in_one_stretch_are_those_of_one_window(
             both.append(pq.read_table(output).to_pydict())
         assert both[0]["start"] == both[1]["start"]
         np.testing.assert_allclose(both[0]["vector"], both[1]["vector"], atol=1e-5)
+
+
+def test_a_contig_in_one_stretch_is_read_once_for_all_its_regions_and_then_let_go(
+    export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genes = [f"a\t{start}\t{start + 150}\tgene{start}\n" for start in (1900, 40, 100)]
+    (tmp_path / "genes.bed").write_text("".join([*genes, "b\t0\t200\n", "b\t20\t60\n"]))
+    regions = ("--region", str(tmp_path / "genes.bed"))
+    assert embed(export, fasta, tmp_path / "long.parquet", *regions, "--window", "4096") == 0
+    passes: list[weakref.ref[torch.Tensor]] = []
+    made = Exported.network
+
+    def watched(exported: Exported, head: Any) -> Any:
+        network = made(exported, head)
+
+        def forward(**inputs: Any) -> Any:
+            assert all(earlier() is None for earlier in passes), "vectors of the contig before are still held"
+            output = network(**inputs)
+            passes.append(weakref.ref(output.last_hidden_state))
+            return output
+
+        return forward
+
+    monkeypatch.setattr(Exported, "network", watched)
+    monkeypatch.setattr(Exported, "batch_rows", lambda self, longest: 1)
+    assert embed(export, fasta, tmp_path / "whole.parquet", *regions, "--window", "whole") == 0
+    assert len(passes) == 2, "one for each contig"
+    whole, long = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "long"))
+    assert json.loads(whole.schema.metadata[b"dnachunker"])["flank"] == 0
+    assert whole.drop(["vector"]) == long.drop(["vector"])
+    np.testing.assert_allclose(whole["vector"].to_pylist(), long["vector"].to_pylist(), atol=1e-5)
+    again = (*regions, "--region", "a:1-9", "--window", "whole")
+    assert embed(export, fasta, tmp_path / "again.parquet", *again) == 2
+    assert "list the regions of a contig one after the other" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "zarr"])

@@ -203,6 +203,7 @@ def test_a_diverged_training_is_a_result_that_says_so(export: Path, planted: Pat
         ("genes.gtf", ("--test", "chrII"), "have bases in common; name disjoint regions"),
         ("genes.gtf", ("--test", "chrIX"), "region 'chrIX': neither a contig of genome.fa nor a BED file"),
         ("genes.gtf", ("flank=128",), "window=256 and flank=128: a window has to be longer than its two flanks"),
+        ("genes.gtf", ("log_values=true",), "log_values: this key does nothing with --annotation"),
         ("genes.gtf", ("clases=1",), "unknown key 'clases'; nearest valid key: 'classes'"),
     ],
 )

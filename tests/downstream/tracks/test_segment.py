@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import bioframe
 import numpy as np
@@ -18,7 +19,7 @@ from dnachunker.cli import main
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream import windows
-from dnachunker.downstream.exported import open_exported
+from dnachunker.downstream.exported import Exported, open_exported
 from dnachunker.downstream.regions import choose_regions
 from dnachunker.downstream.windows import tile
 from dnachunker.foundations.failures import BadInput
@@ -122,6 +123,7 @@ def test_whole_contigs_in_one_stretch_are_cut_as_in_one_window(
     model = with_blocks(export, tmp_path / "model", 100)
     monkeypatch.setattr(windows, "_PART", 700)  # bases of an output
     assert segment(model, fasta, tmp_path / "out", "--window", "whole") == 0
+    assert json.loads((tmp_path / "out" / "options.json").read_text())["flank"] == 0, "none was used"
     for stage in range(2):
         assert (tmp_path / "out" / f"stage{stage}.bed").read_bytes() == (tracks / f"stage{stage}.bed").read_bytes()
         with pyBigWig.open(str(tmp_path / "out" / f"stage{stage}.bw")) as wig:
@@ -133,15 +135,36 @@ def test_whole_contigs_in_one_stretch_are_cut_as_in_one_window(
 def test_a_contig_that_does_not_fit_into_one_stretch_is_refused_with_the_bytes(
     export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole_layers = with_blocks(export, tmp_path / "model", 0)
-    assert segment(whole_layers, fasta, tmp_path / "out", "--window", "whole") == 2
-    assert "computes layers on whole windows" in capsys.readouterr().err
     monkeypatch.setattr(windows, "free_bytes", lambda: 1000)
     assert segment(export, fasta, tmp_path / "out", "--window", "whole") == 2
-    assert re.search(
-        r"a has [\d,]+ bases, which need about [\d,]+ bytes .* 1,000 bytes are free", capsys.readouterr().err
-    )
-    assert segment(export, fasta, tmp_path / "out", "--window", "512") == 0
+    refused = r"a has [\d,]+ bases, which need about ([\d,]+) bytes .* [\d,]+ bytes are free, of which 80% may be used"
+    found = re.search(refused, capsys.readouterr().err)
+    assert found
+    needed = int(found[1].replace(",", ""))
+    for free, result in ((1.2 * needed, 2), (1.3 * needed, 0)):
+        monkeypatch.setattr(windows, "free_bytes", lambda free=free: int(free))
+        assert segment(export, fasta, tmp_path / "out", "--window", "whole") == result
+    monkeypatch.setattr(windows, "free_bytes", lambda: 1000)
+    assert segment(export, fasta, tmp_path / "out", "--window", "512", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("described", "more", "remedy"),
+    [
+        ({"mixer": "bimamba"}, (), "an older version exported it: export the run again"),
+        ({"mixer": "bimamba", "layer_block": 0}, (), "layer_block is 0 in its config.json: set it there"),
+        ({"mixer": "other", "layer_block": 9}, (), "its mixer is other, and only bimamba .* give --window a number"),
+        ({}, ("--flank", "0"), "--flank 0: --window whole reads a contig in one stretch, without flanks; leave it out"),
+    ],
+)
+def test_what_cannot_run_in_one_stretch_is_refused_with_what_to_do(
+    export: Path, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    described: dict[str, object], more: tuple[str, ...], remedy: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Exported, "config", SimpleNamespace(model_type="dnachunker", **described))
+    assert segment(export, fasta, tmp_path / "out", "--window", "whole", *more) == 2
+    assert re.search(remedy, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gzipped_genome_gives_the_same_and_mistakes_leave_nothing(
