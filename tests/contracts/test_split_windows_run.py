@@ -74,12 +74,11 @@ def test_a_run_that_splits_windows_logs_what_a_run_on_one_rank_logs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_a_run_in_blocks_of_time_logs_what_a_run_on_whole_windows_logs(
-    ranks: Ranks, alone: Path, tmp_path: Path, checkpointing: str
+    ranks: Ranks, alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"  # the blocks of a rank's second stage depend on its chunks, and ZeRO-3 gathers what they use
-    blocks = "engine.layer_block=19", f"engine.activation_checkpointing={checkpointing}"
+    blocks = "engine.layer_block=19", "engine.activation_checkpointing=true"
     ranks.finish(run, "engine.zero_stage=3", "engine.micro_batch=2", *blocks)
     require_alike(run, alone)
 
