@@ -216,10 +216,6 @@ class BiMambaLayer(GradientCheckpointingLayer):
         """
         both = (self.forward_direction, self.backward_direction or self.forward_direction)
         kernels, split = fused_kernels(), both[0].split
-
-        def stack(*tensors: Tensor) -> Tensor:
-            return torch.stack(tensors)
-
         conv_rows, scan_rows = kernels.parameter_rows(
             *zip(*((way.conv_weight, way.conv_bias, way.A_log, way.D, way.dt_proj.bias) for way in both), strict=True)
         )
@@ -227,7 +223,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
         read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)
         if isinstance(packing, TimeBlock):
             read, at = read[:, packing.inner], at[:, packing.inner]
-        rows, steps = stack(*(way.x_proj.weight for way in both)), stack(*(way.dt_proj.weight for way in both))
+        rows = torch.stack([way.x_proj.weight for way in both])
+        steps = torch.stack([way.dt_proj.weight for way in both])
         read, raw, B, C = _Projections.apply(read, rows.to(read.dtype), steps.to(read.dtype), split)
         if self.backward_direction is None:
             C = C * C.new_tensor([1, 0])[:, None, None]
