@@ -1,6 +1,6 @@
 """Scores of per-base predictions: of bases by class, and of segments, the runs of bases of one class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from .labels import IGNORED
 
 RECALLS = np.linspace(0, 1, 101)  # where precision-recall curves are stored
-STRETCH = 10_000  # bases that the bootstrap draws together: neighbouring bases are not independent
+_STRETCH = 10_000  # bases that the bootstrap draws together: neighbouring bases are not independent
 
 
 def score_bases(
@@ -129,13 +129,18 @@ def _confusion(
 ) -> NDArray[np.int64]:
     """(stretches, classes, classes) counts of bases, truth by prediction."""
     found = []
-    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-        for start in range(end - length, end, STRETCH):
-            part = slice(start, min(start + STRETCH, end))
-            scored = labels[part] != IGNORED
-            cells = labels[part][scored] * classes + predicted[part][scored]
-            found.append(np.bincount(cells, minlength=classes**2).reshape(classes, classes))
+    for part in stretches(lengths):
+        scored = labels[part] != IGNORED
+        cells = labels[part][scored] * classes + predicted[part][scored]
+        found.append(np.bincount(cells, minlength=classes**2).reshape(classes, classes))
     return np.stack(found)
+
+
+def stretches(lengths: Sequence[int]) -> Iterator[slice]:
+    """What the bootstrap draws together, of regions of these lengths that lie one after the other."""
+    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+        for start in range(end - length, end, _STRETCH):
+            yield slice(start, min(start + _STRETCH, end))
 
 
 def _curve(labels: NDArray[np.int64], probabilities: NDArray[np.float32], number: int) -> list[float] | None:

@@ -13,7 +13,7 @@ from dnachunker.dataprep.genomes.region import Region
 from dnachunker.downstream.studies.track import read_track
 from dnachunker.foundations.failures import BadInput
 
-from .scores import STRETCH
+from .scores import stretches
 
 FLANK = 3  # bases on either side that the k-mer baseline sees
 TENTHS = 10
@@ -139,12 +139,7 @@ def score_values(
         predicted: (L,), finite.
         lengths: bases of each region.
     """
-    sums = []
-    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-        for start in range(end - length, end, STRETCH):
-            part = slice(start, min(start + STRETCH, end))
-            sums.append(_moments(truth[part], predicted[part]))
-    table = np.stack(sums)
+    table = np.stack([_moments(truth[part], predicted[part]) for part in stretches(lengths)])
     rows = np.random.default_rng(0).integers(0, len(table), (resamples, len(table)))
     resampled = [pearson_of(table[drawn].sum(0)) for drawn in rows]
     known = np.isfinite(truth)
