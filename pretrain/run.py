@@ -34,6 +34,7 @@ from dnachunker.pretrain.evaluation.held_out import HeldOut
 from dnachunker.pretrain.evaluation.probing import Probing
 from dnachunker.pretrain.order.curriculum import SkippedBatches
 from dnachunker.pretrain.order.sample_order import Windows
+from dnachunker.pretrain.planning.memory import checkpoint_bytes
 from dnachunker.pretrain.records.event_log import EventLog, read_events
 from dnachunker.pretrain.records.journal import Journal, evaluation_line
 from dnachunker.pretrain.records.provenance import code_version, corpus_facts, machines
@@ -102,14 +103,15 @@ class Run:
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         model.dnachunker.context = self.context
         if not checkpoint:
-            require_space(self.folder, model.num_parameters())
+            averaged = config.optimizer.average is not None
+            require_space(self.folder, checkpoint_bytes(model.num_parameters(), average=averaged))
         optimizer = build_adamw(
             model, model.no_weight_decay_parameter_names(), config.optimizer,
             lr_factors(config.optimizer, config.model, config.tokenization),
         )  # fmt: skip
         self.engine = TrainingEngine(
             model, optimizer, config.engine, rank, global_batch=config.data.global_batch, accumulation=accumulation,
-            clip_grad_norm=config.optimizer.clip_grad_norm,
+            clip_grad_norm=config.optimizer.clip_grad_norm, average=config.optimizer.average,
         )  # fmt: skip
         if checkpoint and state:
             load_checkpoint(self.engine, checkpoint, state)
@@ -248,16 +250,17 @@ class Run:
     def evaluate(self, steps_done: int) -> None:
         """Score the held-out windows, and record how the model cuts one of them into chunks; collective."""
         began, on_batch = time.monotonic(), partial(self.watchdog.enter, "evaluate", steps_done)
-        result = self.held_out.evaluate(self.engine, on_batch)
-        line = f"step {steps_done}: {evaluation_line(result)}"
-        self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
-        self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
-        number = -(-steps_done // self.config.evaluation.every)
-        if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
-            found = self.held_out.diagnose(self.engine, on_batch)
-            self.journal.write("diagnostics", steps_done=steps_done, **found)
-            for name, message in zip(found["warnings"], found["messages"], strict=True):
-                self.journal.say(f"warning: {name}: {message}")
+        with self.engine.averaged():
+            result = self.held_out.evaluate(self.engine, on_batch)
+            line = f"step {steps_done}: {evaluation_line(result)}"
+            self.journal.write("evaluation", steps_done=steps_done, **result, say=line)
+            self.journal.write("segmentation", steps_done=steps_done, **self.held_out.segment(self.engine))
+            number = -(-steps_done // self.config.evaluation.every)
+            if number % self.config.evaluation.diagnostics_every == 0 or steps_done == self.config.steps:
+                found = self.held_out.diagnose(self.engine, on_batch)
+                self.journal.write("diagnostics", steps_done=steps_done, **found)
+                for name, message in zip(found["warnings"], found["messages"], strict=True):
+                    self.journal.say(f"warning: {name}: {message}")
         self._probe(steps_done)  # so that a save at this step only copies
         self.stop_time.measure("evaluation", time.monotonic() - began)
 
@@ -363,7 +366,7 @@ class Run:
             self._lock.release()
 
     def _probe(self, steps_done: int) -> dict[str, torch.Tensor]:
-        """A few masked held-out windows and the training model's logits, against which an export is checked.
+        """A few masked held-out windows and the model's logits, against which an export is checked.
 
         The pass is made once a step: a save after an evaluation does not make it again. Collective.
         """
@@ -372,7 +375,7 @@ class Run:
         batch = self.held_out.batch(_PROBE_WINDOWS)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         self.engine.train(False)
-        with torch.no_grad():
+        with torch.no_grad(), self.engine.averaged():
             output = self.engine.network(**inputs)
         self.engine.train()
         boundaries = {f"boundaries{stage}": cuts for stage, cuts in enumerate(output.boundaries)}

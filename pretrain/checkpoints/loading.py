@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine
 from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.engine.weight_average import AVERAGE
 
 from .saving import discard_partials, newest_whole_checkpoint
 from .state import RunState, read_state
@@ -50,5 +51,13 @@ def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState) -
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights of a verified checkpoint, by name, in float32."""
-    return load_file(checkpoint / WEIGHTS)
+    """The weights that a verified checkpoint is judged by: their average if it has one; by name, in float32.
+
+    Raises:
+        BadInput: the checkpoint does not hold all values of a parameter.
+    """
+    weights, parts = load_file(checkpoint / WEIGHTS), StoredParts(checkpoint)
+    if parts.has(AVERAGE):
+        for name, weight in weights.items():
+            parts.fill(name, AVERAGE, 0, weight.view(-1))
+    return weights

@@ -235,14 +235,13 @@ def _lack_of_space(run: Path) -> str:
     )
 
 
-def require_space(run: Path, parameters: int) -> None:
-    """Refuse to start a run whose checkpoints would not fit.
+def require_space(run: Path, needed: int) -> None:
+    """Refuse to start a run whose checkpoints, each of `needed` bytes, would not fit.
 
     Raises:
-        BadInput: too little space for two checkpoints, since the old one stays while the next is a partial; each holds
-            the weights and both moments in fp32.
+        BadInput: too little space for two of them, since the old one stays while the next is a partial.
     """
-    needed, free = 2 * 12 * parameters, shutil.disk_usage(run).free
+    needed, free = 2 * needed, shutil.disk_usage(run).free
     if free < needed:
         raise BadInput(
             f"{run}: checkpoints of this model need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room "

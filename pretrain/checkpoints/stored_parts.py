@@ -1,4 +1,4 @@
-"""Reads stretches of weights and of Adam's moments from a checkpoint, whichever ranks and ZeRO stage wrote it.
+"""Reads stretches of weights, of Adam's moments and of the average from a checkpoint of any ranks and ZeRO stage.
 
 Each rank writes the parts that it holds (`TrainingEngine.moments`), and weights lie whole in one file. So a part of
 another number of ranks or another ZeRO stage is put together from the parts that overlap it. The files are mapped into
@@ -44,6 +44,10 @@ class StoredParts:
                 if not start.isdecimal():
                     raise BadInput(f"{path}: {name!r} is not KIND/START/PARAMETER; dnachunker did not write this file")
                 self._stretches[kind, parameter].append((int(start), file, name))
+
+    def has(self, kind: str) -> bool:
+        """Whether there are values of this kind, for any parameter."""
+        return any(stored == kind for stored, _ in self._stretches)
 
     def fill(self, parameter: str, kind: str, start: int, into: torch.Tensor) -> None:
         """Fill a vector with values of a flattened parameter, from position `start` on; see `TrainingEngine.load`.

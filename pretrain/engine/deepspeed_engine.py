@@ -1,5 +1,6 @@
 """The only module that trains with DeepSpeed: start the process group, take a step, give and take the sharded state."""
 
+import contextlib
 import datetime
 import logging
 import math
@@ -19,10 +20,11 @@ from .deepspeed_config import deepspeed_config
 from .optimizer import LR_FACTOR
 from .optimizer_parts import Part, make_moments, parts_of, take_over_weights
 from .ranks import Rank, context_group
+from .weight_average import AVERAGE, WeightAverage
 from .whole_windows import WholeWindows
 
-# Fills a vector with the values of a parameter from a position on: the parameter's name, the kind ("weight" or one of
-# `optimizer_parts.MOMENTS`), the position in the flattened parameter, and the vector.
+# Fills a vector with the values of a parameter from a position on: the parameter's name, the kind ("weight", "average"
+# or one of `optimizer_parts.MOMENTS`), the position in the flattened parameter, and the vector.
 Fill = Callable[[str, str, int, torch.Tensor], None]
 
 
@@ -62,11 +64,13 @@ class TrainingEngine:
         global_batch: int,
         accumulation: int,
         clip_grad_norm: float,
+        average: float | None = None,
     ) -> None:
         """
         Args:
             global_batch: windows of an optimizer step, over all ranks.
             accumulation: forward passes of one rank in one optimizer step.
+            average: keep a running average of the weights over this share of the updates; see weight_average.py.
 
         Raises:
             BadInput: engine.deepspeed holds a key or value that DeepSpeed does not take.
@@ -96,6 +100,9 @@ class TrainingEngine:
             # In bf16 DeepSpeed has made an empty step here to allocate the states. AdamW would count it, and make the
             # first updates too small.
             getattr(self._optimizer, "optimizer", self._optimizer).state.clear()
+        self._average: WeightAverage | None = None
+        if average:
+            self._average = WeightAverage(self._parts(), average)
 
     def forward(self, **inputs: Any) -> Any:
         """The model's output on this rank's windows, or its stretches of them; for training."""
@@ -123,6 +130,13 @@ class TrainingEngine:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group.get(LR_FACTOR, 1.0)
+        before = self.updates
+        norm = self._apply()
+        if self._average and self.updates > before:
+            self._average.update(self.updates)
+        return norm
+
+    def _apply(self) -> float:
         if self._zero_stage:  # ZeRO itself checks the gradients and skips the update
             self._engine.step()
             # after an overflow the reported norm is missing, or that of the step before
@@ -165,11 +179,25 @@ class TrainingEngine:
             if self._rank.is_main:
                 yield name, whole.detach()
 
-    def moments(self) -> dict[str, torch.Tensor]:
-        """This rank's share of Adam's moments: float32 vectors by KIND/START/PARAMETER.
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Lend the model the average of its weights, if the engine keeps one; no step may be taken then. Collective."""
+        if self._average is None:
+            yield
+            return
+        self._average.exchange()
+        self._take_over_weights()
+        try:
+            yield
+        finally:
+            self._average.exchange()
+            self._take_over_weights()
 
-        KIND is one of `optimizer_parts.MOMENTS`, and START the position of the vector in the flattened parameter. The
-        tensors are the engine's own, which the next step changes.
+    def moments(self) -> dict[str, torch.Tensor]:
+        """This rank's share of Adam's moments and of the average: float32 vectors by KIND/START/PARAMETER.
+
+        KIND is one of `optimizer_parts.MOMENTS` or `average`, and START the position of the vector in the flattened
+        parameter. The tensors are the engine's own, which the next step changes.
         """
         parts = self._parts()
         if not self._zero_stage:  # every rank holds everything
@@ -185,21 +213,28 @@ class TrainingEngine:
             fill: called for every part that this rank holds.
             steps_done, updates: of the optimizer when they were saved; at the other steps gradients were not finite.
         """
-        if self._zero_stage == 3:  # DeepSpeed keeps small parameters whole on every rank
-            self._optimizer.checkpoint_event_prologue()
         make_moments(self._optimizer, self._zero_stage, updates)
         for part in self._parts():
             fill(part.parameter, "weight", part.start, part.weight)
             for kind, moment in part.moments.items():
                 fill(part.parameter, kind, part.start, moment)
-        take_over_weights(self._optimizer, self._zero_stage)
-        if self._zero_stage == 3:
-            self._optimizer.checkpoint_event_epilogue()
+        self._take_over_weights()
         self._engine.global_steps, self._engine.skipped_steps = steps_done, steps_done - updates
         self._engine.global_samples = steps_done * self._engine.train_batch_size()
 
+    def _take_over_weights(self) -> None:
+        if self._zero_stage == 3:  # DeepSpeed keeps small parameters whole on every rank
+            self._optimizer.checkpoint_event_prologue()
+        take_over_weights(self._optimizer, self._zero_stage)
+        if self._zero_stage == 3:
+            self._optimizer.checkpoint_event_epilogue()
+
     def _parts(self) -> list[Part]:
-        return parts_of(self._optimizer, self._engine.module, self._zero_stage, self._rank.rank)
+        parts = parts_of(self._optimizer, self._engine.module, self._zero_stage, self._rank.rank)
+        if self._average:
+            for part, value in zip(parts, self._average.values, strict=True):
+                part.moments[AVERAGE] = value
+        return parts
 
     def close(self) -> None:
         """Free the model, so that another engine can be made."""

@@ -69,6 +69,7 @@ def rank_memory(
     reserved_buckets: bool = False,
     bucket_values: int = BUCKET_VALUES,
     offload_optimizer: bool = False,
+    average: bool = False,
     context_parallel: int = 1,
     window: int = 0,
     layer_block: int = 0,
@@ -84,6 +85,7 @@ def rank_memory(
         reserved_buckets: count DeepSpeed's buckets whole, as a GPU's allocator does; else only the part in use.
         bucket_values: DeepSpeed's reduce_bucket_size.
         offload_optimizer: optimizer states and update are in host memory, and do not count.
+        average: with `optimizer.average`, which lies where the optimizer's states lie.
         context_parallel: ranks that share each window.
         window: bases of the longest window. layer_block: `engine.layer_block`.
     """
@@ -95,7 +97,8 @@ def rank_memory(
     # ZeRO stage 1 shards gradients only at the last of several passes
     gradients = value * (count if zero_stage == 0 or (zero_stage == 1 and passes > 1) else share)
     master = 4 if zero_stage or precision == "bf16" else 0
-    optimizer = (8 + master) * (count if zero_stage == 0 else share)
+    updated = count if zero_stage == 0 else share  # values whose update this rank computes
+    optimizer = (8 + master + 4 * average) * updated
     offloaded = offload_optimizer and zero_stage > 0
     activations = activation_bytes(
         network, bases, chunks_per_base, checkpointing=checkpointing, ranks=context_parallel, window=window,
@@ -105,9 +108,8 @@ def rank_memory(
         activations += 2 * count  # autocast keeps bf16 copies of the weights from forward to backward
     touched = min(count, bucket_values) if zero_stage == 3 else 0.0  # ZeRO 1 and 2 free it between passes
     buckets = value * (bucket_values if reserved_buckets else touched) if zero_stage else 0.0
-    owned = optimizer / (8 + master)  # values whose update this rank computes
     # gradients flattened and in fp32, and two temporaries of Adam's denominator
-    update = (value + (4 if precision == "bf16" else 0) + 8) * owned if zero_stage and not offloaded else 0.0
+    update = (value + (4 if precision == "bf16" else 0) + 8) * updated if zero_stage and not offloaded else 0.0
     return RankMemory(
         value * parts + gathered,
         gradients,
@@ -153,7 +155,7 @@ def planned_memory(
         "context_parallel": engine.context_parallel, "layer_block": engine.layer_block,
         "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
         "reserved_buckets": True, "bucket_values": bucket_values(config),
-        "offload_optimizer": engine.offload_optimizer,
+        "offload_optimizer": engine.offload_optimizer, "average": config.optimizer.average is not None,
     }  # fmt: skip
     # not the most bases with the longest window: layers run in blocks in phases of long windows only
     found = (
@@ -185,6 +187,6 @@ def bucket_values(config: PretrainConfig) -> int:
     return int(config.engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET_VALUES))
 
 
-def checkpoint_bytes(count: int) -> float:
-    """Bytes of one checkpoint of `count` parameters, over all ranks: weights and both moments in float32."""
-    return 12 * count
+def checkpoint_bytes(count: int, *, average: bool = False) -> int:
+    """Bytes of a checkpoint of `count` parameters, over all ranks: weights, moments and their average, in float32."""
+    return (12 + 4 * average) * count

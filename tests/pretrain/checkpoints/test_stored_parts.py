@@ -25,9 +25,11 @@ from dnachunker.pretrain.checkpoints.stored_parts import WEIGHTS, StoredParts, m
 from dnachunker.pretrain.config import EngineSettings
 from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
 from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.engine.weight_average import kept
 
 rank = Rank.from_environment()
 start_process_group(rank)
+SHARE = 0.2
 LAYOUTS = [(0, False), *((stage, offload) for stage in (1, 2, 3) for offload in (False, True))]
 
 
@@ -40,16 +42,44 @@ def new_engine(stage, offload, precision):
     settings = EngineSettings(zero_stage=stage, precision=precision, offload_optimizer=offload)
     return TrainingEngine(
         model, torch.optim.AdamW(groups, lr=1.0), settings, rank, global_batch=rank.world_size, accumulation=1,
-        clip_grad_norm=1.0,
+        clip_grad_norm=1.0, average=SHARE,
     )
 
 
-def train(engine, precision):
+def window_of(step, precision):
+    window = torch.linspace(step, 1, 5).reshape(1, 5)
+    return window.bfloat16() if precision == "bf16" else window
+
+
+def weights_of(engine):
+    return {name: weight.float().clone() for name, weight in engine.weights()}
+
+
+def train(engine, precision, average):  # three steps, after each of which `average` takes in the weights
     for step in range(3):
-        window = torch.linspace(step, 1, 5).reshape(1, 5)
-        output = engine.forward(input=window.bfloat16() if precision == "bf16" else window)
-        engine.backward(output.sum() / rank.world_size)  # every rank has the same window
+        engine.backward(engine.forward(input=window_of(step, precision)).sum() / rank.world_size)  # the same on all
         engine.step(0.01)
+        for name, weight in weights_of(engine).items():
+            average[name] = weight.lerp(average.get(name, weight), kept(SHARE, engine.updates))
+
+
+def check_average(engine, precision, average, what):
+    before = weights_of(engine)
+    with torch.no_grad():
+        own = engine.network(window_of(3, precision))
+        with engine.averaged():
+            found, output = weights_of(engine), engine.network(window_of(3, precision))
+        after, again = weights_of(engine), engine.network(window_of(3, precision))
+    assert torch.equal(own, again), what
+    if rank.is_main:
+        for name, weight in average.items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6, msg=lambda m: f"{what} {name}: {m}")
+            assert torch.equal(before[name], after[name]), (what, name)
+        assert not torch.equal(found["0.weight"], before["0.weight"]), what
+        rounded = {name: weight.to(own.dtype) for name, weight in found.items()}
+        hidden = torch.nn.functional.linear(window_of(3, precision), rounded["0.weight"], rounded["0.bias"])
+        wanted = torch.nn.functional.linear(hidden, rounded["1.weight"])
+        torch.testing.assert_close(output, wanted, msg=lambda m: f"{what}: {m}")
 
 
 def place_of(precision, layout):
@@ -63,14 +93,17 @@ for precision in precisions:
             place = place_of(precision, layout)
             (place / "optimizer").mkdir(parents=True, exist_ok=True)
             engine = new_engine(*layout, precision)
-            train(engine, precision)
+            average = {}
+            train(engine, precision, average)
             weights = HostMemory().copy(engine.weights())
             moments = HostMemory().copy(engine.moments().items())
-            train(engine, precision)
+            averages = dict(average)
+            train(engine, precision, average)
             wanted = HostMemory().copy(engine.weights())
             if rank.is_main:
                 save_file(weights, place / WEIGHTS)
                 save_file(wanted, place / "continued")
+                save_file(averages, place / "averages")
             save_file(moments, place / moments_file(rank.rank))
             rank.barrier()
             engine.close()
@@ -81,7 +114,10 @@ for precision in precisions:
         saved, continued = load_file(place / WEIGHTS), load_file(place / "continued")
         for key, weight in engine.weights():
             assert torch.equal(weight, saved[key]), (precision, before, after, key, "loaded")
-        train(engine, precision)
+        average = load_file(place / "averages")
+        check_average(engine, precision, average, (precision, before, after, "loaded"))
+        train(engine, precision, average)
+        check_average(engine, precision, average, (precision, before, after, "continued"))
         for key, weight in engine.weights():
             what = str((precision, before, after, key, "continued"))
             torch.testing.assert_close(weight, continued[key], rtol=0, atol=1e-6, msg=lambda m: f"{what}: {m}")
