@@ -103,7 +103,7 @@ class Run:
         self.capacity = ChunkCapacity(foresee=config.engine.foresee_chunks, shares=state.chunk_shares if state else ())
         model.dnachunker.context = self.context
         if not checkpoint:
-            averaged = config.optimizer.average is not None
+            averaged = config.optimizer.ema is not None
             require_space(self.folder, checkpoint_bytes(model.num_parameters(), average=averaged))
         optimizer = build_adamw(
             model, model.no_weight_decay_parameter_names(), config.optimizer,
@@ -111,7 +111,7 @@ class Run:
         )  # fmt: skip
         self.engine = TrainingEngine(
             model, optimizer, config.engine, rank, global_batch=config.data.global_batch, accumulation=accumulation,
-            clip_grad_norm=config.optimizer.clip_grad_norm, average=config.optimizer.average,
+            clip_grad_norm=config.optimizer.clip_grad_norm, average=config.optimizer.ema,
         )  # fmt: skip
         if checkpoint and state:
             load_checkpoint(self.engine, checkpoint, state)

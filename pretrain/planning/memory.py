@@ -85,7 +85,7 @@ def rank_memory(
         reserved_buckets: count DeepSpeed's buckets whole, as a GPU's allocator does; else only the part in use.
         bucket_values: DeepSpeed's reduce_bucket_size.
         offload_optimizer: optimizer states and update are in host memory, and do not count.
-        average: with `optimizer.average`, which lies where the optimizer's states lie.
+        average: with `optimizer.ema`, which lies where the optimizer's states lie.
         context_parallel: ranks that share each window.
         window: bases of the longest window. layer_block: `engine.layer_block`.
     """
@@ -155,7 +155,7 @@ def planned_memory(
         "context_parallel": engine.context_parallel, "layer_block": engine.layer_block,
         "chunks_per_base": chunks_per_base(config), "checkpointing": engine.activation_checkpointing,
         "reserved_buckets": True, "bucket_values": bucket_values(config),
-        "offload_optimizer": engine.offload_optimizer, "average": config.optimizer.average is not None,
+        "offload_optimizer": engine.offload_optimizer, "average": config.optimizer.ema is not None,
     }  # fmt: skip
     # not the most bases with the longest window: layers run in blocks in phases of long windows only
     found = (

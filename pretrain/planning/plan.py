@@ -219,7 +219,7 @@ def workload(
         operations=round(operations_of_pass(network) * (1 + again / 3)), zero_stage=engine.zero_stage,
         bucket_values=bucket_values(config),
         overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default
-        checkpoint_bytes=checkpoint_bytes(count, average=config.optimizer.average is not None),
+        checkpoint_bytes=checkpoint_bytes(count, average=config.optimizer.ema is not None),
         checkpoint_steps=config.checkpoint.every,
         context_parallel=engine.context_parallel, group_bytes=sent_in_group(config, network, windows),
         parameter_groups=2 * len(set(lr_factors(config.optimizer, config.model, config.tokenization))),

@@ -24,10 +24,10 @@ class OptimizerSettings(Config):
         "of how many positions a level has for each position of the trunk; default: 1 everywhere (docs/model.md)",
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="largest 2-norm of the gradients")
-    average: Annotated[float, Field(gt=0, le=0.25)] | None = Field(
+    ema: Annotated[float, Field(gt=0, le=0.25)] | None = Field(
         None,
-        description="evaluate and export a running average of the weights over this share of the updates so far, such "
-        "as 0.1; training itself stays the same (docs/pretraining.md)",
+        description="evaluate and export a running average of the weights over about this share of the updates so far, "
+        "such as 0.1; training itself stays the same (docs/presets.md)",
     )
 
     @field_validator("stage_lr", mode="before")

@@ -1,4 +1,4 @@
-"""A run with `optimizer.average` trains as one without, is judged by its average, and exports what it was judged by."""
+"""A run with `optimizer.ema` trains as one without, is judged by its average, and exports what it was judged by."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def test_the_average_is_evaluated_exported_and_resumed_and_training_stays_the_sa
     plain, averaged, child = tmp_path / "plain", tmp_path / "averaged", tmp_path / "child"
     start = ("pretrain", "--config", "tiny", "--corpus", sample_corpus, *FAST)
     run_command(*start, "--run", plain)
-    run_command(*start, "--run", averaged, "optimizer.average=0.25")
+    run_command(*start, "--run", averaged, "optimizer.ema=0.25")
     assert values(averaged, "step", "loss") == values(plain, "step", "loss")
     judged = values(averaged, "evaluation", "masked_loss")
     assert judged.keys() == {4, 8}
@@ -46,7 +46,7 @@ def test_the_average_is_evaluated_exported_and_resumed_and_training_stays_the_sa
     for path in sorted(newest.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     newest.rmdir()
-    run_command(*start, "--run", averaged, "optimizer.average=0.25", "engine.zero_stage=2")
+    run_command(*start, "--run", averaged, "optimizer.ema=0.25", "engine.zero_stage=2")
     assert values(averaged, "step", "loss") == pytest.approx(values(plain, "step", "loss"), abs=1e-6)
     assert values(averaged, "evaluation", "masked_loss")[8] == pytest.approx(judged[8], abs=1e-6)
 
