@@ -53,7 +53,7 @@ print(output.logits.shape, output.boundaries[0])  # (1, L, 16), and where the mo
 ## Training
 
 - {steps:,} steps of {batch:,} windows of {length:,} bases ({bases:,} bases with padding), seed {seed}
-{parent}- {precision}, ZeRO stage {zero_stage}, {hardware}
+{parent}{ema}- {precision}, ZeRO stage {zero_stage}, {hardware}
 - {software}
 
 The resolved configuration is in `pretraining.yaml`, the comparison of this folder's logits with the training model's in
@@ -145,6 +145,7 @@ def model_card(run: Path, state: RunState, name: str, *, license: str = "apache-
         longest=longest_window(state),
         bases=state.samples_seen * config.data.seq_len,
         parent=_parent(state),
+        ema=_ema(state),
         precision=state.precision,
         zero_stage=state.zero_stage,
         seed=config.seed,
@@ -195,6 +196,11 @@ def _parent(state: RunState) -> str:
         f"- started from the weights of `{Path(parent.model).name}`{trained}{fresh}, with a fresh optimizer "
         f"(fingerprint of these weights: `{parent.fingerprint}`)\n"
     )
+
+
+def _ema(state: RunState) -> str:
+    share = state.identity["optimizer"].get("ema")
+    return f"- the weights are a running average of those of training (`optimizer.ema: {share}`)\n" if share else ""
 
 
 def _hardware(events: list[dict[str, Any]], state: RunState) -> str:

@@ -69,6 +69,14 @@ def test_a_card_names_the_model_that_training_started_from(tmp_path: Path, toy_c
     assert "/private" not in text
 
 
+def test_a_card_says_that_weights_are_an_average(tmp_path: Path, toy_corpus: Corpus) -> None:
+    state = trained(tmp_path, toy_corpus)
+    assert "running average" not in model_card(tmp_path, state, "model")
+    identity = {**state.identity, "optimizer": {**state.identity["optimizer"], "ema": 0.1}}
+    text = model_card(tmp_path, state.model_copy(update={"identity": identity}), "model")
+    assert "- the weights are a running average of those of training (`optimizer.ema: 0.1`)\n" in text
+
+
 def test_a_corpus_that_has_moved_or_changed_is_not_described(tmp_path: Path, toy_corpus: Corpus) -> None:
     state = trained(tmp_path, toy_corpus)
     other = state.model_copy(update={"corpus_fingerprint": "0" * 64})
