@@ -1,7 +1,8 @@
 """Products of rows with a weight, as `F.linear` without a bias; in float32 on a CPU with AVX-512 they are oneDNN's.
 
 For float32 torch calls MKL, which uses AVX2 at most on processors that are not Intel's. oneDNN, a part of torch too,
-uses AVX-512 on all: there a product takes about half the time. `torch.backends.mkldnn.flags(enabled=False)` switches back.
+uses AVX-512 on all: there a product takes about half the time. To go back, use
+`torch.backends.mkldnn.flags(enabled=False)`.
 """
 
 from typing import Any
