@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.linear import Linear, linear
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 needs_avx512 = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available(),
@@ -61,3 +63,21 @@ def test_float32_on_a_cpu_goes_to_onednn() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
     assert seen.onednn == 0
+
+
+@needs_avx512
+def test_a_step_of_the_model_is_the_same_without_onednn() -> None:
+    torch.manual_seed(0)
+    layers = {"encoder_layers": (1, 1), "decoder_layers": (1, 1), "trunk_layers": 2}
+    model = DNAChunkerForMaskedLM(DNAChunkerConfig(width=32, num_heads=2, **layers))
+    ids = torch.randint(7, 11, (2, 60))
+    cuts = [torch.rand(ids.shape) < share for share in (0.5, 0.3)]  # a probability near 1/2 may fall on either side
+    found = []
+    for enabled in (True, False):
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            model.zero_grad()
+            loss = model(ids, labels=ids, boundaries=cuts).loss
+            loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5 * float(plain.abs().max()) + 1e-9)
