@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dnachunker.model import attention, kernels
+from dnachunker.model import attention, kernels, linear
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.cost import flops_per_base
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
@@ -273,6 +273,7 @@ def faked() -> Iterator[SimpleNamespace]:
         for owner, name, value in (
             (kernels, "triton_works", lambda device: True),
             (attention, "attention_backend", lambda *_: "torch_varlen"),
+            (linear, "takes_onednn", lambda *_: False),
             (routing, "product_in_float32", lambda a, b: torch.mm(a, b, out_dtype=torch.float32)),
             # on CUDA, RMSNorm is one kernel as LayerNorm is
             (F, "rms_norm", lambda x, shape, weight=None, eps=None: F.layer_norm(x, shape, weight, None, eps or 1e-5)),

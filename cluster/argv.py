@@ -28,7 +28,7 @@ def launcher_argv(worker: Sequence[str], devices: Sequence[str], placement: Plac
     # the launcher reads only the number of devices of the other machines
     ranks = {f"node-{node}": list(devices) for node in range(placement.nodes)}
     return [
-        "-m", "deepspeed.launcher.launch",
+        "-m", "dnachunker.cluster.deepspeed_launcher",
         "--log_level=critical",  # the launcher would report exit code 3 as a failure; we print our own message
         f"--world_info={base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()}",
         f"--node_rank={placement.node_rank}",

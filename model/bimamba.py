@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
 from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
+from .linear import Linear, linear
 from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
@@ -36,7 +37,7 @@ class Direction(nn.Module):
         self.split = (rank, state, state)
         self.conv_weight = nn.Parameter(torch.empty(inner, config.conv_width))
         self.conv_bias = nn.Parameter(torch.empty(inner))
-        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+        self.x_proj = Linear(inner, rank + 2 * state)
         self.dt_proj = nn.Linear(rank, inner, bias=True)
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
@@ -68,7 +69,7 @@ class Direction(nn.Module):
         if isinstance(packing, TimeBlock):
             u = u[packing.inner]
         low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
-        raw = F.linear(low_rank, self.dt_proj.weight)
+        raw = linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
             delta = F.softplus(precise(raw) + precise(self.dt_proj.bias))
@@ -117,10 +118,10 @@ class BiMambaLayer(GradientCheckpointingLayer):
         self.halo, self.states = config.conv_width - 1, config.state_size  # what stretches need of their neighbours
         self.block = config.layer_block
         self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
-        self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
+        self.in_proj = Linear(config.width, 2 * config.inner_width)
         self.forward_direction = Direction(config, reverse=False)
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
-        self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
+        self.out_proj = Linear(config.inner_width, config.width)
 
     def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
         """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""

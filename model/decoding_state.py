@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .attention import rotary_angles
 from .hierarchy import Hierarchy
+from .linear import linear
 
 _FIRST_CACHE = 64  # chunks per sequence that the cache holds at first; doubled when full
 
@@ -63,7 +64,7 @@ class _StageMemory:
     def gate(self, x: Tensor, rows: Tensor) -> Tensor:
         """The probability that a chunk starts at the next position of `rows`. x (R, D) -> (R,)."""
         x = x.to(self.key.dtype)
-        query, key = (F.linear(x, weight.to(x.dtype)) for weight in (self._projections.query, self._projections.key))
+        query, key = (linear(x, weight.to(x.dtype)) for weight in (self._projections.query, self._projections.key))
         similarity = F.cosine_similarity(query, self.key[rows], dim=-1)
         self.key[rows] = key
         return ((1 - similarity) / 2).clamp(0, 1)

@@ -13,6 +13,7 @@ from .attention import rotary_angles, rotate
 from .bimamba import BiMambaLayer
 from .configuration_dnachunker import DNAChunkerConfig
 from .cost import CONV_DILATIONS, CONV_KERNEL, matched_hidden_width
+from .linear import Linear
 from .packing import Packing
 
 
@@ -24,11 +25,11 @@ class LocalAttentionLayer(GradientCheckpointingLayer):
         width, hidden = config.width, matched_hidden_width(config)
         self.heads, self.theta, self.window = config.num_heads, config.rope_theta, config.local_window
         self.attention_norm = nn.RMSNorm(width, eps=config.norm_eps)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width)
+        self.attention_out = Linear(width, width)
         self.mlp_norm = nn.RMSNorm(width, eps=config.norm_eps)
-        self.mlp_in = nn.Linear(width, hidden, bias=False)
-        self.mlp_out = nn.Linear(hidden, width, bias=False)
+        self.mlp_in = Linear(width, hidden)
+        self.mlp_out = Linear(hidden, width)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
@@ -89,12 +90,12 @@ class ConvolutionLayer(GradientCheckpointingLayer):
         super().__init__()
         hidden = matched_hidden_width(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.in_proj = nn.Linear(config.width, 2 * hidden, bias=False)
+        self.in_proj = Linear(config.width, 2 * hidden)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(hidden, hidden, CONV_KERNEL, dilation=dilation, padding="same", groups=hidden)
             for dilation in CONV_DILATIONS
         )
-        self.out_proj = nn.Linear(hidden, config.width, bias=False)
+        self.out_proj = Linear(hidden, config.width)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""

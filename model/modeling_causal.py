@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .decoding_state import Recurrence
+from .linear import Linear
 from .losses import mlm_loss, total_ratio_loss, void_where
 from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel
 from .outputs import DNAChunkerCausalLMOutput, describe
@@ -29,7 +30,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         if not config.causal:
             raise ValueError("DNAChunkerForCausalLM needs a config with causal=True: this one reads both ways")
         self.dnachunker = DNAChunkerModel(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

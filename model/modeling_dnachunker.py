@@ -24,6 +24,7 @@ from .initialization import initialize
 from .inputs import check_generic, check_inputs, check_split
 from .kernels import precise
 from .kernels_cpu_words import Letters
+from .linear import Linear
 from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
@@ -224,7 +225,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         if config.causal:
             raise ValueError("DNAChunkerForMaskedLM cannot be causal: use DNAChunkerForCausalLM")
         self.dnachunker = DNAChunkerModel(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import fused_kernels, precise, scan_backend
+from .linear import linear
 from .packing import Packing
 from .split_packing import SplitPacking
 from .strands import border_means
@@ -177,15 +178,15 @@ class BoundaryProbability(nn.Module):
                     change = self._change(x)
                 return torch.where(packing.first, 1.0, change)
             exact = precise(x)
-            query = F.linear(exact, self.query.to(exact.dtype))
-            key = F.linear(exact, self.key.to(exact.dtype))
+            query = linear(exact, self.query.to(exact.dtype))
+            key = linear(exact, self.key.to(exact.dtype))
             similarity = F.cosine_similarity(query, packing.shift(key, 1.0), dim=-1)
             return torch.where(packing.first, 1.0, ((1 - similarity) / 2).clamp(0, 1))
 
     def _change(self, x: Tensor) -> Tensor:
         """p of each position by the one before it, whatever their sequences; 0 for the first. x (T, D) -> (T,)."""
         exact = precise(x)
-        query, key = (F.linear(exact, weight.to(exact.dtype)) for weight in (self.query, self.key))
+        query, key = (linear(exact, weight.to(exact.dtype)) for weight in (self.query, self.key))
         similarity = F.cosine_similarity(query[1:], key[:-1], dim=-1)
         return F.pad(((1 - similarity) / 2).clamp(0, 1), (1, 0))[: len(x)]
 

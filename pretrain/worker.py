@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dnachunker.foundations.absent_modules import absent
 from dnachunker.foundations.failures import BadInputOnAllRanks, Failure, GuardTripped, Interrupted
 from dnachunker.pretrain.safety.guards import RollBack
 from dnachunker.pretrain.safety.out_of_memory import is_out_of_memory, out_of_memory_line
@@ -58,7 +59,8 @@ def run_worker(config: PretrainConfig) -> NoReturn:
 
 
 def _train(config: PretrainConfig, signals: StopSignals, watchdog: Watchdog) -> None:
-    from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
+    with absent("mlflow"):  # DeepSpeed's autotuner would import it for a second
+        from dnachunker.pretrain.engine.deepspeed_engine import start_process_group, stop_process_group
     from dnachunker.pretrain.engine.kernel_check import settle_backends
     from dnachunker.pretrain.engine.ranks import Rank
     from dnachunker.pretrain.planning.micro_batch import choose_micro_batch

@@ -101,6 +101,7 @@ OWNERS = {
         "pretrain/engine/deepspeed_engine.py",
         "pretrain/engine/deepspeed_config.py",
         "pretrain/engine/deepspeed_keys.py",
+        "cluster/deepspeed_launcher.py",
     },
     "mlflow": {
         "foundations/mlflow_client.py",

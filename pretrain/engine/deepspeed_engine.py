@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import importlib
 import logging
 import math
 import warnings
@@ -51,6 +52,19 @@ def start_process_group(rank: Rank) -> None:
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
+def _import_muon() -> None:
+    """Import DeepSpeed's Muon without compiling it.
+
+    ZeRO imports it to ask whether our optimizer is one. Its functions, which nobody calls here, are compiled as they
+    are defined, and for that torch loads its compiler, which takes a second.
+    """
+    kept, torch.compile = torch.compile, lambda function: function  # type: ignore[assignment]
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        torch.compile = kept
+
+
 class TrainingEngine:
     """A model and its optimizer under ZeRO. Collective: every rank calls the same methods in the same order."""
 
@@ -83,17 +97,15 @@ class TrainingEngine:
         # ZeRO-3 gathers the parameters of such a layer at its start and keeps them to its end. Part by part, all ranks
         # would have to use them equally often; but how many blocks of time a layer has depends on a rank's chunks.
         set_z3_leaf_modules(model, [BiMambaLayer], raise_if_not_found=False)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(
-                settings,
-                global_batch=global_batch * rank.context_size,  # DeepSpeed takes every rank for a data rank
-                accumulation=accumulation,
-                world_size=rank.world_size,
-                clip_grad_norm=clip_grad_norm,
-            ),
+        made = deepspeed_config(
+            settings,
+            global_batch=global_batch * rank.context_size,  # DeepSpeed takes every rank for a data rank
+            accumulation=accumulation,
+            world_size=rank.world_size,
+            clip_grad_norm=clip_grad_norm,
         )
+        _import_muon()
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=made)
         shared = context_group(rank)
         self._network = self._engine if shared is None else WholeWindows(self._engine, shared)
         if not settings.zero_stage:

@@ -14,7 +14,7 @@ def test_the_launcher_argv_names_every_rank_and_listens_on_loopback() -> None:
     argv = launcher_argv(worker, ["2", "5", "GPU-8f3a"], Placement(1, 0, 3, port=29501))
     ranks = base64.urlsafe_b64encode(json.dumps({"node-0": ["2", "5", "GPU-8f3a"]}).encode()).decode()
     assert argv == [
-        "-m", "deepspeed.launcher.launch", "--log_level=critical", f"--world_info={ranks}", "--node_rank=0",
+        "-m", "dnachunker.cluster.deepspeed_launcher", "--log_level=critical", f"--world_info={ranks}", "--node_rank=0",
         "--master_addr=127.0.0.1", "--master_port=29501", "--no_local_rank", "--module",
         "dnachunker", "pretrain", "--config", "a b; rm -rf.yaml",
     ]  # fmt: skip

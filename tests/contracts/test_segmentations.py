@@ -1,6 +1,7 @@
 """Runs with a fixed segmentation, as real processes: what they record of each species, exact resume, export."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,9 +24,10 @@ FAST = [
 ]  # fmt: skip
 
 
-def dnachunker(*arguments: object) -> "subprocess.CompletedProcess[str]":
+def dnachunker(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dnachunker", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
 
 
 def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -47,8 +49,12 @@ def two_species(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_species_is_scored_and_one_held_out_whole_is_never_trained_on(two_species: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = [*FAST, "tokenization.kind=kmer", "tokenization.k=4", "launch.processes=1"]
-    done = dnachunker("pretrain", "--config", "tiny", "--corpus", two_species, "--run", run, *settings)
+    command = ["pretrain", "--config", "tiny", "--corpus", two_species, "--run", run, *settings]
+    done = dnachunker(*command, PYTHONPROFILEIMPORTTIME="1")  # Python reports each import on stderr
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "deepspeed" in imported
+    assert not imported & {"mlflow.tracking", "torch._inductor.compile_fx"}, "seconds at the start, for nothing"
     found = of_kind(run, "evaluation")[-1]
     assert set(found["species"]) == {"Helicobacter pylori", "vertebrate mitochondria"}
     whole = 0.0

@@ -1,0 +1,13 @@
+"""The process that starts a machine's ranks: DeepSpeed's launcher, without MLflow.
+
+DeepSpeed's autotuner, which nobody uses here, imports MLflow where it is installed. That takes half of the launcher's
+start, and the ranks start after it.
+"""
+
+from dnachunker.foundations.absent_modules import absent
+
+with absent("mlflow"):
+    from deepspeed.launcher.launch import main
+
+if __name__ == "__main__":
+    main()
