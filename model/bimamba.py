@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .cast_weights import cast_together, is_plain
+from .cast_weights import cast_together, is_plain, weights_of
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
 from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
@@ -243,10 +243,10 @@ class BiMambaLayer(GradientCheckpointingLayer):
         conv_rows, scan_rows = kernels.parameter_rows(
             *zip(*((way.conv_weight, way.conv_bias, way.A_log, way.D, way.dt_proj.bias) for way in both), strict=True)
         )
+        inner = [*(way.x_proj for way in both), *(way.dt_proj for way in both)]
         outer = [self.in_proj, self.out_proj] if is_plain(self.in_proj) and is_plain(self.out_proj) else []
-        layers = *(way.x_proj for way in both), *(way.dt_proj for way in both), *outer
-        *inner, enter, out = *cast_together([layer.weight for layer in layers]), *([None] * (2 - len(outer)))
-        rows, steps = torch.stack(inner[:2]), torch.stack(inner[2:])
+        weights = cast_together(weights_of([*inner, *outer]))
+        rows, steps, (enter, out) = torch.stack(weights[:2]), torch.stack(weights[2:4]), weights[4:] or (None, None)
         u, z = self.in_proj(x).chunk(2, dim=-1) if enter is None else _InProjection.apply(x, enter)
         at = packing.steps
         read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)

@@ -24,20 +24,24 @@ def is_plain(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear and layer.bias is None and not any(hooks) and "forward" not in vars(layer)
 
 
-def cast_together(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+def cast_together(weights: list[Tensor]) -> list[Tensor]:
     """The weights in autocast's precision; they themselves where autocast is off, or if they are not all float32."""
     device = weights[0].device.type
     if not torch.is_autocast_enabled(device) or any(weight.dtype != torch.float32 for weight in weights):
         return weights
-    copies: Sequence[Tensor] = _Cast.apply(torch.get_autocast_dtype(device), *weights)
-    return copies
+    return list(_Cast.apply(torch.get_autocast_dtype(device), *weights))
 
 
 def products(device: str, *layers: nn.Module) -> Sequence[Callable[[Tensor], Tensor]]:
     """The layers as functions; under autocast on a device type, plain layers have their weights cast together."""
     if not torch.is_autocast_enabled(device) or not all(map(is_plain, layers)):
         return layers
-    return [partial(F.linear, weight=weight) for weight in cast_together([layer.weight for layer in layers])]
+    return [partial(F.linear, weight=weight) for weight in cast_together(weights_of(layers))]
+
+
+def weights_of(layers: Sequence[nn.Module]) -> list[Tensor]:
+    """The weight of each layer."""
+    return [layer.get_parameter("weight") for layer in layers]
 
 
 class _Cast(Function):
@@ -60,5 +64,5 @@ class _Cast(Function):
 
 def _copies(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
-    torch._foreach_copy_(copies, tensors)
+    torch._foreach_copy_(copies, list(tensors))
     return copies
