@@ -1,6 +1,6 @@
 """Registers and spills of every Triton kernel of a training step, as `ptxas` reports them. No GPU is needed.
 
-python benchmarks/kernel_registers.py [PRESET ...] [--dtype bfloat16] [--arch 80 90] [--kernel retreat] [--json]
+python benchmarks/kernel_registers.py [PRESET ...] [--dtype bfloat16 autocast] [--arch 80 90] [--kernel emit] [--json]
 
 A training step of the preset's network runs on fake tensors, which have shapes and no values. Its launches say what
 Triton has to compile: dtypes, constants, arguments that 16 divides, warps. Triton compiles that for each architecture
@@ -39,7 +39,7 @@ from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 
 PRESETS = ("dnachunker-172m", "50m", "small", "tiny")
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("bfloat16", "float32", "autocast")
 ARCHITECTURES = (80, 89, 90, 100, 120)  # those of A100, L40S, H100, B200, RTX PRO 6000
 REPORTED = {
     "registers": r"Used (\d+) registers",
@@ -85,7 +85,7 @@ class Driver:
 
 
 def launches(preset: str, dtype: str) -> list[Launch]:
-    """The launches of a training step, forward and backward, of the preset's network in `dtype`."""
+    """The launches of a training step, forward and backward, of the preset's network in `dtype`, or under autocast."""
     found: list[Launch] = []
 
     def record(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
@@ -94,7 +94,7 @@ def launches(preset: str, dtype: str) -> list[Launch]:
 
     config = load_config(PretrainConfig, preset, ["run=none", "data.corpus=none"], kind="pretrain")
     network = network_config(config.model, config.tokenization, trunk_layers=1, scan_backend="triton")
-    model = DNAChunkerForMaskedLM(network).to(getattr(torch, dtype))
+    model = DNAChunkerForMaskedLM(network).to(getattr(torch, "float32" if dtype == "autocast" else dtype))
     with (
         mock.patch.object(JITFunction, "run", record),
         mock.patch.object(kernels, "triton_works", return_value=True),
@@ -103,7 +103,9 @@ def launches(preset: str, dtype: str) -> list[Launch]:
         FakeTensorMode(allow_non_fake_inputs=True),  # of the CPU: a build without CUDA differentiates no fake CUDA ones
     ):
         ids = torch.zeros(2, config.data.seq_len, dtype=torch.int64)
-        model(ids, labels=ids, chunk_capacity=(0.6, 0.4)).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+            loss = model(ids, labels=ids, chunk_capacity=(0.6, 0.4)).loss
+        loss.backward()
     return found
 
 

@@ -53,6 +53,7 @@ FREE = (
     "_unsafe_view",
     "lift_fresh",
 )
+LISTS = ("_foreach_copy_",)  # of tensors to write, then of tensors to read
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 GATHERS = ("index", "index_select", "embedding", "gather")
 WRITTEN_TWICE = {"carry": ("ends",), "smooth_carry": ("ends",)}  # read, too: the kernel works in place
@@ -161,14 +162,19 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
-        written = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        for tensor in written:
+        returned = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        for tensor in returned:
             self._hold(tensor)
         name = function.name().partition("::")[2].partition(".")[0]
         place = self.place()
+        written = returned
+        if name in LISTS:  # it returns nothing
+            written = list(arguments[0])
+            arguments = arguments[1:]
         if function.is_view or not written or name in FREE:
             return result
-        read = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
+        others = {key: value for key, value in (options or {}).items() if key != "out"}  # that is written
+        read = [x for x in tree_leaves((arguments, others)) if isinstance(x, Tensor)]
         self._add(place, name, self._cost(name, read, written))
         return result
 

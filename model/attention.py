@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .cast_weights import products
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import attention_backend, compiled, compiles, fused_kernels, precise, scan_backend
 from .linear import Linear
@@ -119,17 +120,26 @@ class TrunkLayer(GradientCheckpointingLayer):
         self.mlp_out = Linear(hidden, width)
         self.compile_mlp = config.compile_trunk
 
-    def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (T, D), angles from `rotary_angles` -> (T, D)."""
-        x, normed = self.attention_norm(x)
-        q, k, v = self.placed(self.qkv(normed), cos, sin)
+    def forward(
+        self, x: Tensor, branch: Tensor | None, packing: Packing, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (T, D) without its last branch (T, D), and that branch; angles from `rotary_angles` -> the same two.
+
+        So the norm of the next layer adds the branch, in the launch that normalises the sum.
+        """
+        device, layers = x.device.type, [self.qkv, self.attention_out, self.mlp_in, self.mlp_out]
+        compiles_mlp = compiles(self.compile_mlp, device)
+        qkv, attention_out, *mlp = products(device, *(layers[:2] if compiles_mlp else layers))
+        x, normed = self.attention_norm(x, branch)
+        q, k, v = self.placed(qkv(normed), cos, sin)
         attended = packed_attention(q, k, v, packing, self.config.trunk_attention, causal=self.causal)
-        branch = self.attention_out(attended.flatten(1))
-        if compiles(self.compile_mlp, x.device.type):
+        branch = attention_out(attended.flatten(1))
+        if compiles_mlp:
             weights = self.mlp_norm.weight, self.mlp_in.weight, self.mlp_out.weight
-            return compiled(feed_forward)(x + branch, *weights, self.mlp_norm.eps)
+            return compiled(feed_forward)(x + branch, *weights, self.mlp_norm.eps), None
         x, normed = self.mlp_norm(x, branch)
-        return x + self.mlp_out(F.gelu(self.mlp_in(normed)))
+        mlp_in, mlp_out = mlp
+        return x, mlp_out(F.gelu(mlp_in(normed)))
 
     def placed(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (T, H, D/H) from their projection (T, 3 D), which may be overwritten.
@@ -162,7 +172,10 @@ class Trunk(nn.Module):
         if split is not None:  # ranks with more chunks than others would keep these waiting in every layer
             x, positions, packing = split.move(x, split.even), split.move(positions, split.even), split.even
         cos, sin = rotary_angles(positions, self.head_width, self.theta)
+        branch: Tensor | None = None
         for layer in self.layers:
-            x = layer(x, packing, cos, sin)
+            x, branch = layer(x, branch, packing, cos, sin)
+            if branch is not None and (layer is self.layers[-1] or (layer.gradient_checkpointing and layer.training)):
+                x, branch = x + branch, None  # checkpointing keeps what a layer takes: one tensor is less than two
         normed: Tensor = self.norm(x)
         return normed if split is None else split.even.move(normed, split)

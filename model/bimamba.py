@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .cast_weights import cast_together, is_plain, weights_of
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
 from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
@@ -109,6 +110,29 @@ class _Projections(Function):
         return torch.baddbmm(dread, drows, rows), weights, dsteps, None
 
 
+class _InProjection(Function):
+    """u and z, the halves (T, Dm) of the product of x (T, D) with a weight (2 Dm, D).
+
+    In the backward pass, the products take the gradients of the halves as they are: no launch puts them together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight)
+        u, z = F.linear(x, weight).chunk(2, dim=-1)
+        return u, z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        du, dz = grads
+        of_u, of_z = weight.chunk(2)
+        dweight = torch.empty_like(weight)
+        for half, grad in zip(dweight.chunk(2), grads, strict=True):
+            torch.mm(grad.t(), x, out=half)
+        return torch.addmm(du @ of_u, dz, of_z), dweight
+
+
 class BiMambaLayer(GradientCheckpointingLayer):
     """x + mixer(norm(x)); 2,803,840 parameters at width 640, norm included."""
 
@@ -130,9 +154,9 @@ class BiMambaLayer(GradientCheckpointingLayer):
         if takes_blocks(packing, self.block):
             return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
+        if self._fused(x) and not isinstance(packing, SplitPacking):
+            return x + self._both_directions_at_once(normed, packing)[0]
         u, z = self.in_proj(normed).chunk(2, dim=-1)
-        if self._fused(u) and not isinstance(packing, SplitPacking):
-            return x + self.out_proj(self._both_directions_at_once(u, z, packing))
         if isinstance(packing, SplitPacking):
             room = packing.room(max(self.halo, self.states))
             y = self._directions(room.fill_with_neighbours(u, self.halo), room).index_select(0, room.inner)
@@ -182,12 +206,11 @@ class BiMambaLayer(GradientCheckpointingLayer):
     def _block(self, x: Tensor, block: TimeBlock, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's output for a block, and the state (N, Dm) after it; x (R, D) is what it reads."""
         x, normed = self.norm(x)
+        if self._fused(x):
+            branch, leaving = self._both_directions_at_once(normed, block, torch.stack((before, after)))
+            return x[block.inner] + branch, leaving[0]
         u, z = self.in_proj(normed).chunk(2, dim=-1)
-        x, z = x[block.inner], z[block.inner]
-        if self._fused(u):
-            y, leaving = self._both_directions_at_once(u, z, block, torch.stack((before, after)))
-            return x + self.out_proj(y), leaving[0]
-        u = u.contiguous()
+        x, z, u = x[block.inner], z[block.inner], u.contiguous()
         y, leaving = self.forward_direction(u, block, before)
         if self.backward_direction is not None:
             y = y + self.backward_direction(u, block, after)[0]
@@ -195,23 +218,24 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def _state_before(self, x: Tensor, block: TimeBlock, after: Tensor) -> Tensor:
         """The state (N, Dm) in which the backward direction leaves a block; x (R, D) is what it reads."""
-        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        _, normed = self.norm(x)
         state: Tensor
-        if self._fused(u):
+        if self._fused(x):
             entering = torch.stack((torch.zeros_like(after), after))
-            state = self._both_directions_at_once(u, z[block.inner], block, entering)[1][1]
+            state = self._both_directions_at_once(normed, block, entering, leave=False)[1][1]
         else:
             assert self.backward_direction is not None
+            u, _ = self.in_proj(normed).chunk(2, dim=-1)
             state = self.backward_direction(u.contiguous(), block, after)[1]
         return state
 
     def _both_directions_at_once(
-        self, u: Tensor, z: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None
-    ) -> Any:
-        """(y_f + y_r) * SiLU(z) with each kernel launched once for the two directions. u, z (T, Dm) -> (T, Dm).
+        self, x: Tensor, packing: Packing | TimeBlock, entering: Tensor | None = None, *, leave: bool = True
+    ) -> tuple[Tensor, Any]:
+        """out((y_f + y_r) * SiLU(z)) of the norm x (T, D), with each kernel launched once for the two directions.
 
-        Of a block of time, u are the positions it reads, z its own; the states (2, N, Dm) that enter it are given, and
-        those that leave it are returned too.
+        Of a block of time, x are the positions it reads; the states (2, N, Dm) that enter it are given, and those that
+        leave it are returned too, else None. Without `leave`, the out-projection is left out.
         The parameters below are used outside the modules that own them; under ZeRO-3 they are gathered for the layer.
         The kernels always read both ways; a causal layer multiplies the backward result by zero.
         """
@@ -220,17 +244,25 @@ class BiMambaLayer(GradientCheckpointingLayer):
         conv_rows, scan_rows = kernels.parameter_rows(
             *zip(*((way.conv_weight, way.conv_bias, way.A_log, way.D, way.dt_proj.bias) for way in both), strict=True)
         )
+        inner = [*(way.x_proj for way in both), *(way.dt_proj for way in both)]
+        outer = [self.in_proj, self.out_proj] if is_plain(self.in_proj) and is_plain(self.out_proj) else []
+        weights = cast_together(weights_of([*inner, *outer]))
+        rows, steps, (enter, out) = torch.stack(weights[:2]), torch.stack(weights[2:4]), weights[4:] or (None, None)
+        u, z = self.in_proj(x).chunk(2, dim=-1) if enter is None else _InProjection.apply(x, enter)
         at = packing.steps
         read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)
         if isinstance(packing, TimeBlock):
-            read, at = read[:, packing.inner], at[:, packing.inner]
-        rows = torch.stack([way.x_proj.weight for way in both])
-        steps = torch.stack([way.dt_proj.weight for way in both])
-        read, raw, B, C = _Projections.apply(read, rows.to(read.dtype), steps.to(read.dtype), split)
+            read, at, z = read[:, packing.inner], at[:, packing.inner], z[packing.inner]
+        read, raw, B, C = _Projections.apply(read, rows, steps, split)
         if self.backward_direction is None:
             C = C * C.new_tensor([1, 0])[:, None, None]
             skip = scan_rows.shape[0] - 3  # the row of the backward direction's D
             scan_rows = scan_rows.index_fill(0, torch.tensor(skip, device=C.device), 0.0)
-        if entering is not None:
-            return kernels.gated_scan_of_block(read, raw, B, C, z, scan_rows, at, entering)
-        return kernels.gated_scan(read, raw, B, C, z, scan_rows, at)
+        leaving = None
+        if entering is None:
+            y = kernels.gated_scan(read, raw, B, C, z, scan_rows, at)
+        else:
+            y, leaving = kernels.gated_scan_of_block(read, raw, B, C, z, scan_rows, at, entering)
+        if leave:
+            y = self.out_proj(y) if out is None else F.linear(y, out)
+        return y, leaving

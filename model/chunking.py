@@ -1,9 +1,12 @@
 """From positions to chunks and back: gather vectors at boundaries, spread and smooth them, add gated residuals."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from .kernels import smooth
+from .kernels import add_shown, smooth
 from .kernels import smooth_both_ways as smooth_gated
 from .routing import Segmentation
 from .split_operations import smooth_both_ways as smooth_split
@@ -13,15 +16,38 @@ from .time_blocks import takes_blocks
 _CHANNELS = 32  # smoothed at a time where memory is saved
 
 
-def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first") -> Tensor:
-    """Chunk vectors: those of each chunk's first position, or means over the chunk. x (T, D) -> (C, D)."""
+def gather_chunks(x: Tensor, segmentation: Segmentation, pooling: str = "first") -> tuple[Tensor, Tensor]:
+    """x (T, D) itself, and chunk vectors (C, D): those of each chunk's first position, or means over the chunk.
+
+    Go on with the x that is returned: the backward pass then adds the chunks' gradients to its gradient in one launch.
+    """
     if pooling == "first":
-        return x[segmentation.starts]
+        rest, chunks = _Taken.apply(x, segmentation.starts)
+        return rest, chunks
     sizes = segmentation.total(torch.ones_like(segmentation.chunk))
-    return segmentation.total(x) / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)  # only filler chunks are empty
+    # only filler chunks are empty
+    return x, segmentation.total(x) / sizes.clamp_min(1).unsqueeze(-1).to(x.dtype)
 
 
-def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
+class _Taken(Function):
+    """x (T, D) and its rows at index (C,) int64."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(index)
+        return x.view_as(x), x[index]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        of_rest, of_rows = grads
+        return of_rest.index_add(0, index, of_rows), None
+
+
+def smooth_both_ways(
+    z: Tensor, segmentation: Segmentation, backend: str = "auto",
+    residual: Tensor | None = None, hidden: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Gated smoothing from both sides, the path by which the MLM loss reaches the router; in float32.
 
     f_t = g_t z_t + (1 - g_t) f_{t-1};  h_t = g_{t+1} z_t + (1 - g_{t+1}) h_{t+1};  out = (f + h) / 2.
@@ -30,28 +56,23 @@ def smooth_both_ways(z: Tensor, segmentation: Segmentation, backend: str = "auto
 
     Args:
         z: (T, D), chunk vectors spread to their positions.
+        residual: (T, D) to add. hidden: (T,) bool, positions where it is not added.
 
     Returns:
-        (T, D), dtype of z.
+        (T, D), dtype of z, or of the sum.
     """
     packing, gate = segmentation.packing, segmentation.gate
     with torch.autocast(z.device.type, enabled=False):
         gates = torch.stack((gate, packing.shift(gate, 1.0, back=True)))
         if isinstance(packing, SplitPacking):
-            return smooth_split(z, gates, packing, backend=backend)
-        return smooth_gated(z, gates, packing.cu_seqlens, backend=backend)
+            return add_shown(smooth_split(z, gates, packing, backend=backend), residual, hidden)
+        return smooth_gated(z, gates, packing.cu_seqlens, residual, hidden, backend=backend)
 
 
 def smooth_forward(z: Tensor, segmentation: Segmentation, backend: str = "auto") -> Tensor:
     """f of `smooth_both_ways` alone, which does not depend on later positions. z (T, D) -> (T, D), dtype of z."""
     with torch.autocast(z.device.type, enabled=False):
         return smooth(z, segmentation.gate, segmentation.packing.cu_seqlens, backend=backend)
-
-
-def gate_residual(x: Tensor, segmentation: Segmentation) -> Tensor:
-    """The encoder's output, zero wherever the position's chunk holds a mask. x (T, D) -> (T, D)."""
-    hidden = segmentation.spread(segmentation.chunk_holds_mask)
-    return x.masked_fill(hidden.unsqueeze(-1), 0)
 
 
 def spread_chunks(
@@ -73,11 +94,14 @@ def spread_chunks(
     Returns:
         (T, D).
     """
-    smooth_spread = smooth_forward if causal else smooth_both_ways
+    # the encoder's output is left out wherever the position's chunk holds a mask
+    hidden = segmentation.spread(segmentation.chunk_holds_mask) if residual_gating else None
 
     def of(chunks: Tensor, residual: Tensor) -> Tensor:
-        smoothed = smooth_spread(segmentation.spread(chunks), segmentation, backend)
-        return smoothed + (gate_residual(residual, segmentation) if residual_gating else residual)
+        spread = segmentation.spread(chunks)
+        if causal:
+            return add_shown(smooth_forward(spread, segmentation, backend), residual, hidden)
+        return smooth_both_ways(spread, segmentation, backend, residual, hidden)
 
     if torch.is_grad_enabled() or not takes_blocks(segmentation.packing, block):
         return of(chunks, residual)

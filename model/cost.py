@@ -7,6 +7,7 @@ product, and attention's scores and their product with the values. Elementwise w
 nothing; the backward pass counts twice the forward pass. With `strand_symmetry` everything but the parameters doubles.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,6 +124,39 @@ def flops_per_base(config: DNAChunkerConfig, length: float, chunks_per_base: Seq
     return Flops(forward, BACKWARD_PER_FORWARD * forward)
 
 
+def repeated_flops_per_base(
+    config: DNAChunkerConfig, bases: float, window: float, chunks_per_base: Sequence[float], *, layer_block: int,
+    checkpointing: bool = False,
+) -> float:  # fmt: skip
+    """Model FLOPs per base that BiMamba layers in blocks of time compute in training beside `flops_per_base`.
+
+    Each block is computed again in the backward pass, but for its out-projection, which nothing there reads. States
+    that enter the direction that reads backward take a walk of their own through all blocks but the first: forward,
+    again in the backward pass, and backward. With `checkpointing`, the layer computed again takes this walk once more.
+
+    Args:
+        bases: in all sequences of the micro-batch together. window: of the longest sequence.
+        chunks_per_base, layer_block, checkpointing: as in `activation_bytes`, on one rank.
+    """
+    products = _bimamba_products(config)
+    inside = 1 - config.inner_width * config.width / products  # without the out-projection
+    repeated, density = 0.0, 1.0
+    for stage, chunks in enumerate(chunks_per_base):
+        if _in_blocks(config, density * bases, window, layer_block):
+            blocks = math.ceil(density * bases / layer_block)
+            walk = 0.0 if config.causal else inside * (blocks - 1) / blocks
+            passes = inside + (2 + BACKWARD_PER_FORWARD + checkpointing) * walk
+            layers = config.encoder_layers[stage] + config.decoder_layers[stage]
+            repeated += density * layers * 2 * products * passes
+        density = chunks
+    return config.strands * repeated
+
+
+def _in_blocks(config: DNAChunkerConfig, positions: float, window: float, layer_block: int) -> bool:
+    """Whether the layers of a stage with so many positions run in blocks of time; see `time_blocks.takes_blocks`."""
+    return config.mixer == "bimamba" and 0 < layer_block < min(positions, window)
+
+
 def activation_bytes(
     config: DNAChunkerConfig, bases: int, chunks_per_base: Sequence[float], *, checkpointing: bool = False,
     ranks: int = 1, window: int = 0, layer_block: int = 0, value_bytes: float = 4, stream_bytes: float = 4,
@@ -147,7 +181,7 @@ def activation_bytes(
     size = value_bytes
     for stage, chunks in enumerate(chunks_per_base):
         layers = config.encoder_layers[stage] + config.decoder_layers[stage]
-        blocks = config.mixer == "bimamba" and ranks == 1 and 0 < layer_block < min(density * bases, window)
+        blocks = ranks == 1 and _in_blocks(config, density * bases, window, layer_block)
         recomputed = checkpointing or blocks
         # beside the layers: the router's projections, the residual, spreading and smoothing
         around = _AROUND_BLOCKS if blocks else _AROUND_LAYERS_SPLIT if ranks > 1 else _AROUND_LAYERS

@@ -145,8 +145,8 @@ class Hierarchy(nn.Module):
             capacity = None if chunk_capacity is None else math.ceil(chunk_capacity[index] * bases)
             cut = router(x, packing, holds_mask, None if given is None else given[index][first_base], capacity)
             stages.append(cut)
-            residuals.append(x)
-            x = gather_chunks(x, cut, self.pooling)
+            residual, x = gather_chunks(x, cut, self.pooling)
+            residuals.append(residual)
             packing, holds_mask, first_base = cut.chunks, cut.chunk_holds_mask, first_base[cut.starts]
         # a causal model does not know a chunk's end, hence its centre, when the chunk starts
         x = self.trunk(x, packing, start_bases(stages) if self.causal else centre_bases(stages))

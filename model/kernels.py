@@ -286,23 +286,34 @@ def smooth(z: Tensor, gate: Tensor, cu_seqlens: Tensor, *, reverse: bool = False
     return run(exact, gate.to(exact.dtype), cu_seqlens, reverse).to(z.dtype)
 
 
-def smooth_both_ways(z: Tensor, gates: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
-    """The mean of the two directions of `kernels_reference.smooth`; computed in at least float32.
+def smooth_both_ways(
+    z: Tensor, gates: Tensor, cu_seqlens: Tensor, residual: Tensor | None = None, hidden: Tensor | None = None, *,
+    backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """The mean of the two directions of `kernels_reference.smooth`, computed in at least float32, plus a residual.
 
     Args:
         z: (T, D). gates: (2, T), forward and backward; 1 where the direction enters a sequence.
+        residual: (T, D) to add. hidden: (T,) bool, positions where it is not added.
 
     Returns:
-        (T, D), dtype of z.
+        (T, D), dtype of z, or of the sum.
     """
     choice = scan_backend(backend, z.device.type, z.dtype)
     if choice == "triton":
-        fused: Tensor = fused_kernels().smooth_both_ways(z, gates.float())
+        fused: Tensor = fused_kernels().smooth_both_ways(z, gates.float(), residual, hidden)
         return fused
     exact = precise(z)
     run = _SMOOTHINGS.get(choice, smooth_chunked)
     f, h = (run(exact, gates[way].to(exact.dtype), cu_seqlens, way == 1) for way in (0, 1))
-    return ((f + h) / 2).to(z.dtype)
+    return add_shown(((f + h) / 2).to(z.dtype), residual, hidden)
+
+
+def add_shown(x: Tensor, residual: Tensor | None, hidden: Tensor | None) -> Tensor:
+    """x + residual, both (T, D), but x alone where hidden (T,) bool is set."""
+    if residual is None:
+        return x
+    return x + (residual if hidden is None else residual.masked_fill(hidden.unsqueeze(-1), 0))
 
 
 def one_line(error: Exception) -> str:

@@ -31,8 +31,8 @@ def products(query, key, t, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     of_query, of_key = tl.zeros([ROWS, 1], tl.float32), tl.zeros([ROWS, 1], tl.float32)
     for first in range(0, end_of_range(D), WIDTH):
         d = first + tl.arange(0, WIDTH)[None, :]
-        q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
-        k = tl.load(key + (t - 1) * D + d, mask=(t > 0) & (t < T) & (d < D), other=0.0)
+        q = tl.load(query + t * 2 * D + d, mask=(t < T) & (d < D), other=0.0)
+        k = tl.load(key + (t - 1) * 2 * D + d, mask=(t > 0) & (t < T) & (d < D), other=0.0)
         both += tl.sum(q * k, axis=1, keep_dims=True)
         of_query += tl.sum(q * q, axis=1, keep_dims=True)
         of_key += tl.sum(k * k, axis=1, keep_dims=True)
@@ -65,14 +65,14 @@ def boundary_backward(dprobability, query, key, step, dquery, dkey, T, D, ROWS: 
     for first in range(0, end_of_range(D), WIDTH):
         d = first + tl.arange(0, WIDTH)[None, :]
         before = (t > 0) & (t < T) & (d < D)
-        q = tl.load(query + t * D + d, mask=(t < T) & (d < D), other=0.0)
-        k = tl.load(key + (t - 1) * D + d, mask=before, other=0.0)
+        q = tl.load(query + t * 2 * D + d, mask=(t < T) & (d < D), other=0.0)
+        k = tl.load(key + (t - 1) * 2 * D + d, mask=before, other=0.0)
         along_q = tl.where(q_norm > LEAST, cosine * q / (q_norm * q_norm), 0.0)
         along_k = tl.where(k_norm > LEAST, cosine * k / (k_norm * k_norm), 0.0)
         dq, dk = slope * (k / (q_norm * k_norm) - along_q), slope * (q / (q_norm * k_norm) - along_k)
-        tl.store(dquery + t * D + d, dq.to(dquery.dtype.element_ty), mask=(t < T) & (d < D))
-        tl.store(dkey + (t - 1) * D + d, dk.to(dkey.dtype.element_ty), mask=before)
-        tl.store(dkey + t * D + d, tl.zeros([ROWS, WIDTH], dkey.dtype.element_ty), mask=(t == T - 1) & (d < D))
+        tl.store(dquery + t * 2 * D + d, dq.to(dquery.dtype.element_ty), mask=(t < T) & (d < D))
+        tl.store(dkey + (t - 1) * 2 * D + d, dk.to(dkey.dtype.element_ty), mask=before)
+        tl.store(dkey + t * 2 * D + d, tl.zeros([ROWS, WIDTH], dkey.dtype.element_ty), mask=(t == T - 1) & (d < D))
 
 
 def product_in_float32(a: Tensor, b: Tensor) -> Tensor:
@@ -80,56 +80,83 @@ def product_in_float32(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
-def in_two_parts(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """x as the sum of two bf16 tensors, to 2^-17; a bf16 tensor has one part."""
-    if x.dtype == torch.bfloat16:
-        return x, None
-    first = x.bfloat16()
-    return first, (x - first).bfloat16()
+@launched
+def in_parts(x, parts, T, D, ROWS: tl.constexpr, WIDTH: tl.constexpr, LOW: tl.constexpr):
+    """x (T, D) float32 as the sum of two bf16 tensors, to 2^-17. Grid (ceil(T / ROWS), ceil(D / WIDTH)).
+
+    Of the three blocks of columns of parts (T, 3 D), block LOW is the second part, the other two are the first.
+    """
+    t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    there = (t < T) & (d < D)
+    value = tl.load(x + t * D + d, mask=there, other=0.0)
+    first = value.to(tl.bfloat16)
+    for block in tl.static_range(3):
+        part = (value - first.to(tl.float32)).to(tl.bfloat16) if block == LOW else first
+        tl.store(parts + t * 3 * D + block * D + d, part, mask=there)
 
 
-def projected(x: Tensor, weights: Sequence[Tensor], *, half: bool) -> list[Tensor]:
-    """x (T, D) times each transposed weight (E, D), in float32; with `half` by bf16 products of their parts."""
+def split_in_parts(x: Tensor, parts: Tensor, low: int) -> None:
+    """Write x (T, D) float32 into parts (T, 3 D) bf16, as `in_parts` says."""
+    rows, width = 4, 256
+    grid = (triton.cdiv(len(x), rows), triton.cdiv(x.shape[1], width))
+    in_parts[grid](x, parts, len(x), x.shape[1], ROWS=rows, WIDTH=width, LOW=low)
+
+
+def projected(x: Tensor, weights: Sequence[Tensor], *, half: bool) -> tuple[Tensor, Tensor]:
+    """x (T, D) times both transposed weights (D, D) side by side, (T, 2 D) float32; with `half` by bf16 products.
+
+    Returns the products, and both weights (2 D, D) in the precision of products.
+    """
     if not half:
-        return [x.float() @ weight.float().t() for weight in weights]
-    first, rest = in_two_parts(x)
-    parts = [in_two_parts(weight) for weight in weights]
-    if rest is None and all(low is None for _, low in parts):
-        return [product_in_float32(first, weight.t()) for weight, _ in parts]
-    wide = torch.cat([first, first] if rest is None else [first, first, rest], dim=1)
-    found = []
-    for high, low in parts:
-        columns = [high, torch.zeros_like(high) if low is None else low, high][: wide.shape[1] // x.shape[1]]
-        found.append(product_in_float32(wide, torch.cat(columns, dim=1).t()))
-    return found
+        both = torch.cat(tuple(weights)).float()
+        return x.float() @ both.t(), both
+    if weights[0].dtype == torch.bfloat16 and x.dtype == torch.bfloat16:
+        both = torch.cat(tuple(weights))
+        return product_in_float32(x, both.t()), both
+    width = x.shape[1]
+    columns = torch.empty(2 * width, 3 * width, dtype=torch.bfloat16, device=x.device)
+    for weight, place in zip(weights, columns.chunk(2), strict=True):
+        split_in_parts(weight.float().contiguous(), place, 1)
+    wide = torch.empty(len(x), 3 * width, dtype=torch.bfloat16, device=x.device)
+    split_in_parts(x.float().contiguous(), wide, 2)  # high high + high low + low high
+    return product_in_float32(wide, columns.t()), columns[:, :width]
 
 
 class _BoundaryProbability(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, query_weight: Tensor, key_weight: Tensor, step: Tensor, half: bool, rows: int, width: int
+        ctx: Any, x: Tensor, query_weight: Tensor, key_weight: Tensor, step: Tensor, rows: int, width: int, half: bool
     ) -> Tensor:
-        query, key = projected(x, (query_weight, key_weight), half=half)
+        found, weights = projected(x, (query_weight, key_weight), half=half)
+        query, key = found.chunk(2, dim=1)
         total, channels = query.shape
         probability = torch.empty(total, dtype=torch.float32, device=x.device)
-        ctx.sizes, ctx.half = {"ROWS": rows, "WIDTH": width}, half
+        ctx.sizes, ctx.dtype = {"ROWS": rows, "WIDTH": width}, query_weight.dtype
         boundary_forward[(triton.cdiv(total, rows),)](query, key, step, probability, total, channels, **ctx.sizes)
-        ctx.save_for_backward(x, query_weight, key_weight, query, key, step)
+        ctx.save_for_backward(x, weights, found, step)
         return probability
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights, query, key, step = ctx.saved_tensors
+        x, weights, found, step = ctx.saved_tensors
+        query, key = found.chunk(2, dim=1)
         total, channels = query.shape
-        dtype = torch.bfloat16 if ctx.half else torch.float32  # of products of gradients, as in other layers
-        dquery, dkey = (torch.empty(query.shape, dtype=dtype, device=x.device) for _ in range(2))
+        slopes = torch.empty(
+            found.shape, dtype=weights.dtype, device=x.device
+        )  # products of gradients are as elsewhere
         grid = (triton.cdiv(total, ctx.sizes["ROWS"]),)
-        boundary_backward[grid](grads[0].contiguous(), query, key, step, dquery, dkey, total, channels, **ctx.sizes)
-        of_query, of_key = (weight.to(dtype) for weight in weights)
-        dx = torch.addmm(dquery @ of_query, dkey, of_key).to(x.dtype)
-        read = x.to(dtype)
-        dweights = ((dy.t() @ read).to(weight.dtype) for dy, weight in zip((dquery, dkey), weights, strict=True))
-        return dx, *dweights, None, None, None, None
+        boundary_backward[grid](
+            grads[0].contiguous(), query, key, step, *slopes.chunk(2, dim=1), total, channels, **ctx.sizes
+        )
+        dx = product_of_gradients(slopes, weights, x.dtype)
+        dweights = product_of_gradients(slopes.t(), x.to(slopes.dtype), ctx.dtype)
+        return dx, *dweights.chunk(2), None, None, None, None
+
+
+def product_of_gradients(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product of two matrices of one dtype, in another that is at least as precise."""
+    return torch.mm(a, b) if a.dtype == dtype else product_in_float32(a, b).to(dtype)
 
 
 def boundary_probability(
@@ -155,7 +182,7 @@ def boundary_probability(
     if not len(x):
         return (x @ query_weight.to(x.dtype) + x @ key_weight.to(x.dtype)).sum(1).float()
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        p: Tensor = _BoundaryProbability.apply(x, query_weight, key_weight, step, half, rows, width)
+        p: Tensor = _BoundaryProbability.apply(x, query_weight, key_weight, step, rows, width, half)
     return p
 
 

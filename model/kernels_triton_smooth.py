@@ -2,7 +2,8 @@
 
 As in `kernels_triton_scan.py`, time is divided into spans, there are three launches, and direction 1 reads backward.
 Here a gate of 1 starts a new sequence. A program holds its whole span in registers: `smooth_emit` reads z once, only
-the values that enter the spans are stored, and f and h are added in float32 whatever the precision of z.
+the values that enter the spans are stored, and f and h are added in float32 whatever the precision of z. The encoder's
+output that the network adds to the result, zero where a mask hides it, is added here.
 """
 
 from typing import Any
@@ -62,8 +63,14 @@ def smooth_carry(ends, through, D, spans, WIDTH: tl.constexpr, AHEAD: tl.constex
 
 
 @launched
-def smooth_emit(z, gate, entering, out, T, D, SPAN: tl.constexpr, WIDTH: tl.constexpr):
-    """out = (f + h) / 2. Grid (spans, ceil(D / WIDTH))."""
+def smooth_emit(
+    z, gate, entering, residual, hidden, out,
+    T, D, ADD: tl.constexpr, HIDE: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """out = (f + h) / 2, with ADD plus residual (T, D), with HIDE 0 instead where hidden (T,) uint8 is set.
+
+    Grid (spans, ceil(D / WIDTH)).
+    """
     span = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     state = tl.load(entering + span * 2 * D + d, mask=d < D, other=0.0)
@@ -81,12 +88,21 @@ def smooth_emit(z, gate, entering, out, T, D, SPAN: tl.constexpr, WIDTH: tl.cons
         g = tl.load(gate + T + t, mask=t < T, other=0.0)
         state = (1.0 - g) * state + g * values[SPAN - 1 - i]
         result = 0.5 * (forward[SPAN - 1 - i] + state)
+        if ADD:
+            shown = t < T
+            if HIDE:
+                shown = shown & (tl.load(hidden + t, mask=t < T, other=0) == 0)
+            result += tl.load(residual + t * D + d, mask=d < tl.where(shown, D, 0), other=0.0).to(tl.float32)
         tl.store(out + t * D + d, result.to(out.dtype.element_ty), mask=d < tl.where(t < T, D, 0))
 
 
 @launched
-def smooth_retreat(grad, z, gate, entering, leaving, dz, dgate, T, D, SPAN: tl.constexpr, WIDTH: tl.constexpr):
-    """Gradients of `smooth_emit`, on the same grid: dz (T, D); dgate (ceil(D / WIDTH), 2, T) float32 partial sums.
+def smooth_retreat(
+    grad, z, gate, entering, leaving, hidden, dz, dgate, dresidual,
+    T, D, ADD: tl.constexpr, HIDE: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of `smooth_emit`, on the same grid: dz (T, D); dgate (ceil(D / WIDTH), 2, T) float32 partial sums;
+    with ADD dresidual (T, D).
 
     With s_t = df_t + (1 - g_{t+1}) s_{t+1}: dz_t = g_t s_t, dg_t = sum_d s_t (z_t - f_{t-1}).
     """
@@ -107,7 +123,8 @@ def smooth_retreat(grad, z, gate, entering, leaving, dz, dgate, T, D, SPAN: tl.c
             t = span * SPAN + (SPAN - 1 - i if way == 0 else i)
             valid = d < tl.where(t < T, D, 0)
             g = tl.load(gate + way * T + t, mask=t < T, other=0.0)
-            s = rest + 0.5 * tl.load(grad + t * D + d, mask=valid, other=0.0).to(tl.float32)
+            slope = tl.load(grad + t * D + d, mask=valid, other=0.0).to(tl.float32)
+            s = rest + 0.5 * slope
             rest = (1.0 - g) * s
             tl.store(dgate + (block * 2 + way) * T + t, tl.sum(s * gained[SPAN - 1 - i], axis=0), mask=t < T)
             if way == 0:
@@ -115,29 +132,42 @@ def smooth_retreat(grad, z, gate, entering, leaving, dz, dgate, T, D, SPAN: tl.c
             else:  # direction 0 went through the span from its end, direction 1 goes from its start
                 result = handed[SPAN - 1 - i] + g * s
                 tl.store(dz + t * D + d, result.to(dz.dtype.element_ty), mask=valid)
+                if ADD:
+                    if HIDE:
+                        slope = tl.where(tl.load(hidden + t, mask=t < T, other=0) == 0, slope, 0.0)
+                    tl.store(dresidual + t * D + d, slope.to(dresidual.dtype.element_ty), mask=valid)
 
 
 class _Smooth(Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, gate: Tensor, span: int, width: int, ahead: int) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, gate: Tensor, residual: Tensor | None, hidden: Tensor | None,
+        span: int, width: int, ahead: int,
+    ) -> Tensor:  # fmt: skip
         ctx.sizes = (span, width, ahead)
-        out = torch.empty_like(z)
+        added, hides = z if residual is None else residual, gate if hidden is None else hidden
+        ctx.constants = {"ADD": residual is not None, "HIDE": hidden is not None, "SPAN": span, "WIDTH": width}
+        out = torch.empty(z.shape, dtype=torch.result_type(z, added), device=z.device)
         entering = _entering(z, gate, ctx.sizes, 1.0, back=False)
         grid = (triton.cdiv(z.shape[0], span), triton.cdiv(z.shape[1], width))
-        smooth_emit[grid](z, gate, entering, out, *z.shape, SPAN=span, WIDTH=width, num_warps=1)
-        ctx.save_for_backward(z, gate, entering)
+        smooth_emit[grid](z, gate, entering, added, hides, out, *z.shape, **ctx.constants, num_warps=1)
+        ctx.save_for_backward(z, gate, hides, entering)
+        ctx.dtype = added.dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, gate, entering = ctx.saved_tensors
+        z, gate, hides, entering = ctx.saved_tensors
         span, width, _ = ctx.sizes
-        grad = grads[0].contiguous()
+        grad, adds = grads[0].contiguous(), ctx.constants["ADD"]
         leaving = _entering(grad, gate, ctx.sizes, 0.5, back=True)
         grid = (triton.cdiv(z.shape[0], span), triton.cdiv(z.shape[1], width))
         dz, dgate = torch.empty_like(z), torch.empty(grid[1], *gate.shape, dtype=torch.float32, device=z.device)
-        smooth_retreat[grid](grad, z, gate, entering, leaving, dz, dgate, *z.shape, SPAN=span, WIDTH=width, num_warps=1)
-        return dz, dgate.sum(0), None, None, None
+        dresidual = torch.empty(z.shape, dtype=ctx.dtype, device=z.device) if adds else dz
+        smooth_retreat[grid](
+            grad, z, gate, entering, leaving, hides, dz, dgate, dresidual, *z.shape, **ctx.constants, num_warps=1
+        )
+        return dz, dgate.sum(0), dresidual if adds else None, None, None, None, None
 
 
 def _entering(values: Tensor, gate: Tensor, sizes: tuple[int, int, int], scale: float, *, back: bool) -> Tensor:
@@ -154,20 +184,26 @@ def _entering(values: Tensor, gate: Tensor, sizes: tuple[int, int, int], scale: 
     return ends
 
 
-def smooth_both_ways(z: Tensor, gate: Tensor, *, span: int = 16, width: int = 0, ahead: int = 16) -> Tensor:
-    """(f + h) / 2, the gated smoothing of `kernels_reference.smooth` in each direction.
+def smooth_both_ways(
+    z: Tensor, gate: Tensor, residual: Tensor | None = None, hidden: Tensor | None = None, *,
+    span: int = 16, width: int = 0, ahead: int = 16,
+) -> Tensor:  # fmt: skip
+    """(f + h) / 2, the gated smoothing of `kernels_reference.smooth` in each direction, plus a residual.
 
     Args:
         z: (T, D). gate: (2, T) float32, for each direction, 1 where it enters a sequence.
+        residual: (T, D) to add. hidden: (T,) bool, positions where it is not added.
         span, width, ahead: positions and channels of a program, spans whose ends are loaded together. A width of 0
             takes the channels of 128 bytes: one load of a warp, and registers for all positions of a span.
 
     Returns:
-        (T, D), dtype of z.
+        (T, D), dtype of z, or of the sum.
     """
     if not len(z):
-        return z * gate.sum()
+        return z * gate.sum() + (0 if residual is None else residual)
     width = width or 128 // z.element_size()
+    residual = None if residual is None else residual.contiguous()
+    hidden = None if hidden is None else hidden.contiguous().view(torch.uint8)
     with torch.cuda.device_of(z):  # Triton launches on the current device
-        out: Tensor = _Smooth.apply(z.contiguous(), gate.contiguous(), span, width, ahead)
+        out: Tensor = _Smooth.apply(z.contiguous(), gate.contiguous(), residual, hidden, span, width, ahead)
     return out

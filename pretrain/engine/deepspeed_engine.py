@@ -14,6 +14,7 @@ import torch
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_fp32_param, set_z3_leaf_modules
 
+from dnachunker.model.attention import TrunkLayer
 from dnachunker.model.bimamba import BiMambaLayer
 from dnachunker.pretrain.config import EngineSettings
 
@@ -95,8 +96,9 @@ class TrainingEngine:
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # `step` sets it; until then no step may change a weight
         # ZeRO-3 gathers the parameters of such a layer at its start and keeps them to its end. Part by part, all ranks
-        # would have to use them equally often; but how many blocks of time a layer has depends on a rank's chunks.
-        set_z3_leaf_modules(model, [BiMambaLayer], raise_if_not_found=False)
+        # would have to use them equally often; but how many blocks of time a layer has depends on a rank's chunks. And
+        # layers cast their weights together.
+        set_z3_leaf_modules(model, [BiMambaLayer, TrunkLayer], raise_if_not_found=False)
         made = deepspeed_config(
             settings,
             global_batch=global_batch * rank.context_size,  # DeepSpeed takes every rank for a data rank

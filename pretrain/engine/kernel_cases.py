@@ -55,7 +55,7 @@ def scan_cases(
     inputs = {
         "scan": [u, raw, rows, x, A, draw(2, channels, dtype=weights), bias - 4],
         "convolution": [x, weight, bias],
-        "smoothing": [x.to(weights), gate],
+        "smoothing": [x.to(weights), gate, u[0].to(weights)],
         "router": [x.to(weights), query.to(weights), key.to(weights)],
         "norm": [u[0].to(weights), u[1], weight[0, :, 0] + 1],
         "rotary": [draw(packing.total, 3 * heads * width, dtype=dtype)],
@@ -129,10 +129,10 @@ def _plain(packing: Packing, states: int, heads: int) -> dict[str, Function]:
         run = kernels_reference.conv_silu
         return torch.stack([run(x, weight[way], bias[way], borders, way == 1) for way in (0, 1)])
 
-    def smoothing(x: Tensor, gate: Tensor) -> Tensor:
+    def smoothing(x: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
         gates = _gates(packing, gate)
         forward, backward = (kernels_reference.smooth(x, gates[way], borders, way == 1) for way in (0, 1))
-        return (forward + backward) / 2
+        return kernels.add_shown((forward + backward) / 2, residual, _hidden(packing))
 
     def router(x: Tensor, query: Tensor, key: Tensor) -> Tensor:
         change = (1 - F.cosine_similarity((x @ query.t())[1:], (x @ key.t())[:-1], dim=-1)) / 2
@@ -181,7 +181,9 @@ def _triton_cases(
         "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(
             x, fused().conv_rows(weight, bias), packing.steps
         ),
-        "smoothing": lambda x, gate: fused().smooth_both_ways(x, _gates(packing, gate)),
+        "smoothing": lambda x, gate, residual: fused().smooth_both_ways(
+            x, _gates(packing, gate), residual, _hidden(packing)
+        ),
         "router": lambda x, query, key: fused().boundary_probability(
             x, query, key, packing.steps, half=dtype == torch.bfloat16
         ),
@@ -213,8 +215,9 @@ def _one_way_cases(
         both = [run(x, weight[way], bias[way], borders, reverse=way == 1, backend=backend) for way in (0, 1)]
         return torch.stack(both)
 
-    def smoothing(x: Tensor, gate: Tensor) -> Tensor:
-        return kernels.smooth_both_ways(x, _gates(packing, gate), borders, backend=backend)
+    def smoothing(x: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
+        gates, hidden = _gates(packing, gate), _hidden(packing)
+        return kernels.smooth_both_ways(x, gates, borders, residual, hidden, backend=backend)
 
     ours: dict[str, Function] = {"scan": scan, "convolution": convolution, "smoothing": smoothing}
     return {name: (ours[name], plain[name]) for name in ours}
@@ -224,6 +227,11 @@ def _gates(packing: Packing, gate: Tensor) -> Tensor:
     """(2, T): the gates of both directions, closed at the ends of each sequence."""
     gate = torch.where(packing.first, 1.0, gate)
     return torch.stack((gate, packing.shift(gate, 1.0, back=True)))
+
+
+def _hidden(packing: Packing) -> Tensor:
+    """(T,) bool: positions where the smoothing adds no residual."""
+    return packing.offset % 3 == 1
 
 
 def _cut(packing: Packing, probability: Tensor, masks: Tensor) -> Compared:

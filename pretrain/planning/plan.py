@@ -200,22 +200,28 @@ def workload(
     config: "PretrainConfig", network: "DNAChunkerConfig", ranks: int, windows: int, passes: int
 ) -> "Workload":
     """The work of one of `ranks` ranks in a step of so many windows, which it may share with a context group."""
-    from dnachunker.model.cost import flops_per_base, parameters
+    from dnachunker.model.cost import flops_per_base, parameters, repeated_flops_per_base
     from dnachunker.pretrain.engine.network import lr_factors
 
     from .context import sent_in_group
     from .memory import bucket_values, checkpoint_bytes, chunks_per_base, value_bytes
     from .step_time import Workload, operations_of_pass
 
-    engine = config.engine
+    engine, length, chunks = config.engine, config.data.seq_len, chunks_per_base(config)
     count = sum(parameters(network).values())
-    flops = flops_per_base(network, config.data.seq_len, chunks_per_base(config))
+    flops = flops_per_base(network, length, chunks)
+    repeated = 0.0
+    if engine.context_parallel == 1:  # layers of windows that ranks share run whole
+        repeated = repeated_flops_per_base(
+            network, windows // passes * length, length, chunks,
+            layer_block=engine.layer_block, checkpointing=engine.activation_checkpointing,
+        )  # fmt: skip
     again = 1 if engine.activation_checkpointing else 0  # forward passes that the backward pass repeats
     zero = engine.deepspeed.get("zero_optimization", {})
     return Workload(
         parameters=count, value_bytes=value_bytes(engine.precision),
-        flops=(flops.total + again * flops.forward) * windows * config.data.seq_len / engine.context_parallel,
-        windows=windows, passes=passes,
+        flops=(flops.total + again * flops.forward) * windows * length / engine.context_parallel,
+        repeated=repeated * windows * length, windows=windows, passes=passes,
         operations=round(operations_of_pass(network) * (1 + again / 3)), zero_stage=engine.zero_stage,
         bucket_values=bucket_values(config),
         overlap=bool(zero.get("overlap_comm", engine.zero_stage == 3)),  # DeepSpeed's default

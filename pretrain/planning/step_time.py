@@ -22,6 +22,9 @@ _BACKWARD_SHARE = 2 / 3  # of a pass
 # Operations of a forward and a backward pass in plain torch; a test compares them with what torch dispatches
 _FIXED_OPERATIONS, _STAGE_OPERATIONS, _TRUNK_LAYER_OPERATIONS = 111, 179, 63
 _QK_NORM_OPERATIONS = 40  # of a trunk layer
+# Time that a model FLOP of a layer in blocks takes, over one of the whole step: most of such a layer is its scan, which
+# counts none. Counted for the GPUs of data centres; a test compares it with benchmarks/step_cost.py.
+_REPEATED = 3.2
 _MIXER_LAYER_OPERATIONS = {"bimamba": 125, "conv": 62, "transformer": 148}
 
 
@@ -57,6 +60,7 @@ class Workload:
         parameters: of the model.
         value_bytes: of a parameter or gradient in the collectives: 2 in bf16, 4 in fp32.
         flops: model FLOPs of one rank's windows in one step.
+        repeated: model FLOPs in it that layers in blocks of time compute beside those.
         windows: of a rank, in one step.
         passes: forward passes of a rank in one step.
         operations: that the host starts in one pass, forward and backward.
@@ -84,6 +88,7 @@ class Workload:
     parameter_groups: int = 2
     context_parallel: int = 1
     group_bytes: float = 0.0
+    repeated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def step_time(
     work: Workload, hardware: Hardware, precision: str, ranks: int, per_node: int, given: Assumptions
 ) -> StepTime:
     """Seconds of a step on `ranks` GPUs, `per_node` of them in each machine."""
-    compute = work.flops / (hardware.rate(precision) * given.utilisation)
+    compute = (work.flops + _REPEATED * work.repeated) / (hardware.rate(precision) * given.utilisation)
     busy = max(compute, work.passes * work.operations * given.operation_seconds)
     # At ZeRO stages 0 and 1 ranks wait for each other once a step, so work averages over all windows of a rank. From
     # ZeRO stage 2 on every pass reduces gradients and waits for the slowest rank.

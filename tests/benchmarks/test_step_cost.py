@@ -8,13 +8,14 @@ from types import ModuleType
 import pytest
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.cost import activation_bytes
+from dnachunker.model.cost import activation_bytes, repeated_flops_per_base
+from dnachunker.pretrain.planning import step_time
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
 # Of a step of 65,536 bases: launches, GB, GiB at the peak. Lower them when the count falls.
-LIMITS = {"bf16": (1_525, 192.0, 26.8), "bf16-autocast": (1_885, 222.0, 29.1)}
+LIMITS = {"bf16": (1_490, 187.0, 26.8), "bf16-autocast": (1_563, 212.0, 29.1)}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,26 @@ def test_the_planned_memory_of_a_megabase_in_blocks_is_what_a_gpu_holds(tool: Mo
         value_bytes=3.6, stream_bytes=2,
     )  # fmt: skip
     assert planned == pytest.approx(found.peak, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_planned_time_of_blocks_is_what_the_count_says(tool: ModuleType, *, checkpointing: bool) -> None:
+    bases, block = 4 * 65_536, 65_536
+    whole, blocks = (
+        tool.step_cost(
+            bases, "bf16-autocast", window=bases, checkpointing=checkpointing, layer_block=size, trunk_layers=1
+        )
+        for size in (0, block)
+    )
+    planned = bases * repeated_flops_per_base(
+        DNAChunkerConfig(), bases, bases, tool.CHUNKS, layer_block=block, checkpointing=checkpointing
+    )
+    assert planned == pytest.approx(blocks.total.half - whole.total.half, rel=0.1)
+    for name in ("a100", "h100", "h200", "b200"):
+        gpu = tool.HARDWARE[name]
+        seconds = step_time._REPEATED * planned / (gpu.bf16 * gpu.counted)
+        assert seconds == pytest.approx(blocks.seconds(gpu) - whole.seconds(gpu), rel=0.2), name
 
 
 @pytest.mark.parametrize("precision", LIMITS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dnachunker.model.alphabet import MASK_ID, PAD_ID
-from dnachunker.model.chunking import gate_residual, smooth_both_ways
+from dnachunker.model.chunking import smooth_both_ways, spread_chunks
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM, DNAChunkerMaskedLMOutput
 from dnachunker.model.packing import Packing
@@ -118,7 +118,7 @@ def test_smoothing_between_closed_borders_returns_the_chunk_vector() -> None:
 def test_a_chunk_with_a_mask_receives_no_residual() -> None:
     holds_mask = torch.tensor([False, False, True, False, False, False])
     cut = segmentation([6], torch.tensor([1.0, 0.9, 0.1, 0.1, 0.8, 0.1]), holds_mask)
-    kept = gate_residual(torch.ones(6, 2), cut)[:, 0]
+    kept = spread_chunks(torch.zeros(3, 2), torch.ones(6, 2), cut, residual_gating=True)[:, 0]
     assert kept.tolist() == [1, 0, 0, 0, 1, 1]
 
 

@@ -18,7 +18,7 @@ if importlib.util.find_spec("triton") is None:
 from dnachunker.model import kernels_reference
 from dnachunker.model.attention import rotary_angles, rotate
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.kernels import scan_backend, smooth
+from dnachunker.model.kernels import add_shown, scan_backend, smooth
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
 from dnachunker.model.kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
@@ -174,21 +174,24 @@ def test_the_parameters_of_a_layer_are_laid_out_at_once(dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_smoothing_from_both_sides(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("added", ["nothing", "residual", "gated residual"])
+def test_smoothing_from_both_sides(added: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     packing = packed([5, 1, 0, 2, 9])
     inputs = [torch.randn(packing.total, 6).to(dtype), torch.rand(packing.total)]
+    inputs += [] if added == "nothing" else [torch.randn(packing.total, 6).to(dtype)]
+    hidden = torch.rand(packing.total) < 0.5 if added == "gated residual" else None
 
     def gates(gate: Tensor) -> Tensor:
         gate = torch.where(packing.first, 1.0, gate)
         return torch.stack((gate, packing.shift(gate, 1.0, back=True)))
 
-    def ours(z: Tensor, gate: Tensor) -> Tensor:
-        return smooth_both_ways(z, gates(gate), span=4, width=4, ahead=2)
+    def ours(z: Tensor, gate: Tensor, residual: Tensor | None = None) -> Tensor:
+        return smooth_both_ways(z, gates(gate), residual, hidden, span=4, width=4, ahead=2)
 
-    def theirs(z: Tensor, gate: Tensor) -> Tensor:
+    def theirs(z: Tensor, gate: Tensor, residual: Tensor | None = None) -> Tensor:
         both = [kernels_reference.smooth(z.float(), gates(gate)[w], packing.cu_seqlens, w == 1) for w in (0, 1)]
-        return (both[0] + both[1]) / 2
+        return add_shown((both[0] + both[1]) / 2, residual, hidden)
 
     compare(ours, theirs, inputs)
 

@@ -130,6 +130,40 @@ for stage in range(4):
 """
 
 
+_A_NETWORK_UNDER_AUTOCAST = """
+import torch
+from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
+from dnachunker.pretrain.config import EngineSettings
+from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_process_group
+from dnachunker.pretrain.engine.ranks import Rank
+
+rank = Rank.from_environment()
+start_process_group(rank)
+ids = torch.randint(7, 11, (2, 40), generator=torch.Generator().manual_seed(0))
+network = DNAChunkerConfig(width=16, num_heads=2, trunk_layers=3, encoder_layers=(1, 1), decoder_layers=(1, 1))
+found = []
+for stage, checkpointing in ((0, False), (1, False), (3, False), (3, True)):
+    torch.manual_seed(0)
+    model = DNAChunkerForMaskedLM(network).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    settings = EngineSettings(zero_stage=stage, precision="bf16-autocast")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    engine = TrainingEngine(model, optimizer, settings, rank, global_batch=2, accumulation=1, clip_grad_norm=10.0)
+    losses = []
+    for _ in range(3):
+        loss = engine.forward(input_ids=ids, labels=ids).loss
+        engine.backward(loss)
+        losses.append(float(loss))
+        engine.step(2**-6)
+    assert losses[2] < losses[0]
+    found.append(losses)
+    engine.close()
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(found[0]), rtol=1e-5, atol=0)
+"""
+
+
 def run_as_rank(script: str, *arguments: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -147,3 +181,8 @@ def test_the_first_updates_in_bf16_are_those_of_adamw(stage: int, precision: str
 
 def test_groups_keep_their_own_rates_and_decays_at_every_zero_stage_and_after_a_resume() -> None:
     run_as_rank(_A_RATE_FOR_EACH_GROUP)
+
+
+@pytest.mark.slow
+def test_a_network_under_autocast_learns_the_same_at_every_zero_stage() -> None:
+    run_as_rank(_A_NETWORK_UNDER_AUTOCAST)

@@ -50,6 +50,18 @@ def test_plan_counts_the_copy_of_an_asynchronous_checkpoint(capsys: pytest.Captu
     assert f"{count * 8 / 4:.2f} of the others'" in copy
 
 
+def test_plan_counts_the_time_that_layers_in_blocks_repeat(capsys: pytest.CaptureFixture[str]) -> None:
+    def seconds(block: int, length: int) -> float:
+        sizes = [f"data.seq_len={length}", "data.global_batch=8", "data.streams=8", f"engine.layer_block={block}"]
+        assert main(["plan", "--config", "dnachunker-172m", "--gpus", "8", *sizes]) == 0
+        found = re.search(r"([\d.]+) s a step", capsys.readouterr().out)
+        assert found
+        return float(found[1])
+
+    assert 1.03 < seconds(65_536, 1 << 17) / seconds(0, 1 << 17) < 1.2
+    assert seconds(65_536, 65_536) == seconds(0, 65_536), "no window is longer than a block"
+
+
 def weak_scaling(said: str) -> dict[str, dict[str, float]]:
     """The table of weak scaling: by number of GPUs, the share of each cause."""
     lines = said[said.index("weak scaling") :].splitlines()
