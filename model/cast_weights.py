@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from .linear import Linear
+
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is a product with its weight and nothing more.
@@ -21,7 +23,7 @@ def is_plain(layer: nn.Module) -> bool:
     layer around it.
     """
     hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
-    return type(layer) is nn.Linear and layer.bias is None and not any(hooks) and "forward" not in vars(layer)
+    return type(layer) in (nn.Linear, Linear) and layer.bias is None and not any(hooks) and "forward" not in vars(layer)
 
 
 def cast_together(weights: list[Tensor]) -> list[Tensor]:
