@@ -6,8 +6,13 @@ start, and the ranks start after it.
 
 from dnachunker.foundations.absent_modules import absent
 
-with absent("mlflow"):
-    from deepspeed.launcher.launch import main
+
+def main() -> None:
+    """Start the ranks that the arguments of this process describe, and wait for them."""
+    with absent("mlflow"):
+        from deepspeed.launcher.launch import main as launch
+    launch()
+
 
 if __name__ == "__main__":
     main()
