@@ -1,7 +1,7 @@
 """The process that starts a machine's ranks: DeepSpeed's launcher, without MLflow.
 
-DeepSpeed's autotuner, which nobody uses here, imports MLflow where it is installed. That takes half of the launcher's
-start, and the ranks start after it.
+DeepSpeed's autotuner, which nobody uses here, imports MLflow where it is installed. That takes a second, and the ranks
+start only after it.
 """
 
 from dnachunker.foundations.absent_modules import absent
