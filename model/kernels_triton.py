@@ -48,13 +48,7 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x) by the GPU's own reciprocal, whose error is one unit in the last place; a division takes five."""
-    below = 1.0 + tl.exp2(x * -LOG2_E)
-    if INTERPRETED:
-        return 1.0 / below
-    return tl.inline_asm_elementwise(
-        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [below], dtype=tl.float32, is_pure=True, pack=1
-    )
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import end_of_range, launched, sigmoid, tl, triton
-from .kernels_triton_scan_backward import advance, channels, place_of_kept, reach_back, retreat
+from .kernels_triton import end_of_range, launched, tl, triton
+from .kernels_triton_scan_backward import advance, channels, opening, place_of_kept, reach_back, retreat
 
 
 @launched
@@ -133,7 +133,7 @@ def emit(
                 tl.store(sums + (r * D + d), y.to(sums.dtype.element_ty), mask=real)
                 if way == 1:
                     gate = tl.load(z + (r * z_row + d)).to(tl.float32)
-                    tl.store(out + (r * D + d), (y * gate * sigmoid(gate)).to(out.dtype.element_ty), mask=real)
+                    tl.store(out + (r * D + d), (y * gate * opening(gate)).to(out.dtype.element_ty), mask=real)
         tl.debug_barrier()  # a thread may read what another thread wrote
 
 

@@ -112,6 +112,7 @@ def test_scan_of_both_directions(
     compare_scans(lengths, channels, states, tiling, dtype)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=3).filter(any), st.sampled_from([torch.float32, torch.bfloat16])
 )
