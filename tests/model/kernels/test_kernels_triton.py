@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,15 +108,6 @@ def test_scan_of_both_directions(
     lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype
 ) -> None:
     compare_scans(lengths, channels, states, tiling, dtype)
-
-
-@pytest.mark.slow
-@given(
-    st.lists(st.integers(0, 7), min_size=1, max_size=3).filter(any), st.sampled_from([torch.float32, torch.bfloat16])
-)
-@settings(max_examples=6, deadline=None, derandomize=True)
-def test_scan_of_sequences_that_end_anywhere_in_spans(lengths: list[int], dtype: torch.dtype) -> None:
-    compare_scans(lengths, 3, 2, Tiling(span=4, keep=2, width=2, ahead=2), dtype)
 
 
 def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
