@@ -52,19 +52,9 @@ def sigmoid(x):
 
 
 @triton.jit
-def dropping(step, r, left):
-    """The term to add to the decay's exponent at r: 0, or where a sequence begins -1e30, which makes the decay 0.
-
-    Positions from `left` on do not exist.
-    """
-    place = tl.load(step + r, mask=r < left, other=1)
-    return tl.where(place == 0, -1e30, 0.0)
-
-
-@triton.jit
-def time_step(raw, offset, dt_bias, valid):
-    """delta = softplus(raw + dt_bias); 0 where not `valid`, which leaves a state unchanged."""
-    return tl.where(valid, softplus(tl.load(raw + offset, mask=valid, other=0.0).to(tl.float32) + dt_bias), 0.0)
+def dropping(step, r):
+    """The term to add to the decay's exponent at r: 0, or where a sequence begins -1e30, which makes the decay 0."""
+    return tl.where(tl.load(step + r) == 0, -1e30, 0.0)
 
 
 @launched

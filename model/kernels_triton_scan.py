@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import end_of_range, launched, sigmoid, tl, triton
-from .kernels_triton_scan_backward import advance, reach_back, retreat
+from .kernels_triton import end_of_range, launched, tl, triton
+from .kernels_triton_scan_backward import advance, channels, opening, place_of_kept, reach_back, retreat
 
 
 @launched
 def reach(
     u, raw, B, dt_bias, rate, step, ends, elapsed,
-    T, D, row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+    T, D: tl.constexpr, row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The state each span ends in from zeros, and the sum of its time steps. Grid (spans, ceil(D / WIDTH), 2).
 
@@ -34,19 +34,18 @@ def reach(
     writes ends (spans, 2, N, D) and elapsed (spans, 2, D) float32.
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
-    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    d, real = channels(tl.program_id(1), D, WIDTH)
     n = tl.arange(0, N)[:, None]
-    real = d < D
-    a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-    bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
+    a = tl.load(rate + ((way * N + n) * D + d[None, :]))
+    bias = tl.load(dt_bias + way * D + d)
     base = way * T + span * SPAN
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
     u, raw, B, step = u + base * D, raw + base * D, B + base * row, step + base
     state = tl.zeros([N, WIDTH], tl.float32)
     lasted = tl.zeros([WIDTH], tl.float32)
-    for i in range(SPAN):
-        r = tl.where(way == 0, i, SPAN - 1 - i)
-        state, dt = advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, 0, N)
+    for i in range(end_of_range(left)):
+        r = tl.where(way == 0, i, left - 1 - i)
+        state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row)
         lasted += dt
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], state, mask=real[None, :])
     tl.store(elapsed + (span * 2 + way) * D + d, lasted, mask=real)
@@ -94,50 +93,47 @@ def carry(
 @launched
 def emit(
     u, raw, B, C, z, dt_bias, rate, skip, step, entering, kept, sums, out,
-    T, D, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, KEEP: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr,
+    T, D: tl.constexpr, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, KEEP: tl.constexpr, WIDTH: tl.constexpr,
+    KEPT: tl.constexpr,
 ):  # fmt: skip
     """out = (y_forward + y_backward) * SiLU(z), y = C h + D u. Grid (spans, ceil(D / WIDTH)).
 
     z (T, D) with stride `z_row` between positions, skip (2, D), entering from `carry`; writes out (T, D) and, for the
-    backward pass, sums (T, D), y_forward + y_backward, and if KEPT kept (spans SPAN / KEEP, 2, N, D), the states that
-    enter each KEEP positions. The first direction leaves its y in `sums` for the second; `sums` may be `out`.
+    backward pass, sums (T, D), y_forward + y_backward, and if KEPT the states that enter each KEEP positions, as the
+    direction reads them, in `place_of_kept`. The first direction leaves its y in `sums` for the second; `sums` may be
+    `out`.
     """
     span = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    n = tl.arange(0, N)[:, None]
-    real = d < D
-    own = tl.where(real, d, 0)[None, :]  # not d, whose layout, with eight channels a thread, the loops would take over
+    block = tl.program_id(1)
+    d, real = channels(block, D, WIDTH)
+    n, lane = tl.arange(0, N)[:, None], tl.arange(0, WIDTH)
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
+    parts = (left + KEEP - 1) // KEEP
     z, out, sums = z + span * SPAN * z_row, out + span * SPAN * D, sums + span * SPAN * D
     for way in tl.static_range(2):
-        a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        through = tl.load(skip + way * D + d, mask=real, other=0.0)
-        bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
-        state = tl.load(entering + ((span * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
+        a = tl.load(rate + ((way * N + n) * D + d[None, :]))
+        through = tl.load(skip + way * D + d)
+        bias = tl.load(dt_bias + way * D + d)
+        state = tl.load(entering + (((span * 2 + way) * N + n) * D + d[None, :]))
         base = way * T + span * SPAN
         ours, rows, steps = raw + base * D, B + base * row, step + base
         inputs, columns = u + base * D, C + base * row
-        for part in range(SPAN // KEEP):
+        for part in range(end_of_range(parts)):
             if KEPT:
-                block = span * (SPAN // KEEP) + tl.where(way == 0, part, SPAN // KEEP - 1 - part)
-                tl.store(
-                    kept + ((block * 2 + way) * N + n) * D + own,
-                    state.to(kept.dtype.element_ty),
-                    mask=real[None, :],
-                )
-            for k in range(KEEP):
-                r = tl.where(way == 0, part * KEEP + k, SPAN - 1 - part * KEEP - k)
-                valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-                state, _ = advance(state, a, inputs, ours, rows, bias, steps, r, left, n, d, D, row, 0, N)
-                x = tl.load(inputs + r * D + d, mask=valid, other=0.0).to(tl.float32)
-                c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
+                place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
+                tl.store(kept + place + lane[None, :] + n * WIDTH, state.to(kept.dtype.element_ty))
+            for k in range(end_of_range(tl.minimum(left - part * KEEP, KEEP))):
+                i = part * KEEP + k
+                r = i if way == 0 else left - 1 - i
+                state, _, x = advance(state, a, inputs, ours, rows, bias, steps, r, n, d, D, row)
+                c = tl.load(columns + r * row + n).to(tl.float32)
                 y = tl.sum(c * state, axis=0) + through * x
                 if way == 1:
-                    y += tl.load(sums + r * D + d, mask=valid, other=0.0).to(tl.float32)
-                tl.store(sums + r * D + d, y.to(sums.dtype.element_ty), mask=valid)
+                    y += tl.load(sums + (r * D + d)).to(tl.float32)
+                tl.store(sums + (r * D + d), y.to(sums.dtype.element_ty), mask=real)
                 if way == 1:
-                    gate = tl.load(z + r * z_row + d, mask=valid, other=0.0).to(tl.float32)
-                    tl.store(out + r * D + d, (y * gate * sigmoid(gate)).to(out.dtype.element_ty), mask=valid)
+                    gate = tl.load(z + (r * z_row + d)).to(tl.float32)
+                    tl.store(out + (r * D + d), (y * gate * opening(gate)).to(out.dtype.element_ty), mask=real)
         tl.debug_barrier()  # a thread may read what another thread wrote
 
 
@@ -148,27 +144,28 @@ class Tiling(NamedTuple):
         span: positions of a program. Longer spans mean fewer states in memory, and fewer programs.
         keep: positions between the states that the forward pass stores for the backward pass, in the precision of u;
             divides `span`.
-        tile: positions whose states the backward pass holds in registers; divides `keep`.
         width: channels of a program.
-        group: times `width` are the channels whose part of the gradients of B and C one program adds up.
         ahead: spans whose states `carry` loads together.
         warps: warps of a program.
     """
 
-    span: int = 64
+    span: int = 128
     keep: int = 8
-    tile: int = 2
-    width: int = 32
-    group: int = 4
+    width: int = 64
     ahead: int = 16
     warps: int = 1
 
 
 def tiling_for(positions: int) -> Tiling:
-    """With fewer positions, large programs would leave the GPU idle."""
+    """With fewer positions, large programs would leave the GPU idle: 1,280 channels make about 5,000 programs.
+
+    The tiling depends on the number alone, not on the GPU, so that a resumed run adds in the same order.
+    """
     if positions < 128:
-        return Tiling(span=8, group=1, ahead=4)
-    return Tiling() if positions >= 32_768 else Tiling(span=32, group=1 if positions < 16_384 else 2)
+        return Tiling(span=8, ahead=4)
+    if positions < 32_768:
+        return Tiling(span=32)
+    return Tiling() if positions < 65_536 else Tiling(span=256)
 
 
 class _GatedScan(Function):
@@ -199,7 +196,7 @@ class _GatedScan(Function):
         keeps = any(ctx.needs_input_grad)
         parts = spans * (tiling.span // tiling.keep)
         sums = torch.empty_like(out) if keeps else out
-        kept = torch.empty(parts, 2, states, channels, dtype=u.dtype, device=u.device) if keeps else ends
+        kept = torch.empty(parts, 2, blocks, states, tiling.width, dtype=u.dtype, device=u.device) if keeps else ends
         emit[(spans, blocks)](
             u, raw, B, C, z, dt_bias, rate, skip, step, ends, kept, sums, out,
             total, channels, row, z.stride(0), KEEP=tiling.keep, KEPT=keeps, **sizes,
@@ -218,7 +215,6 @@ class _GatedScan(Function):
         spans, states = elapsed.shape[0], rows.shape[0] // 2 - 2
         rate, skip, dt_bias = rows.split((2 * states, 2, 2))
         blocks = triton.cdiv(channels, tiling.width)
-        groups = triton.cdiv(blocks, tiling.group)
         sizes = {"N": states, "SPAN": tiling.span, "WIDTH": tiling.width, "num_warps": tiling.warps}
         leaving = torch.empty(spans, 2, states, channels, dtype=torch.float32, device=u.device)
         row, z_row = B.stride(1), z.stride(0)
@@ -229,14 +225,16 @@ class _GatedScan(Function):
         dentering = _carry(leaving, elapsed, rate, step, dleaving, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
-        dbc = torch.empty(groups, 2, total, 2 * states, dtype=torch.float32, device=u.device)
+        dbc = torch.empty(blocks, 2, total, states, 2, dtype=torch.float32, device=u.device)
         shared = torch.empty(spans, *rows.shape, dtype=torch.float32, device=u.device)
-        retreat[(spans, groups)](
-            grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums,
+        held = torch.empty(2 * spans * blocks, tiling.keep, states, tiling.width, dtype=u.dtype, device=u.device)
+        times = torch.empty(2 * spans * blocks, tiling.keep, tiling.width, dtype=torch.float32, device=u.device)
+        retreat[(2 * spans, blocks)](
+            grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums, held, times,
             du, draw, dbc, dz, shared,
-            total, channels, row, z_row, KEEP=tiling.keep, TILE=tiling.tile, GROUP=tiling.group, **sizes,
+            total, channels, row, z_row, KEEP=tiling.keep, **sizes,
         )  # fmt: skip
-        dB, dC = dbc.sum(0, dtype=B.dtype).split(states, dim=-1)
+        dB, dC = dbc.sum(0, dtype=B.dtype).unbind(-1)
         return du, draw, dB, dC, dz, shared.sum(0), None, dentering, None
 
 

@@ -1,61 +1,85 @@
 """Triton kernels of the selective scan: gradients. Names and layout as in `kernels_triton_scan.py`.
 
-No state of every position is ever stored: the forward pass keeps those that enter each `KEEP` positions. `reach_back`
-and `carry` compute the gradients of the states that leave the spans, and `retreat` goes through a span from its end,
-`TILE` positions at a time: it runs the scan from the last kept state up to the tile, holds the tile's states in
-registers, and steps back through them. (Dividing by the decay would lose all digits where a state is forgotten.)
+The forward pass keeps the states that enter each `KEEP` positions, in the order in which a direction reads them.
+`reach_back` and `carry` compute the gradients of the states that leave the spans, and `retreat` goes through a span
+from its end, `KEEP` positions at a time: it runs the scan from the kept state, leaves the states of these positions in
+memory that only the program uses (so small that it stays in the caches), and steps back through them. (Dividing by the
+decay would lose all digits where a state is forgotten.)
 
 With s_t the gradient of h_t and g_t = exp(delta_t A) s_t the part of it that reaches h_{t-1},
     s_t = dy_t C_t + g_{t+1};  dB_t = sum_d s_t delta_t u_t;  dC_t = sum_d dy_t h_t;
     d(delta_t u_t) = sum_n s_t B_t;  d(delta_t A) = g_t h_{t-1}.
 """
 
-from .kernels_triton import LN_2, LOG2_E, dropping, end_of_range, launched, sigmoid, time_step, tl, triton
+from .kernels_triton import INTERPRETED, LN_2, LOG2_E, dropping, end_of_range, launched, softplus, tl, triton
+
+
+@triton.jit
+def opening(x):
+    """sigmoid(x) by the GPU's own reciprocal, whose error is one unit in the last place; a division takes five.
+
+    Only for the scan: with it, `conv_backward` does not fit the registers.
+    """
+    below = 1.0 + tl.exp2(x * -LOG2_E)
+    if INTERPRETED:
+        return 1.0 / below
+    return tl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [below], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def channels(block, D: tl.constexpr, WIDTH: tl.constexpr):
+    """The channels of a block, and which of them exist; those that do not stand for the last, which may be read."""
+    d = block * WIDTH + tl.arange(0, WIDTH)
+    real = d < D
+    if D % WIDTH:
+        d = tl.minimum(d, D - 1)
+    return d, real
+
+
+@triton.jit
+def place_of_kept(part, way, block, D: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr):
+    """Where `kept` (parts, 2, ceil(D / WIDTH), N, WIDTH) holds the states of a block of channels."""
+    return ((part * 2 + way) * ((D + WIDTH - 1) // WIDTH) + block) * (N * WIDTH)
+
+
+@triton.jit
+def advance(state, a, u, raw, B, bias, step, r, n, d, D, row):
+    """The state after position r, from the state before it; and delta_r and u_r."""
+    dt = softplus(tl.load(raw + (r * D + d)).to(tl.float32) + bias)
+    x = tl.load(u + (r * D + d)).to(tl.float32)
+    b = tl.load(B + r * row + n).to(tl.float32)
+    return state * tl.exp2(a * dt[None, :] + dropping(step, r)) + b * (dt * x)[None, :], dt, x
 
 
 @launched
 def reach_back(
     grad, raw, C, z, dt_bias, rate, step, ends,
-    T, D, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+    T, D: tl.constexpr, row, z_row, N: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient each span hands to the span read before it, from zeros. Grid (spans, ceil(D / WIDTH), 2).
 
     grad (T, D) is the gradient of `out`; writes ends (spans, 2, N, D).
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
-    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    d, real = channels(tl.program_id(1), D, WIDTH)
     n = tl.arange(0, N)[:, None]
-    real = d < D
-    a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-    bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
+    a = tl.load(rate + ((way * N + n) * D + d[None, :]))
+    bias = tl.load(dt_bias + way * D + d)
     handed = tl.zeros([N, WIDTH], tl.float32)
     base = way * T + span * SPAN
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
     raw, C, step = raw + base * D, C + base * row, step + base
     z, grad = z + span * SPAN * z_row, grad + span * SPAN * D
-    for i in range(SPAN):
-        r = tl.where(way == 0, SPAN - 1 - i, i)
-        valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-        dt = time_step(raw, r * D + d, bias, valid)
-        gate = tl.load(z + r * z_row + d, mask=valid, other=0.0).to(tl.float32)
-        dy = tl.load(grad + r * D + d, mask=valid, other=0.0).to(tl.float32) * gate * sigmoid(gate)
-        c = tl.load(C + r * row + n, mask=states, other=0.0).to(tl.float32)
-        handed += c * dy[None, :]
-        handed *= tl.exp2(a * dt[None, :] + dropping(step, r, left))
+    for i in range(end_of_range(left)):
+        r = tl.where(way == 0, left - 1 - i, i)
+        dt = softplus(tl.load(raw + (r * D + d)).to(tl.float32) + bias)
+        gate = tl.load(z + (r * z_row + d)).to(tl.float32)
+        dy = tl.load(grad + (r * D + d)).to(tl.float32) * gate * opening(gate)
+        c = tl.load(C + r * row + n).to(tl.float32)
+        handed = (handed + c * dy[None, :]) * tl.exp2(a * dt[None, :] + dropping(step, r))
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], handed, mask=real[None, :])
-
-
-@triton.jit
-def advance(state, a, u, raw, B, bias, step, r, left, n, d, D, row, before, N: tl.constexpr):
-    """The state after position r, from the state before it; and delta_r.
-
-    B and step begin at the span's direction, and u and raw `before` numbers earlier.
-    """
-    valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-    dt = time_step(raw, before + (r * D + d), bias, valid)
-    x = tl.load(u + (before + (r * D + d)), mask=valid, other=0.0).to(tl.float32)
-    b = tl.load(B + r * row + n, mask=states, other=0.0).to(tl.float32)
-    return state * tl.exp2(a * dt[None, :] + dropping(step, r, left)) + b * (dt * x)[None, :], dt
 
 
 @triton.jit
@@ -66,87 +90,89 @@ def slope_of_softplus(y):
 
 @launched
 def retreat(
-    grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums,
+    grad, u, raw, B, C, z, dt_bias, rate, skip, step, kept, leaving, sums, held, times,
     du, draw, dbc, dz, shared,
-    T, D, row, z_row,
-    N: tl.constexpr, SPAN: tl.constexpr, KEEP: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
-    GROUP: tl.constexpr,
+    T, D: tl.constexpr, row, z_row,
+    N: tl.constexpr, SPAN: tl.constexpr, KEEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of `emit`. Grid (spans, ceil(D / (GROUP WIDTH))).
+    """All gradients of `emit`. Grid (2 spans, ceil(D / WIDTH)); a program has one direction.
 
-    kept and sums from `emit`; leaving (spans, 2, N, D) from `carry`. Writes du, draw (2, T, D); dz (T, D); dbc (groups,
-    2, T, 2 N) float32, sums of dB and dC over the channels of a program, which takes them WIDTH at a time; and shared
-    (spans, 2 N + 4, D) float32, partial sums of the gradients of the rows of `scan_rows`.
+    kept and sums from `emit`; leaving (spans, 2, N, D) from `carry`. Writes du, draw (2, T, D); dz (T, D); dbc (blocks,
+    2, T, N, 2) float32, sums of dB and dC over the channels of a program; and shared (spans, 2 N + 4, D) float32,
+    partial sums of the gradients of the rows of `scan_rows`. held (programs, KEEP, N, WIDTH) and times (programs, KEEP,
+    WIDTH) float32 are the memory of a program: the states before each position, in the precision of `kept`, and the
+    time steps.
     """
-    span, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    n = tl.arange(0, N)[:, None]
+    span, way, block = (tl.program_id(0) // 2).to(tl.int64), tl.program_id(0) % 2, tl.program_id(1)
+    n, lane = tl.arange(0, N)[:, None], tl.arange(0, WIDTH)
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
-    for both in range(2 * GROUP):
-        way, block = both % 2, both // 2
-        d = (group * GROUP + block) * WIDTH + tl.arange(0, WIDTH)
-        real = d < D
-        own = tl.where(real, d, 0)[None, :]  # as in `emit`
-        a = tl.load(rate + (way * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        bias = tl.load(dt_bias + way * D + d, mask=real, other=0.0)
-        handed = tl.load(leaving + ((span * 2 + way) * N + n) * D + d[None, :], mask=real[None, :], other=0.0)
-        base = way * T + span * SPAN
-        steps, rows, columns = step + base, B + base * row, C + base * row
-        grad_a = tl.zeros([N, WIDTH], tl.float32)
-        grad_skip = tl.zeros([WIDTH], tl.float32)
-        grad_bias = tl.zeros([WIDTH], tl.float32)
-        for tile in range(SPAN // TILE):
-            first = SPAN - (tile + 1) * TILE  # first position of the tile, as the direction reads
-            part = first // KEEP
-            place = (span * (SPAN // KEEP) + tl.where(way == 0, part, SPAN // KEEP - 1 - part)) * 2 + way
-            state = tl.load(kept + (place * N + n) * D + own, mask=real[None, :], other=0.0).to(tl.float32)
-            for i in range(end_of_range(part * KEEP), end_of_range(first)):
-                r = tl.where(way == 0, i, SPAN - 1 - i)
-                state, _ = advance(state, a, u, raw, rows, bias, steps, r, left, n, d, D, row, base * D, N)
-            before = ()  # the state that enters each position
-            for k in tl.static_range(TILE):
-                r = tl.where(way == 0, first + k, SPAN - 1 - first - k)
-                before = before + (state,)
-                state, _ = advance(state, a, u, raw, rows, bias, steps, r, left, n, d, D, row, base * D, N)
-            for back in tl.static_range(TILE):
-                r = tl.where(way == 0, first + TILE - 1 - back, SPAN - first - TILE + back)
-                valid, states = d < tl.where(r < left, D, 0), n < tl.where(r < left, N, 0)
-                # offsets from pointers that the kernel was given, and delta again: all registers are taken
-                of, at = base * D + (r * D + d), span * SPAN * D + (r * D + d)
-                dt = time_step(raw, of, bias, valid)
-                x = tl.load(u + of, mask=valid, other=0.0).to(tl.float32)
-                gate = tl.load(z + (span * SPAN + r) * z_row + d, mask=valid, other=0.0).to(tl.float32)
-                dout = tl.load(grad + at, mask=valid, other=0.0).to(tl.float32)
-                b = tl.load(rows + r * row + n, mask=states, other=0.0).to(tl.float32)
-                c = tl.load(columns + r * row + n, mask=states, other=0.0).to(tl.float32)
-                opened = sigmoid(gate)
-                dy = dout * gate * opened
-                s = handed + c * dy[None, :]
-                through = tl.load(skip + way * D + d, mask=real, other=0.0)
-                into = dbc + (group * 2 * T + base + r) * 2 * N + n
-                others = states & (block > 0)  # the channels before these have left their sums
-                dc = tl.load(into + N, mask=others, other=0.0)
-                dc += tl.sum(state * dy[None, :], axis=1, keep_dims=True)
-                db = tl.load(into, mask=others, other=0.0)
-                db += tl.sum(s * (dt * x)[None, :], axis=1, keep_dims=True)
-                state = before[TILE - 1 - back]
-                handed = s * tl.exp2(a * dt[None, :] + dropping(steps, r, left))
-                forgets = handed * state  # gradient of delta A
-                grad_drive = tl.sum(s * b, axis=0)
-                grad_dt = grad_drive * x + tl.sum(forgets * a, axis=0) * LN_2
-                grad_raw = grad_dt * slope_of_softplus(dt)
-                grad_a += forgets * dt[None, :]
-                grad_skip += dy * x
-                grad_bias += grad_raw
-                tl.store(into, db, mask=states)
-                tl.store(into + N, dc, mask=states)
-                tl.store(du + of, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=valid)
-                tl.store(draw + of, grad_raw.to(draw.dtype.element_ty), mask=valid)
-                if way == 0:
-                    y = tl.load(sums + at, mask=valid, other=0.0).to(tl.float32)
-                    share = dout * y * opened * (1.0 + gate * (1.0 - opened))
-                    tl.store(dz + at, share.to(dz.dtype.element_ty), mask=valid)
-        own = shared + span * (2 * N + 4) * D + d
-        tl.store(own[None, :] + (way * N + n) * D, grad_a * LN_2, mask=real[None, :])
-        tl.store(own + (2 * N + way) * D, grad_skip, mask=real)
-        tl.store(own + (2 * N + 2 + way) * D, grad_bias, mask=real)
+    start, onward = way * (left - 1), 1 - 2 * way
+    base = way * T + span * SPAN
+    program = (tl.program_id(0) * tl.num_programs(1) + block).to(tl.int64)
+    held, times = held + program * (KEEP * N * WIDTH), times + program * (KEEP * WIDTH)
+    step, B, C = step + base, B + base * row, C + base * row
+    u, raw, du, draw = u + base * D, raw + base * D, du + base * D, draw + base * D
+    z, grad, sums, dz = z + span * SPAN * z_row, grad + span * SPAN * D, sums + span * SPAN * D, dz + span * SPAN * D
+    dbc += (block * 2 * T + base) * 2 * N
+    shared += span * (2 * N + 4) * D
+    d, real = channels(block, D, WIDTH)
+    a = tl.load(rate + ((way * N + n) * D + d[None, :]))
+    bias = tl.load(dt_bias + way * D + d)
+    through = tl.load(skip + way * D + d)
+    handed = tl.load(leaving + (((span * 2 + way) * N + n) * D + d[None, :]))
+    grad_a = tl.zeros([N, WIDTH], tl.float32)
+    grad_skip = tl.zeros([WIDTH], tl.float32)
+    grad_bias = tl.zeros([WIDTH], tl.float32)
+    parts = (left + KEEP - 1) // KEEP
+    for behind in range(end_of_range(parts)):
+        part = parts - 1 - behind
+        first = part * KEEP
+        count = tl.minimum(left - first, KEEP)
+        place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
+        state = tl.load(kept + place + lane[None, :] + n * WIDTH).to(tl.float32)
+        for k in range(end_of_range(count)):
+            tl.store(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH, state.to(held.dtype.element_ty))
+            r = start + onward * (first + k)
+            state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row)
+            tl.store(times + k * WIDTH + lane, dt)
         tl.debug_barrier()  # a thread may read what another thread wrote
+        for j in range(end_of_range(count)):
+            k = count - 1 - j
+            r = start + onward * (first + k)
+            at = r * D + d
+            before = tl.load(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH).to(tl.float32)
+            dt = tl.load(times + k * WIDTH + lane)
+            x = tl.load(u + at).to(tl.float32)
+            gate = tl.load(z + (r * z_row + d)).to(tl.float32)
+            dout = tl.load(grad + at).to(tl.float32)
+            b = tl.load(B + r * row + n).to(tl.float32)
+            c = tl.load(C + r * row + n).to(tl.float32)
+            opened = opening(gate)
+            dy, drive = dout * gate * opened, dt * x
+            if D % WIDTH:
+                dy, drive = tl.where(real, dy, 0.0), tl.where(real, drive, 0.0)
+            s = handed + c * dy[None, :]
+            dc = tl.sum(state * dy[None, :], axis=1)
+            db = tl.sum(s * drive[None, :], axis=1)
+            into = dbc + (r * (2 * N) + tl.arange(0, 2 * N))
+            tl.store(into, tl.reshape(tl.join(db, dc), [2 * N]))
+            state = before
+            handed = s * tl.exp2(a * dt[None, :] + dropping(step, r))
+            forgets = handed * state  # gradient of delta A
+            grad_drive = tl.sum(s * b, axis=0)
+            grad_dt = grad_drive * x + tl.sum(forgets * a, axis=0) * LN_2
+            grad_raw = grad_dt * slope_of_softplus(dt)
+            grad_a += forgets * dt[None, :]
+            grad_skip += dy * x
+            grad_bias += grad_raw
+            tl.store(du + at, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=real)
+            tl.store(draw + at, grad_raw.to(draw.dtype.element_ty), mask=real)
+            if way == 0:
+                y = tl.load(sums + at).to(tl.float32)
+                share = dout * y * opened * (1.0 + gate * (1.0 - opened))
+                tl.store(dz + at, share.to(dz.dtype.element_ty), mask=real)
+        tl.debug_barrier()
+    own = shared + d
+    tl.store(own[None, :] + (way * N + n) * D, grad_a * LN_2, mask=real[None, :])
+    tl.store(own + (2 * N + way) * D, grad_skip, mask=real)
+    tl.store(own + (2 * N + 2 + way) * D, grad_bias, mask=real)

@@ -23,14 +23,12 @@ from .machine import Machine
 CHANNELS, STATES, WIDTH = 1280, 16, 640
 TILINGS = (
     Tiling(),
-    Tiling(span=32),
-    Tiling(span=128),
+    Tiling(span=64),
+    Tiling(span=256),
+    Tiling(keep=4),
     Tiling(keep=16),
-    Tiling(group=1),
-    Tiling(group=2),
-    Tiling(tile=4),
-    Tiling(tile=8),
-    Tiling(width=64, group=2, warps=2),
+    Tiling(width=32),
+    Tiling(width=128, warps=2),
 )
 
 

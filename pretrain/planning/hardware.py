@@ -41,7 +41,7 @@ FP32_UTILISATION = 0.55  # counted like `Hardware.counted`
 HARDWARE = {
     item.name: item
     for item in (
-        Hardware("a100", 312e12, 19.5e12, 2.04e12, 0.61e12, 80e9, 300e9, 25e9, 0.31),
+        Hardware("a100", 312e12, 19.5e12, 2.04e12, 0.61e12, 80e9, 300e9, 25e9, 0.33),
         Hardware("h100", 989e12, 67e12, 3.35e12, 1.05e12, 80e9, 450e9, 50e9, 0.20),
         Hardware("h200", 989e12, 67e12, 4.8e12, 1.05e12, 141e9, 450e9, 50e9, 0.21),
         Hardware("b200", 2250e12, 75e12, 8.0e12, 1.16e12, 180e9, 900e9, 50e9, 0.12),

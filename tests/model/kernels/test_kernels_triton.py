@@ -68,23 +68,7 @@ def compare(
         assert float((a.float() - b.float()).abs().max()) <= tolerance * scale, f"tensor {index}"
 
 
-@pytest.mark.parametrize(
-    ("lengths", "channels", "states", "tiling", "dtype"),
-    [
-        ([5, 1, 0, 9], 6, 4, Tiling(span=8, keep=4, tile=2, width=2, group=2, ahead=2), torch.float32),
-        (
-            [14],
-            5,
-            3,
-            Tiling(span=4, keep=4, tile=4, width=8, group=1, ahead=4),
-            torch.float32,
-        ),  # three states: one is padding
-        ([2, 6], 4, 4, Tiling(span=4, keep=2, tile=2, width=4, group=1, ahead=2), torch.bfloat16),
-    ],
-)
-def test_scan_of_both_directions(
-    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype
-) -> None:
+def compare_scans(lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     packing = packed(lengths)
     total, wide = packing.total, 2 * states + 3  # B and C are slices of what one projection made
@@ -106,10 +90,30 @@ def test_scan_of_both_directions(
     compare(ours, theirs, inputs)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "channels", "states", "tiling", "dtype"),
+    [
+        ([5, 1, 0, 9], 6, 4, Tiling(span=8, keep=4, width=2, ahead=2), torch.float32),
+        (
+            [14],
+            5,
+            3,
+            Tiling(span=4, keep=4, width=8, ahead=4),
+            torch.float32,
+        ),  # three states: one is padding
+        ([2, 6], 4, 4, Tiling(span=4, keep=2, width=4, ahead=2), torch.bfloat16),
+    ],
+)
+def test_scan_of_both_directions(
+    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype
+) -> None:
+    compare_scans(lengths, channels, states, tiling, dtype)
+
+
 def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
     torch.manual_seed(0)
     packing, channels, states = packed([3, 0, 20, 2]), 5, 3  # a sequence goes on from one block to the next
-    tiling = Tiling(span=4, keep=2, tile=2, width=4, group=2, ahead=2)
+    tiling = Tiling(span=4, keep=2, width=4, ahead=2)
     shapes = [(2, packing.total, channels)] * 2 + [(2, packing.total, states)] * 2 + [(packing.total, channels)]
     inputs = [torch.randn(shape) for shape in shapes]
     inputs += [-torch.rand(2, channels, states) / 4, torch.randn(2, channels), torch.randn(2, channels) - 2]
@@ -136,7 +140,7 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs = [torch.rand(shape) for shape in shapes]
         inputs[5] = -inputs[5]
         inputs[which].view(-1)[1] = torch.nan
-        tiling = Tiling(span=4, keep=2, tile=2, width=2, group=1, ahead=2)
+        tiling = Tiling(span=4, keep=2, width=2, ahead=2)
         assert gated_scan(*inputs[:5], scan_rows(*inputs[5:]), packing.steps, tiling).isnan().any(), which
 
 
