@@ -10,7 +10,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .cast_weights import products
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import attention_backend, compiled, compiles, fused_kernels, precise, scan_backend
-from .linear import Linear
 from .norms import StreamLayerNorm
 from .packing import Packing
 from .split_packing import SplitPacking
@@ -110,14 +109,14 @@ class TrunkLayer(GradientCheckpointingLayer):
         self.heads = config.num_heads
         self.config, self.causal = config, config.causal
         self.attention_norm = StreamLayerNorm(width, config.norm_eps, config.scan_backend)
-        self.qkv = Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm, self.key_norm = (
             HeadNorm(width // config.num_heads, eps=config.norm_eps) if config.qk_norm else None for _ in range(2)
         )
-        self.attention_out = Linear(width, width)
+        self.attention_out = nn.Linear(width, width, bias=False)
         self.mlp_norm = StreamLayerNorm(width, config.norm_eps, config.scan_backend)
-        self.mlp_in = Linear(width, hidden)
-        self.mlp_out = Linear(hidden, width)
+        self.mlp_in = nn.Linear(width, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, width, bias=False)
         self.compile_mlp = config.compile_trunk
 
     def forward(

@@ -15,11 +15,11 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .cast_weights import cast_together, is_plain, weights_of
+from .cast_weights import cast_together, weights_of
 from .configuration_dnachunker import DNAChunkerConfig
 from .kernels import conv_silu, fused_kernels, precise, scan_backend
 from .kernels_cpu_words import Letters, conv_silu_of_words, scan_words
-from .linear import Linear, linear
+from .linear import is_plain, linear, through
 from .norms import StreamRMSNorm
 from .packing import Packing
 from .split_operations import selective_scan
@@ -38,7 +38,7 @@ class Direction(nn.Module):
         self.split = (rank, state, state)
         self.conv_weight = nn.Parameter(torch.empty(inner, config.conv_width))
         self.conv_bias = nn.Parameter(torch.empty(inner))
-        self.x_proj = Linear(inner, rank + 2 * state)
+        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(rank, inner, bias=True)
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
@@ -69,7 +69,7 @@ class Direction(nn.Module):
             u = conv_silu_of_words(u, words, self.conv_weight, self.conv_bias)
         if isinstance(packing, TimeBlock):
             u = u[packing.inner]
-        low_rank, B, C = self.x_proj(u).split(self.split, dim=-1)
+        low_rank, B, C = through(self.x_proj, u).split(self.split, dim=-1)
         raw = linear(low_rank, self.dt_proj.weight)
         # outside autocast: what decides the step sizes and the decays is not rounded to bf16, nor are the states
         with torch.autocast(u.device.type, enabled=False):
@@ -118,19 +118,21 @@ class _InProjection(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         u, z = F.linear(x, weight).chunk(2, dim=-1)
         return u, z
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        du, dz = grads
-        of_u, of_z = weight.chunk(2)
+        (du, dz), (of_u, of_z) = grads, weight.chunk(2)
+        dx = torch.addmm(du @ of_u, dz, of_z) if ctx.needs_input_grad[0] else None
+        if x is None:
+            return dx, None
         dweight = torch.empty_like(weight)
         for half, grad in zip(dweight.chunk(2), grads, strict=True):
             torch.mm(grad.t(), x, out=half)
-        return torch.addmm(du @ of_u, dz, of_z), dweight
+        return dx, dweight
 
 
 class BiMambaLayer(GradientCheckpointingLayer):
@@ -142,27 +144,27 @@ class BiMambaLayer(GradientCheckpointingLayer):
         self.halo, self.states = config.conv_width - 1, config.state_size  # what stretches need of their neighbours
         self.block = config.layer_block
         self.norm = StreamRMSNorm(config.width, config.norm_eps, config.scan_backend)
-        self.in_proj = Linear(config.width, 2 * config.inner_width)
+        self.in_proj = nn.Linear(config.width, 2 * config.inner_width, bias=False)
         self.forward_direction = Direction(config, reverse=False)
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
-        self.out_proj = Linear(config.inner_width, config.width)
+        self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
 
     def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
         """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""
         if letters is not None:
-            return x + self.out_proj(self._of_letters(x[letters.place], packing, letters))
+            return x + through(self.out_proj, self._of_letters(x[letters.place], packing, letters))
         if takes_blocks(packing, self.block):
             return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
         if self._fused(x) and not isinstance(packing, SplitPacking):
             return x + self._both_directions_at_once(normed, packing)[0]
-        u, z = self.in_proj(normed).chunk(2, dim=-1)
+        u, z = through(self.in_proj, normed).chunk(2, dim=-1)
         if isinstance(packing, SplitPacking):
             room = packing.room(max(self.halo, self.states))
             y = self._directions(room.fill_with_neighbours(u, self.halo), room).index_select(0, room.inner)
         else:
             y = self._directions(u.contiguous(), packing)
-        return x + self.out_proj(y * F.silu(z))
+        return x + through(self.out_proj, y * F.silu(z))
 
     def _directions(self, u: Tensor, packing: Packing) -> Tensor:
         y: Tensor = self.forward_direction(u, packing)
@@ -170,7 +172,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
 
     def _of_letters(self, x: Tensor, packing: Packing, letters: Letters) -> Tensor:
         """(y_f + y_r) * SiLU(z), from embeddings of the letters (kernels_cpu_words.py). x (K, D) -> (T, Dm)."""
-        u, z = self.in_proj(self.norm(x)[1]).chunk(2, dim=-1)
+        u, z = through(self.in_proj, self.norm(x)[1]).chunk(2, dim=-1)
         y = x.new_zeros(len(letters.number), u.shape[1])
         *others, last = [way for way in (self.forward_direction, self.backward_direction) if way is not None]
         for way in others:
@@ -209,12 +211,12 @@ class BiMambaLayer(GradientCheckpointingLayer):
         if self._fused(x):
             branch, leaving = self._both_directions_at_once(normed, block, torch.stack((before, after)))
             return x[block.inner] + branch, leaving[0]
-        u, z = self.in_proj(normed).chunk(2, dim=-1)
+        u, z = through(self.in_proj, normed).chunk(2, dim=-1)
         x, z, u = x[block.inner], z[block.inner], u.contiguous()
         y, leaving = self.forward_direction(u, block, before)
         if self.backward_direction is not None:
             y = y + self.backward_direction(u, block, after)[0]
-        return x + self.out_proj(y * F.silu(z)), leaving
+        return x + through(self.out_proj, y * F.silu(z)), leaving
 
     def _state_before(self, x: Tensor, block: TimeBlock, after: Tensor) -> Tensor:
         """The state (N, Dm) in which the backward direction leaves a block; x (R, D) is what it reads."""
@@ -225,7 +227,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
             state = self._both_directions_at_once(normed, block, entering, leave=False)[1][1]
         else:
             assert self.backward_direction is not None
-            u, _ = self.in_proj(normed).chunk(2, dim=-1)
+            u, _ = through(self.in_proj, normed).chunk(2, dim=-1)
             state = self.backward_direction(u.contiguous(), block, after)[1]
         return state
 
@@ -248,7 +250,7 @@ class BiMambaLayer(GradientCheckpointingLayer):
         outer = [self.in_proj, self.out_proj] if is_plain(self.in_proj) and is_plain(self.out_proj) else []
         weights = cast_together(weights_of([*inner, *outer]))
         rows, steps, (enter, out) = torch.stack(weights[:2]), torch.stack(weights[2:4]), weights[4:] or (None, None)
-        u, z = self.in_proj(x).chunk(2, dim=-1) if enter is None else _InProjection.apply(x, enter)
+        u, z = through(self.in_proj, x).chunk(2, dim=-1) if enter is None else _InProjection.apply(x, enter)
         at = packing.steps
         read = kernels.conv_silu_both_ways(u, conv_rows, at)  # (2, T, Dm)
         if isinstance(packing, TimeBlock):
@@ -264,5 +266,5 @@ class BiMambaLayer(GradientCheckpointingLayer):
         else:
             y, leaving = kernels.gated_scan_of_block(read, raw, B, C, z, scan_rows, at, entering)
         if leave:
-            y = self.out_proj(y) if out is None else F.linear(y, out)
+            y = through(self.out_proj, y) if out is None else F.linear(y, out)
         return y, leaving

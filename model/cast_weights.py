@@ -13,17 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .linear import Linear
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is a product with its weight and nothing more.
-
-    LoRA and quantisation put other layers in its place. ZeRO-3 gathers the weight in hooks, unless it gathers the whole
-    layer around it.
-    """
-    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
-    return type(layer) in (nn.Linear, Linear) and layer.bias is None and not any(hooks) and "forward" not in vars(layer)
+from .linear import is_plain, through
 
 
 def cast_together(weights: list[Tensor]) -> list[Tensor]:
@@ -37,13 +27,13 @@ def cast_together(weights: list[Tensor]) -> list[Tensor]:
 def products(device: str, *layers: nn.Module) -> Sequence[Callable[[Tensor], Tensor]]:
     """The layers as functions; under autocast on a device type, plain layers have their weights cast together."""
     if not torch.is_autocast_enabled(device) or not all(map(is_plain, layers)):
-        return layers
+        return [partial(through, layer) for layer in layers]
     return [partial(F.linear, weight=weight) for weight in cast_together(weights_of(layers))]
 
 
 def weights_of(layers: Sequence[nn.Module]) -> list[Tensor]:
     """The weight of each layer."""
-    return [layer.get_parameter("weight") for layer in layers]
+    return [layer.weight for layer in layers]  # type: ignore[misc]
 
 
 class _Cast(Function):

@@ -1,7 +1,7 @@
 """Products of rows with a weight, as `F.linear` without a bias; in float32 on a CPU with AVX-512 they are oneDNN's.
 
 For float32 torch calls MKL, which uses AVX2 at most on processors that are not Intel's. oneDNN, a part of torch too,
-uses AVX-512 on all: there a product takes about half the time. To go back, use
+uses AVX-512 on all: there a product of many rows takes about half the time. To go back, use
 `torch.backends.mkldnn.flags(enabled=False)`.
 """
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+
+_FEWEST_ROWS = 64  # below, the call itself costs more than oneDNN saves
 
 
 class _OneDNN(Function):
@@ -43,10 +45,12 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is the faster one for these factors, and runs them in float32."""
     return (
-        x.device.type == "cpu"
+        type(weight) in (Tensor, nn.Parameter)  # not a quantised one, whatever dtype it shows
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() == 2
-        and x.numel() > 0
+        and len(x) >= _FEWEST_ROWS
+        and x.shape[1] > 0
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -63,12 +67,23 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` without a bias."""
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a product with its weight and nothing more.
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    LoRA and quantisation put other layers or weights in its place. ZeRO-3 gathers the weight in hooks, unless it
+    gathers the whole layer around it.
+    """
+    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
+    return (
+        type(layer) is nn.Linear
+        and not any(hooks)  # first: under ZeRO-3 the very look at a weight gathers it
+        and "forward" not in vars(layer)
+        and layer.bias is None
+        and type(layer.weight) is nn.Parameter
+    )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., K) -> (..., N)."""
-        return linear(x, self.weight)
+
+def through(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's output, by `linear` where the layer is plain."""
+    made: Tensor = linear(x, layer.weight) if is_plain(layer) else layer(x)  # type: ignore[arg-type]
+    return made

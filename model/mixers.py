@@ -13,7 +13,7 @@ from .attention import rotary_angles, rotate
 from .bimamba import BiMambaLayer
 from .configuration_dnachunker import DNAChunkerConfig
 from .cost import CONV_DILATIONS, CONV_KERNEL, matched_hidden_width
-from .linear import Linear
+from .linear import through
 from .packing import Packing
 
 
@@ -25,20 +25,20 @@ class LocalAttentionLayer(GradientCheckpointingLayer):
         width, hidden = config.width, matched_hidden_width(config)
         self.heads, self.theta, self.window = config.num_heads, config.rope_theta, config.local_window
         self.attention_norm = nn.RMSNorm(width, eps=config.norm_eps)
-        self.qkv = Linear(width, 3 * width)
-        self.attention_out = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
         self.mlp_norm = nn.RMSNorm(width, eps=config.norm_eps)
-        self.mlp_in = Linear(width, hidden)
-        self.mlp_out = Linear(hidden, width)
+        self.mlp_in = nn.Linear(width, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        qkv = through(self.qkv, self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.unbind(1)
         cos, sin = rotary_angles(packing.offset, q.shape[-1], self.theta)
         attended = local_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, packing, self.window)
-        x = x + self.attention_out(attended.flatten(1))
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        x = x + through(self.attention_out, attended.flatten(1))
+        return x + through(self.mlp_out, F.gelu(through(self.mlp_in, self.mlp_norm(x))))
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int) -> Tensor:
@@ -90,23 +90,23 @@ class ConvolutionLayer(GradientCheckpointingLayer):
         super().__init__()
         hidden = matched_hidden_width(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.in_proj = Linear(config.width, 2 * hidden)
+        self.in_proj = nn.Linear(config.width, 2 * hidden, bias=False)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(hidden, hidden, CONV_KERNEL, dilation=dilation, padding="same", groups=hidden)
             for dilation in CONV_DILATIONS
         )
-        self.out_proj = Linear(hidden, config.width)
+        self.out_proj = nn.Linear(hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x (T, D) -> (T, D)."""
-        u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        u, z = through(self.in_proj, self.norm(x)).chunk(2, dim=-1)
         for convolution, dilation in zip(self.convolutions, CONV_DILATIONS, strict=True):
             # zeros between the sequences, as many as a filter reaches, keep them apart
             gap = (CONV_KERNEL - 1) // 2 * dilation
             place = packing.sequence * gap + torch.arange(packing.total, device=x.device)
             line = u.new_zeros(packing.total + len(packing.lengths) * gap, u.shape[1]).index_copy(0, place, u)
             u = F.silu(convolution(line.t().unsqueeze(0))[0].t()[place])
-        return x + self.out_proj(u * F.silu(z))
+        return x + through(self.out_proj, u * F.silu(z))
 
 
 MIXERS = {"bimamba": BiMambaLayer, "transformer": LocalAttentionLayer, "conv": ConvolutionLayer}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .configuration_dnachunker import DNAChunkerConfig
 from .decoding_state import Recurrence
-from .linear import Linear
+from .linear import through
 from .losses import mlm_loss, total_ratio_loss, void_where
 from .modeling_dnachunker import DNAChunkerModel, DNAChunkerPreTrainedModel
 from .outputs import DNAChunkerCausalLMOutput, describe
@@ -30,7 +30,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         if not config.causal:
             raise ValueError("DNAChunkerForCausalLM needs a config with causal=True: this one reads both ways")
         self.dnachunker = DNAChunkerModel(config)
-        self.lm_head = Linear(config.width, config.vocab_size)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -78,7 +78,7 @@ class DNAChunkerForCausalLM(DNAChunkerPreTrainedModel):
         )  # fmt: skip
         config = self.config
         with torch.autocast(hidden.device.type, enabled=False):  # as `DNAChunkerForMaskedLM`
-            logits = self.lm_head(hidden).float()
+            logits = through(self.lm_head, hidden).float()
         ratio = next_base = loss = None
         if labels is not None:
             following = packing.shift(take(labels, index, -100), -100, back=True)

@@ -24,7 +24,7 @@ from .initialization import initialize
 from .inputs import check_generic, check_inputs, check_split
 from .kernels import precise
 from .kernels_cpu_words import Letters
-from .linear import Linear
+from .linear import through
 from .losses import classification_loss, labelled_rows, mlm_loss, total_ratio_loss, void_where
 from .mixers import MIXERS
 from .outputs import DNAChunkerClassifierOutput, DNAChunkerMaskedLMOutput, DNAChunkerOutput, describe
@@ -225,7 +225,7 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         if config.causal:
             raise ValueError("DNAChunkerForMaskedLM cannot be causal: use DNAChunkerForCausalLM")
         self.dnachunker = DNAChunkerModel(config)
-        self.lm_head = Linear(config.width, config.vocab_size)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -302,11 +302,13 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
         """hidden (T, D) -> (T, V) float32, or (P, V) for `rows` (P,) only; with `strand_symmetry` the strands' mean."""
         # outside autocast: sixteen columns cost nothing in float32, and bf16 logits would blur the loss
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = precise(self.lm_head(hidden if rows is None else hidden.index_select(0, rows)))
+            logits = precise(through(self.lm_head, hidden if rows is None else hidden.index_select(0, rows)))
             if not self.config.strand_symmetry:
                 return logits
             across = opposite(packing)
-            other = logits[across] if rows is None else precise(self.lm_head(hidden.index_select(0, across[rows])))
+            if rows is None:
+                return (logits + complement_logits(logits[across])) / 2
+            other = precise(through(self.lm_head, hidden.index_select(0, across[rows])))
             return (logits + complement_logits(other)) / 2
 
 

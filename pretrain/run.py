@@ -261,7 +261,7 @@ class Run:
                 self.journal.write("diagnostics", steps_done=steps_done, **found)
                 for name, message in zip(found["warnings"], found["messages"], strict=True):
                     self.journal.say(f"warning: {name}: {message}")
-        self._probe(steps_done)  # so that a save at this step only copies
+            self._probe(steps_done)  # so that a save at this step only copies
         self.stop_time.measure("evaluation", time.monotonic() - began)
 
     def note_probes(self) -> None:

@@ -195,17 +195,18 @@ class TrainingEngine:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Lend the model the average of its weights, if the engine keeps one; no step may be taken then. Collective."""
-        if self._average is None:
+        """Lend the model the average of its weights, if the engine keeps one; no step may be taken then. Collective.
+
+        After an exception the model keeps the average: one rank alone must not begin a collective.
+        """
+        if self._average is None or self._average.lent:
             yield
             return
         self._average.exchange()
         self._take_over_weights()
-        try:
-            yield
-        finally:
-            self._average.exchange()
-            self._take_over_weights()
+        yield
+        self._average.exchange()
+        self._take_over_weights()
 
     def moments(self) -> dict[str, torch.Tensor]:
         """This rank's share of Adam's moments and of the average: float32 vectors by KIND/START/PARAMETER.

@@ -46,6 +46,7 @@ class WeightAverage:
         self._share = share
         self._weights = [part.weight for part in parts]
         self.values = [weight.clone() for weight in self._weights]
+        self.lent = False  # weights and average have changed places
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
@@ -59,3 +60,4 @@ class WeightAverage:
             weights = weight.clone()
             weight.copy_(value)
             value.copy_(weights)
+        self.lent = not self.lent

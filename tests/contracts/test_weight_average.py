@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dnachunker.pretrain.planning.memory import checkpoint_bytes
 from dnachunker.pretrain.records.event_log import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -38,6 +39,12 @@ def test_the_average_is_evaluated_exported_and_resumed_and_training_stays_the_sa
     run_command(*start, "--run", plain)
     run_command(*start, "--run", averaged, "optimizer.ema=0.25")
     assert values(averaged, "step", "loss") == values(plain, "step", "loss")
+    sizes = [
+        sum(path.stat().st_size for path in run.glob("checkpoints/step-00000008/**/*")) for run in (plain, averaged)
+    ]
+    parameters = values(plain, "start", "parameters")[0]
+    more = checkpoint_bytes(parameters, average=True) - checkpoint_bytes(parameters)
+    assert sizes[1] - sizes[0] == pytest.approx(more, rel=0.2)
     judged = values(averaged, "evaluation", "masked_loss")
     assert judged.keys() == {4, 8}
     assert all(judged[step] != loss for step, loss in values(plain, "evaluation", "masked_loss").items())

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
-from dnachunker.model.linear import Linear, linear
+from dnachunker.model.linear import linear, through
 from dnachunker.model.modeling_dnachunker import DNAChunkerForMaskedLM
 
 needs_avx512 = pytest.mark.skipif(
@@ -38,7 +39,7 @@ def gradients(x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> list
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 999))
+@given(st.integers(1, 150), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 999))
 def test_products_and_gradients(rows: int, inputs: int, outputs: int, sliced: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     wide = torch.randn(rows, inputs + 3, generator=generator)
@@ -50,19 +51,42 @@ def test_products_and_gradients(rows: int, inputs: int, outputs: int, sliced: bo
 
 @needs_avx512
 def test_float32_on_a_cpu_goes_to_onednn() -> None:
-    layer, x = Linear(8, 4), torch.randn(5, 8, requires_grad=True)
+    layer, x = nn.Linear(80, 70, bias=False), torch.randn(90, 80, requires_grad=True)
     with Operations() as seen:
-        layer(x).sum().backward()
+        through(layer, x).sum().backward()
     assert seen.onednn == 3, "the product and the gradients of both factors"
     with Operations() as seen:
-        layer(x[:0])
-        layer.double()(x.double())
+        through(layer, x[:0])
+        through(layer, x[:63])  # of few rows MKL is faster
+        through(layer.double(), x.double())
         layer.float()
         with torch.backends.mkldnn.flags(enabled=False):
-            layer(x)
+            through(layer, x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert layer(x).dtype == torch.bfloat16
+            assert through(layer, x).dtype == torch.bfloat16
     assert seen.onednn == 0
+
+
+class Shown(torch.Tensor):
+    """A weight of another kind, as quantisation makes them: it shows float32 and stores something else."""
+
+
+def test_layers_that_are_more_than_a_product_are_called() -> None:
+    x = torch.randn(90, 80)
+    biased, hooked, shown = (nn.Linear(80, 70, bias=bias) for bias in (True, False, False))
+    hooked.register_forward_hook(lambda layer, inputs, output: output + 1)
+    shown.weight = nn.Parameter(shown.weight.detach().as_subclass(Shown), requires_grad=False)
+    with Operations() as seen:
+        for layer in (biased, hooked, shown):
+            assert torch.equal(through(layer, x), layer(x))
+    assert seen.onednn == 0
+
+
+def test_torchs_dynamic_quantisation_finds_the_layers() -> None:
+    model = DNAChunkerForMaskedLM(DNAChunkerConfig(width=32, num_heads=2, trunk_layers=1)).eval()
+    layers = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    assert {"lm_head", "dnachunker.hierarchy.trunk.layers.0.qkv"} <= set(layers)
+    assert any(name.endswith("in_proj") for name in layers)
 
 
 @needs_avx512

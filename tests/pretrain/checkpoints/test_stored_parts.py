@@ -67,7 +67,9 @@ def check_average(engine, precision, average, what):
     before = weights_of(engine)
     with torch.no_grad():
         own = engine.network(window_of(3, precision))
-        with engine.averaged():
+        with engine.averaged(), engine.averaged():
+            with engine.averaged():
+                pass
             found, output = weights_of(engine), engine.network(window_of(3, precision))
         after, again = weights_of(engine), engine.network(window_of(3, precision))
     assert torch.equal(own, again), what

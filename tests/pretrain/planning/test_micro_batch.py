@@ -204,6 +204,19 @@ def test_autocast_keeps_fp32_states_and_bf16_copies_of_the_weights() -> None:
     assert cast.update == full.update
 
 
+@pytest.mark.parametrize(("zero_stage", "sharded"), [(0, 1), (1, 4), (3, 4)])
+def test_an_average_of_the_weights_takes_four_bytes_a_parameter_where_the_optimizer_keeps_its_states(
+    zero_stage: int, sharded: int
+) -> None:
+    def of(*overrides: str) -> Any:
+        config = config_of("tiny", f"engine.zero_stage={zero_stage}", *overrides)
+        return planned_memory(config, DNAChunkerConfig(), 4, 1)
+
+    plain, averaged = of(), of("optimizer.ema=0.1")
+    assert averaged.optimizer - plain.optimizer == pytest.approx(4 * 171_585_280 / sharded)
+    assert averaged.update == plain.update
+
+
 @pytest.fixture(scope="module")
 def server(sample_corpus: Path) -> Iterator[Ranks]:
     ranks = Ranks(sample_corpus)
