@@ -102,7 +102,7 @@ def launches(preset: str, dtype: str) -> list[Launch]:
         mock.patch.object(torch.cuda, "device_of", contextlib.nullcontext),
         FakeTensorMode(allow_non_fake_inputs=True),  # of the CPU: a build without CUDA differentiates no fake CUDA ones
     ):
-        ids = torch.zeros(2, config.data.seq_len, dtype=torch.int64)
+        ids = torch.zeros(8, config.data.seq_len, dtype=torch.int64)  # the spans of the scan depend on the number
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
             loss = model(ids, labels=ids, chunk_capacity=(0.6, 0.4)).loss
         loss.backward()

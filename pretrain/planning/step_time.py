@@ -43,7 +43,7 @@ class Assumptions:
         restart_seconds: from a failure to the next step.
     """
 
-    utilisation: float = 0.20
+    utilisation: float = 0.22
     operation_seconds: float = 5e-6
     link_share: float = 0.8
     window_variation: float = 0.08  # measured; see docs/operations.md

@@ -110,6 +110,22 @@ def test_scan_of_both_directions(
     compare_scans(lengths, channels, states, tiling, dtype)
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [4, 1, 3, 2, 2, 3, 2, 4, 1, 3, 2, 3, 4, 1, 4, 1],  # from each of a span's four positions to each of them
+        [0, 8, 0, 2],
+        [3, 9, 0],
+        [5],
+        [3],
+        [1],
+    ],
+    ids=str,
+)
+def test_scan_of_sequences_that_end_anywhere_in_spans(lengths: list[int]) -> None:
+    compare_scans(lengths, 3, 2, Tiling(span=4, keep=2, width=4, ahead=2), torch.float32)
+
+
 def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
     torch.manual_seed(0)
     packing, channels, states = packed([3, 0, 20, 2]), 5, 3  # a sequence goes on from one block to the next

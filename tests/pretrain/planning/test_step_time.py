@@ -143,7 +143,7 @@ def test_the_expected_maximum_is_that_of_normal_values() -> None:
 
 
 def test_a_lone_rank_that_never_fails_only_computes() -> None:
-    given = Assumptions(hours_between_failures=1e12, storage=1e15)
+    given = Assumptions(utilisation=0.2, hours_between_failures=1e12, storage=1e15)
     step = step_time(replace(WORK, checkpoint_bytes=0), HARDWARE["h100"], "bf16", 1, 8, given)
     assert step.efficiency == pytest.approx(1)
     assert step.compute == pytest.approx(1e14 / (989e12 * 0.2))
