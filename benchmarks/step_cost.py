@@ -281,6 +281,7 @@ def faked() -> Iterator[SimpleNamespace]:
             (kernels, "triton_works", lambda device: True),
             (attention, "attention_backend", lambda *_: "torch_varlen"),
             (linear, "takes_onednn", lambda *_: False),
+            (linear, "is_ordinary", lambda _: True),
             (routing, "product_in_float32", lambda a, b: torch.mm(a, b, out_dtype=torch.float32)),
             # on CUDA, RMSNorm is one kernel as LayerNorm is
             (F, "rms_norm", lambda x, shape, weight=None, eps=None: F.layer_norm(x, shape, weight, None, eps or 1e-5)),

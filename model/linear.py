@@ -42,10 +42,15 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return found
 
 
+def is_ordinary(weight: Tensor) -> bool:
+    """Whether a weight is a tensor of torch's own class, and not a quantised one, whatever dtype that shows."""
+    return type(weight) in (Tensor, nn.Parameter)
+
+
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is the faster one for these factors, and runs them in float32."""
     return (
-        type(weight) in (Tensor, nn.Parameter)  # not a quantised one, whatever dtype it shows
+        is_ordinary(weight)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() == 2
@@ -79,7 +84,7 @@ def is_plain(layer: nn.Module) -> bool:
         and not any(hooks)  # first: under ZeRO-3 the very look at a weight gathers it
         and "forward" not in vars(layer)
         and layer.bias is None
-        and type(layer.weight) is nn.Parameter
+        and is_ordinary(layer.weight)
     )
 
 

@@ -305,11 +305,9 @@ class DNAChunkerForMaskedLM(DNAChunkerPreTrainedModel):
             logits = precise(through(self.lm_head, hidden if rows is None else hidden.index_select(0, rows)))
             if not self.config.strand_symmetry:
                 return logits
-            across = opposite(packing)
-            if rows is None:
-                return (logits + complement_logits(logits[across])) / 2
-            other = precise(through(self.lm_head, hidden.index_select(0, across[rows])))
-            return (logits + complement_logits(other)) / 2
+            other = opposite(packing) if rows is None else opposite(packing)[rows]
+            read = logits[other] if rows is None else precise(through(self.lm_head, hidden.index_select(0, other)))
+            return (logits + complement_logits(read)) / 2
 
 
 class _Classifier(DNAChunkerPreTrainedModel):
