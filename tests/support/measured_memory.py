@@ -29,6 +29,8 @@ from dnachunker.pretrain.engine.deepspeed_engine import TrainingEngine, start_pr
 from dnachunker.pretrain.engine.optimizer import build_adamw
 from dnachunker.pretrain.engine.ranks import Rank
 
+torch.backends.mkldnn.set_flags(False)  # its kernels for new shapes take 15 MB whatever the model, which no plan counts
+
 SMALL = {"width": 32, "num_heads": 2, "trunk_layers": 1, "encoder_layers": [1, 1], "decoder_layers": [1, 1]}
 
 
