@@ -142,9 +142,8 @@ class _BoundaryProbability(Function):
         x, weights, found, step = ctx.saved_tensors
         query, key = found.chunk(2, dim=1)
         total, channels = query.shape
-        slopes = torch.empty(
-            found.shape, dtype=weights.dtype, device=x.device
-        )  # products of gradients are as elsewhere
+        # in the precision that products of gradients have elsewhere
+        slopes = torch.empty(found.shape, dtype=weights.dtype, device=x.device)
         grid = (triton.cdiv(total, ctx.sizes["ROWS"]),)
         boundary_backward[grid](
             grads[0].contiguous(), query, key, step, *slopes.chunk(2, dim=1), total, channels, **ctx.sizes

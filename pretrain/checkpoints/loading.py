@@ -51,13 +51,14 @@ def load_checkpoint(engine: TrainingEngine, checkpoint: Path, state: RunState) -
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights that a verified checkpoint is judged by: their average if it has one; by name, in float32.
+    """The weights that a verified checkpoint is judged by: their average if its run keeps one; by name, in float32.
 
     Raises:
         BadInput: the checkpoint does not hold all values of a parameter.
     """
-    weights, parts = load_file(checkpoint / WEIGHTS), StoredParts(checkpoint)
-    if parts.has(AVERAGE):
+    weights = load_file(checkpoint / WEIGHTS)
+    if read_state(checkpoint).identity["optimizer"].get("ema"):  # only then are the optimizer's files opened
+        parts = StoredParts(checkpoint)
         for name, weight in weights.items():
             parts.fill(name, AVERAGE, 0, weight.view(-1))
     return weights

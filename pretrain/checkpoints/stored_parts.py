@@ -45,10 +45,6 @@ class StoredParts:
                     raise BadInput(f"{path}: {name!r} is not KIND/START/PARAMETER; dnachunker did not write this file")
                 self._stretches[kind, parameter].append((int(start), file, name))
 
-    def has(self, kind: str) -> bool:
-        """Whether there are values of this kind, for any parameter."""
-        return any(stored == kind for stored, _ in self._stretches)
-
     def fill(self, parameter: str, kind: str, start: int, into: torch.Tensor) -> None:
         """Fill a vector with values of a flattened parameter, from position `start` on; see `TrainingEngine.load`.
 

@@ -6,6 +6,7 @@ al. 2023, "Analyzing and improving the training dynamics of diffusion models", s
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from .optimizer_parts import Part
 AVERAGE = "average"  # the kind of these values in a checkpoint, beside those of Adam's moments
 
 
+@cache
 def exponent(share: float) -> float:
     """The exponent of `kept` with which the average reaches back over `share` of the updates.
 
