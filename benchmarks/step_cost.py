@@ -54,9 +54,14 @@ FREE = (
     "lift_fresh",
 )
 LISTS = ("_foreach_copy_",)  # of tensors to write, then of tensors to read
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "baddbmm_")
+COPYING = ("addmm", "baddbmm")  # on CUDA, torch copies the term that they add, unless they work in place
 GATHERS = ("index", "index_select", "embedding", "gather")
-WRITTEN_TWICE = {"carry": ("ends",), "smooth_carry": ("ends",)}  # read, too: the kernel works in place
+IN_PLACE = {
+    "carry": {"ends": 1.0},
+    "smooth_carry": {"ends": 1.0},
+    "turn": {"qkv": 1 / 3},
+}  # read, and this share written
 # Places by file of model/. `matrix products` and `norms, GELU, sums` are told apart by the operation.
 PLACES = {
     "kernels_triton_scan": "scan",
@@ -71,12 +76,16 @@ PLACES = {
     "modeling_dnachunker": "head and loss",
 }
 ROTATING = ("rotate", "rotary_angles", "placed")
-# Clocks of a warp a position and 32 channels of one direction, counted in the loops of the code for sm_90:
-# instructions, but for reach and reach_back, which wait for them, eight for each exponential, logarithm and reciprocal
-INSTRUCTIONS = {"reach": 144, "emit": 172, "reach_back": 160, "retreat": 501}
+# Clocks of a warp a position and 32 channels (in the scan: of one direction), counted in the loops of the code for
+# sm_90: instructions, but for conv_forward, which waits for them, eight for each exponential, logarithm and reciprocal
+INSTRUCTIONS = {"reach": 137, "emit": 166, "reach_back": 145, "retreat": 481, "conv_forward": 32, "conv_backward": 54}
 # Shares of the data sheets' rates that well-written kernels reach; assumptions.
 OF_BANDWIDTH, OF_MATRIX_RATE, OF_FMA_RATE, OF_ISSUE_RATE = 0.85, 0.60, 0.75, 0.75
 FLASH_ATTENTION_2 = 0.5, 250e12  # half of the matrix rate, but no more than this on GPUs newer than the kernel
+# Forward and backward on an H100, as its authors measured for heads of 64 channels and 2,048 positions, not causal
+# (arXiv 2407.08608, figures 5 and 6). An H200 has the same matrix rate.
+FLASH_ATTENTION_3 = 460e12, 422e12
+HOPPER = ("h100", "h200")
 LAUNCH = 5e-6  # seconds in which the host starts an operation
 
 
@@ -88,7 +97,8 @@ class Cost:
         launches: operations that compute something, and launches of our kernels.
         bytes: read and written.
         half, full: floating-point operations of matrix products in bf16 and in float32.
-        attention: floating-point operations of attention, with the scores that its backward pass computes again.
+        attention, attention_backward: floating-point operations of attention, with the scores that its backward pass
+            computes again.
         instructions: of warps, where a kernel is bound by them.
     """
 
@@ -97,19 +107,22 @@ class Cost:
     half: float = 0.0
     full: float = 0.0
     attention: float = 0.0
+    attention_backward: float = 0.0
     instructions: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
-    def seconds(self, gpu: Hardware) -> float:
+    def seconds(self, gpu: Hardware, *, flash_attention_3: bool = False) -> float:
         """On a GPU that does one thing at a time: by whatever takes longest."""
         share, most = FLASH_ATTENTION_2
+        forward, backward = FLASH_ATTENTION_3 if flash_attention_3 else [min(share * gpu.bf16, most)] * 2
         return max(
             self.bytes / (OF_BANDWIDTH * gpu.bandwidth),
             self.half / (OF_MATRIX_RATE * gpu.bf16)
             + self.full / (OF_FMA_RATE * gpu.fp32)
-            + self.attention / min(share * gpu.bf16, most),
+            + self.attention / forward
+            + self.attention_backward / backward,
             self.instructions / (OF_ISSUE_RATE * gpu.instructions),
         )
 
@@ -135,9 +148,13 @@ class StepCost:
     def total(self) -> Cost:
         return sum(self.places.values(), Cost())
 
-    def seconds(self, gpu: Hardware, place: str | None = None) -> float:
+    def seconds(self, gpu: Hardware, place: str | None = None, *, flash_attention_3: bool = False) -> float:
         """Of one place, or of the whole step; operations follow each other, and the host starts each in LAUNCH."""
-        of = [cost.seconds(gpu) for (where, _), cost in self.operations.items() if place in (None, where)]
+        of = [
+            cost.seconds(gpu, flash_attention_3=flash_attention_3)
+            for (where, _), cost in self.operations.items()
+            if place in (None, where)
+        ]
         return sum(of) if place else max(sum(of), LAUNCH * self.total.launches)
 
     def utilisation(self, gpu: Hardware) -> float:
@@ -182,8 +199,10 @@ class Meter(TorchDispatchMode):
     def launch(self, name: str, arguments: dict[str, Any]) -> None:
         tensors = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
         different = {id(tensor): tensor for tensor in tensors.values()}.values()
-        moved = sum(map(size, different)) + sum(size(tensors[key]) for key in WRITTEN_TWICE.get(name, ()))
-        read = tensors.get("raw", tensors.get("delta", tensors.get("u")))  # (2, T, D), of both directions
+        moved = sum(map(size, different)) + sum(
+            share * size(tensors[key]) for key, share in IN_PLACE.get(name, {}).items()
+        )
+        read = tensors.get("raw", tensors.get("x"))  # (2, T, D), of both directions, or (T, D)
         instructions = INSTRUCTIONS[name] * read.numel() / 32 if name in INSTRUCTIONS and read is not None else 0.0
         self._add(self.place(), name, Cost(launches=1, bytes=moved, instructions=instructions))
 
@@ -201,9 +220,14 @@ class Meter(TorchDispatchMode):
             left, right = read[-2:]
             flops = 2.0 * left.numel() * right.shape[-1]
             cost.half, cost.full = (flops, 0.0) if left.dtype == torch.bfloat16 else (0.0, flops)
+        if name in COPYING:
+            cost.launches, cost.bytes = 2, cost.bytes + 2 * size(written[0])
         if "varlen_attn" in name:
             forward = 4.0 * read[0].numel() * self.longest  # every query meets the keys of its sequence
-            cost.attention = forward * (2.5 if "backward" in name else 1.0)
+            if "backward" in name:
+                cost.attention_backward = 2.5 * forward
+            else:
+                cost.attention = forward
         return cost
 
     def _hold(self, tensor: Tensor) -> None:
@@ -347,15 +371,22 @@ def step_cost(
 
 
 def table(found: StepCost, gpus: Sequence[Hardware]) -> list[str]:
-    """Markdown: a row for each place, the most bytes first, and the whole step."""
+    """Markdown: a row for each place, the most bytes first, and the whole step; for Hopper GPUs also with
+    FlashAttention-3.
+    """
     rows = [["place", "launches", "GB", "TFLOP bf16", "TFLOP fp32", *(f"ms, {gpu.name}" for gpu in gpus)]]
     rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
     by_bytes = sorted(found.places.items(), key=lambda item: -item[1].bytes)
     for place, cost in [*by_bytes, ("whole step", found.total)]:
         times = [found.seconds(gpu, None if place == "whole step" else place) for gpu in gpus]
-        flops = [f"{x / 1e12:.2f}" if x else "" for x in (cost.half + cost.attention, cost.full)]
+        flops = [
+            f"{x / 1e12:.2f}" if x else "" for x in (cost.half + cost.attention + cost.attention_backward, cost.full)
+        ]
         cells = [f"{cost.launches:,}", f"{cost.bytes / 1e9:.1f}", *flops, *(f"{1e3 * time:.1f}" for time in times)]
         rows.append([place, *cells])
+    with_3 = [f"{1e3 * found.seconds(gpu, flash_attention_3=True):.1f}" if gpu.name in HOPPER else "" for gpu in gpus]
+    if any(with_3):
+        rows.append(["with FlashAttention-3", *[""] * 4, *with_3])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

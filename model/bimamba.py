@@ -89,8 +89,8 @@ class _Projections(Function):
     """The products that read the convolutions' output of both directions, with two sums less in the backward pass.
 
     Takes read (2, T, Dm), x_proj's weights (2, R + 2 N, Dm), dt_proj's weights (2, Dm, R) and (R, N, N). Returns read
-    itself, for the scan, so that its gradient from there is the start of the product that adds its gradient from here;
-    step sizes before softplus (2, T, Dm); B and C (2, T, N), slices of one tensor.
+    itself, for the scan alone, so that the product adds its gradient from here to the one from there, in place; step
+    sizes before softplus (2, T, Dm); B and C (2, T, N), slices of one tensor.
     """
 
     @staticmethod
@@ -107,7 +107,7 @@ class _Projections(Function):
         dread, draw, dB, dC = grads
         drows = torch.cat((torch.bmm(draw, steps), dB, dC), dim=-1)
         dsteps, weights = torch.bmm(draw.transpose(1, 2), low_rank), torch.bmm(drows.transpose(1, 2), read)
-        return torch.baddbmm(dread, drows, rows), weights, dsteps, None
+        return dread.baddbmm_(drows, rows), weights, dsteps, None
 
 
 class _InProjection(Function):
@@ -126,7 +126,7 @@ class _InProjection(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         (du, dz), (of_u, of_z) = grads, weight.chunk(2)
-        dx = torch.addmm(du @ of_u, dz, of_z) if ctx.needs_input_grad[0] else None
+        dx = (du @ of_u).addmm_(dz, of_z) if ctx.needs_input_grad[0] else None
         if x is None:
             return dx, None
         dweight = torch.empty_like(weight)

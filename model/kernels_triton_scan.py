@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from .kernels_triton import end_of_range, launched, tl, triton
-from .kernels_triton_scan_backward import advance, channels, opening, place_of_kept, reach_back, retreat
+from .kernels_triton import channels, end_of_range, launched, opening, tl, triton, widened
+from .kernels_triton_scan_backward import advance, over_states, place_of_kept, reach_back, retreat
 
 
 @launched
@@ -45,7 +45,7 @@ def reach(
     lasted = tl.zeros([WIDTH], tl.float32)
     for i in range(end_of_range(left)):
         r = tl.where(way == 0, i, left - 1 - i)
-        state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row)
+        state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row, SHARED=True)
         lasted += dt
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], state, mask=real[None, :])
     tl.store(elapsed + (span * 2 + way) * D + d, lasted, mask=real)
@@ -127,12 +127,12 @@ def emit(
                 r = i if way == 0 else left - 1 - i
                 state, _, x = advance(state, a, inputs, ours, rows, bias, steps, r, n, d, D, row)
                 c = tl.load(columns + r * row + n).to(tl.float32)
-                y = tl.sum(c * state, axis=0) + through * x
+                y = over_states(state, c) + through * x
                 if way == 1:
-                    y += tl.load(sums + (r * D + d)).to(tl.float32)
+                    y += widened(tl.load(sums + (r * D + d)))
                 tl.store(sums + (r * D + d), y.to(sums.dtype.element_ty), mask=real)
                 if way == 1:
-                    gate = tl.load(z + (r * z_row + d)).to(tl.float32)
+                    gate = widened(tl.load(z + (r * z_row + d)))
                     tl.store(out + (r * D + d), (y * gate * opening(gate)).to(out.dtype.element_ty), mask=real)
         tl.debug_barrier()  # a thread may read what another thread wrote
 
@@ -225,7 +225,7 @@ class _GatedScan(Function):
         dentering = _carry(leaving, elapsed, rate, step, dleaving, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
-        dbc = torch.empty(blocks, 2, total, states, 2, dtype=torch.float32, device=u.device)
+        dbc = torch.empty(blocks, 2, total, states, 2, dtype=B.dtype, device=u.device)
         shared = torch.empty(spans, *rows.shape, dtype=torch.float32, device=u.device)
         held = torch.empty(2 * spans * blocks, tiling.keep, states, tiling.width, dtype=u.dtype, device=u.device)
         times = torch.empty(2 * spans * blocks, tiling.keep, tiling.width, dtype=torch.float32, device=u.device)
@@ -234,7 +234,7 @@ class _GatedScan(Function):
             du, draw, dbc, dz, shared,
             total, channels, row, z_row, KEEP=tiling.keep, **sizes,
         )  # fmt: skip
-        dB, dC = dbc.sum(0, dtype=B.dtype).unbind(-1)
+        dB, dC = dbc.sum(0).unbind(-1)
         return du, draw, dB, dC, dz, shared.sum(0), None, dentering, None
 
 

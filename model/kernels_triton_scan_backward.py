@@ -11,31 +11,76 @@ With s_t the gradient of h_t and g_t = exp(delta_t A) s_t the part of it that re
     d(delta_t u_t) = sum_n s_t B_t;  d(delta_t A) = g_t h_{t-1}.
 """
 
-from .kernels_triton import INTERPRETED, LN_2, LOG2_E, dropping, end_of_range, launched, softplus, tl, triton
+from .kernels_triton import (
+    LN_2,
+    LOG2_E,
+    channels,
+    dropping,
+    end_of_range,
+    exp2,
+    launched,
+    opening,
+    softplus,
+    tl,
+    triton,
+    widened,
+)
 
 
 @triton.jit
-def opening(x):
-    """sigmoid(x) by the GPU's own reciprocal, whose error is one unit in the last place; a division takes five.
+def halves(x):
+    """The even and the odd columns of x (R, W), each (R, W / 2)."""
+    return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
 
-    Only for the scan: with it, `conv_backward` does not fit the registers.
+
+@triton.jit
+def upper_and_lower(x):
+    """The first and the last half of the rows of x (R, W), each (R / 2, W)."""
+    return tl.split(tl.permute(tl.reshape(x, [2, x.shape[0] // 2, x.shape[1]]), [1, 2, 0]))
+
+
+@triton.jit
+def eighths(x):
+    """The columns of x (R, W) in eight parts (R, W / 8): those that a thread holds of a row, if it holds eight."""
+    a, b = halves(x)
+    aa, ab = halves(a)
+    ba, bb = halves(b)
+    return halves(aa) + halves(ab) + halves(ba) + halves(bb)
+
+
+@triton.jit
+def quarters(x):
+    """The rows of x (R, W) in four parts (R / 4, W)."""
+    a, b = upper_and_lower(x)
+    return upper_and_lower(a) + upper_and_lower(b)
+
+
+@triton.jit
+def over_channels(x, y):
+    """sum_d x y (N,) of x (N, WIDTH) and y (1, WIDTH).
+
+    A thread adds its products one by one, and each sum and its product are one instruction; `tl.sum` alone adds them in
+    a tree, where this holds for every other product. For this, values only change names, whatever thread holds them.
     """
-    below = 1.0 + tl.exp2(x * -LOG2_E)
-    if INTERPRETED:
-        return 1.0 / below
-    return tl.inline_asm_elementwise(
-        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [below], dtype=tl.float32, is_pure=True, pack=1
-    )
+    if x.shape[1] % 8:
+        return tl.sum(x * y, axis=1)
+    left, right = eighths(x), eighths(y)
+    total = left[0] * right[0]
+    for i in tl.static_range(1, 8):
+        total += left[i] * right[i]
+    return tl.sum(total, axis=1)
 
 
 @triton.jit
-def channels(block, D: tl.constexpr, WIDTH: tl.constexpr):
-    """The channels of a block, and which of them exist; those that do not stand for the last, which may be read."""
-    d = block * WIDTH + tl.arange(0, WIDTH)
-    real = d < D
-    if D % WIDTH:
-        d = tl.minimum(d, D - 1)
-    return d, real
+def over_states(x, y):
+    """sum_n x y (WIDTH,) of x (N, WIDTH) and y (N, WIDTH) or (N, 1); as `over_channels`."""
+    if x.shape[0] % 4:
+        return tl.sum(x * y, axis=0)
+    left, right = quarters(x), quarters(y)
+    total = left[0] * right[0]
+    for i in tl.static_range(1, 4):
+        total += left[i] * right[i]
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -45,12 +90,12 @@ def place_of_kept(part, way, block, D: tl.constexpr, N: tl.constexpr, WIDTH: tl.
 
 
 @triton.jit
-def advance(state, a, u, raw, B, bias, step, r, n, d, D, row):
-    """The state after position r, from the state before it; and delta_r and u_r."""
-    dt = softplus(tl.load(raw + (r * D + d)).to(tl.float32) + bias)
-    x = tl.load(u + (r * D + d)).to(tl.float32)
+def advance(state, a, u, raw, B, bias, step, r, n, d, D, row, SHARED: tl.constexpr = False):
+    """The state after position r, from the state before it; and delta_r and u_r. SHARED as in `exp2`."""
+    dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
+    x = widened(tl.load(u + (r * D + d)))
     b = tl.load(B + r * row + n).to(tl.float32)
-    return state * tl.exp2(a * dt[None, :] + dropping(step, r)) + b * (dt * x)[None, :], dt, x
+    return state * exp2(a * dt[None, :] + dropping(step, r), SHARED) + b * (dt * x)[None, :], dt, x
 
 
 @launched
@@ -74,11 +119,11 @@ def reach_back(
     z, grad = z + span * SPAN * z_row, grad + span * SPAN * D
     for i in range(end_of_range(left)):
         r = tl.where(way == 0, left - 1 - i, i)
-        dt = softplus(tl.load(raw + (r * D + d)).to(tl.float32) + bias)
-        gate = tl.load(z + (r * z_row + d)).to(tl.float32)
-        dy = tl.load(grad + (r * D + d)).to(tl.float32) * gate * opening(gate)
+        dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
+        gate = widened(tl.load(z + (r * z_row + d)))
+        dy = widened(tl.load(grad + (r * D + d))) * gate * opening(gate)
         c = tl.load(C + r * row + n).to(tl.float32)
-        handed = (handed + c * dy[None, :]) * tl.exp2(a * dt[None, :] + dropping(step, r))
+        handed = (handed + c * dy[None, :]) * exp2(a * dt[None, :] + dropping(step, r), SHARED=True)
     tl.store(ends + ((span * 2 + way) * N + n) * D + d[None, :], handed, mask=real[None, :])
 
 
@@ -98,7 +143,7 @@ def retreat(
     """All gradients of `emit`. Grid (2 spans, ceil(D / WIDTH)); a program has one direction.
 
     kept and sums from `emit`; leaving (spans, 2, N, D) from `carry`. Writes du, draw (2, T, D); dz (T, D); dbc (blocks,
-    2, T, N, 2) float32, sums of dB and dC over the channels of a program; and shared (spans, 2 N + 4, D) float32,
+    2, T, N, 2), sums of dB and dC over the channels of a program; and shared (spans, 2 N + 4, D) float32,
     partial sums of the gradients of the rows of `scan_rows`. held (programs, KEEP, N, WIDTH) and times (programs, KEEP,
     WIDTH) float32 are the memory of a program: the states before each position, in the precision of `kept`, and the
     time steps.
@@ -140,11 +185,11 @@ def retreat(
             k = count - 1 - j
             r = start + onward * (first + k)
             at = r * D + d
-            before = tl.load(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH).to(tl.float32)
+            before = widened(tl.load(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH))
             dt = tl.load(times + k * WIDTH + lane)
-            x = tl.load(u + at).to(tl.float32)
-            gate = tl.load(z + (r * z_row + d)).to(tl.float32)
-            dout = tl.load(grad + at).to(tl.float32)
+            x = widened(tl.load(u + at))
+            gate = widened(tl.load(z + (r * z_row + d)))
+            dout = widened(tl.load(grad + at))
             b = tl.load(B + r * row + n).to(tl.float32)
             c = tl.load(C + r * row + n).to(tl.float32)
             opened = opening(gate)
@@ -152,15 +197,15 @@ def retreat(
             if D % WIDTH:
                 dy, drive = tl.where(real, dy, 0.0), tl.where(real, drive, 0.0)
             s = handed + c * dy[None, :]
-            dc = tl.sum(state * dy[None, :], axis=1)
-            db = tl.sum(s * drive[None, :], axis=1)
+            dc = over_channels(state, dy[None, :])
+            db = over_channels(s, drive[None, :])
             into = dbc + (r * (2 * N) + tl.arange(0, 2 * N))
-            tl.store(into, tl.reshape(tl.join(db, dc), [2 * N]))
+            tl.store(into, tl.reshape(tl.join(db, dc), [2 * N]).to(dbc.dtype.element_ty))
             state = before
             handed = s * tl.exp2(a * dt[None, :] + dropping(step, r))
             forgets = handed * state  # gradient of delta A
-            grad_drive = tl.sum(s * b, axis=0)
-            grad_dt = grad_drive * x + tl.sum(forgets * a, axis=0) * LN_2
+            grad_drive = over_states(s, b)
+            grad_dt = grad_drive * x + over_states(forgets, a) * LN_2
             grad_raw = grad_dt * slope_of_softplus(dt)
             grad_a += forgets * dt[None, :]
             grad_skip += dy * x
@@ -168,7 +213,7 @@ def retreat(
             tl.store(du + at, (grad_drive * dt + dy * through).to(du.dtype.element_ty), mask=real)
             tl.store(draw + at, grad_raw.to(draw.dtype.element_ty), mask=real)
             if way == 0:
-                y = tl.load(sums + at).to(tl.float32)
+                y = widened(tl.load(sums + at))
                 share = dout * y * opened * (1.0 + gate * (1.0 - opened))
                 tl.store(dz + at, share.to(dz.dtype.element_ty), mask=real)
         tl.debug_barrier()

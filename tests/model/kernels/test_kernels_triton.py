@@ -102,6 +102,7 @@ def compare_scans(lengths: list[int], channels: int, states: int, tiling: Tiling
             torch.float32,
         ),  # three states: one is padding
         ([2, 6], 4, 4, Tiling(span=4, keep=2, width=4, ahead=2), torch.bfloat16),
+        ([2, 7], 18, 8, Tiling(span=8, keep=4, width=16, ahead=2), torch.float32),
     ],
 )
 def test_scan_of_both_directions(
@@ -163,11 +164,11 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    packing, channels = packed([5, 1, 0, 2, 9]), 6
+    packing, channels = packed([5, 1, 0, 2, 25]), 6  # the third program of four sees no border
     inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
 
     def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu_both_ways(wide[:, channels:], conv_rows(weight, bias), packing.steps, span=4, width=4)
+        return conv_silu_both_ways(wide[:, channels:], conv_rows(weight, bias), packing.steps, span=4, parts=2, width=4)
 
     def theirs(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, borders = wide[:, channels:].float(), packing.cu_seqlens
