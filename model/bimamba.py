@@ -149,15 +149,30 @@ class BiMambaLayer(GradientCheckpointingLayer):
         self.backward_direction = None if config.causal else Direction(config, reverse=True)
         self.out_proj = nn.Linear(config.inner_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
-        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters."""
+    def forward(
+        self, x: Tensor, packing: Packing, letters: Letters | None = None, branch: Tensor | None = None, *,
+        leaves_branch: bool = False,
+    ) -> Any:  # fmt: skip
+        """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters.
+
+        A `branch` (T, D) is what the layer before left to be added to x. With `leaves_branch` the result is a pair, the
+        sum without its last branch, and that branch; None if it is added already. So the norm of the next layer adds
+        it, in the launch that normalises the sum.
+        """
+        whole = not (isinstance(packing, SplitPacking) or takes_blocks(packing, self.block))
+        if letters is None and whole and self._fused(x):
+            x, normed = self.norm(x, branch)
+            own = self._both_directions_at_once(normed, packing)[0]
+            return (x, own) if leaves_branch else x + own
+        found = self._whole(x if branch is None else x + branch, packing, letters)
+        return (found, None) if leaves_branch else found
+
+    def _whole(self, x: Tensor, packing: Packing, letters: Letters | None) -> Tensor:
         if letters is not None:
             return x + through(self.out_proj, self._of_letters(x[letters.place], packing, letters))
         if takes_blocks(packing, self.block):
             return self._block_by_block(x, blocks_of(packing, self.block, self.halo))
         x, normed = self.norm(x)
-        if self._fused(x) and not isinstance(packing, SplitPacking):
-            return x + self._both_directions_at_once(normed, packing)[0]
         u, z = through(self.in_proj, normed).chunk(2, dim=-1)
         if isinstance(packing, SplitPacking):
             room = packing.room(max(self.halo, self.states))

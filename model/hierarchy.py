@@ -29,12 +29,20 @@ class Stack(nn.Module):
 
     def __init__(self, config: DNAChunkerConfig, count: int) -> None:
         super().__init__()
+        self.mixer = config.mixer
         self.layers = nn.ModuleList(MIXERS[config.mixer](config) for _ in range(count))
 
     def forward(self, x: Tensor, packing: Packing, letters: Letters | None = None) -> Tensor:
         """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters (see `Hierarchy.reads_letters`)."""
+        branch: Tensor | None = None
         for layer in self.layers:
-            x = layer(x, packing) if letters is None else layer(x, packing, letters)
+            if self.mixer != "bimamba":
+                x = layer(x, packing)
+            elif layer is self.layers[-1] or (layer.gradient_checkpointing and layer.training):
+                # checkpointing keeps what a layer takes: one tensor is less than two
+                x, branch = layer(x, packing, letters, branch), None
+            else:
+                x, branch = layer(x, packing, letters, branch, leaves_branch=True)
             letters = None
         return x
 

@@ -40,12 +40,15 @@ def upper_and_lower(x):
 
 
 @triton.jit
-def eighths(x):
-    """The columns of x (R, W) in eight parts (R, W / 8): those that a thread holds of a row, if it holds eight."""
+def columns(x, COUNT: tl.constexpr):
+    """The columns of x (R, W) in COUNT parts, 4 or 8, each (R, W / COUNT)."""
     a, b = halves(x)
     aa, ab = halves(a)
     ba, bb = halves(b)
-    return halves(aa) + halves(ab) + halves(ba) + halves(bb)
+    if COUNT == 4:
+        return aa, ab, ba, bb
+    else:  # noqa: RET505 (Triton compiles what follows a `return`)
+        return halves(aa) + halves(ab) + halves(ba) + halves(bb)
 
 
 @triton.jit
@@ -56,17 +59,17 @@ def quarters(x):
 
 
 @triton.jit
-def over_channels(x, y):
-    """sum_d x y (N,) of x (N, WIDTH) and y (1, WIDTH).
+def over_channels(x, y, OWN: tl.constexpr):
+    """sum_d x y (N,) of x (N, WIDTH) and y (1, WIDTH). A thread holds OWN neighbours of a row, 4 or 8.
 
-    A thread adds its products one by one, and each sum and its product are one instruction; `tl.sum` alone adds them in
-    a tree, where this holds for every other product. For this, values only change names, whatever thread holds them.
+    It adds their products one by one, and each product with its sum is one instruction; `tl.sum` alone adds them in a
+    tree, where this holds for every other product. To take values of one thread apart needs no instruction.
     """
-    if x.shape[1] % 8:
+    if x.shape[1] % OWN:
         return tl.sum(x * y, axis=1)
-    left, right = eighths(x), eighths(y)
+    left, right = columns(x, OWN), columns(y, OWN)
     total = left[0] * right[0]
-    for i in tl.static_range(1, 8):
+    for i in tl.static_range(1, OWN):
         total += left[i] * right[i]
     return tl.sum(total, axis=1)
 
@@ -168,6 +171,7 @@ def retreat(
     grad_a = tl.zeros([N, WIDTH], tl.float32)
     grad_skip = tl.zeros([WIDTH], tl.float32)
     grad_bias = tl.zeros([WIDTH], tl.float32)
+    OWN: tl.constexpr = 128 // held.dtype.element_ty.primitive_bitwidth  # channels of a state that a thread loads
     parts = (left + KEEP - 1) // KEEP
     for behind in range(end_of_range(parts)):
         part = parts - 1 - behind
@@ -197,8 +201,8 @@ def retreat(
             if D % WIDTH:
                 dy, drive = tl.where(real, dy, 0.0), tl.where(real, drive, 0.0)
             s = handed + c * dy[None, :]
-            dc = over_channels(state, dy[None, :])
-            db = over_channels(s, drive[None, :])
+            dc = over_channels(state, dy[None, :], OWN)
+            db = over_channels(s, drive[None, :], OWN)
             into = dbc + (r * (2 * N) + tl.arange(0, 2 * N))
             tl.store(into, tl.reshape(tl.join(db, dc), [2 * N]).to(dbc.dtype.element_ty))
             state = before

@@ -328,7 +328,7 @@ def test_smoothing_read_forward(dtype: torch.dtype) -> None:
     ],
 )
 def test_the_network_trains_on_triton_as_on_the_reference(head: type[DNAChunkerForMaskedLM], block: int) -> None:
-    sizes = {"width": 16, "encoder_layers": (1,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
+    sizes = {"width": 16, "encoder_layers": (2,), "decoder_layers": (1,), "trunk_layers": 1, "num_heads": 2}
     ids = torch.randint(7, 11, (2, 12), generator=torch.Generator().manual_seed(0))
     ids[:, ::4], ids[1, 9:] = 3, 4
     labels = torch.where(ids == 3, 8, -100)
