@@ -90,14 +90,17 @@ class _Projections(Function):
 
     Takes read (2, T, Dm), x_proj's weights (2, R + 2 N, Dm), dt_proj's weights (2, Dm, R) and (R, N, N). Returns read
     itself, for the scan alone, so that the product adds its gradient from here to the one from there, in place; step
-    sizes before softplus (2, T, Dm); B and C (2, T, N), slices of one tensor.
+    sizes before softplus (2, T, Dm); B and C (2, T, N) float32, slices of one tensor: the scan reads them for every 64
+    channels, so that to widen them there took longer.
     """
 
     @staticmethod
     def forward(
         ctx: Any, read: Tensor, rows: Tensor, steps: Tensor, split: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        low_rank, B, C = torch.bmm(read, rows.transpose(1, 2)).split(split, dim=-1)
+        rank, *states = split
+        found = torch.bmm(read, rows.transpose(1, 2))
+        low_rank, (B, C) = found[..., :rank], found[..., rank:].float().split(states, dim=-1)
         ctx.save_for_backward(read, rows, steps, low_rank)
         return read.view_as(read), torch.bmm(low_rank, steps.transpose(1, 2)), B, C
 
@@ -105,7 +108,11 @@ class _Projections(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         read, rows, steps, low_rank = ctx.saved_tensors
         dread, draw, dB, dC = grads
-        drows = torch.cat((torch.bmm(draw, steps), dB, dC), dim=-1)
+        drows = read.new_empty(2, read.shape[1], rows.shape[1])
+        of_low_rank, of_B, of_C = drows.split((steps.shape[2], dB.shape[2], dC.shape[2]), dim=-1)
+        torch.bmm(draw, steps, out=of_low_rank)
+        of_B.copy_(dB)
+        of_C.copy_(dC)
         dsteps, weights = torch.bmm(draw.transpose(1, 2), low_rank), torch.bmm(drows.transpose(1, 2), read)
         return dread.baddbmm_(drows, rows), weights, dsteps, None
 

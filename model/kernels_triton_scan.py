@@ -225,7 +225,7 @@ class _GatedScan(Function):
         dentering = _carry(leaving, elapsed, rate, step, dleaving, total, tiling, back=True)
         du, draw = torch.empty_like(u), torch.empty_like(raw)
         dz = torch.empty(total, channels, dtype=z.dtype, device=z.device)
-        dbc = torch.empty(blocks, 2, total, states, 2, dtype=B.dtype, device=u.device)
+        dbc = torch.empty(blocks, 2, total, states, 2, dtype=u.dtype, device=u.device)
         shared = torch.empty(spans, *rows.shape, dtype=torch.float32, device=u.device)
         held = torch.empty(2 * spans * blocks, tiling.keep, states, tiling.width, dtype=u.dtype, device=u.device)
         times = torch.empty(2 * spans * blocks, tiling.keep, tiling.width, dtype=torch.float32, device=u.device)
@@ -234,7 +234,7 @@ class _GatedScan(Function):
             du, draw, dbc, dz, shared,
             total, channels, row, z_row, KEEP=tiling.keep, **sizes,
         )  # fmt: skip
-        dB, dC = dbc.sum(0).unbind(-1)
+        dB, dC = dbc.sum(0, dtype=B.dtype).unbind(-1)
         return du, draw, dB, dC, dz, shared.sum(0), None, dentering, None
 
 

@@ -5,8 +5,10 @@ they can be and still have several programs along every axis, borders inside and
 """
 
 import importlib.util
+import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from dnachunker.model import kernels_reference
 from dnachunker.model.attention import rotary_angles, rotate
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.model.kernels import add_shown, scan_backend, smooth
+from dnachunker.model.kernels_triton import EIGHT_POWERS
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
 from dnachunker.model.kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
@@ -159,6 +162,41 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         inputs[which].view(-1)[1] = torch.nan
         tiling = Tiling(span=4, keep=2, width=2, ahead=2)
         assert gated_scan(*inputs[:5], scan_rows(*inputs[5:]), packing.steps, tiling).isnan().any(), which
+
+
+def test_the_power_of_two_that_a_polynomial_gives_errs_as_little_as_the_gpu_does() -> None:
+    """The interpreter runs no PTX: here each of its statements is computed for the last of the eight powers."""
+    x = -np.concatenate([np.linspace(0, 126, 100_001), np.geomspace(1e-9, 1, 10_001), [127, 1e30]]).astype(np.float32)
+    known = {"$15": x}
+
+    def value(name: str) -> np.ndarray:
+        return np.array(int(name[2:], 16), np.uint32).view(np.float32) if name.startswith("0f") else known[name]
+
+    own, _, steps = EIGHT_POWERS.value.partition("max")
+    assert re.findall(r"ex2\.approx\.ftz\.f32 \$(\d+), \$(\d+);", own) == [(str(k), str(k + 8)) for k in range(7)]
+    for statement in f"max{steps}".strip("} ").split(";")[:-1]:
+        operation, target, *sources = statement.replace(",", " ").split()
+        given = [value(name).astype(np.float64) for name in sources if operation.endswith("f32")]
+        match operation.split("."), sources:
+            case ["max", *_], _:
+                found = np.maximum(*given)
+            case ["add", "rn", *_], _:
+                found = given[0] + given[1]
+            case ["sub", *_], _:
+                found = given[0] - given[1]
+            case ["fma", *_], _:
+                found = given[0] * given[1] + given[2]
+            case ["mov", *_], [name]:
+                found = known[name]
+            case ["shl", *_], [name, count]:
+                found = (known[name].view(np.int32) << int(count)).view(np.float32)
+            case ["add", "s32"], [a, b]:
+                found = (known[a].view(np.int32) + known[b].view(np.int32)).view(np.float32)
+        known[target] = found.astype(np.float32)
+    exact = np.exp2(x.astype(np.float64))
+    assert np.abs(known["$7"] / exact - 1)[:-2].max() < 1.7e-7
+    assert known["$7"][0] == 1
+    assert not known["$7"][-2:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
