@@ -122,12 +122,13 @@ def emit(
             if KEPT:
                 place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
                 tl.store(kept + place + lane[None, :] + n * WIDTH, state.to(kept.dtype.element_ty))
-            for k in range(end_of_range(tl.minimum(left - part * KEEP, KEEP))):
-                i = part * KEEP + k
+            first = part * KEEP
+            for i in range(end_of_range(first), end_of_range(tl.minimum(left, first + KEEP))):
                 r = i if way == 0 else left - 1 - i
                 state, _, x = advance(state, a, inputs, ours, rows, bias, steps, r, n, d, D, row)
                 c = tl.load(columns + r * row + n).to(tl.float32)
-                y = over_states(state, c) + through * x
+                y = over_states(state, c)
+                y += through * x
                 if way == 1:
                     y += widened(tl.load(sums + (r * D + d)))
                 tl.store(sums + (r * D + d), y.to(sums.dtype.element_ty), mask=real)
