@@ -24,7 +24,7 @@ _FIXED_OPERATIONS, _STAGE_OPERATIONS, _TRUNK_LAYER_OPERATIONS = 111, 179, 63
 _QK_NORM_OPERATIONS = 40  # of a trunk layer
 # Time that a model FLOP of a layer in blocks takes, over one of the whole step: most of such a layer is its scan, which
 # counts none. Counted for the GPUs of data centres; a test compares it with benchmarks/step_cost.py.
-_REPEATED = 3.2
+_REPEATED = 2.8
 _MIXER_LAYER_OPERATIONS = {"bimamba": 125, "conv": 62, "transformer": 148}
 
 
