@@ -16,7 +16,7 @@ from .kernels_triton import channels, launched, opening, tl, triton, widened
 
 
 @triton.jit
-def is_plain(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER: tl.constexpr):
+def has_no_border(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER: tl.constexpr):
     """Whether all taps apply at SPAN positions from `start` on, and at those beside them that read them. POWER is a
     power of two, at least SPAN + TAPS.
     """
@@ -33,7 +33,8 @@ def position(x, i, start, d, T, x_row: tl.constexpr, PLAIN: tl.constexpr):
     """x of position i in float32; zeros where there is no such position. x points to the first of the part."""
     if PLAIN:
         return widened(tl.load(x + (i * x_row + d)))
-    there = d < tl.where((start + i >= 0) & (start + i < T), x_row, 0)
+    # all channels or none; d may be above x_row, because rows may be repeated
+    there = d < tl.where((start + i >= 0) & (start + i < T), 1 << 30, 0)
     return widened(tl.load(x + (i * x_row + d), mask=there, other=0.0))
 
 
@@ -65,21 +66,21 @@ def turned(values, COUNT: tl.constexpr):
 
 
 @triton.jit
-def place_of(step, t, T, PLAIN: tl.constexpr):
+def step_of(step, t, T, PLAIN: tl.constexpr):
     """The step of position t, or -1 where there is none. `step` points to those of a direction."""
     if PLAIN:
-        return 0  # that nothing reads
+        return 0  # nothing reads it
     return tl.load(step + t, mask=(t >= 0) & (t < T), other=-1)
 
 
 @triton.jit
-def shown(values, place, TAPS: tl.constexpr, PLAIN: tl.constexpr):
-    """values[k] where tap k stays in the sequence, k <= place, else 0."""
+def shown(values, index, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+    """values[k] where tap k stays in the sequence, k <= index, else 0."""
     if PLAIN:
         return values
     result = ()
     for k in tl.static_range(TAPS):
-        result = result + (tl.where(place >= k, values[k], 0.0),)
+        result = result + (tl.where(index >= k, values[k], 0.0),)
     return result
 
 
@@ -93,9 +94,9 @@ def before_silu(read, weights, TAPS: tl.constexpr):
 
 
 @triton.jit
-def convolved(read, weights, place, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+def convolved(read, weights, index, TAPS: tl.constexpr, PLAIN: tl.constexpr):
     """The result of a direction whose tap k reads read[k]."""
-    total = before_silu(shown(read, place, TAPS, PLAIN), weights, TAPS)
+    total = before_silu(shown(read, index, TAPS, PLAIN), weights, TAPS)
     return total * opening(total)
 
 
@@ -131,11 +132,11 @@ def forward_part(
     for i in tl.static_range(SPAN + TAPS - 1):
         near = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1]
         if i < SPAN:
-            y = convolved(near, forward, place_of(step, start + i, T, PLAIN), TAPS, PLAIN)
+            y = convolved(near, forward, step_of(step, start + i, T, PLAIN), TAPS, PLAIN)
             ahead = ahead + (y.to(out.dtype.element_ty),)
         if i >= TAPS - 1:
-            place = place_of(step + T, start + i - TAPS + 1, T, PLAIN)
-            y = convolved(turned(near, TAPS), backward, place, TAPS, PLAIN)
+            index = step_of(step + T, start + i - TAPS + 1, T, PLAIN)
+            y = convolved(turned(near, TAPS), backward, index, TAPS, PLAIN)
             behind = behind + (y.to(out.dtype.element_ty),)
     write(ahead, out, start, d, real, T, D, SPAN, WIDTH, PLAIN)
     write(behind, out + T.to(tl.int64) * D, start, d, real, T, D, SPAN, WIDTH, PLAIN)
@@ -150,7 +151,7 @@ def conv_forward(
     first = tl.program_id(0).to(tl.int64) * (PARTS * SPAN)
     d, real = channels(tl.program_id(1), D, WIDTH)
     forward, backward = weights_of(rows, 0, d, D, TAPS), weights_of(rows, 1, d, D, TAPS)
-    if is_plain(step, first, T, PARTS * SPAN, TAPS, POWER):
+    if has_no_border(step, first, T, PARTS * SPAN, TAPS, POWER):
         for part in range(PARTS):
             start = first + part * SPAN
             forward_part(x, step, out, forward, backward, start, d, real, T, D, x_row, TAPS, SPAN, WIDTH, True)
@@ -162,14 +163,14 @@ def conv_forward(
 
 @triton.jit
 def return_position(
-    read, into, sums, weights, grad, place, i, start, d, real, T, D: tl.constexpr,
+    read, into, sums, weights, grad, index, i, start, d, real, T, D: tl.constexpr,
     TAPS: tl.constexpr, OWN: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     """Add the part of a direction's result at i to the gradients: `into` of `read`, and, if OWN, `sums` of `weights`.
 
     `grad` points to the gradient of the direction's result at the first position of the part.
     """
-    read, taps = shown(read, place, TAPS, PLAIN), shown(weights, place, TAPS, PLAIN)
+    read, taps = shown(read, index, TAPS, PLAIN), shown(weights, index, TAPS, PLAIN)
     before = before_silu(read, weights, TAPS)
     opened = opening(before)
     dy = position(grad, i, start, d, T, D, PLAIN)
@@ -202,12 +203,12 @@ def backward_part(
         last = i - TAPS + 1  # nothing after i reads this position
         near, into = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1], (zeros,) + into[: TAPS - 1]
         into, of_forward = return_position(
-            near, into, of_forward, forward, of_ahead, place_of(step, start + i, T, PLAIN), i, start, d, real, T, D,
+            near, into, of_forward, forward, of_ahead, step_of(step, start + i, T, PLAIN), i, start, d, real, T, D,
             TAPS, i < SPAN, PLAIN,
         )  # fmt: skip
         into, of_backward = return_position(
             turned(near, TAPS), turned(into, TAPS), of_backward, backward, of_behind,
-            place_of(step + T, start + last, T, PLAIN), last, start, d, real, T, D, TAPS, i >= TAPS - 1, PLAIN,
+            step_of(step + T, start + last, T, PLAIN), last, start, d, real, T, D, TAPS, i >= TAPS - 1, PLAIN,
         )  # fmt: skip
         into = turned(into, TAPS)
         if i >= TAPS - 1:
@@ -240,7 +241,7 @@ def conv_backward(
     for _ in tl.static_range(TAPS):
         of_forward = of_forward + (tl.zeros([WIDTH], tl.float32),)
     of_backward = of_forward
-    if is_plain(step, first, T, PARTS * SPAN, TAPS, POWER):
+    if has_no_border(step, first, T, PARTS * SPAN, TAPS, POWER):
         for part in range(PARTS):
             of_forward, of_backward = backward_part(
                 grad, x, step, dx, forward, backward, of_forward, of_backward, first + part * SPAN, d, real, T, D,
