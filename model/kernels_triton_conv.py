@@ -29,21 +29,20 @@ def has_no_border(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER:
 
 
 @triton.jit
-def position(x, i, start, d, T, x_row: tl.constexpr, PLAIN: tl.constexpr):
+def position(x, i, start, d, T, D: tl.constexpr, x_row: tl.constexpr, PLAIN: tl.constexpr):
     """x of position i in float32; zeros where there is no such position. x points to the first of the part."""
     if PLAIN:
         return widened(tl.load(x + (i * x_row + d)))
-    # all channels or none; d may be above x_row, because rows may be repeated
-    there = d < tl.where((start + i >= 0) & (start + i < T), 1 << 30, 0)
+    there = d < tl.where((start + i >= 0) & (start + i < T), D, 0)  # not x_row, which is less where rows overlap
     return widened(tl.load(x + (i * x_row + d), mask=there, other=0.0))
 
 
 @triton.jit
-def positions_before(x, start, d, T, x_row: tl.constexpr, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+def positions_before(x, start, d, T, D: tl.constexpr, x_row: tl.constexpr, TAPS: tl.constexpr, PLAIN: tl.constexpr):
     """x of positions -1, ..., 1 - TAPS."""
     near = ()
     for k in tl.static_range(TAPS - 1):
-        near = near + (position(x, -1 - k, start, d, T, x_row, PLAIN),)
+        near = near + (position(x, -1 - k, start, d, T, D, x_row, PLAIN),)
     return near
 
 
@@ -127,10 +126,10 @@ def forward_part(
     last and the backward the first.
     """
     x += start * x_row
-    near = positions_before(x, start, d, T, x_row, TAPS, PLAIN)
+    near = positions_before(x, start, d, T, D, x_row, TAPS, PLAIN)
     ahead, behind = (), ()
     for i in tl.static_range(SPAN + TAPS - 1):
-        near = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1]
+        near = (position(x, i, start, d, T, D, x_row, PLAIN),) + near[: TAPS - 1]
         if i < SPAN:
             y = convolved(near, forward, step_of(step, start + i, T, PLAIN), TAPS, PLAIN)
             ahead = ahead + (y.to(out.dtype.element_ty),)
@@ -173,7 +172,7 @@ def return_position(
     read, taps = shown(read, index, TAPS, PLAIN), shown(weights, index, TAPS, PLAIN)
     before = before_silu(read, weights, TAPS)
     opened = opening(before)
-    dy = position(grad, i, start, d, T, D, PLAIN)
+    dy = position(grad, i, start, d, T, D, D, PLAIN)
     dy *= opened * (1.0 + before * (1.0 - opened))
     new_into, new_sums = (), ()
     for k in tl.static_range(TAPS):
@@ -194,14 +193,14 @@ def backward_part(
     """
     x += start * x_row
     of_ahead, of_behind = grad + start * D, grad + (start + T) * D
-    near = positions_before(x, start, d, T, x_row, TAPS, PLAIN)
+    near = positions_before(x, start, d, T, D, x_row, TAPS, PLAIN)
     zeros = tl.zeros([WIDTH], tl.float32)
     into, result = (), ()
     for _ in tl.static_range(TAPS):
         into = into + (zeros,)
     for i in tl.static_range(SPAN + TAPS - 1):
         last = i - TAPS + 1  # nothing after i reads this position
-        near, into = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1], (zeros,) + into[: TAPS - 1]
+        near, into = (position(x, i, start, d, T, D, x_row, PLAIN),) + near[: TAPS - 1], (zeros,) + into[: TAPS - 1]
         into, of_forward = return_position(
             near, into, of_forward, forward, of_ahead, step_of(step, start + i, T, PLAIN), i, start, d, real, T, D,
             TAPS, i < SPAN, PLAIN,
