@@ -55,13 +55,12 @@ FREE = (
 )
 LISTS = ("_foreach_copy_",)  # of tensors to write, then of tensors to read
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "baddbmm_")
-COPYING = ("addmm", "baddbmm")  # on CUDA, torch copies the term that they add, unless they work in place
+# On CUDA, torch copies the term that these add, unless they work in place or the term is a bias of one dimension.
+COPYING = ("addmm", "baddbmm")
 GATHERS = ("index", "index_select", "embedding", "gather")
-IN_PLACE = {
-    "carry": {"ends": 1.0},
-    "smooth_carry": {"ends": 1.0},
-    "turn": {"qkv": 1 / 3},
-}  # read, and this share written
+# Of tensors that a kernel reads and writes: the share to add to one reading of the whole. `turn` reads and writes 2/3,
+# queries and keys.
+IN_PLACE = {"carry": {"ends": 1.0}, "smooth_carry": {"ends": 1.0}, "turn": {"qkv": 1 / 3}}
 # Places by file of model/. `matrix products` and `norms, GELU, sums` are told apart by the operation.
 PLACES = {
     "kernels_triton_scan": "scan",
@@ -77,7 +76,8 @@ PLACES = {
 }
 ROTATING = ("rotate", "rotary_angles", "placed")
 # Clocks of a warp a position and 32 channels (in the scan: of one direction), counted in the loops of the code for
-# sm_90: instructions; but reach_back and conv_forward wait for exponentials, logarithms and reciprocals, eight for each
+# sm_90. They are instructions. But reach_back and conv_forward wait for exponentials, logarithms and reciprocals, which
+# take eight clocks each.
 INSTRUCTIONS = {"reach": 130, "emit": 161, "reach_back": 144, "retreat": 476, "conv_forward": 32, "conv_backward": 54}
 # Shares of the data sheets' rates that well-written kernels reach; assumptions.
 OF_BANDWIDTH, OF_MATRIX_RATE, OF_FMA_RATE, OF_ISSUE_RATE = 0.85, 0.60, 0.75, 0.75
@@ -220,7 +220,7 @@ class Meter(TorchDispatchMode):
             left, right = read[-2:]
             flops = 2.0 * left.numel() * right.shape[-1]
             cost.half, cost.full = (flops, 0.0) if left.dtype == torch.bfloat16 else (0.0, flops)
-        if name in COPYING:
+        if name in COPYING and read[0].shape == written[0].shape:
             cost.launches, cost.bytes = 2, cost.bytes + 2 * size(written[0])
         if "varlen_attn" in name:
             forward = 4.0 * read[0].numel() * self.longest  # every query meets the keys of its sequence
@@ -295,12 +295,13 @@ def faked() -> Iterator[SimpleNamespace]:
     """
     slot = SimpleNamespace(now=None)
     with contextlib.ExitStack() as stack:
+        shared = importlib.import_module(f"{kernels.__package__}.kernels_triton")
         routing = importlib.import_module(f"{kernels.__package__}.kernels_triton_routing")
         for path in sorted(Path(kernels.__file__).parent.glob("kernels_triton_*.py")):
             module = importlib.import_module(f"{kernels.__package__}.{path.stem}")
             for name, kernel in list(vars(module).items()):
-                if hasattr(kernel, "arg_names") and hasattr(kernel, "fn"):
-                    stack.enter_context(mock.patch.object(module, name, Recorder(kernel, slot)))
+                if isinstance(kernel, shared.Launched):
+                    stack.enter_context(mock.patch.object(module, name, Recorder(kernel.jit, slot)))
         for owner, name, value in (
             (kernels, "triton_works", lambda device: True),
             (attention, "attention_backend", lambda *_: "torch_varlen"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -90,8 +91,8 @@ class _Projections(Function):
 
     Takes read (2, T, Dm), x_proj's weights (2, R + 2 N, Dm), dt_proj's weights (2, Dm, R) and (R, N, N). Returns read
     itself, for the scan alone, so that the product adds its gradient from here to the one from there, in place; step
-    sizes before softplus (2, T, Dm); B and C (2, T, N) float32, slices of one tensor: the scan reads them for every 64
-    channels, so that to widen them there took longer.
+    sizes before softplus (2, T, Dm); B and C (2, T, N) float32, slices of one tensor. The scan reads B and C again for
+    every 64 channels; widening them there took longer.
     """
 
     @staticmethod
@@ -105,6 +106,7 @@ class _Projections(Function):
         return read.view_as(read), torch.bmm(low_rank, steps.transpose(1, 2)), B, C
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         read, rows, steps, low_rank = ctx.saved_tensors
         dread, draw, dB, dC = grads
@@ -130,6 +132,7 @@ class _InProjection(Function):
         return u, z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         (du, dz), (of_u, of_z) = grads, weight.chunk(2)
@@ -163,8 +166,8 @@ class BiMambaLayer(GradientCheckpointingLayer):
         """x (T, D) -> (T, D). With `letters`, x holds embeddings of these letters.
 
         A `branch` (T, D) is what the layer before left to be added to x. With `leaves_branch` the result is a pair, the
-        sum without its last branch, and that branch; None if it is added already. So the norm of the next layer adds
-        it, in the launch that normalises the sum.
+        sum without its last branch, and that branch; None if it is added already. The next layer's norm then
+        adds the branch, in the launch that normalises the sum.
         """
         whole = not (isinstance(packing, SplitPacking) or takes_blocks(packing, self.block))
         if letters is None and whole and self._fused(x):

@@ -4,20 +4,36 @@ triton comes through importlib, so that Hugging Face's import check of exported 
 `kernels.py` imports this file and the kernels' files only if triton is installed.
 """
 
+import functools
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
-# For kernels that the host launches. The named arguments change with every batch; a new value must not compile the
-# kernel again.
-launched: Any = triton.jit(do_not_specialize=["T", "spans", "capacity", "sequences"])
 LOG2_E: Any = tl.constexpr(1.4426950408889634)
 LN_2: Any = tl.constexpr(0.6931471805599453)
 INTERPRETED: Any = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+class Launched:
+    """A kernel that the host launches: `kernel[grid](...)`.
+
+    In it a product and its sum are one instruction. From Triton 3.10 on this is no default.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # these arguments change with every batch; a new value must not compile the kernel again
+        self.jit = triton.jit(do_not_specialize=["T", "spans", "capacity", "sequences"])(function)
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return functools.partial(self.jit[grid], enable_fp_fusion=True)
+
+
+launched = Launched
 
 
 @triton.jit
@@ -40,7 +56,9 @@ def log2(x):
 
 # Eight powers of two in PTX, seven by the GPU's own instruction, the last by ten others. 2^x = 2^i 2^f, with i the
 # nearest integer and f in [-1/2, 1/2]: adding 1.5 * 2^23 rounds x to i, which then lies in the lowest bits. A
-# polynomial gives 2^f, exactly 1 at f = 0. The result errs by at most 1.7e-7, as the GPU's own; it is 0 below 2^-126.
+# polynomial gives 2^f, exactly 1 at f = 0. The result errs by at most 1.7e-7 of its value, as the GPU's own; below
+# 2^-126 its error is below 2^-126. `max` drops a NaN, and `emit` and `retreat`, which compute the power again, keep it.
+# "&" in the constraints: an output is written before the last input is read, so they share no register.
 EIGHT_POWERS: Any = tl.constexpr(
     "{ .reg .f32 f, i, p; .reg .b32 n, m; "
     + "".join(f"ex2.approx.ftz.f32 ${k}, ${k + 8}; " for k in range(7))
@@ -49,12 +67,12 @@ EIGHT_POWERS: Any = tl.constexpr(
     + "".join(f"fma.rn.ftz.f32 p, p, f, {c}; " for c in ("0f3D635BAA", "0f3E75FCDE", "0f3F317215", "0f3F800000"))
     + "mov.b32 n, i; mov.b32 m, p; shl.b32 n, n, 23; add.s32 n, n, m; mov.b32 $7, n; }"
 )
-OF_EIGHT: Any = tl.constexpr(",".join(["=f"] * 8 + ["f"] * 8))
+OF_EIGHT: Any = tl.constexpr(",".join(["=&f"] * 8 + ["f"] * 8))
 
 
 @triton.jit
 def exp2(x, SHARED: tl.constexpr):
-    """2^x for x <= 0. SHARED, one of eight is left to the units that multiply and add: for kernels that wait for the
+    """2^x for x <= 0. With SHARED, the units that multiply and add compute one of eight: for kernels that wait for the
     special-function units.
     """
     if INTERPRETED or not SHARED:
@@ -86,14 +104,16 @@ def opening(x):
     )
 
 
+# Two numbers in bf16 share a register: an instruction for each.
+OF_A_PAIR: Any = tl.constexpr("shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;")
+
+
 @triton.jit
 def widened(x):
-    """x in float32. Neighbours of bf16 share a register: an instruction for each, three for two in Triton's cast."""
+    """x in float32, in two instructions for a pair in bf16; Triton's cast takes three."""
     if INTERPRETED or x.dtype != tl.bfloat16:
         return x.to(tl.float32)
-    return tl.inline_asm_elementwise(
-        "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;", "=r,=r,r", [x], dtype=tl.float32, is_pure=True, pack=2
-    )
+    return tl.inline_asm_elementwise(OF_A_PAIR, "=&r,=&r,r", [x], dtype=tl.float32, is_pure=True, pack=2)
 
 
 @triton.jit

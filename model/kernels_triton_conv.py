@@ -16,7 +16,7 @@ from .kernels_triton import channels, launched, opening, tl, triton, widened
 
 
 @triton.jit
-def is_plain(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER: tl.constexpr):
+def has_no_border(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER: tl.constexpr):
     """Whether all taps apply at SPAN positions from `start` on, and at those beside them that read them. POWER is a
     power of two, at least SPAN + TAPS.
     """
@@ -29,20 +29,20 @@ def is_plain(step, start, T, SPAN: tl.constexpr, TAPS: tl.constexpr, POWER: tl.c
 
 
 @triton.jit
-def position(x, i, start, d, T, x_row: tl.constexpr, PLAIN: tl.constexpr):
+def position(x, i, start, d, T, D: tl.constexpr, x_row: tl.constexpr, PLAIN: tl.constexpr):
     """x of position i in float32; zeros where there is no such position. x points to the first of the part."""
     if PLAIN:
         return widened(tl.load(x + (i * x_row + d)))
-    there = d < tl.where((start + i >= 0) & (start + i < T), x_row, 0)
+    there = d < tl.where((start + i >= 0) & (start + i < T), D, 0)  # not x_row, which is less where rows overlap
     return widened(tl.load(x + (i * x_row + d), mask=there, other=0.0))
 
 
 @triton.jit
-def positions_before(x, start, d, T, x_row: tl.constexpr, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+def positions_before(x, start, d, T, D: tl.constexpr, x_row: tl.constexpr, TAPS: tl.constexpr, PLAIN: tl.constexpr):
     """x of positions -1, ..., 1 - TAPS."""
     near = ()
     for k in tl.static_range(TAPS - 1):
-        near = near + (position(x, -1 - k, start, d, T, x_row, PLAIN),)
+        near = near + (position(x, -1 - k, start, d, T, D, x_row, PLAIN),)
     return near
 
 
@@ -65,21 +65,21 @@ def turned(values, COUNT: tl.constexpr):
 
 
 @triton.jit
-def place_of(step, t, T, PLAIN: tl.constexpr):
+def step_of(step, t, T, PLAIN: tl.constexpr):
     """The step of position t, or -1 where there is none. `step` points to those of a direction."""
     if PLAIN:
-        return 0  # that nothing reads
+        return 0  # nothing reads it
     return tl.load(step + t, mask=(t >= 0) & (t < T), other=-1)
 
 
 @triton.jit
-def shown(values, place, TAPS: tl.constexpr, PLAIN: tl.constexpr):
-    """values[k] where tap k stays in the sequence, k <= place, else 0."""
+def shown(values, index, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+    """values[k] where tap k stays in the sequence, k <= index, else 0."""
     if PLAIN:
         return values
     result = ()
     for k in tl.static_range(TAPS):
-        result = result + (tl.where(place >= k, values[k], 0.0),)
+        result = result + (tl.where(index >= k, values[k], 0.0),)
     return result
 
 
@@ -93,9 +93,9 @@ def before_silu(read, weights, TAPS: tl.constexpr):
 
 
 @triton.jit
-def convolved(read, weights, place, TAPS: tl.constexpr, PLAIN: tl.constexpr):
+def convolved(read, weights, index, TAPS: tl.constexpr, PLAIN: tl.constexpr):
     """The result of a direction whose tap k reads read[k]."""
-    total = before_silu(shown(read, place, TAPS, PLAIN), weights, TAPS)
+    total = before_silu(shown(read, index, TAPS, PLAIN), weights, TAPS)
     return total * opening(total)
 
 
@@ -126,16 +126,16 @@ def forward_part(
     last and the backward the first.
     """
     x += start * x_row
-    near = positions_before(x, start, d, T, x_row, TAPS, PLAIN)
+    near = positions_before(x, start, d, T, D, x_row, TAPS, PLAIN)
     ahead, behind = (), ()
     for i in tl.static_range(SPAN + TAPS - 1):
-        near = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1]
+        near = (position(x, i, start, d, T, D, x_row, PLAIN),) + near[: TAPS - 1]
         if i < SPAN:
-            y = convolved(near, forward, place_of(step, start + i, T, PLAIN), TAPS, PLAIN)
+            y = convolved(near, forward, step_of(step, start + i, T, PLAIN), TAPS, PLAIN)
             ahead = ahead + (y.to(out.dtype.element_ty),)
         if i >= TAPS - 1:
-            place = place_of(step + T, start + i - TAPS + 1, T, PLAIN)
-            y = convolved(turned(near, TAPS), backward, place, TAPS, PLAIN)
+            index = step_of(step + T, start + i - TAPS + 1, T, PLAIN)
+            y = convolved(turned(near, TAPS), backward, index, TAPS, PLAIN)
             behind = behind + (y.to(out.dtype.element_ty),)
     write(ahead, out, start, d, real, T, D, SPAN, WIDTH, PLAIN)
     write(behind, out + T.to(tl.int64) * D, start, d, real, T, D, SPAN, WIDTH, PLAIN)
@@ -150,7 +150,7 @@ def conv_forward(
     first = tl.program_id(0).to(tl.int64) * (PARTS * SPAN)
     d, real = channels(tl.program_id(1), D, WIDTH)
     forward, backward = weights_of(rows, 0, d, D, TAPS), weights_of(rows, 1, d, D, TAPS)
-    if is_plain(step, first, T, PARTS * SPAN, TAPS, POWER):
+    if has_no_border(step, first, T, PARTS * SPAN, TAPS, POWER):
         for part in range(PARTS):
             start = first + part * SPAN
             forward_part(x, step, out, forward, backward, start, d, real, T, D, x_row, TAPS, SPAN, WIDTH, True)
@@ -162,17 +162,17 @@ def conv_forward(
 
 @triton.jit
 def return_position(
-    read, into, sums, weights, grad, place, i, start, d, real, T, D: tl.constexpr,
+    read, into, sums, weights, grad, index, i, start, d, real, T, D: tl.constexpr,
     TAPS: tl.constexpr, OWN: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     """Add the part of a direction's result at i to the gradients: `into` of `read`, and, if OWN, `sums` of `weights`.
 
     `grad` points to the gradient of the direction's result at the first position of the part.
     """
-    read, taps = shown(read, place, TAPS, PLAIN), shown(weights, place, TAPS, PLAIN)
+    read, taps = shown(read, index, TAPS, PLAIN), shown(weights, index, TAPS, PLAIN)
     before = before_silu(read, weights, TAPS)
     opened = opening(before)
-    dy = position(grad, i, start, d, T, D, PLAIN)
+    dy = position(grad, i, start, d, T, D, D, PLAIN)
     dy *= opened * (1.0 + before * (1.0 - opened))
     new_into, new_sums = (), ()
     for k in tl.static_range(TAPS):
@@ -193,21 +193,21 @@ def backward_part(
     """
     x += start * x_row
     of_ahead, of_behind = grad + start * D, grad + (start + T) * D
-    near = positions_before(x, start, d, T, x_row, TAPS, PLAIN)
+    near = positions_before(x, start, d, T, D, x_row, TAPS, PLAIN)
     zeros = tl.zeros([WIDTH], tl.float32)
     into, result = (), ()
     for _ in tl.static_range(TAPS):
         into = into + (zeros,)
     for i in tl.static_range(SPAN + TAPS - 1):
         last = i - TAPS + 1  # nothing after i reads this position
-        near, into = (position(x, i, start, d, T, x_row, PLAIN),) + near[: TAPS - 1], (zeros,) + into[: TAPS - 1]
+        near, into = (position(x, i, start, d, T, D, x_row, PLAIN),) + near[: TAPS - 1], (zeros,) + into[: TAPS - 1]
         into, of_forward = return_position(
-            near, into, of_forward, forward, of_ahead, place_of(step, start + i, T, PLAIN), i, start, d, real, T, D,
+            near, into, of_forward, forward, of_ahead, step_of(step, start + i, T, PLAIN), i, start, d, real, T, D,
             TAPS, i < SPAN, PLAIN,
         )  # fmt: skip
         into, of_backward = return_position(
             turned(near, TAPS), turned(into, TAPS), of_backward, backward, of_behind,
-            place_of(step + T, start + last, T, PLAIN), last, start, d, real, T, D, TAPS, i >= TAPS - 1, PLAIN,
+            step_of(step + T, start + last, T, PLAIN), last, start, d, real, T, D, TAPS, i >= TAPS - 1, PLAIN,
         )  # fmt: skip
         into = turned(into, TAPS)
         if i >= TAPS - 1:
@@ -240,7 +240,7 @@ def conv_backward(
     for _ in tl.static_range(TAPS):
         of_forward = of_forward + (tl.zeros([WIDTH], tl.float32),)
     of_backward = of_forward
-    if is_plain(step, first, T, PARTS * SPAN, TAPS, POWER):
+    if has_no_border(step, first, T, PARTS * SPAN, TAPS, POWER):
         for part in range(PARTS):
             of_forward, of_backward = backward_part(
                 grad, x, step, dx, forward, backward, of_forward, of_backward, first + part * SPAN, d, real, T, D,

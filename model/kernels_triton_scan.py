@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .kernels_triton import channels, end_of_range, launched, opening, tl, triton, widened
@@ -117,7 +118,7 @@ def emit(
         state = tl.load(entering + (((span * 2 + way) * N + n) * D + d[None, :]))
         base = way * T + span * SPAN
         ours, rows, steps = raw + base * D, B + base * row, step + base
-        inputs, columns = u + base * D, C + base * row
+        inputs, readout = u + base * D, C + base * row
         for part in range(end_of_range(parts)):
             if KEPT:
                 place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
@@ -126,7 +127,7 @@ def emit(
             for i in range(end_of_range(first), end_of_range(tl.minimum(left, first + KEEP))):
                 r = i if way == 0 else left - 1 - i
                 state, _, x = advance(state, a, inputs, ours, rows, bias, steps, r, n, d, D, row)
-                c = tl.load(columns + r * row + n).to(tl.float32)
+                c = tl.load(readout + r * row + n).to(tl.float32)
                 y = over_states(state, c)
                 y += through * x
                 if way == 1:
@@ -208,6 +209,7 @@ class _GatedScan(Function):
         return out if leaving is None else (out, leaving)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, raw, B, C, z, rows, step, kept, elapsed, sums = ctx.saved_tensors
         tiling: Tiling = ctx.tiling
@@ -271,7 +273,8 @@ def gated_scan(
         tiling: None chooses by T.
 
     Returns:
-        (T, Dm), dtype of u; states and sums are float32.
+        (T, Dm), dtype of u. All is added up in float32; partial sums of the gradients of B and C, and the states kept
+        for the backward pass, have the precision of u.
     """
     if not u.shape[1]:
         return (u.sum(0) + raw.sum(0)) * z

@@ -36,7 +36,7 @@ def scan_inputs(packing: Packing, channels: int, states: int, dtype: torch.dtype
     """Inputs of `gated_scan` that require gradients. `rows` holds B and C side by side, as a layer makes them.
 
     Args:
-        dtype: of u, raw, rows and z; A, skip and dt_bias are float32.
+        dtype: of u, raw and z; rows, A, skip and dt_bias are float32.
     """
     device, total = packing.cu_seqlens.device, packing.total
     generator = torch.Generator(device).manual_seed(0)
@@ -49,7 +49,7 @@ def scan_inputs(packing: Packing, channels: int, states: int, dtype: torch.dtype
     return {
         "u": draw(2, total, channels),
         "raw": draw(2, total, channels),
-        "rows": draw(2, total, 2 * states),
+        "rows": draw(2, total, 2 * states, kind=exact),
         "z": draw(total, channels),
         "A": rates.requires_grad_(),
         "skip": draw(2, channels, kind=exact),

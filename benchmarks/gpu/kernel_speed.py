@@ -59,9 +59,9 @@ def of_each(machine: Machine) -> dict[str, dict[str, float]]:
         result: Tensor = kernels.gated_scan(inputs["u"], inputs["raw"], B, C, inputs["z"], exact, packing.steps)
         return result
 
-    # bf16. Forward reads u and raw of both directions and z, and writes out. Backward reads the same and the gradient
-    # of out, and writes the gradients of u, raw and z.
-    wide, narrow = 2 * total * channels, 2 * total * 2 * states * 2
+    # bf16; of the scan, B and C are float32. Forward reads u and raw of both directions and z, and writes out. Backward
+    # reads the same and the gradient of out, and writes the gradients of u, raw and z.
+    wide, narrow = 2 * total * channels, 4 * total * 2 * states * 2
     cases: dict[str, tuple[Callable[[], Tensor], float, float]] = {
         "scan": (scan, 6 * wide + narrow, 11 * wide + 2 * narrow),
         "convolution": (
@@ -143,11 +143,12 @@ def beside_mamba_ssm(machine: Machine) -> dict[str, float] | str:
     count = len(packing.lengths)
     fused = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     inputs = scan_inputs(packing, channels, states, torch.bfloat16)
+    both = inputs["rows"].detach().bfloat16().requires_grad_()  # it takes B and C in the dtype of u
 
     def theirs() -> Tensor:
         total: Any = 0
         for way in (0, 1):
-            rows = [inputs["u"][way], inputs["raw"][way], *inputs["rows"][way].split(states, dim=-1)]
+            rows = [inputs["u"][way], inputs["raw"][way], *both[way].split(states, dim=-1)]
             u, dt, B, C = (x.unflatten(0, (count, -1)).transpose(1, 2).contiguous() for x in rows)
             if way:
                 u, dt, B, C = (x.flip(-1) for x in (u, dt, B, C))

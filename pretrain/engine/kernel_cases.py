@@ -46,7 +46,8 @@ def scan_cases(
     draw = _Draw(device)
     weight, bias = draw(2, channels, network.conv_width, dtype=weights), draw(2, channels, dtype=weights)
     A = -torch.arange(1.0, states + 1, device=device).repeat(2, channels, 1)
-    x, rows = draw(packing.total, channels, dtype=dtype), draw(2, packing.total, 2 * states, dtype=dtype)
+    x = draw(packing.total, channels, dtype=dtype)
+    rows = draw(2, packing.total, 2 * states, dtype=torch.float32 if backend == "triton" else dtype)  # as layers do
     u, raw = (draw(2, packing.total, channels, dtype=dtype) for _ in range(2))
     gate = draw(packing.total).sigmoid()
     heads, width = min(network.num_heads, MOST_HEADS), network.width // network.num_heads
@@ -158,6 +159,7 @@ def _triton_cases(
     backend: str, packing: Packing, states: int, dtype: torch.dtype, heads: int
 ) -> dict[str, tuple[Function, Function]]:
     plain = _plain(packing, states, heads)
+    parts = 2 if kernels.triton_is_interpreted() else 8  # of a program; training has 8 where there are many positions
 
     def fused() -> SimpleNamespace:  # when a kernel runs, since its file may fail as it is imported
         return kernels.fused_kernels()
@@ -176,11 +178,13 @@ def _triton_cases(
         angles = rotary_angles(packing.offset, qkv.shape[-1] // 3 // heads, THETA)
         return torch.stack(fused().rotated(qkv * 1, *angles, heads))  # it overwrites what it reads
 
+    def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rows = fused().conv_rows(weight, bias)
+        return torch.stack([fused().conv_silu_both_ways(x, rows, packing.steps, parts=count) for count in (1, parts)])
+
     ours: dict[str, Function] = {
         "scan": scan,
-        "convolution": lambda x, weight, bias: fused().conv_silu_both_ways(
-            x, fused().conv_rows(weight, bias), packing.steps
-        ),
+        "convolution": convolution,
         "smoothing": lambda x, gate, residual: fused().smooth_both_ways(
             x, _gates(packing, gate), residual, _hidden(packing)
         ),
@@ -190,7 +194,8 @@ def _triton_cases(
         "norm": norm,
         "rotary": rotary,
     }
-    return {name: (ours[name], plain[name]) for name in ours}
+    theirs = plain | {"convolution": lambda *given: plain["convolution"](*given).expand(2, -1, -1, -1)}
+    return {name: (ours[name], theirs[name]) for name in ours}
 
 
 def _one_way_cases(

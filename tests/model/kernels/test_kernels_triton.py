@@ -5,14 +5,14 @@ they can be and still have several programs along every axis, borders inside and
 """
 
 import importlib.util
-import re
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: pip install triton", allow_module_level=True)
@@ -20,8 +20,8 @@ if importlib.util.find_spec("triton") is None:
 from dnachunker.model import kernels_reference
 from dnachunker.model.attention import rotary_angles, rotate
 from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
+from dnachunker.model.hierarchy import Stack
 from dnachunker.model.kernels import add_shown, scan_backend, smooth
-from dnachunker.model.kernels_triton import EIGHT_POWERS
 from dnachunker.model.kernels_triton_conv import conv_silu_both_ways
 from dnachunker.model.kernels_triton_norm import sum_and_norm
 from dnachunker.model.kernels_triton_parameters import conv_rows, parameter_rows, scan_rows
@@ -71,13 +71,16 @@ def compare(
         assert float((a.float() - b.float()).abs().max()) <= tolerance * scale, f"tensor {index}"
 
 
-def compare_scans(lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype) -> None:
+def compare_scans(
+    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype, of_rows: torch.dtype
+) -> None:
     torch.manual_seed(0)
     packing = packed(lengths)
     total, wide = packing.total, 2 * states + 3  # B and C are slices of what one projection made
     exact = [-torch.rand(2, channels, states) * states, torch.randn(2, channels), torch.randn(2, channels)]
     inputs = [torch.randn(2, total, channels), torch.randn(2, total, channels) - 1, torch.randn(2, total, wide)]
     inputs = [x.to(dtype) for x in (*inputs, torch.randn(total, channels))] + exact
+    inputs[2] = inputs[2].to(of_rows)
 
     def ours(u: Tensor, raw: Tensor, rows: Tensor, z: Tensor, A: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
         _, B, C = rows.split((3, states, states), dim=-1)
@@ -90,28 +93,25 @@ def compare_scans(lengths: list[int], channels: int, states: int, tiling: Tiling
         y = torch.stack([kernels_reference.selective_scan(*direction) for direction in directions]).sum(0)
         return y * F.silu(z.float())
 
-    compare(ours, theirs, inputs)
+    # in bf16 the gradient of z is rounded three times: with the output of each direction, and at the end
+    compare(ours, theirs, inputs, None if dtype == torch.float32 else 2 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(
-    ("lengths", "channels", "states", "tiling", "dtype"),
+    ("lengths", "channels", "states", "tiling", "dtype", "of_rows"),
     [
-        ([5, 1, 0, 9], 6, 4, Tiling(span=8, keep=4, width=2, ahead=2), torch.float32),
-        (
-            [14],
-            5,
-            3,
-            Tiling(span=4, keep=4, width=8, ahead=4),
-            torch.float32,
-        ),  # three states: one is padding
-        ([2, 6], 4, 4, Tiling(span=4, keep=2, width=4, ahead=2), torch.bfloat16),
-        ([2, 7], 18, 8, Tiling(span=8, keep=4, width=16, ahead=2), torch.float32),
+        ([5, 1, 0, 9], 6, 4, Tiling(span=8, keep=4, width=2, ahead=2), torch.float32, torch.float32),
+        ([14], 5, 3, Tiling(span=4, keep=4, width=8, ahead=4), torch.float32, torch.float32),  # one state is padding
+        ([2, 6], 4, 4, Tiling(span=4, keep=2, width=4, ahead=2), torch.bfloat16, torch.bfloat16),
+        ([2, 7], 18, 8, Tiling(span=8, keep=4, width=16, ahead=2), torch.float32, torch.float32),
+        ([2, 6], 18, 4, Tiling(span=4, keep=2, width=16, ahead=2), torch.bfloat16, torch.bfloat16),
+        ([2, 6], 18, 4, Tiling(span=4, keep=2, width=16, ahead=2), torch.bfloat16, torch.float32),  # as layers do
     ],
 )
 def test_scan_of_both_directions(
-    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype
+    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype, of_rows: torch.dtype
 ) -> None:
-    compare_scans(lengths, channels, states, tiling, dtype)
+    compare_scans(lengths, channels, states, tiling, dtype, of_rows)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_scan_of_both_directions(
     ids=str,
 )
 def test_scan_of_sequences_that_end_anywhere_in_spans(lengths: list[int]) -> None:
-    compare_scans(lengths, 3, 2, Tiling(span=4, keep=2, width=4, ahead=2), torch.float32)
+    compare_scans(lengths, 3, 2, Tiling(span=4, keep=2, width=4, ahead=2), torch.float32, torch.float32)
 
 
 def test_scan_of_two_blocks_that_hand_on_their_states() -> None:
@@ -164,45 +164,10 @@ def test_a_nan_does_not_vanish_in_the_scan() -> None:
         assert gated_scan(*inputs[:5], scan_rows(*inputs[5:]), packing.steps, tiling).isnan().any(), which
 
 
-def test_the_power_of_two_that_a_polynomial_gives_errs_as_little_as_the_gpu_does() -> None:
-    """The interpreter runs no PTX: here each of its statements is computed for the last of the eight powers."""
-    x = -np.concatenate([np.linspace(0, 126, 100_001), np.geomspace(1e-9, 1, 10_001), [127, 1e30]]).astype(np.float32)
-    known = {"$15": x}
-
-    def value(name: str) -> np.ndarray:
-        return np.array(int(name[2:], 16), np.uint32).view(np.float32) if name.startswith("0f") else known[name]
-
-    own, _, steps = EIGHT_POWERS.value.partition("max")
-    assert re.findall(r"ex2\.approx\.ftz\.f32 \$(\d+), \$(\d+);", own) == [(str(k), str(k + 8)) for k in range(7)]
-    for statement in f"max{steps}".strip("} ").split(";")[:-1]:
-        operation, target, *sources = statement.replace(",", " ").split()
-        given = [value(name).astype(np.float64) for name in sources if operation.endswith("f32")]
-        match operation.split("."), sources:
-            case ["max", *_], _:
-                found = np.maximum(*given)
-            case ["add", "rn", *_], _:
-                found = given[0] + given[1]
-            case ["sub", *_], _:
-                found = given[0] - given[1]
-            case ["fma", *_], _:
-                found = given[0] * given[1] + given[2]
-            case ["mov", *_], [name]:
-                found = known[name]
-            case ["shl", *_], [name, count]:
-                found = (known[name].view(np.int32) << int(count)).view(np.float32)
-            case ["add", "s32"], [a, b]:
-                found = (known[a].view(np.int32) + known[b].view(np.int32)).view(np.float32)
-        known[target] = found.astype(np.float32)
-    exact = np.exp2(x.astype(np.float64))
-    assert np.abs(known["$7"] / exact - 1)[:-2].max() < 1.7e-7
-    assert known["$7"][0] == 1
-    assert not known["$7"][-2:].any()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    packing, channels = packed([5, 1, 0, 2, 25]), 6  # the third program of four sees no border
+    packing, channels = packed([5, 1, 0, 2, 25]), 6  # the third program of five sees no border
     inputs = [torch.randn(packing.total, 2 * channels).to(dtype), torch.randn(2, channels, 4), torch.randn(2, channels)]
 
     def ours(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -213,6 +178,22 @@ def test_convolution_of_both_directions(dtype: torch.dtype) -> None:
         return torch.stack([kernels_reference.conv_silu(x, weight[w], bias[w], borders, w == 1) for w in (0, 1)])
 
     compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("view", [lambda x: x.view(6, 1).t(), lambda x: x.expand(5, 6)], ids=["turned", "repeated"])
+def test_convolution_of_rows_that_share_memory(view: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    weight, bias, row = torch.randn(2, 6, 4), torch.randn(2, 6), torch.randn(6)
+    packing = packed([len(view(row))])
+
+    def ours(row: Tensor) -> Tensor:
+        return conv_silu_both_ways(view(row), conv_rows(weight, bias), packing.steps, span=4, parts=2, width=4)
+
+    def theirs(row: Tensor) -> Tensor:
+        run = kernels_reference.conv_silu
+        return torch.stack([run(view(row), weight[w], bias[w], packing.cu_seqlens, w == 1) for w in (0, 1)])
+
+    compare(ours, theirs, [row])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -355,6 +336,28 @@ def test_smoothing_read_forward(dtype: torch.dtype) -> None:
         return kernels_reference.smooth(z.float(), torch.where(packing.first, 1.0, gate), packing.cu_seqlens, False)
 
     compare(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def test_layers_train_under_autocast_as_on_the_reference(*, checkpointing: bool) -> None:
+    """The norm of the second layer adds the branch of the first, unless layers are checkpointed."""
+    packing, found = packed([5, 0, 4]), []
+    for backend in ("triton", "reference"):
+        torch.manual_seed(0)
+        layers = Stack(DNAChunkerConfig(width=8, num_heads=2, state_size=4, expand=1, scan_backend=backend), 2)
+        for parameter in layers.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        for layer in layers.layers:
+            layer.gradient_checkpointing = checkpointing
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        x = torch.randn(packing.total, 8, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layers(x, packing)
+        assert y.dtype == torch.float32
+        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
+        found.append([y.detach(), x.grad, *(parameter.grad for parameter in layers.parameters())])
+    errors = [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(*found, strict=True)]
+    assert max(errors) <= 0.1, errors  # the two round in different places
 
 
 @pytest.mark.parametrize(
