@@ -9,10 +9,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .attention import TrunkLayer
-from .bimamba import BiMambaLayer, Direction
+from .bimamba import Direction
 from .configuration_dnachunker import DNAChunkerConfig
-from .mixers import ConvolutionLayer, LocalAttentionLayer
 from .routing import BoundaryProbability
 
 STEP_FLOOR = 1e-4  # smallest initial step size
@@ -24,10 +22,10 @@ EMBEDDING_STD = 0.1
 
 
 def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
-    """Initialise the parameters `module` itself owns; called for every module, children first.
+    """Initialise the parameters `module` itself owns; called for every module that has some, children first.
 
-    Projections back into a residual stream are scaled down by the square root of their number: in the trunk, or in all
-    encoders and decoders together.
+    Projections back into a residual stream start like all others: where code is not its own, transformers passes over
+    modules without parameters of their own, so a layer cannot scale its projections here.
     """
     std = config.initializer_range
     if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
@@ -46,18 +44,6 @@ def initialize(module: nn.Module, config: DNAChunkerConfig) -> None:
     elif isinstance(module, nn.Conv1d):
         bound = 1 / math.sqrt(module.kernel_size[0])
         init.uniform_(module.weight, -bound, bound)
-    elif isinstance(module, BiMambaLayer | ConvolutionLayer):
-        init.normal_(module.out_proj.weight, std=std / math.sqrt(_mixer_layers(config)))
-    elif isinstance(module, LocalAttentionLayer):
-        for projection in (module.attention_out, module.mlp_out):
-            init.normal_(projection.weight, std=std / math.sqrt(2 * _mixer_layers(config)))
-    elif isinstance(module, TrunkLayer):
-        for projection in (module.attention_out, module.mlp_out):
-            init.normal_(projection.weight, std=std / math.sqrt(2 * config.trunk_layers))
-
-
-def _mixer_layers(config: DNAChunkerConfig) -> int:
-    return sum(config.encoder_layers) + sum(config.decoder_layers)
 
 
 def _initialize_direction(module: Direction, config: DNAChunkerConfig) -> None:
