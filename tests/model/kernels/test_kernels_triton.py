@@ -72,8 +72,9 @@ def compare(
 
 
 def compare_scans(
-    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype, of_rows: torch.dtype
-) -> None:
+    lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype, of_rows: torch.dtype,
+    tolerance: float | None = None,
+) -> None:  # fmt: skip
     torch.manual_seed(0)
     packing = packed(lengths)
     total, wide = packing.total, 2 * states + 3  # B and C are slices of what one projection made
@@ -93,8 +94,7 @@ def compare_scans(
         y = torch.stack([kernels_reference.selective_scan(*direction) for direction in directions]).sum(0)
         return y * F.silu(z.float())
 
-    # in bf16 the gradient of z is rounded three times: with the output of each direction, and at the end
-    compare(ours, theirs, inputs, None if dtype == torch.float32 else 2 * TOLERANCE[dtype])
+    compare(ours, theirs, inputs, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,10 @@ def compare_scans(
 def test_scan_of_both_directions(
     lengths: list[int], channels: int, states: int, tiling: Tiling, dtype: torch.dtype, of_rows: torch.dtype
 ) -> None:
-    compare_scans(lengths, channels, states, tiling, dtype, of_rows)
+    # in bf16 the gradient of z is rounded three times: with the output of each direction, and at the end. It errs by up
+    # to 1.2 % of the largest among 18 channels
+    wide = dtype == torch.bfloat16 and channels == 18
+    compare_scans(lengths, channels, states, tiling, dtype, of_rows, 2 * TOLERANCE[dtype] if wide else None)
 
 
 @pytest.mark.parametrize(
