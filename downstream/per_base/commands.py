@@ -30,8 +30,9 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker annotate --model exported/first --fasta genome.fa --track coverage.bw log_values=true \\\n"
         "      --validation chr8 --test chr9 --output results/coverage --method full --method kmer\n\n"
         "OUT/table.md, .csv, figure.svg and metrics.json hold the scores of each class, of bases and of segments.\n"
-        "OUT/METHOD/seed-N/ holds predicted.bed (predicted.bw) for genome browsers and the model, which\n"
-        "AutoModelForTokenClassification loads. The same command again keeps finished results.",
+        "OUT/METHOD/seed-N/ holds predicted.bed (predicted.bw) for genome browsers and, but for cnn, markov\n"
+        "and kmer, the model, which AutoModelForTokenClassification loads. The same command again keeps finished\n"
+        "results.",
     )  # fmt: skip
     annotate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     annotate.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)
