@@ -20,7 +20,7 @@ def add_verbs(verbs: Any) -> None:
         "With --track in place of --annotation, it learns the number that a bigWig gives every base.\n\n"
         "methods: full (all weights), probe (frozen, linear head), random-full (the same network without its\n"
         "pretraining), cnn (convolutions, equal size), markov (hidden Markov model with Markov chains of order 5;\n"
-        "for --annotation), kmer (mean over training bases with the same neighbours; for --track)",
+        "for --annotation), kmer (mean over training bases with the same letter and neighbours; for --track)",
         epilog="examples:\n"
         "  dnachunker annotate --model exported/first --fasta sacCer3.fa.gz --annotation yeast.gtf.gz \\\n"
         "      --validation chrVI --test chrIX --output results/genes ignore=[UTR]\n"
