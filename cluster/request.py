@@ -17,8 +17,8 @@ from .config import ClusterConfig
 class Prepare(Protocol):
     """Checks a run, stores its resolved config and returns the path of the stored file.
 
-    pretrain/ implements this function. The front door (`dnachunker/cli.py`) passes it in, because cluster/ may not
-    import pretrain/.
+    pretrain/ implements this function. The front door (`dnachunker/cli.py`) passes it in, because cluster/ may
+    import only the config of pretrain/.
     """
 
     def __call__(self, config: PretrainConfig, world_size: int) -> Path: ...

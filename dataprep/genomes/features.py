@@ -16,7 +16,7 @@ from dnachunker.foundations.whole_numbers import whole_number
 
 from .contig_names import agree_on_contigs, match_contigs
 from .decompress import read_plain
-from .file_kinds import BED_LINES, GFF3, REPEATMASKER_OUT, text_kind, wrong_kind
+from .file_kinds import BED_LINES, GFF3, REPEATMASKER_OUT, text_kind, unpacked_name, wrong_kind
 from .input_file import is_empty
 from .region import Region
 from .text_lines import byte_lines
@@ -25,7 +25,6 @@ BED, GFF, GTF, REPEATMASKER = "bed", "gff", "gtf", "repeatmasker"
 _FORMS = {
     ".bed": BED, ".gff": GFF, ".gff2": GTF, ".gff3": GFF, ".gtf": GTF, ".out": REPEATMASKER,
 }  # fmt: skip
-_PACKED = (".gz", ".bgz", ".zst")
 _MAX_LINE_BYTES = 2**20
 _SKIPPED = ("track", "browser")  # first words of lines for genome browsers
 _COLUMN_NAMES = ("chrom", "chr", "chromosome", "contig", "seqname", "seqid")  # first word of a line of column names
@@ -134,10 +133,7 @@ def _refuse_other_column(path: Path, fields: list[str], lengths: Mapping[str, in
 def _form(path: Path, stated: str | None) -> str:
     """The form of the file, which is `stated`, follows from the file's name, or else from its first line."""
     head = b"" if is_empty(path) else next(read_plain(path), b"")
-    name = path.name.lower()
-    for ending in _PACKED:
-        name = name.removesuffix(ending)
-    form = stated or _FORMS.get(Path(name).suffix)
+    form = stated or _FORMS.get(Path(unpacked_name(path)).suffix)
     if (kind := text_kind(head)) and kind not in (_KINDS[form] if form else _KINDS.values()):
         raise wrong_kind(path, head, _KINDS[form] if form else "BED, GFF3, GTF or RepeatMasker's .out")
     if form:

@@ -42,6 +42,13 @@ _TEXT = {  # what the first line that is not blank begins with
 }
 _REMEDIES = {"GenBank": "convert it to FASTA or GFF3", "EMBL": "convert it to FASTA or GFF3"}
 _TAR_AT = slice(257, 262)
+_PACKED = (".gz", ".bgz", ".zst")
+
+
+def unpacked_name(path: Path) -> str:
+    """The name of a file in small letters, without an ending that says how it is compressed."""
+    name = path.name.lower()
+    return name.removesuffix(next((ending for ending in _PACKED if name.endswith(ending)), ""))
 
 
 def check_text(path: Path, head: bytes, *, unpacked: bool) -> None:

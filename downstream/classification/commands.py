@@ -18,8 +18,8 @@ def add_verbs(verbs: Any) -> None:
         "finetune", formatter_class=_RAW, help="train an exported model to classify sequences, and test it once",
         description="Fine-tune an exported model on classification tasks, and train baselines to compare it with. A\n"
         "task is a folder with the files train and test, and perhaps dev: CSV or TSV with the columns sequence and\n"
-        "label, FASTA whose headers end in |LABEL, or parquet; plain or .gz. The score on dev, or on a tenth of\n"
-        "train, decides when training stops. The test file is read once, after training.\n\n"
+        "label, FASTA whose headers end in |LABEL, or parquet. Text may be .gz, .bgz or .zst. The score on dev,\n"
+        "or on a tenth of train, decides when training stops. The test file is read once, after training.\n\n"
         "methods: full (all weights), lora, probe (frozen, linear head), kmer (logistic regression on 6-mers),\n"
         "random-full and random-probe (the same network without its pretraining)",
         epilog="examples:\n"

@@ -45,7 +45,7 @@ DESCRIPTIONS: dict[Method, str] = {
     "random-full": "the same network with random weights, all trained",
     "cnn": "dilated convolutions on one-hot bases, with as many parameters as the network",
     "markov": "hidden Markov model over classes on each strand, whose bases follow Markov chains",
-    "kmer": "mean number of the training bases that have the same three bases on either side",
+    "kmer": "mean number of the training bases with the same letter and the same three bases on either side",
 }
 
 

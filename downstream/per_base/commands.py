@@ -20,7 +20,7 @@ def add_verbs(verbs: Any) -> None:
         "With --track in place of --annotation, it learns the number that a bigWig gives every base.\n\n"
         "methods: full (all weights), probe (frozen, linear head), random-full (the same network without its\n"
         "pretraining), cnn (convolutions, equal size), markov (hidden Markov model with Markov chains of order 5;\n"
-        "for --annotation), kmer (mean over training bases with the same neighbours; for --track)",
+        "for --annotation), kmer (mean over training bases with the same letter and neighbours; for --track)",
         epilog="examples:\n"
         "  dnachunker annotate --model exported/first --fasta sacCer3.fa.gz --annotation yeast.gtf.gz \\\n"
         "      --validation chrVI --test chrIX --output results/genes ignore=[UTR]\n"
@@ -30,8 +30,9 @@ def add_verbs(verbs: Any) -> None:
         "  dnachunker annotate --model exported/first --fasta genome.fa --track coverage.bw log_values=true \\\n"
         "      --validation chr8 --test chr9 --output results/coverage --method full --method kmer\n\n"
         "OUT/table.md, .csv, figure.svg and metrics.json hold the scores of each class, of bases and of segments.\n"
-        "OUT/METHOD/seed-N/ holds predicted.bed (predicted.bw) for genome browsers and the model, which\n"
-        "AutoModelForTokenClassification loads. The same command again keeps finished results.",
+        "OUT/METHOD/seed-N/ holds predicted.bed (predicted.bw) for genome browsers and, but for cnn, markov\n"
+        "and kmer, the model, which AutoModelForTokenClassification loads. The same command again keeps finished\n"
+        "results.",
     )  # fmt: skip
     annotate.add_argument("--model", required=True, metavar="DIR", help="folder of `dnachunker export`")
     annotate.add_argument("--fasta", required=True, metavar="FILE", help=GENOME_HELP)

@@ -102,7 +102,7 @@ def _known(by_contig: Mapping[str, NDArray[np.float32]], regions: Iterable[Regio
 def kmer_means(
     trained: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]], wanted: Iterable[NDArray[np.uint8]]
 ) -> tuple[NDArray[np.float32], int]:
-    """The mean number of the training bases that have the same three bases on either side, for each base.
+    """The mean number of the training bases with the same letter and the same three bases on either side.
 
     Args:
         trained: codes (L,) of regions, A, C, G, T as 0 to 3 and others as 4, and their numbers (L,); one region at a
@@ -110,8 +110,8 @@ def kmer_means(
         wanted: codes of the regions to predict.
 
     Returns:
-        (L,) of these regions, one after the other, 0 (the overall mean) where no training base has these
-        neighbours; and the number of means.
+        (L,) of these regions, one after the other, 0 (the overall mean) where no training base has this
+        word; and the number of means.
     """
     size = 4 ** (2 * FLANK + 1)
     sums, counts = np.zeros(size + 1), np.zeros(size + 1)

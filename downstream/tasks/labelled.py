@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnachunker.dataprep.genomes.contig_names import check_characters
-from dnachunker.dataprep.genomes.file_kinds import text_kind
+from dnachunker.dataprep.genomes.file_kinds import text_kind, unpacked_name
 from dnachunker.dataprep.genomes.input_file import open_input
 from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.foundations.failures import BadInput, one_line
@@ -56,7 +56,7 @@ def read_labelled(path: Path, classes: Sequence[str] | None = None) -> Labelled:
 
     Args:
         path: .csv or .tsv with the columns `sequence` and `label`, FASTA whose headers end in `|LABEL`, or parquet
-            with those columns; text may be gzipped.
+            with those columns; text may be compressed with gzip, bgzip or zstd.
         classes: the classes of the training data; default: the labels of this file.
 
     Raises:
@@ -132,7 +132,7 @@ def _check_label(label: str) -> None:
 
 def data_suffix(path: Path) -> str | None:
     """The ending of a data file, such as `.csv` of `train.csv.gz`; None for other files."""
-    name = path.name.removesuffix(".gz").lower()
+    name = unpacked_name(path)
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
@@ -140,7 +140,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """(where, sequence, label) of each row; `where` names the row in messages."""
     suffix = data_suffix(path)
     if suffix is None:
-        raise BadInput(f"{path}: not a data file; readable formats are {', '.join(SUFFIXES)}, plain or gzipped")
+        raise BadInput(f"{path}: not a data file; readable are {', '.join(SUFFIXES)}, also with .gz, .bgz or .zst")
     if suffix == ".parquet":
         yield from _parquet_rows(path)
     elif suffix in _FASTA:

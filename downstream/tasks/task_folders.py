@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 from yaml import safe_load
 
+from dnachunker.dataprep.genomes.file_kinds import unpacked_name
 from dnachunker.dataprep.genomes.input_file import check_regular, hash_file
 from dnachunker.foundations.failures import BadInput
 from dnachunker.foundations.typed_config import Config, validate_config
@@ -139,7 +140,7 @@ def find_task(folder: Path, metric: Metric = "mcc") -> Task:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = data_suffix(path)
-        split = _SPLITS.get(path.name.lower().removesuffix(".gz").removesuffix(suffix)) if suffix else None
+        split = _SPLITS.get(unpacked_name(path).removesuffix(suffix)) if suffix else None
         if split is None:
             continue
         if split in found:

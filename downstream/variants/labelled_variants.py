@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnachunker.dataprep.genomes.contig_names import check_characters
+from dnachunker.dataprep.genomes.file_kinds import unpacked_name
 from dnachunker.dataprep.genomes.input_file import open_input
 from dnachunker.dataprep.genomes.text_lines import text_lines
 from dnachunker.foundations.failures import BadInput, one_line
@@ -135,7 +136,7 @@ def read_variants(path: Path, columns: Sequence[str]) -> list[Row]:
     Raises:
         BadInput: no such file, a malformed line, or a column that does not occur.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = Path(unpacked_name(path)).suffix
     seen: dict[str, None] = {}
     if suffix == ".parquet":
         rows = list(_parquet_rows(path, columns, seen))

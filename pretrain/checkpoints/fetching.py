@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from dnachunker.dataprep import storage
+from dnachunker.foundations.atomic_files import write_text
 from dnachunker.foundations.failures import BadInput, BadInputOnAllRanks, one_line
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.ranks import Rank
 
-from .saving import MANIFEST, digest_of, sync
+from .saving import LATEST, MANIFEST, digest_of, sync
 from .state import CHECKPOINTS, checkpoint_names, complete_checkpoints, read_state, require_same_run
 from .stored_parts import OPTIMIZER
 
@@ -94,6 +95,7 @@ def _fetch(
             sync(path)
         partial.rename(target)
         sync(target.parent)
+        write_text(target.parent / LATEST, target.name + "\n")
 
     broken, problem = _on_all(rank, prepare if rank.is_main else None)
     if not broken and not problem:

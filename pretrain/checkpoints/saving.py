@@ -32,7 +32,7 @@ from .stored_parts import OPTIMIZER, WEIGHTS, moments_file
 
 PROBE = "probe.safetensors"
 MANIFEST = "manifest.json"
-_LATEST = "latest"
+LATEST = "latest"
 _NICENESS = 10  # of the thread that writes, beside training
 
 
@@ -193,7 +193,7 @@ class Save:
         shutil.rmtree(self.folder, ignore_errors=True)  # the same step saved again after a roll-back
         self._partial.rename(self.folder)
         sync(self.folder.parent)
-        write_text(self._run / CHECKPOINTS / _LATEST, self.folder.name + "\n")
+        write_text(self._run / CHECKPOINTS / LATEST, self.folder.name + "\n")
         for old in superseded(complete_checkpoints(self._run), self._settings):
             # by another name first, so that it is never half there; a file system may keep files that others read
             removed = old.rename(old.with_name(f".{old.name}.removed.partial"))

@@ -20,7 +20,7 @@ BUCKET_VALUES = 500_000_000  # DeepSpeed's reduce_bucket_size, allocated whole o
 # exceed it, more chunks in the first steps than later, fragments of the allocator.
 FILLED = 0.8
 _BF16_ACTIVATIONS = 0.9  # share of fp32 activations, measured: the scan and its inputs stay in fp32
-# Chunks per base of a trained model at stages 0 and 1, with the masks of pretraining; see docs/model.md.
+# Chunks per base at stages 0 and 1, with the masks of pretraining; docs/model.md has those of trained models.
 _CHUNKS_PER_BASE = (0.56, 0.31)
 
 

@@ -92,7 +92,7 @@ def _remedies(config: PretrainConfig) -> str:
         advice.append("set engine.activation_checkpointing=true")
     advice.append("shorten data.seq_len")
     if engine.zero_stage < 3:
-        advice.append(f"start a run with engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
+        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
     if not config.split_refusal():
         # such layers run whole, so two ranks may each need more than one rank whose layers run in blocks
         in_blocks = engine.context_parallel == 1 and 0 < engine.layer_block < max(p.seq_len for p in config.data.phases)

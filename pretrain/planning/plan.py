@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PLAN_HELP = "parameters, memory, time and network of a pretraining config on N GPUs"
 
-_STORED_BITS_PER_BASE = 2.02  # of a soft-masked genome; see docs/data_format.md
+_STORED_BITS_PER_BASE = 2.02  # a little above what benchmarks/results/sharding.md has
 _LOADER_RATE = 260e6  # bases a second of one process with one reader thread; see docs/loader.md
 _NODE_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _WEAK_SCALING = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)

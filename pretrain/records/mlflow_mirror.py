@@ -72,7 +72,7 @@ class MlflowMirror(LogFollower):
     ) -> None:
         """
         Args:
-            run: the run folder; holds the sqlite store where no tracking URI is configured.
+            run: the run folder; the sqlite store lies beside it where no tracking URI is configured.
             parameters: logged once for the run; of nested mappings, the keys are joined by dots.
             announce: called with a line for the user when MLflow fails, and when it works again.
             fresh: training starts from nothing: open a new MLflow run, and send nothing that the log holds already.

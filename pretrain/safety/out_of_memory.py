@@ -10,7 +10,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) -> str:
-    """Where memory ran out, and which keys to change; they change the run's results only by rounding."""
+    """Where memory ran out, and which keys to change.
+
+    With all but the precision the run goes on, and its results change only by rounding.
+    """
     advice = [f"lower engine.micro_batch (now {engine.micro_batch or 'all windows of a rank'})"]
     if engine.micro_batch == "auto":
         advice = ["set engine.micro_batch to less than `auto` chose at the start of the run"]
@@ -19,7 +22,7 @@ def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) 
     if engine.precision == "fp32":
         advice.append("start a new run with engine.precision=bf16")
     if engine.zero_stage < 3:
-        advice.append(f"start a new run with engine.zero_stage={engine.zero_stage + 1} or higher")
+        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} or higher")
     if engine.zero_stage and not engine.offload_optimizer:
         advice.append("set engine.offload_optimizer=true")
     advice.append("use more ranks")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from dnachunker.downstream.tasks.labelled import read_labelled, sort_classes
 from dnachunker.downstream.tasks.task_folders import SUITES, find_task, load_suite, split_validation, suite_tasks
@@ -34,14 +35,23 @@ FASTA = "".join(f">chr1:{i}|{label}\n{s[:3]}\n{s[3:]}\n" for i, (s, label) in en
         ("a.fa", "\ufeff" + FASTA),
     ],
 )
-@pytest.mark.parametrize("zipped", [False, True])
-def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, text: str, zipped: bool) -> None:
-    path = tmp_path / (name + ".gz" if zipped else name)
-    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+@pytest.mark.parametrize("ending", ["", ".gz", ".bgz", ".zst", ".GZ"])
+def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, text: str, ending: str) -> None:
+    pack = {"": bytes, ".zst": zstandard.compress}.get(ending, gzip.compress)
+    path = tmp_path / (name + ending)
+    path.write_bytes(pack(text.encode()))
     data = read_labelled(path)
     assert data.sequences == tuple(sequence for sequence, _ in ROWS)
     assert data.classes == ("0", "1")
     assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_the_files_of_a_task_may_be_compressed_in_several_ways(tmp_path: Path) -> None:
+    (tmp_path / "train.csv.zst").write_bytes(zstandard.compress(CSV.encode()))
+    (tmp_path / "test.tsv.bgz").write_bytes(gzip.compress(TSV.encode()))
+    task = find_task(tmp_path)
+    train, _ = task.read_training()
+    assert task.read_test(train.classes).sequences == train.sequences
 
 
 def test_a_field_may_be_longer_than_the_csv_modules_default(tmp_path: Path) -> None:

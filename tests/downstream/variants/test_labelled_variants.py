@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from dnachunker.downstream.variants.labelled_variants import Condition, Label, numbers_of, read_variants
 from dnachunker.downstream.variants.ranking import rank
@@ -26,11 +27,12 @@ def test_a_table_parquet_and_a_vcf_give_the_same_variants(tmp_path: Path) -> Non
     with gzip.open(tmp_path / "v.tsv.gz", "wt") as file:
         for row in (names, *rows):
             file.write("\t".join("NA" if value is None else str(value) for value in row) + "\n")
+    (tmp_path / "v.tsv.zst").write_bytes(zstandard.compress(gzip.decompress((tmp_path / "v.tsv.gz").read_bytes())))
     pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), tmp_path / "v.parquet")
     vcf = read_variants(tmp_path / "v.vcf", ["INFO/label", "INFO/score", "INFO/DB", "ID"])
     assert [row.values.get("INFO/DB") for row in vcf] == ["1", "1", None]
     assert [row.values.get("ID") for row in vcf] == [None, None, "x"]
-    for name in ("v.tsv.gz", "v.parquet"):
+    for name in ("v.tsv.gz", "v.tsv.zst", "v.parquet"):
         found = read_variants(tmp_path / name, ["label", "score"])
         for one, other in zip(vcf, found, strict=True):
             assert (one.fields[:2], one.fields[3:]) == (other.fields[:2], other.fields[3:])

@@ -118,6 +118,7 @@ def test_every_rank_fetches_its_share_of_the_newest_copy(
     found, damage = newest_whole_checkpoint(tmp_path / "new")
     assert found == tmp_path / "new" / "checkpoints" / "step-00000008"
     assert damage == []
+    assert (tmp_path / "new" / "checkpoints" / "latest").read_text() == "step-00000008\n"
     assert len(fetched) == len({location for _, location in fetched}) == 5
     assert len({thread for thread, _ in fetched}) == RANKS
     # a run that has a checkpoint does not look elsewhere
@@ -134,7 +135,8 @@ def test_a_damaged_copy_is_passed_over_and_nothing_else_is_left_of_it(place: str
         f"not used: {place}/step-00000008/engine/rank1.pt: differs from its sha256 in the manifest",
         f"fetched step-00000004 from {place}",
     ]
-    assert [path.name for path in (tmp_path / "new" / "checkpoints").iterdir()] == ["step-00000004"]
+    left = {path.name for path in (tmp_path / "new" / "checkpoints").iterdir()}
+    assert left == {"latest", "step-00000004"}
     filesystem, path = fsspec.core.url_to_fs(f"{place}/step-00000004/weights.safetensors")
     filesystem.rm(path)
     with pytest.raises(BadInputOnAllRanks, match=r"every checkpoint is damaged: .*differs.*fix this, or name another"):
