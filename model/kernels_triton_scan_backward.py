@@ -3,8 +3,9 @@
 The forward pass keeps the states that enter each `KEEP` positions, in the order in which a direction reads them.
 `reach_back` and `carry` compute the gradients of the states that leave the spans, and `retreat` goes through a span
 from its end, `KEEP` positions at a time: it runs the scan from the kept state, leaves the states of these positions in
-memory that only the program uses (so small that it stays in the caches), and steps back through them. (Dividing by the
-decay would lose all digits where a state is forgotten.)
+memory that only the program uses (so small that it stays in the caches), and steps back through them. The state after
+the last of them is the one with which it stepped back to the positions that it did before. (Dividing by the decay would
+lose all digits where a state is forgotten.)
 
 With s_t the gradient of h_t and g_t = exp(delta_t A) s_t the part of it that reaches h_{t-1},
     s_t = dy_t C_t + g_{t+1};  dB_t = sum_d s_t delta_t u_t;  dC_t = sum_d dy_t h_t;
@@ -59,6 +60,20 @@ def quarters(x):
 
 
 @triton.jit
+def over_columns(x):
+    """The sum of the columns of x (R, W), as (R,).
+
+    The columns pass once through shared memory; then a thread has whole rows and adds them alone. With `tl.sum`
+    threads exchange every number in each step of a tree, and all of them compute every sum.
+    """
+    for _ in tl.static_range(8):  # W is 256 at most
+        if x.shape[1] > 1:
+            left, right = halves(x)
+            x = left + right
+    return tl.reshape(x, [x.shape[0]])
+
+
+@triton.jit
 def over_channels(x, y, OWN: tl.constexpr):
     """sum_d x y (N,) of x (N, WIDTH) and y (1, WIDTH). A thread holds OWN neighbours of a row, 4 or 8.
 
@@ -66,24 +81,24 @@ def over_channels(x, y, OWN: tl.constexpr):
     tree, where this holds for every other product. To take values of one thread apart needs no instruction.
     """
     if x.shape[1] % OWN:
-        return tl.sum(x * y, axis=1)
+        return over_columns(x * y)
     left, right = columns(x, OWN), columns(y, OWN)
     total = left[0] * right[0]
     for i in tl.static_range(1, OWN):
         total += left[i] * right[i]
-    return tl.sum(total, axis=1)
+    return over_columns(total)
 
 
 @triton.jit
 def over_states(x, y):
     """sum_n x y (WIDTH,) of x (N, WIDTH) and y (N, WIDTH) or (N, 1); as `over_channels`."""
     if x.shape[0] % 4:
-        return tl.sum(x * y, axis=0)
+        return over_columns(tl.trans(x * y))
     left, right = quarters(x), quarters(y)
     total = left[0] * right[0]
     for i in tl.static_range(1, 4):
         total += left[i] * right[i]
-    return tl.sum(total, axis=0)
+    return over_columns(tl.trans(total))
 
 
 @triton.jit
@@ -173,17 +188,25 @@ def retreat(
     grad_bias = tl.zeros([WIDTH], tl.float32)
     OWN: tl.constexpr = 128 // held.dtype.element_ty.primitive_bitwidth  # channels of a state that a thread loads
     parts = (left + KEEP - 1) // KEEP
+    state = tl.zeros([N, WIDTH], tl.float32)
     for behind in range(end_of_range(parts)):
         part = parts - 1 - behind
         first = part * KEEP
         count = tl.minimum(left - first, KEEP)
         place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
-        state = tl.load(kept + place + lane[None, :] + n * WIDTH).to(tl.float32)
-        for k in range(end_of_range(count)):
-            tl.store(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH, state.to(held.dtype.element_ty))
+        passing = tl.load(kept + place + lane[None, :] + n * WIDTH).to(tl.float32)
+        for k in range(end_of_range(count - 1)):
+            tl.store(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH, passing.to(held.dtype.element_ty))
             r = start + onward * (first + k)
-            state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row)
+            passing, dt, _ = advance(passing, a, u, raw, B, bias, step, r, n, d, D, row)
             tl.store(times + k * WIDTH + lane, dt)
+        tl.store(held + (count - 1) * (N * WIDTH) + lane[None, :] + n * WIDTH, passing.to(held.dtype.element_ty))
+        r = start + onward * (first + count - 1)
+        if behind == 0:
+            state, dt, _ = advance(passing, a, u, raw, B, bias, step, r, n, d, D, row)
+        else:  # `state` is the one before the positions that were done last
+            dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
+        tl.store(times + (count - 1) * WIDTH + lane, dt)
         tl.debug_barrier()  # a thread may read what another thread wrote
         for j in range(end_of_range(count)):
             k = count - 1 - j
