@@ -3,9 +3,8 @@
 The forward pass keeps the states that enter each `KEEP` positions, in the order in which a direction reads them.
 `reach_back` and `carry` compute the gradients of the states that leave the spans, and `retreat` goes through a span
 from its end, `KEEP` positions at a time: it runs the scan from the kept state, leaves the states of these positions in
-memory that only the program uses (so small that it stays in the caches), and steps back through them. The state after
-the last of them is the one with which it stepped back to the positions that it did before. (Dividing by the decay would
-lose all digits where a state is forgotten.)
+memory that only the program uses (so small that it stays in the caches), and steps back through them. (Dividing by the
+decay would lose all digits where a state is forgotten.)
 
 With s_t the gradient of h_t and g_t = exp(delta_t A) s_t the part of it that reaches h_{t-1},
     s_t = dy_t C_t + g_{t+1};  dB_t = sum_d s_t delta_t u_t;  dC_t = sum_d dy_t h_t;
@@ -123,7 +122,8 @@ def reach_back(
 ):  # fmt: skip
     """The gradient each span hands to the span read before it, from zeros. Grid (spans, ceil(D / WIDTH), 2).
 
-    grad (T, D) is the gradient of `out`; writes ends (spans, 2, N, D).
+    grad (T, D) is the gradient of `out`; writes ends (spans, 2, N, D). Positions of sequences that begin in the span
+    hand nothing on: they are left out.
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d, real = channels(tl.program_id(1), D, WIDTH)
@@ -133,9 +133,13 @@ def reach_back(
     handed = tl.zeros([N, WIDTH], tl.float32)
     base = way * T + span * SPAN
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
-    raw, C, step = raw + base * D, C + base * row, step + base
+    raw, C = raw + base * D, C + base * row
     z, grad = z + span * SPAN * z_row, grad + span * SPAN * D
-    for i in range(end_of_range(left)):
+    first = tl.where(way == 0, 0, left - 1)  # that the direction reads; the other's `step` says how many follow it
+    count = tl.minimum(left, tl.load(step + ((1 - way) * T + span * SPAN + first)) + 1)
+    step += base
+    count = tl.where(tl.load(step + first) == 0, 0, count)
+    for i in range(end_of_range(left - count), end_of_range(left)):
         r = tl.where(way == 0, left - 1 - i, i)
         dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
         gate = widened(tl.load(z + (r * z_row + d)))
@@ -188,25 +192,17 @@ def retreat(
     grad_bias = tl.zeros([WIDTH], tl.float32)
     OWN: tl.constexpr = 128 // held.dtype.element_ty.primitive_bitwidth  # channels of a state that a thread loads
     parts = (left + KEEP - 1) // KEEP
-    state = tl.zeros([N, WIDTH], tl.float32)
     for behind in range(end_of_range(parts)):
         part = parts - 1 - behind
         first = part * KEEP
         count = tl.minimum(left - first, KEEP)
         place = place_of_kept(span * (SPAN // KEEP) + part, way, block, D, N, WIDTH)
-        passing = tl.load(kept + place + lane[None, :] + n * WIDTH).to(tl.float32)
-        for k in range(end_of_range(count - 1)):
-            tl.store(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH, passing.to(held.dtype.element_ty))
+        state = tl.load(kept + place + lane[None, :] + n * WIDTH).to(tl.float32)
+        for k in range(end_of_range(count)):
+            tl.store(held + k * (N * WIDTH) + lane[None, :] + n * WIDTH, state.to(held.dtype.element_ty))
             r = start + onward * (first + k)
-            passing, dt, _ = advance(passing, a, u, raw, B, bias, step, r, n, d, D, row)
+            state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row)
             tl.store(times + k * WIDTH + lane, dt)
-        tl.store(held + (count - 1) * (N * WIDTH) + lane[None, :] + n * WIDTH, passing.to(held.dtype.element_ty))
-        r = start + onward * (first + count - 1)
-        if behind == 0:
-            state, dt, _ = advance(passing, a, u, raw, B, bias, step, r, n, d, D, row)
-        else:  # `state` is the one before the positions that were done last
-            dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
-        tl.store(times + (count - 1) * WIDTH + lane, dt)
         tl.debug_barrier()  # a thread may read what another thread wrote
         for j in range(end_of_range(count)):
             k = count - 1 - j
