@@ -76,9 +76,11 @@ PLACES = {
 }
 ROTATING = ("rotate", "rotary_angles", "placed")
 # Clocks of a warp a position and 32 channels (in the scan: of one direction), counted in the loops of the code for
-# sm_90. They are instructions. But reach_back and conv_forward wait for exponentials, logarithms and reciprocals, which
-# take eight clocks each.
-INSTRUCTIONS = {"reach": 130, "emit": 161, "reach_back": 144, "retreat": 476, "conv_forward": 32, "conv_backward": 54}
+# sm_90. They are instructions. But emit, reach_back and conv_forward wait for exponentials, logarithms and reciprocals,
+# which take eight clocks each.
+INSTRUCTIONS = {"reach": 130, "emit": 152, "reach_back": 144, "retreat": 428, "conv_forward": 32, "conv_backward": 54}
+# These leave out the positions between the last start of a span and the end of a sequence: half a span, on average.
+SHORTENED = ("reach", "reach_back")
 
 
 def size(tensor: Tensor) -> int:
@@ -88,9 +90,10 @@ def size(tensor: Tensor) -> int:
 class Meter(TorchDispatchMode):
     """Counts what torch dispatches and what our kernels launch, and follows the memory that tensors hold."""
 
-    def __init__(self, lengths: int) -> None:
+    def __init__(self, sequences: int, longest: int) -> None:
+        """`sequences` of the batch, and the number of positions that attention sees in each."""
         super().__init__()
-        self.longest = lengths
+        self.sequences, self.longest = sequences, longest
         self.found: dict[tuple[str, str], Cost] = defaultdict(Cost)
         self.default = "other"  # where no frame of model/ is on the stack and no forward operation is known
         self.live = self.peak = 0
@@ -123,6 +126,8 @@ class Meter(TorchDispatchMode):
         )
         read = tensors.get("raw", tensors.get("x"))  # (2, T, D), of both directions, or (T, D)
         instructions = INSTRUCTIONS[name] * read.numel() / 32 if name in INSTRUCTIONS and read is not None else 0.0
+        if name in SHORTENED and read is not None:
+            instructions *= 1 - self.sequences * arguments["SPAN"] / (2 * read.shape[-2])
         self._add(self.place(), name, Cost(launches=1, bytes=moved, instructions=instructions))
 
     def _add(self, place: str, name: str, cost: Cost) -> None:
@@ -260,7 +265,7 @@ def step_cost(
         **{"chunk_capacity": CHUNKS, "label_capacity": LABELLED, "scan_backend": "triton", **changes}
     )
     half = precision == "bf16"
-    meter = Meter(round(window * CHUNKS[-1]))
+    meter = Meter(bases // window, round(window * CHUNKS[-1]))
     with faked() as slot:
         usual = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16 if half else torch.float32)

@@ -32,7 +32,8 @@ def reach(
     """The state each span ends in from zeros, and the sum of its time steps. Grid (spans, ceil(D / WIDTH), 2).
 
     u, raw (2, T, D); B (2, T, N) with stride `row` between positions and T * row between directions; rate (2, N, D);
-    writes ends (spans, 2, N, D) and elapsed (spans, 2, D) float32.
+    writes ends (spans, 2, N, D) and elapsed (spans, 2, D) float32. Positions of sequences that end in the span do not
+    reach the next: they are left out, also of `elapsed`, since the next span drops what `carry` hands to it.
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d, real = channels(tl.program_id(1), D, WIDTH)
@@ -44,7 +45,10 @@ def reach(
     u, raw, B, step = u + base * D, raw + base * D, B + base * row, step + base
     state = tl.zeros([N, WIDTH], tl.float32)
     lasted = tl.zeros([WIDTH], tl.float32)
-    for i in range(end_of_range(left)):
+    follows = tl.where(way == 0, left, -1)  # the position that is read after the span
+    there = (follows + span * SPAN >= 0) & (follows + span * SPAN < T)
+    count = tl.minimum(left, tl.load(step + follows, mask=there, other=SPAN))
+    for i in range(end_of_range(left - count), end_of_range(left)):
         r = tl.where(way == 0, i, left - 1 - i)
         state, dt, _ = advance(state, a, u, raw, B, bias, step, r, n, d, D, row, SHARED=True)
         lasted += dt

@@ -59,6 +59,20 @@ def quarters(x):
 
 
 @triton.jit
+def over_columns(x):
+    """The sum of the columns of x (R, W), as (R,).
+
+    The columns pass once through shared memory; then a thread has whole rows and adds them alone. With `tl.sum`
+    threads exchange every number in each step of a tree, and all of them compute every sum.
+    """
+    for _ in tl.static_range(8):  # W is 256 at most
+        if x.shape[1] > 1:
+            left, right = halves(x)
+            x = left + right
+    return tl.reshape(x, [x.shape[0]])
+
+
+@triton.jit
 def over_channels(x, y, OWN: tl.constexpr):
     """sum_d x y (N,) of x (N, WIDTH) and y (1, WIDTH). A thread holds OWN neighbours of a row, 4 or 8.
 
@@ -66,24 +80,24 @@ def over_channels(x, y, OWN: tl.constexpr):
     tree, where this holds for every other product. To take values of one thread apart needs no instruction.
     """
     if x.shape[1] % OWN:
-        return tl.sum(x * y, axis=1)
+        return over_columns(x * y)
     left, right = columns(x, OWN), columns(y, OWN)
     total = left[0] * right[0]
     for i in tl.static_range(1, OWN):
         total += left[i] * right[i]
-    return tl.sum(total, axis=1)
+    return over_columns(total)
 
 
 @triton.jit
 def over_states(x, y):
     """sum_n x y (WIDTH,) of x (N, WIDTH) and y (N, WIDTH) or (N, 1); as `over_channels`."""
     if x.shape[0] % 4:
-        return tl.sum(x * y, axis=0)
+        return over_columns(tl.trans(x * y))
     left, right = quarters(x), quarters(y)
     total = left[0] * right[0]
     for i in tl.static_range(1, 4):
         total += left[i] * right[i]
-    return tl.sum(total, axis=0)
+    return over_columns(tl.trans(total))
 
 
 @triton.jit
@@ -108,7 +122,8 @@ def reach_back(
 ):  # fmt: skip
     """The gradient each span hands to the span read before it, from zeros. Grid (spans, ceil(D / WIDTH), 2).
 
-    grad (T, D) is the gradient of `out`; writes ends (spans, 2, N, D).
+    grad (T, D) is the gradient of `out`; writes ends (spans, 2, N, D). Positions of sequences that begin in the span
+    hand nothing on: they are left out.
     """
     span, way = tl.program_id(0).to(tl.int64), tl.program_id(2)
     d, real = channels(tl.program_id(1), D, WIDTH)
@@ -118,9 +133,13 @@ def reach_back(
     handed = tl.zeros([N, WIDTH], tl.float32)
     base = way * T + span * SPAN
     left = tl.minimum(T - span * SPAN, SPAN).to(tl.int32)
-    raw, C, step = raw + base * D, C + base * row, step + base
+    raw, C = raw + base * D, C + base * row
     z, grad = z + span * SPAN * z_row, grad + span * SPAN * D
-    for i in range(end_of_range(left)):
+    first = tl.where(way == 0, 0, left - 1)  # that the direction reads; the other's `step` says how many follow it
+    count = tl.minimum(left, tl.load(step + ((1 - way) * T + span * SPAN + first)) + 1)
+    step += base
+    count = tl.where(tl.load(step + first) == 0, 0, count)
+    for i in range(end_of_range(left - count), end_of_range(left)):
         r = tl.where(way == 0, left - 1 - i, i)
         dt = softplus(widened(tl.load(raw + (r * D + d))) + bias)
         gate = widened(tl.load(z + (r * z_row + d)))

@@ -1,5 +1,6 @@
 """The time that counted bytes, operations and instructions suggest on a named GPU."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from dnachunker.pretrain.planning.hardware import Hardware
@@ -7,9 +8,12 @@ from dnachunker.pretrain.planning.hardware import Hardware
 # Shares of the data sheets' rates that well-written kernels reach; assumptions.
 OF_BANDWIDTH, OF_MATRIX_RATE, OF_FMA_RATE, OF_ISSUE_RATE = 0.85, 0.60, 0.75, 0.75
 FLASH_ATTENTION_2 = 0.5, 250e12  # half of the matrix rate, but no more than this on GPUs newer than the kernel
-# Forward and backward on an H100, as its authors measured for heads of 64 channels and 2,048 positions, not causal
-# (arXiv 2407.08608, figures 5 and 6). An H200 has the same matrix rate.
-FLASH_ATTENTION_3 = 460e12, 422e12
+# Forward and backward on an H100, as its authors measured for heads of 64 channels, not causal (arXiv 2407.08608,
+# figures 5 and 6): 460 and 422 TFLOP/s for 2,048 positions, 476 and 453 for 4,096. Windows of 8,192 bases have about
+# 2,540 chunks; the rates are read off the lines between, over the logarithm of the length. An H200 has the same matrix
+# rate.
+_FROM_2048_TO_4096 = math.log2(2_540 / 2_048)
+FLASH_ATTENTION_3 = (460 + 16 * _FROM_2048_TO_4096) * 1e12, (422 + 31 * _FROM_2048_TO_4096) * 1e12
 HOPPER = ("h100", "h200")
 LAUNCH = 5e-6  # seconds in which the host starts an operation
 

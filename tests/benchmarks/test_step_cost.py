@@ -14,8 +14,9 @@ from dnachunker.pretrain.planning import step_time
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
-# Of a step of 65,536 bases: launches, GB, GiB at the peak. Lower them when the count falls.
-LIMITS = {"bf16": (1_500, 180.0, 26.7), "bf16-autocast": (1_570, 204.0, 29.0)}
+# Of a step of 65,536 bases: launches, GB, GiB at the peak, ms on an H100 with FlashAttention-3. Lower them when the
+# count falls.
+LIMITS = {"bf16": (1_500, 180.0, 26.7, 134.0), "bf16-autocast": (1_570, 204.0, 29.0, 142.8)}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_the_planned_time_of_blocks_is_what_the_count_says(tool: ModuleType, *, 
 @pytest.mark.parametrize("precision", LIMITS)
 def test_a_step_costs_no_more_than_noted(tool: ModuleType, precision: str) -> None:
     one, two = (tool.step_cost(precision=precision, trunk_layers=layers) for layers in (1, 2))
+    h100 = tool.HARDWARE["h100"]
 
     def with_30_layers(a: float, b: float) -> float:
         return a + 29 * (b - a)  # every layer of the trunk costs the same
@@ -71,6 +73,7 @@ def test_a_step_costs_no_more_than_noted(tool: ModuleType, precision: str) -> No
         with_30_layers(one.total.launches, two.total.launches),
         with_30_layers(one.total.bytes, two.total.bytes) / 1e9,
         with_30_layers(one.peak, two.peak) / 2**30,
+        1e3 * with_30_layers(*(cost.seconds(h100, flash_attention_3=True) for cost in (one, two))),
     )
     for value, limit in zip(found, LIMITS[precision], strict=True):
         assert 0.97 * limit <= value <= limit, found
