@@ -79,7 +79,7 @@ ROTATING = ("rotate", "rotary_angles", "placed")
 # sm_90. They are instructions. But emit, reach_back and conv_forward wait for exponentials, logarithms and reciprocals,
 # which take eight clocks each.
 INSTRUCTIONS = {"reach": 130, "emit": 152, "reach_back": 144, "retreat": 428, "conv_forward": 32, "conv_backward": 54}
-# These leave out the positions between the last start of a span and the end of a sequence: half a span, on average.
+# These leave out the positions from the start of a span to the end of a sequence in it: half a span, on average.
 SHORTENED = ("reach", "reach_back")
 
 
@@ -127,7 +127,7 @@ class Meter(TorchDispatchMode):
         read = tensors.get("raw", tensors.get("x"))  # (2, T, D), of both directions, or (T, D)
         instructions = INSTRUCTIONS[name] * read.numel() / 32 if name in INSTRUCTIONS and read is not None else 0.0
         if name in SHORTENED and read is not None:
-            instructions *= 1 - self.sequences * arguments["SPAN"] / (2 * read.shape[-2])
+            instructions *= max(0.0, 1 - self.sequences * arguments["SPAN"] / (2 * read.shape[-2]))
         self._add(self.place(), name, Cost(launches=1, bytes=moved, instructions=instructions))
 
     def _add(self, place: str, name: str, cost: Cost) -> None:

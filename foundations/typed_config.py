@@ -56,7 +56,7 @@ def load_config(
         raise BadInput(f"{path}: a config is a mapping of keys to values; this file holds something else")
     for override in overrides:
         if "=" not in override or override.startswith(("=", "-")):
-            raise BadInput(f"{override!r} is not an override; write KEY=VALUE, such as seed=1")
+            raise BadInput(f"{override!r} is not an override; write KEY=VALUE")
     try:
         merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)

@@ -140,7 +140,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """(where, sequence, label) of each row; `where` names the row in messages."""
     suffix = data_suffix(path)
     if suffix is None:
-        raise BadInput(f"{path}: not a data file; readable are {', '.join(SUFFIXES)}, also with .gz, .bgz or .zst")
+        raise BadInput(f"{path}: not a data file; readable are {', '.join(SUFFIXES)}; text also with .gz, .bgz or .zst")
     if suffix == ".parquet":
         yield from _parquet_rows(path)
     elif suffix in _FASTA:

@@ -77,7 +77,8 @@ def _fetch(
     """Fetch one checkpoint, each rank its share.
 
     Returns:
-        What is damaged, so that an older one may do; and any other problem. With either, nothing is left of it.
+        What is damaged, so that an older one may do; and any other problem. With either, no checkpoint is left of it,
+        unless the disk failed after the last file.
     """
     target = Path(config.run) / CHECKPOINTS / source.rpartition("/")[2]
     partial = target.with_name(f".{target.name}.partial")

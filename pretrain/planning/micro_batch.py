@@ -91,8 +91,8 @@ def _remedies(config: PretrainConfig) -> str:
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
     advice.append("shorten data.seq_len")
-    if engine.zero_stage < 3:
-        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} or higher on several ranks")
+    if engine.zero_stage < (3 if engine.compile == "off" else 2):
+        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} on several ranks")
     if not config.split_refusal():
         # such layers run whole, so two ranks may each need more than one rank whose layers run in blocks
         in_blocks = engine.context_parallel == 1 and 0 < engine.layer_block < max(p.seq_len for p in config.data.phases)

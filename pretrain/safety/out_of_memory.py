@@ -21,8 +21,8 @@ def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) 
         advice.append("set engine.activation_checkpointing=true")
     if engine.precision == "fp32":
         advice.append("start a new run with engine.precision=bf16")
-    if engine.zero_stage < 3:
-        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} or higher")
+    if engine.zero_stage < (3 if engine.compile == "off" else 2):
+        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} on several ranks")
     if engine.zero_stage and not engine.offload_optimizer:
         advice.append("set engine.offload_optimizer=true")
     advice.append("use more ranks")

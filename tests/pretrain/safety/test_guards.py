@@ -89,6 +89,8 @@ def test_running_out_of_memory_says_what_to_lower_first() -> None:
     assert line.index("engine.micro_batch") < line.index("zero_stage=2") < line.index("more ranks")
     assert "activation_checkpointing" not in line
     assert line.count("new run") == 1, "the precision is the run's, and the ZeRO stage may change at a resume"
+    compiled = out_of_memory_line(EngineSettings(zero_stage=2, compile="on"), 0, "forward", 1)
+    assert "zero_stage" not in compiled, "stage 3 cannot compile"
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
