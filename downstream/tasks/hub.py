@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from yaml import YAMLError, safe_load
 
 from dnachunker.dataprep.genomes.contig_names import match_contigs
+from dnachunker.dataprep.genomes.file_kinds import unpacked_name
 from dnachunker.dataprep.genomes.genome import Genome
 from dnachunker.foundations.atomic_files import new_folder, write_json
 from dnachunker.foundations.failures import BadInput, Failure, one_line
@@ -122,8 +123,8 @@ def _store(paths: Sequence[Path], folder: Path, split: str, task: str | None, su
         if len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             raise BadInput(f"{suite.repository}: {split} data in several files, {names}; only parquet is joined")
-        zipped = ".gz" if paths[0].name.endswith(".gz") else ""
-        shutil.copyfile(paths[0], folder / f"{split}{suffix}{zipped}")
+        packed = paths[0].name[len(unpacked_name(paths[0])) :]
+        shutil.copyfile(paths[0], folder / f"{split}{suffix}{packed}")
         return
     table = pa.concat_tables([pq.read_table(path) for path in paths])
     if task is not None:

@@ -10,6 +10,7 @@ from dnachunker.model.configuration_dnachunker import DNAChunkerConfig
 from dnachunker.pretrain.config import PretrainConfig
 from dnachunker.pretrain.engine.network import network_config
 from dnachunker.pretrain.engine.ranks import Rank
+from dnachunker.pretrain.safety.out_of_memory import sharding_advice
 
 from .memory import FILLED, largest_micro_batch, planned_memory
 
@@ -91,8 +92,7 @@ def _remedies(config: PretrainConfig) -> str:
     if not engine.activation_checkpointing:
         advice.append("set engine.activation_checkpointing=true")
     advice.append("shorten data.seq_len")
-    if engine.zero_stage < (3 if engine.compile == "off" else 2):
-        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} on several ranks")
+    advice += sharding_advice(engine)
     if not config.split_refusal():
         # such layers run whole, so two ranks may each need more than one rank whose layers run in blocks
         in_blocks = engine.context_parallel == 1 and 0 < engine.layer_block < max(p.seq_len for p in config.data.phases)

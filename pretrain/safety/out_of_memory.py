@@ -9,6 +9,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return by_name or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
+def sharding_advice(engine: EngineSettings) -> list[str]:
+    """To take the next ZeRO stage, where there is one: the trunk cannot be compiled in stage 3."""
+    last = 3 if engine.compile == "off" else 2
+    return [f"set engine.zero_stage={engine.zero_stage + 1} on several ranks"] if engine.zero_stage < last else []
+
+
 def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) -> str:
     """Where memory ran out, and which keys to change.
 
@@ -21,8 +27,7 @@ def out_of_memory_line(engine: EngineSettings, rank: int, call: str, step: int) 
         advice.append("set engine.activation_checkpointing=true")
     if engine.precision == "fp32":
         advice.append("start a new run with engine.precision=bf16")
-    if engine.zero_stage < (3 if engine.compile == "off" else 2):
-        advice.append(f"set engine.zero_stage={engine.zero_stage + 1} on several ranks")
+    advice += sharding_advice(engine)
     if engine.zero_stage and not engine.offload_optimizer:
         advice.append("set engine.offload_optimizer=true")
     advice.append("use more ranks")

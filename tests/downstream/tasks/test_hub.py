@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from dnachunker.cli import main
 from dnachunker.downstream.tasks.hub import fetch_suite
@@ -207,6 +208,13 @@ def test_coordinates_may_spell_contigs_otherwise_than_the_genome(tmp_path: Path,
             source=str(source.parent),
             genomes={"Homo": tmp_path / "genome.fa"},
         )
+
+
+def test_a_compressed_file_of_the_hub_keeps_the_ending_that_says_so(server: Server, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        server.files[f"{NT}/H3/{split}.fna.zst"] = zstandard.compress(b">x|1\nA\n>y|0\nC\n")
+    assert fetch("nt", tmp_path / "nt", "--endpoint", server.url, "--task", "H3") == 0
+    assert read_labelled(tmp_path / "nt" / "H3" / "test.fna.zst").sequences == ("A", "C")
 
 
 def test_counts_that_differ_from_the_published_are_said(
